@@ -1,0 +1,131 @@
+"""The command line. Only arguments are read here; `commands.py` and everything heavy load once a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from fastdreamer import __version__
+from fastdreamer.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+OVERRIDES = "settings may follow as section.key=value, for example: phase1.steps=500 dynamics.dim=256"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit 2."""
+        print(f"fastdreamer: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR)
+
+
+def build_parser() -> Parser:
+    """All commands and their flags."""
+    parser = Parser(prog="fastdreamer", description="Dreamer 4-style agents from recordings of play.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"fastdreamer {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, run_dir: str = "") -> Parser:
+        usage = f"fastdreamer {name} [options] [section.key=value ...]"
+        sub = commands.add_parser(
+            name, help=summary, description=summary, epilog=OVERRIDES, usage=usage, allow_abbrev=False
+        )
+        sub.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
+        sub.add_argument("--json", action="store_true", help="end with the same numbers as one line of JSON")
+        if run_dir:
+            sub.add_argument("--run-dir", type=Path, metavar="DIR", required=run_dir == "required", help="the run's folder")
+        return sub
+
+    demo = command("demo", "the whole pipeline on real play, from recording to report", run_dir="optional")
+    demo.set_defaults(run_dir=Path("runs/demo"), config="crafter")
+
+    record = command("record", "play an environment and write the recordings")
+    record.add_argument("--env", metavar="NAME", help="the environment (default: the configuration's data.env)")
+    record.add_argument("--policy", metavar="expert|random", help="who plays")
+    record.add_argument("--episodes", type=int, metavar="N", help="how many episodes")
+    record.add_argument("--seed", type=int, metavar="S", help="the first episode's world; later ones count up")
+    record.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the recordings go")
+
+    inspect = command("inspect", "episodes, returns, actions and damage of recordings")
+    inspect.add_argument("recordings", type=Path, metavar="DIR", help="the recordings")
+    inspect.add_argument("--no-decode", action="store_true", help="count frames without decoding every video")
+
+    fit = command("fit-tokenizer", "train a small tokenizer on recordings")
+    fit.add_argument("--recordings", type=Path, metavar="DIR", required=True)
+    fit.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the tokenizer goes")
+
+    encode = command("encode", "recordings to latents, with the frozen tokenizer", run_dir="optional")
+    encode.add_argument("--recordings", type=Path, metavar="DIR", help="default: the run's recordings")
+    encode.add_argument("--store", type=Path, metavar="DIR", help="the latent store to write; default: the run's")
+
+    train = command("train", "phase 1: world model, 2: behaviour cloning and reward, 3: imagination", run_dir="required")
+    train.add_argument("--phase", type=int, metavar="1|2|3", required=True)
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
+    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase to build on; default: the run's")
+
+    command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
+    command("report", "write report.html for a run", run_dir="required")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a check is red, 2 the user's mistake, 130 Ctrl-C."""
+    try:
+        parser = build_parser()
+        # argparse cannot mix options with a free list of settings, so those are what it leaves over.
+        parsed, overrides = parser.parse_known_args(arguments)
+        for word in overrides:
+            if word.startswith("-") or "=" not in word:
+                parser.error(f"{parsed.command}: unexpected argument {word!r}")
+        parsed.overrides = overrides
+        from fastdreamer.commands import run_command
+
+        return run_command(parsed)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("fastdreamer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `fastdreamer inspect | head`: nobody reads on; keep the interpreter from failing again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}; free space, or choose another folder")
+
+
+def run() -> NoReturn:
+    """The installed `fastdreamer` command."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker has nothing to clean up
+            os._exit(EXIT_TERMINATED)
+        raise SystemExit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, stop)  # the training loop puts its own here, which saves first
+    raise SystemExit(main())
+
+
+def _fail(message: str) -> int:
+    print(f"fastdreamer: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    run()

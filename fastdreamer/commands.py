@@ -1,0 +1,257 @@
+"""What each command does: settle the configuration, call the function that does the work, show its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.files import write_atomic
+from fastdreamer.settings import config_hash, differences, dump_config, load_config
+
+DEFAULT_PRESET = "crafter"
+
+# What may change in a run that has begun: nothing that its latents, weights or losses depend on.
+FREE_SECTIONS = ("evaluation.", "record.")
+FREE_SETTINGS = ("device", "data.memory_limit_gb")
+FREE_NAMES = (".steps", ".checkpoint_every", ".log_every")
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the parsed command, print its summary and, with --json, its numbers as the last line."""
+    result = COMMANDS[arguments.command](arguments)
+    if arguments.json:
+        print(to_json(result), flush=True)
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The whole pipeline."""
+    config = resolve(arguments)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    from fastdreamer.demo import run_demo
+
+    result = run_demo(config, arguments.run_dir)
+    show_evaluation(result)
+    show({"report": result["report"]})
+    return result
+
+
+def record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Episodes of real play; the flags are short for settings."""
+    flags = {"data.env": arguments.env} | {
+        f"record.{name}": getattr(arguments, name) for name in ("policy", "episodes", "seed")
+    }
+    given = [f"{path}={value}" for path, value in flags.items() if value is not None]
+    config = load_config(arguments.config or DEFAULT_PRESET, [*arguments.overrides, *given])
+    from fastdreamer.envs.record import record as record_episodes
+
+    return show(record_episodes(config, arguments.out))
+
+
+def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What recordings hold. With --config the action space is the configuration's, else it is told from the data."""
+    config = resolve(arguments)
+    has_space = arguments.config is not None or any(word.startswith("data.env=") for word in arguments.overrides)
+    from fastdreamer.data.inspect import inspect_recordings, render_inspection
+
+    space = config.data.env if has_space else "auto"
+    result = inspect_recordings(arguments.recordings, space, decode=not arguments.no_decode)
+    print(render_inspection(result))
+    return result
+
+
+def fit_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A small tokenizer from recordings."""
+    config = resolve(arguments)
+    announce(config)
+    from fastdreamer.tokenizer.fit import fit_tokenizer as fit
+
+    return show(fit(config, arguments.recordings, arguments.out))
+
+
+def encode(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Recordings to a latent store. Folders named by flags are remembered in the run's configuration."""
+    config, run_dir = resolve(arguments), arguments.run_dir
+    folders = {
+        name: str(getattr(arguments, name).absolute())
+        for name in ("recordings", "store")
+        if getattr(arguments, name) is not None
+    }
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **folders))
+    found = {}
+    for name in ("recordings", "store"):
+        folder = getattr(config.data, name)
+        if not folder and run_dir is None:
+            raise UserError(f"no {name} named: give --{name}, or --run-dir for the run's own")
+        found[name] = Path(folder) if folder else run_dir / name
+    announce(config)
+    from fastdreamer.data.encode import encode_recordings
+
+    with kept_configuration(run_dir, config):
+        return show(encode_recordings(config, found["recordings"], found["store"]))
+
+
+def train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One phase."""
+    if arguments.phase not in (1, 2, 3):
+        raise UserError(
+            f"phase is {arguments.phase}; there are phases 1 (world model), 2 (behaviour cloning) and 3 (imagination)"
+        )
+    config = resolve(arguments)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    from fastdreamer.training.train import train as train_phase
+
+    with kept_configuration(arguments.run_dir, config):
+        return show(train_phase(config, arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint))
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Closed and open loop; the numbers are those of summary.json."""
+    config = resolve(arguments)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    from fastdreamer.evaluation.evaluate import evaluate as evaluate_run
+    from fastdreamer.evaluation.summary import write_summary
+
+    evaluate_run(config, arguments.run_dir)
+    result = write_summary(arguments.run_dir)
+    show_evaluation(result)
+    return result
+
+
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The page."""
+    from fastdreamer.evaluation.report import write_report
+
+    return show(write_report(arguments.run_dir))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "demo": demo,
+    "record": record,
+    "inspect": inspect,
+    "fit-tokenizer": fit_tokenizer,
+    "encode": encode,
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+}
+
+
+def resolve(arguments: argparse.Namespace) -> Config:
+    """The configuration: --config, else the run's own, else the default preset where no run is named."""
+    run_dir = getattr(arguments, "run_dir", None)
+    name = arguments.config
+    if name is None and run_dir is not None:
+        name = str(run_dir / "config.yaml")
+        if not Path(name).is_file():
+            raise UserError(f"{run_dir} is not a run directory (no config.yaml): give --config to start one there")
+    return load_config(name or DEFAULT_PRESET, arguments.overrides)
+
+
+def check_run(run_dir: Path, config: Config) -> None:
+    """A run keeps its configuration: refuse another one, apart from evaluation, recording, device and step counts.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    saved = run_dir / "config.yaml"
+    if not saved.is_file():
+        return
+    for path, (then, now) in differences(load_config(saved), config).items():
+        is_free = path.startswith(FREE_SECTIONS) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
+        if not is_free:
+            raise UserError(
+                f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config out), "
+                f"so use another --run-dir"
+            )
+
+
+@contextmanager
+def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
+    """Save the configuration with the run before the work begins, and put the old one back if the work is refused."""
+    if run_dir is None:
+        yield
+        return
+    check_run(run_dir, config)
+    saved = run_dir / "config.yaml"
+    before = saved.read_bytes() if saved.is_file() else None
+    if before is None or differences(load_config(saved), config):
+        dump_config(config, saved)
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            write_atomic(saved, before)
+        elif list(run_dir.iterdir()) == [saved]:
+            saved.unlink()
+            run_dir.rmdir()
+        raise
+
+
+def announce(config: Config) -> None:
+    """Print the one choice of device and precision, and which configuration this is."""
+    from fastdreamer.device import choose_device
+
+    print(f"device: {choose_device(config)}; configuration {config_hash(config)}", flush=True)
+
+
+def show(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Print numbers one a line, nested ones under dotted names; returns them."""
+    lines = dict(_lines(result))
+    width = max(map(len, lines), default=0)
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
+    return dict(result)
+
+
+def show_evaluation(summary: Mapping[str, Any]) -> None:
+    """Print the table of policies, and seconds a stage where they are known."""
+    policies = summary.get("eval", {}).get("policies", {})
+    print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}")
+    for name, row in policies.items():
+        interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
+        print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
+    if summary.get("seconds"):
+        show({"seconds": summary["seconds"]})
+
+
+def to_json(result: Mapping[str, Any]) -> str:
+    """One line of strict JSON: what is not a finite number becomes null, paths become text."""
+    return json.dumps(_strict(result), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a NumPy or torch scalar
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", f"{value:.5g}"
+        elif isinstance(value, list | tuple) and len(value) > 6:
+            yield f"{prefix}{key}", f"{len(value)} values"
+        else:
+            yield f"{prefix}{key}", str(value)

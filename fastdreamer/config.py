@@ -1,0 +1,210 @@
+"""Every setting of FastDreamer, as frozen dataclasses that check their own bounds.
+
+A configuration file is YAML with these groups as sections; `settings.py` reads, overrides, checks and hashes it.
+Every default is explained where it is defined; sources are the Dreamer 4 paper (arXiv:2509.24527, "P" below).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fastdreamer.settings import setting
+from fastdreamer.shapes import LatentClock
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where recordings and latents live. Empty paths mean inside the run directory."""
+
+    env: str = setting("crafter", choices=("crafter", "minerl_treechop", "minerl_navigate", "minerl_obtain"))
+    recordings: str = ""
+    store: str = ""
+    frame_size: int = setting(64, at_least=8)  # pixels a side of the recorded frames
+    held_out: float = setting(0.1, above=0.0, at_most=0.5)  # fraction of episodes never trained on
+    memory_limit_gb: float = setting(4.0, at_least=0.0)  # a larger store is memory-mapped instead of read
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage)."""
+
+    policy: str = setting("expert", choices=("expert", "random"))
+    episodes: int = setting(48, at_least=1)
+    max_steps: int = setting(500, at_least=1)
+    noise: float = setting(0.05, at_least=0.0, at_most=1.0)
+    seed: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The frozen tokenizer: Cosmos architecture, resampling before it, pooling after it.
+
+    weights: `embedded` (the small one that ships with the package), `random` (tests, debugging) or a folder in the
+    diffusers layout (config.json + safetensors). The architecture fields apply to `random` and to `fit-tokenizer`;
+    a folder brings its own.
+    """
+
+    weights: str = "embedded"
+    frames_per_latent: int = setting(1, choices=(1, 2, 4, 8))
+    window: int = setting(1, at_least=1)
+    image_size: int = setting(64, at_least=8)  # frames are resampled (bicubic, a=-0.5) to this before the encoder
+    pool: int = setting(2, choices=(1, 2, 4, 8))
+    encoder_channels: tuple[int, ...] = (48, 96, 96)
+    decoder_channels: tuple[int, ...] = (48, 96, 96)
+    layers: int = setting(1, at_least=1)
+    patch_size: int = setting(4, choices=(1, 2, 4))
+    spatial_compression: int = setting(8, choices=(4, 8, 16))
+    seed: int = setting(0, at_least=0)  # of random weights
+
+    def __post_init__(self) -> None:
+        LatentClock(self.frames_per_latent, self.window)
+
+    @property
+    def clock(self) -> LatentClock:
+        return LatentClock(self.frames_per_latent, self.window)
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """The block-causal transformer (P 3.4). `context` < `window` makes time attention a band of that width."""
+
+    dim: int = setting(128, at_least=8)
+    layers: int = setting(4, at_least=1)
+    heads: int = setting(4, at_least=1)
+    kv_heads: int = setting(2, at_least=1)
+    mlp_ratio: float = setting(2.667, above=0.0)
+    time_every: int = setting(4, at_least=1)  # every how many layers one attends over time
+    registers: int = setting(4, at_least=0)
+    window: int = setting(16, at_least=2)  # W: training sequence length in latent steps
+    context: int = setting(16, at_least=1)  # C: how far time attention reaches, in latent steps
+    soft_cap: float = setting(0.0, at_least=0.0)  # attention logit soft-cap; 0 is off
+    agent_tokens: int = setting(0, at_least=0)  # read everything, are read by nothing
+    tasks: int = setting(0, at_least=0)  # above 0: a learned TASK token for each of that many tasks
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(f"dim {self.dim} over heads {self.heads} must give an even head width")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.context > self.window:
+            raise ValueError(f"context {self.context} reaches past the training window {self.window}; lower it")
+        if self.layers < self.time_every:
+            raise ValueError(f"layers {self.layers} with time_every {self.time_every} leaves no time layer")
+
+
+@dataclass(frozen=True)
+class ForcingConfig:
+    """Shortcut forcing (P Eq. 4-8) and sampling."""
+
+    finest_steps: int = setting(64, choices=(2, 4, 8, 16, 32, 64, 128))  # K_max; d_min = 1 / K_max
+    sample_steps: int = setting(4, choices=(1, 2, 4, 8, 16, 32, 64))  # K: steps of d = 1/K from noise
+    boot_fraction: float = setting(0.25, at_least=0.0, at_most=1.0)  # share of sequences trained as bootstrap
+    boot_warmup: float = setting(0.1, at_least=0.0, at_most=1.0)  # share of the run before any bootstrap
+    context_signal: float = setting(0.9, above=0.0, at_most=1.0)  # signal level of context, snapped to the grid
+
+    def __post_init__(self) -> None:
+        if self.sample_steps > self.finest_steps:
+            raise ValueError(f"sample_steps {self.sample_steps} exceeds finest_steps {self.finest_steps}")
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Policy, reward, continuation and value heads on the latents (or on agent tokens)."""
+
+    hidden: int = setting(256, at_least=1)
+    layers: int = setting(2, at_least=1)
+    bins: int = setting(255, at_least=3)
+    reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r)); symlog of the largest |reward|
+    value_range: float = setting(20.0, above=0.0)
+    readout: str = setting("latents", choices=("latents", "agent_tokens"))
+    reward_reads: str = setting("state", choices=("state", "transition"))  # transition: the step and the one before it
+    focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    continuation: str = setting("learned", choices=("learned", "one"))
+
+    def __post_init__(self) -> None:
+        if self.bins % 2 == 0:
+            raise ValueError(f"bins {self.bins} must be odd, so that one bin is exactly 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One phase's optimisation: AdamW, linear warm-up, cosine decay to `final_rate` of the rate, EMA, clipping."""
+
+    steps: int = setting(1000, at_least=1)
+    batch_size: int = setting(16, at_least=1)
+    accumulate: int = setting(1, at_least=1)
+    learning_rate: float = setting(3e-4, above=0.0)
+    final_rate: float = setting(0.1, at_least=0.0, at_most=1.0)
+    warmup_steps: int = setting(50, at_least=0)
+    weight_decay: float = setting(0.01, at_least=0.0)
+    clip_norm: float = setting(1.0, above=0.0)
+    ema_decay: float = setting(0.99, at_least=0.0, below=1.0)
+    checkpoint_every: int = setting(200, at_least=1)
+    log_every: int = setting(10, at_least=1)
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """Phase 3: rollouts and PMPO (P 3.3, Eq. 9-11). Rates are a frame for gamma, a latent step for lambda."""
+
+    horizon: int = setting(15, at_least=1)  # H, latent steps
+    start_context: int = setting(1, at_least=1)  # real latent steps before the rollout
+    gamma: float = setting(0.997, above=0.0, at_most=1.0)
+    lambda_: float = setting(0.95, at_least=0.0, at_most=1.0)
+    alpha: float = setting(0.5, at_least=0.0, at_most=1.0)  # weight of the D+ set
+    beta: float = setting(0.3, at_least=0.0)  # prior KL
+    critic_steps: int = setting(0, at_least=0)  # value-only steps that open the phase
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """`eval`: closed loop in the real environment, open loop on held-out episodes."""
+
+    episodes: int = setting(30, at_least=1)
+    max_steps: int = setting(300, at_least=1)
+    seed: int = setting(1_000_000, at_least=0)  # worlds of evaluation; recordings count up from record.seed
+    execute: int = setting(0, at_least=0)  # actions of a chunk that are executed; 0 means the whole chunk
+    workers: int = setting(0, at_least=0)  # environment processes; 0 means one a core
+    crops: int = setting(64, at_least=1)  # held-out windows for the world-model evaluation
+    samples: int = setting(8, at_least=1)
+    context: int = setting(4, at_least=1)  # real steps before the open loop
+    bootstrap: int = setting(2000, at_least=100)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it. `device` and `precision` are chosen once at start-up and printed."""
+
+    seed: int = setting(0, at_least=0)
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
+    data: DataConfig = field(default_factory=DataConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    forcing: ForcingConfig = field(default_factory=ForcingConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    tokenizer_fit: TrainConfig = field(default_factory=TrainConfig)
+    decoder: TrainConfig = field(default_factory=TrainConfig)  # pooled latents -> frames, for pictures only
+    phase1: TrainConfig = field(default_factory=TrainConfig)
+    phase2: TrainConfig = field(default_factory=TrainConfig)
+    phase3: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        dynamics, imagination = self.dynamics, self.imagination
+        reach = imagination.start_context + imagination.horizon
+        if dynamics.context == dynamics.window and reach > dynamics.window:
+            raise ValueError(
+                f"imagination.start_context + imagination.horizon is {reach}, past the trained window "
+                f"{dynamics.window}: lower them, or train with dynamics.context below dynamics.window"
+            )
+        if self.evaluation.context >= dynamics.window:
+            raise ValueError(f"evaluation.context {self.evaluation.context} must be below the window {dynamics.window}")
+        if self.heads.readout == "agent_tokens" and dynamics.agent_tokens == 0:
+            raise ValueError("heads.readout is agent_tokens but dynamics.agent_tokens is 0")
+        if self.evaluation.execute > self.tokenizer.frames_per_latent:
+            raise ValueError(
+                f"evaluation.execute {self.evaluation.execute} exceeds the chunk of {self.tokenizer.frames_per_latent}"
+            )

@@ -1,0 +1,160 @@
+"""Crops of episodes on the latent clock: the one place where frames' actions and rewards meet latent steps.
+
+With c frames a step, a_i taken at frame i and leading to frame i+1, and r_i coming with that transition:
+step s >= 1 is led into by the chunk a_{cs-c} .. a_{cs-1}, carries the reward sum of the same chunk, and the policy at
+step s predicts a_{cs} .. a_{cs+c-1}. Step 0 of an episode has no action leading in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastdreamer.shapes import LatentClock
+
+
+class EpisodeArrays(Protocol):
+    """What a crop is cut from: per-step latents and per-frame actions, rewards, terminals and valid bits."""
+
+    @property
+    def latents(self) -> Tensor: ...  # (L, n, z)
+    @property
+    def actions(self) -> Tensor: ...  # (N-1, k)
+    @property
+    def rewards(self) -> Tensor: ...  # (N-1,)
+    @property
+    def terminals(self) -> Tensor: ...  # (N-1,)
+    @property
+    def valid(self) -> Tensor: ...  # (N,)
+    @property
+    def labelled(self) -> bool: ...
+    @property
+    def task(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of crops. Rows past an episode's end are padding: every mask is False there."""
+
+    latents: Float[Tensor, "b l n z"]  # raw pooled latents
+    positions: Int[Tensor, "b l"]  # position of the step in its tokenizer window
+    target_valid: Bool[Tensor, "b l"]  # every frame of the step is a real, trustworthy picture
+    actions: Int[Tensor, "b l c k"]  # the chunk that led INTO the step
+    action_valid: Bool[Tensor, "b l c"]
+    next_actions: Int[Tensor, "b l c k"]  # the chunk taken AT the step
+    next_valid: Bool[Tensor, "b l c"]
+    rewards: Float[Tensor, "b l"]  # discounted sum over the chunk that led into the step
+    continues: Float[Tensor, "b l"]  # 0 where that chunk ended the episode
+    reward_valid: Bool[Tensor, "b l"]
+    labelled: Bool[Tensor, " b"]  # False: actions are unknown (plain video)
+    task: Int[Tensor, " b"]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.0) -> Batch:
+    """A whole episode on the latent clock, as a batch of one crop.
+
+    Raises:
+        ValueError: if the number of latents is not what the clock gives for the episode's frames.
+    """
+    frames, c = len(episode.valid), clock.frames_per_latent
+    steps = clock.steps(frames)
+    if len(episode.latents) != steps:
+        raise ValueError(f"{len(episode.latents)} latents for {frames} frames at {c} a step; the clock gives {steps}")
+    chunks = steps  # chunk s is taken at step s and leads into step s+1; the last one may be partly or wholly missing
+    padding = chunks * c - (frames - 1)
+    known = torch.arange(chunks * c).view(chunks, c) < frames - 1
+    taken = F.pad(episode.actions.long(), (0, 0, 0, padding)).view(chunks, c, -1)
+    discounts = frame_discount ** torch.arange(c, dtype=torch.float64)
+    reward = (F.pad(episode.rewards.double(), (0, padding)).view(chunks, c) * known * discounts).sum(1).float()
+    ends = (F.pad(episode.terminals.bool(), (0, padding)).view(chunks, c) & known).any(1)
+    real = F.pad(episode.valid.bool(), (c - 1, steps * c - c + 1 - frames), value=False).view(steps, c).clone()
+    real[0, : c - 1] = True  # step 0 covers one frame only
+
+    def arriving(x: Tensor) -> Tensor:
+        """Shifts a per-chunk value from the step where it is taken to the step it leads into."""
+        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+    episode_batch = Batch(
+        latents=episode.latents,  # as stored: a memory-mapped store stays on disk until a crop is cut
+        positions=torch.tensor([clock.position(s) for s in range(steps)]),
+        target_valid=real.all(1),
+        actions=arriving(taken),
+        action_valid=arriving(known),
+        next_actions=taken,
+        next_valid=known,
+        rewards=arriving(reward),
+        continues=1.0 - arriving(ends).float(),
+        reward_valid=arriving(known.any(1)),
+        labelled=torch.tensor(bool(episode.labelled)),
+        task=torch.tensor(episode.task),
+    )
+    return Batch(**{f.name: getattr(episode_batch, f.name).unsqueeze(0) for f in fields(Batch)})
+
+
+def crop(episode: Batch, start: int, length: int) -> Batch:
+    """Steps start .. start+length-1 of an aligned episode; past its end the last latent repeats with masks False."""
+
+    def cut(name: str) -> Tensor:
+        value: Tensor = getattr(episode, name)
+        if value.ndim == 1:
+            return value
+        part = value[:, start : start + length]
+        part = part.float() if name == "latents" else part  # stored in half precision
+        missing = length - part.shape[1]
+        if not missing:
+            return part
+        filler = part[:, -1:].expand(-1, missing, *part.shape[2:])
+        return torch.cat([part, torch.zeros_like(filler) if name in _MASKS else filler], 1)
+
+    return Batch(**{f.name: cut(f.name) for f in fields(Batch)})
+
+
+_MASKS = frozenset({"target_valid", "action_valid", "next_valid", "reward_valid"})
+
+
+def stack(crops: Sequence[Batch]) -> Batch:
+    """Crops of equal length as one batch."""
+    return Batch(**{f.name: torch.cat([getattr(c, f.name) for c in crops]) for f in fields(Batch)})
+
+
+class CropSampler:
+    """Draws batches of crops, uniformly over every start of every episode.
+
+    The generator is the whole data position: saving and restoring its state continues the same sequence of batches.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[EpisodeArrays],
+        clock: LatentClock,
+        length: int,
+        batch_size: int,
+        seed: int,
+        frame_discount: float = 1.0,
+    ) -> None:
+        if not episodes:
+            raise ValueError("no episodes to draw crops from")
+        self.episodes = [align(e, clock, frame_discount) for e in episodes]
+        self.length, self.batch_size = length, batch_size
+        starts = torch.tensor([max(1, e.positions.shape[1] - length + 1) for e in self.episodes])
+        self._ends = starts.cumsum(0)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> Batch:
+        """The next batch of `batch_size` crops, on the CPU."""
+        picks = torch.randint(int(self._ends[-1]), (self.batch_size,), generator=self.generator)
+        which = torch.searchsorted(self._ends, picks, right=True)
+        first = torch.cat([torch.zeros(1, dtype=torch.long), self._ends[:-1]])
+        return stack(
+            [crop(self.episodes[e], int(p - first[e]), self.length) for e, p in zip(which, picks, strict=True)]
+        )

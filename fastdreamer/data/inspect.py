@@ -1,0 +1,170 @@
+"""What a folder of recordings holds: episodes, returns, actions, and what is damaged and why."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.data.minerl import Recording, find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.writer import FRAMES_PER_SECOND
+from fastdreamer.errors import UserError
+from fastdreamer.progress import track
+
+_BAR_WIDTH = 30
+
+
+@dataclass
+class _Episode:
+    """What is kept of one recording: figures, not frames; or only the reason why it cannot be read."""
+
+    recording: Recording
+    damaged: str = ""
+    frames: int = 0
+    size: str = ""
+    total: float = 0.0
+    terminated: bool = False
+    actions: dict[str, dict[str, int]] = field(default_factory=dict)
+    achievements: list[str] | None = None
+
+
+def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> dict[str, Any]:
+    """Read every recording under `root` and count. A damaged one is listed with its reason and stops nothing.
+
+    Args:
+        root: the folder above the environments' folders.
+        space: name of the action space, or `auto` to choose one an environment's folder by its keys.
+        decode: decode every video whole; else only count its frames, which finds truncation but not damaged pixels.
+
+    Returns:
+        Plain numbers, lists and dicts (ready for JSON): `episodes`, `frames`, `seconds` of play, `return_mean`, `_min`
+        and `_max` and `length_mean` (steps; None without an episode), `terminated` (episodes), `envs` (episodes each),
+        `spaces` (action space of each env), `frame_sizes`, `actions` (component -> label -> count), `achievements`
+        (name -> share of the episodes that recorded them) and `damaged` ([{"name", "reason"}]).
+
+    Raises:
+        UserError: the folder is missing or holds no recording, or there is no such action space.
+    """
+    recordings = find_recordings(root)
+    spaces = _choose_spaces(recordings, space)
+    episodes = list(_read_all(recordings, spaces, decode))
+    good = [episode for episode in episodes if not episode.damaged]
+    damaged = [{"name": episode.recording.name, "reason": episode.damaged} for episode in episodes if episode.damaged]
+    damaged += [{"name": name, "reason": reason} for name, reason in find_incomplete(root)]
+    returns = [episode.total for episode in good]
+    actions: dict[str, Counter[str]] = {}
+    for episode in good:
+        for component, counts in episode.actions.items():
+            actions.setdefault(component, Counter()).update(counts)
+    unlocked = [episode.achievements for episode in good if episode.achievements is not None]
+    achieved = Counter(name for names in unlocked for name in names)
+    steps = [episode.frames - 1 for episode in good]
+    return {
+        "root": str(root),
+        "decoded": decode,
+        "episodes": len(good),
+        "frames": sum(episode.frames for episode in good),
+        "seconds": sum(steps) / FRAMES_PER_SECOND,
+        "return_mean": float(np.mean(returns)) if good else None,
+        "return_min": min(returns, default=None),
+        "return_max": max(returns, default=None),
+        "length_mean": float(np.mean(steps)) if good else None,
+        "terminated": sum(episode.terminated for episode in good),
+        "envs": dict(Counter(episode.recording.env for episode in good)),
+        "spaces": {env: chosen.name for env, chosen in spaces.items()},
+        "frame_sizes": dict(Counter(episode.size for episode in good)) if decode else {},
+        "actions": {component: dict(counts) for component, counts in actions.items()},
+        "achievements": {name: count / len(unlocked) for name, count in achieved.most_common()},
+        "damaged": damaged,
+    }
+
+
+def _choose_spaces(recordings: list[Recording], name: str) -> dict[str, ActionSpace]:
+    """The action space of each env: the named one, or that of its first readable recording."""
+    spaces: dict[str, ActionSpace] = {}
+    for recording in recordings:
+        if recording.env not in spaces:
+            try:
+                spaces[recording.env] = guess_space(recording) if name == "auto" else action_space(name)
+            except UserError:
+                if name != "auto":
+                    raise
+    return spaces
+
+
+def _read_all(recordings: list[Recording], spaces: dict[str, ActionSpace], decode: bool) -> Iterator[_Episode]:
+    def read(recording: Recording) -> _Episode:
+        try:
+            return _read(recording, spaces.get(recording.env) or guess_space(recording), decode)
+        except UserError as error:
+            return _Episode(recording, damaged=str(error).removeprefix(f"recording {recording.name}: "))
+
+    # Threads are enough: libav decodes and converts outside of Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool, track("inspect", len(recordings), "episodes") as bar:
+        for episode in pool.map(read, recordings):
+            bar.advance(1)
+            yield episode
+
+
+def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
+    trajectory = read_recording(recording, space, frames=decode)
+    counts = {
+        component.name: dict(
+            zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True)
+        )
+        for component, column in zip(space.components, trajectory.actions.T, strict=True)
+    }
+    height, width = trajectory.frames.shape[1:3]
+    total = float(trajectory.rewards.sum(dtype=np.float64))
+    return _Episode(
+        recording,
+        frames=len(trajectory),
+        size=f"{width}x{height}",
+        total=round(total, 6),
+        terminated=bool(trajectory.terminals[-1]),
+        actions=counts,
+        achievements=trajectory.metadata.get("achievements"),
+    )
+
+
+def render_inspection(found: dict[str, Any]) -> str:
+    """The result of `inspect_recordings` as text for a terminal, no longer than 100 columns but for names and paths."""
+    minutes = found["seconds"] / 60
+    sizes = ", ".join(found["frame_sizes"]) or "not decoded"
+    lines = [
+        f"{found['root']}: {found['episodes']:,} episodes, {found['frames']:,} frames ({sizes}), "
+        f"{minutes:,.1f} minutes of play"
+    ]
+    lines += [f"  {env}: {count:,} episodes, actions as {found['spaces'][env]}" for env, count in found["envs"].items()]
+    if found["episodes"]:
+        lines.append(
+            f"return   mean {found['return_mean']:.2f}, from {found['return_min']:.2f} to {found['return_max']:.2f}; "
+            f"{found['length_mean']:,.0f} steps an episode; {found['terminated']:,} end in a terminal state"
+        )
+    for component, counts in found["actions"].items():
+        lines += _histogram(component, counts)
+    if found["achievements"]:
+        lines.append("achievements (share of episodes)")
+        lines += [_bar(name, f"{share:7.1%}", share) for name, share in found["achievements"].items()]
+    damaged = found["damaged"]
+    lines.append(f"damaged  {len(damaged)}" if damaged else "damaged  none")
+    lines += [f"  {item['name']}: {item['reason']}" for item in damaged]
+    return "\n".join(lines)
+
+
+def _histogram(component: str, counts: dict[str, int]) -> list[str]:
+    total = max(sum(counts.values()), 1)
+    if set(counts) == {"0", "1"}:
+        return [_bar(component, f"{counts['1'] / total:7.1%}", counts["1"] / total, indent="")]
+    return [component] + [_bar(label, f"{n / total:7.1%} {n:9,}", n / total) for label, n in counts.items()]
+
+
+def _bar(label: str, figures: str, share: float, indent: str = "  ") -> str:
+    return f"{indent + label:24s} {figures} {'#' * round(share * _BAR_WIDTH)}".rstrip()

@@ -1,0 +1,303 @@
+"""The latent store: what training reads. One safetensors file an episode and one manifest, keyed and checked.
+
+Layout: STORE/manifest.json and STORE/episodes/<name>.safetensors. An episode holds the raw pooled latents of its steps
+(fp16) and, per frame, actions, rewards, terminals and valid bits. The manifest's key says by what the latents were
+made; a store whose key is not the expected one, or a file whose bytes changed, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float16, Float32, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastdreamer.config import Config
+from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.errors import UserError
+from fastdreamer.files import sha256_file, write_atomic
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FOLDER = "episodes"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of the store: t frames, l latent steps. Raw latents; per-frame everything else (see Trajectory)."""
+
+    name: str
+    split: str
+    latents: Float16[Tensor, "l n z"]
+    actions: UInt8[Tensor, "t-1 k"]
+    rewards: Float32[Tensor, "t-1"]
+    terminals: Bool[Tensor, "t-1"]
+    valid: Bool[Tensor, " t"]
+    labelled: bool = True
+    task: int = 0
+
+    @property
+    def length(self) -> int:
+        """Frames."""
+        return len(self.valid)
+
+    def to_bytes(self) -> bytes:
+        """The episode's file: safetensors; name, split and labelled are the manifest's."""
+        names = ("latents", "actions", "rewards", "terminals", "valid")
+        return save({name: getattr(self, name).contiguous() for name in names})
+
+
+class LatentStore:
+    """An opened store.
+
+    Attributes:
+        path, manifest: where it lies and what its manifest says.
+        episodes: all of them, in RAM, or memory-mapped when larger than the limit.
+        clock, space: the latent clock and the action space they were made with.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.episodes = episodes
+        self.clock = LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
+        self.space: ActionSpace = action_space(manifest["space"]["name"])
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        expected_key: Mapping[str, Any] | None = None,
+        memory_limit_gb: float = 4.0,
+    ) -> LatentStore:
+        """Open a store and check the SHA-256 of every file.
+
+        Args:
+            path: the store's folder.
+            expected_key: what the latents must have been made by (`store_key`); None accepts any.
+            memory_limit_gb: a larger store is memory-mapped: its latents are read when used.
+
+        Raises:
+            UserError: if it is missing, incomplete, made otherwise than expected, or damaged.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if expected_key is not None:
+            check_key(path, manifest["key"], expected_key)
+        space = action_space(manifest["space"]["name"])
+        if space.fingerprint != manifest["space"]["fingerprint"]:
+            raise UserError(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
+        files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
+        missing = [name for name, file in files.items() if not file.is_file()]
+        if missing:
+            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {rebuild(path)}")
+        if not files:
+            raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
+        mapped = sum(file.stat().st_size for file in files.values()) > memory_limit_gb * 2**30
+        episodes = [_read(path, name, files[name], entry, mapped) for name, entry in manifest["episodes"].items()]
+        return cls(path, manifest, episodes)
+
+    def split(self, name: str) -> list[Episode]:
+        """The episodes of `train` or `held_out`."""
+        assert name in ("train", "held_out"), name
+        return [episode for episode in self.episodes if episode.split == name]
+
+    def statistics(self) -> tuple[Float32[Tensor, "p z"], Float32[Tensor, "p z"]]:
+        """Mean and standard deviation of the training split by (position in the window, channel), in one pass.
+
+        Steps that hold a padded or untrusted frame do not count. A position that occurs in no training episode takes
+        the statistics over all positions.
+        """
+        return self._statistics
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        shape = (self.clock.positions, CHANNELS)
+        count, total, squares = torch.zeros(shape[0]).double(), torch.zeros(shape).double(), torch.zeros(shape).double()
+        shift: Tensor | None = None  # sums of squares around a rough mean keep their digits
+        for episode in self.split("train"):
+            keep = step_valid(episode.valid, self.clock)
+            latents = episode.latents.double()[keep]
+            if not len(latents):
+                continue
+            shift = latents.mean((0, 1)) if shift is None else shift
+            centred = latents - shift
+            positions = torch.tensor([self.clock.position(step) for step in range(len(keep))])[keep]
+            count.index_add_(0, positions, torch.ones(len(positions)).double() * latents.shape[1])
+            total.index_add_(0, positions, centred.sum(1))
+            squares.index_add_(0, positions, centred.square().sum(1))
+        if shift is None:
+            raise UserError(f"latent store {self.path} has no valid step in its training split; encode more recordings")
+        never = count == 0
+        count[never], total[never], squares[never] = count.sum(), total.sum(0), squares.sum(0)
+        mean = total / count[:, None]
+        std = (squares / count[:, None] - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4)
+        return (mean + shift).float(), std.float()
+
+
+def step_valid(valid: Bool[Tensor, " t"], clock: LatentClock) -> Bool[Tensor, " l"]:
+    """Steps all of whose frames exist and are to be trusted; step 0 is one frame."""
+    c, steps = clock.frames_per_latent, clock.steps(len(valid))
+    later = F.pad(valid[1:], (0, (steps - 1) * c - len(valid) + 1), value=False).view(steps - 1, c).all(1)
+    return torch.cat([valid[:1], later])
+
+
+def store_key(
+    config: Config, tokenizer_fingerprint: str, precision: str = "fp32", backend: str = "eager"
+) -> dict[str, Any]:
+    """What the latents depend on: tokenizer (weights, resampling), clock, pool, precision and backend."""
+    tokenizer = config.tokenizer
+    return {
+        "tokenizer": tokenizer_fingerprint,
+        "image_size": tokenizer.image_size,
+        "frames_per_latent": tokenizer.frames_per_latent,
+        "window": tokenizer.window,
+        "stride": max(1, tokenizer.window - 1),
+        "pool": tokenizer.pool,
+        "precision": precision,
+        "backend": backend,
+        "actions": action_space(config.data.env).fingerprint,
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A store's manifest.
+
+    Raises:
+        UserError: if there is none or it cannot be read.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        complete = manifest["format"] == FORMAT and {"key", "space", "episodes"} <= set(manifest)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no latent store in {path}; make one with: fastdreamer encode --store {path}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the manifest of latent store {path} cannot be read ({error}); {rebuild(path)}") from error
+    if not complete:
+        raise UserError(f"latent store {path} has a manifest of another version; {rebuild(path)}")
+    return dict(manifest)
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace the manifest in one piece."""
+    write_atomic(path / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse latents that were made otherwise.
+
+    Raises:
+        UserError: naming what differs and the command that rebuilds the store.
+    """
+    names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    if names:
+        shown = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in names[:3])
+        raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}")
+
+
+def rebuild(path: Path) -> str:
+    """How to make a store anew, for error messages."""
+    return f"rebuild it with: rm -r {path} && fastdreamer encode --store {path}"
+
+
+def assign_splits(names: Iterable[str], held_out: float) -> dict[str, str]:
+    """`train` or `held_out` by a hash of the name: stable when episodes are added.
+
+    With two episodes or more each split gets at least one.
+    """
+    ranks = {name: int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 for name in names}
+    splits = {name: "held_out" if rank < held_out else "train" for name, rank in ranks.items()}
+    if len(ranks) == 1:
+        return dict.fromkeys(ranks, "train")
+    for split, pick in (("held_out", min), ("train", max)):
+        if ranks and split not in splits.values():
+            splits[pick(ranks, key=ranks.__getitem__)] = split
+    return splits
+
+
+def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: bool) -> Episode:
+    try:
+        data = None if mapped else file.read_bytes()
+        found = sha256_file(file) if data is None else sha256(data).hexdigest()
+        if found != entry["sha256"]:
+            raise UserError(
+                f"{file} is damaged: its SHA-256 is not the manifest's; rebuild it with: rm {file} && "
+                f"fastdreamer encode --store {path}"
+            )
+        tensors = load_file(file) if data is None else load(data)
+        return Episode(name, entry["split"], labelled=entry["labelled"], **tensors)
+    except (OSError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
+
+
+def write_synthetic_store(
+    path: Path | str, clock: LatentClock, space: ActionSpace, episodes: int, steps: int, seed: int
+) -> None:
+    """A store of made-up episodes: enough to train and test every phase with torch alone.
+
+    Latents are a decaying walk that the actions push, so that there is something to learn; every fifth transition
+    carries a reward and every second episode ends in a terminal.
+    """
+    path = Path(path)
+    generator = torch.Generator().manual_seed(seed)
+    c = clock.frames_per_latent
+    pushes = [torch.randn(size, TOKENS, CHANNELS, generator=generator) for size in space.sizes]
+    names = [f"synthetic-{i:03d}" for i in range(episodes)]
+    splits = assign_splits(names, 0.1)
+    entries: dict[str, Any] = {}
+    for i, name in enumerate(names):
+        frames = 1 + (steps - 1) * c
+        actions = torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in space.sizes], 1)
+        state, latents = torch.randn(TOKENS, CHANNELS, generator=generator), []
+        for step in range(steps):
+            latents.append(state)
+            chunk = actions[step * c : (step + 1) * c]
+            push = sum((table[chunk[:, k]].sum(0) for k, table in enumerate(pushes)), torch.zeros_like(state))
+            noise = torch.randn(state.shape, generator=generator)
+            state = 0.9 * state + 0.3 * push / (c * len(pushes)) ** 0.5 + 0.1 * noise
+        terminals = torch.zeros(frames - 1, dtype=torch.bool)
+        if frames > 1:
+            terminals[-1] = i % 2 == 0
+        episode = Episode(
+            name=name,
+            split=splits[name],
+            latents=torch.stack(latents).half(),
+            actions=actions.to(torch.uint8),
+            rewards=(torch.arange(frames - 1) % 5 == 4).float(),
+            terminals=terminals,
+            valid=torch.ones(frames, dtype=torch.bool),
+        )
+        entries[name] = write_episode(path, episode, source="synthetic")
+    key = {"tokenizer": "synthetic", "frames_per_latent": c, "window": clock.window, "actions": space.fingerprint}
+    write_manifest(path, {"format": FORMAT, "key": key, **_described(space), "episodes": entries, "skipped": {}})
+
+
+def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
+    """Write an episode's file in one piece; returns its manifest entry (`source`: hash of what it was made from)."""
+    data = episode.to_bytes()
+    file = f"{episode.name}.safetensors"
+    write_atomic(path / FOLDER / file, data)
+    return {
+        "file": file,
+        "sha256": sha256(data).hexdigest(),
+        "source_sha256": source,
+        "frames": episode.length,
+        "steps": len(episode.latents),
+        "split": episode.split,
+        "labelled": episode.labelled,
+    }
+
+
+def _described(space: ActionSpace) -> dict[str, Any]:
+    return {"space": {"name": space.name, "fingerprint": space.fingerprint}}

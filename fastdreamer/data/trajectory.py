@@ -1,0 +1,37 @@
+"""One episode in memory: what every reader returns and every writer takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An episode of t frames and t - 1 steps: row i is (frame i, action i) -> reward i, frame i + 1.
+
+    `valid[i]` False means that frame i's pixels must not be a prediction target (its reward still counts).
+    `frames` is (t, 0, 0, 3) when only labels were read.
+    """
+
+    name: str
+    frames: UInt8[np.ndarray, "t h w 3"]
+    actions: UInt8[np.ndarray, "t-1 k"]
+    rewards: Float[np.ndarray, "t-1"]
+    terminals: Bool[np.ndarray, "t-1"]
+    valid: Bool[np.ndarray, "t"]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, steps = len(self.frames), len(self.rewards)
+        assert self.frames.dtype == np.uint8 and self.frames.ndim == 4 and self.frames.shape[3] == 3, self.frames.shape
+        assert self.actions.dtype == np.uint8 and self.actions.ndim == 2, (self.actions.dtype, self.actions.shape)
+        assert frames == steps + 1 == len(self.valid), f"{frames} frames, {steps} steps, {len(self.valid)} valid bits"
+        assert len(self.actions) == len(self.terminals) == steps, (len(self.actions), len(self.terminals), steps)
+        assert not self.terminals[:-1].any(), "an episode ends once, on its last row"
+
+    def __len__(self) -> int:
+        return len(self.frames)

@@ -1,0 +1,58 @@
+"""The one choice of device and precision: made at start-up, printed by the command line, the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where tensors live and what matrix products run in; weights, losses and optimiser states stay fp32."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+
+    def __str__(self) -> str:
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+        threads = torch.get_num_threads()
+        return f"CPU with {threads} thread{'s' if threads > 1 else ''}, {self.precision}"
+
+
+def choose_device(config: Config) -> Backend:
+    """The backend for a configuration; the same machine and configuration always give the same one.
+
+    `auto` takes a CUDA card where there is one, and bf16 where the device multiplies it in hardware. On CPU only
+    deterministic algorithms run, so that a resumed run gives the bits of an uninterrupted one. Threads are set the
+    usual way, with OMP_NUM_THREADS.
+
+    Raises:
+        UserError: if a card, or bf16 on a card, is asked for and not there.
+    """
+    has_card = torch.cuda.is_available()
+    if config.device == "cuda" and not has_card:
+        raise UserError("device is cuda but torch sees no CUDA card: use device=cpu, or install a driver and CUDA torch")
+    device = torch.device("cuda" if has_card and config.device != "cpu" else "cpu")
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    if config.precision == "bf16" and device.type == "cuda" and not has_bf16:
+        raise UserError("precision is bf16 but this card has none: use precision=fp32 or precision=auto")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    if config.precision == "bf16" or (config.precision == "auto" and has_bf16):
+        precision = "bf16"
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling every torch.empty with NaN is for finding bugs, and costs bandwidth.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    return Backend(device, precision)
+
+
+def _cpu_has_bf16() -> bool:
+    """Private names of torch: where a version lacks them, the answer is no."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)

@@ -1,0 +1,72 @@
+"""From latents, signal levels, step sizes and actions to the tokens of a step, in the order the transformer sees them.
+
+A step's tokens: [action | (tau, d) | n spatial | registers | agent tokens]. Source: Dreamer 4, section 3.4.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fastdreamer.config import DynamicsConfig, ForcingConfig
+from fastdreamer.shapes import CHANNELS, TOKENS
+
+
+class ActionEmbedding(nn.Module):
+    """One token a chunk: the sum of an embedding for each (position, component, choice).
+
+    Each position of the chunk has its own table, so permuting a chunk's actions changes the token. A step without
+    actions (an episode's first, or unlabelled video) is the learned `none`.
+    """
+
+    def __init__(self, chunk: int, sizes: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(chunk * sum(sizes), dim)
+        self.none = nn.Parameter(torch.randn(dim) * 0.02)
+        nn.init.normal_(self.table.weight, std=0.02 / (chunk * len(sizes)) ** 0.5 * 4)
+        starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
+        offsets = torch.arange(chunk)[:, None] * sum(sizes) + starts
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(
+        self, actions: Int[Tensor, "b l c k"], valid: Bool[Tensor, "b l c"], labelled: Bool[Tensor, " b"]
+    ) -> Float[Tensor, "b l d"]:
+        known = valid & labelled[:, None, None]
+        assert isinstance(self.offsets, Tensor)
+        chunk = (self.table(actions + self.offsets).sum(-2) * known.unsqueeze(-1)).sum(-2)
+        return torch.where(known.any(-1, keepdim=True), chunk, self.none)
+
+
+class StepTokens(nn.Module):
+    """Builds the tokens of every step; `agents` extra tokens are appended by the caller that owns them."""
+
+    def __init__(self, config: DynamicsConfig, forcing: ForcingConfig, chunk: int, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        dim = config.dim
+        self.actions = ActionEmbedding(chunk, sizes, dim)
+        self.signal = nn.Embedding(forcing.finest_steps, dim // 2)
+        self.step_size = nn.Embedding(forcing.finest_steps.bit_length(), dim - dim // 2)
+        self.spatial = nn.Linear(CHANNELS, dim)
+        self.place = nn.Parameter(torch.randn(TOKENS, dim) * 0.02)
+        self.registers = nn.Parameter(torch.randn(config.registers, dim) * 0.02)
+
+    @property
+    def first_spatial(self) -> int:
+        """Index of the first spatial token."""
+        return 2
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b l n z"],
+        signal: Int[Tensor, "b l"],
+        step_size: Int[Tensor, "b l"],
+        action: Float[Tensor, "b l d"],
+    ) -> Float[Tensor, "b l s d"]:
+        batch, steps = signal.shape
+        level = torch.cat([self.signal(signal), self.step_size(step_size)], dim=-1)
+        spatial = self.spatial(noisy) + self.place
+        registers = self.registers.expand(batch, steps, -1, -1)
+        parts = [action.unsqueeze(2), level.unsqueeze(2), spatial, registers]
+        dtype = spatial.dtype
+        return torch.cat([p.to(dtype) for p in parts], dim=2)

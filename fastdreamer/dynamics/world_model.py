@@ -1,0 +1,118 @@
+"""The world model: normalisation, tokens, transformer and the read-out of clean latents.
+
+Source: Dreamer 4 (arXiv:2509.24527), sections 3.2 and 3.4.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fastdreamer.config import Config, DynamicsConfig, ForcingConfig
+from fastdreamer.dynamics.cache import RingCache
+from fastdreamer.dynamics.tokens import StepTokens
+from fastdreamer.dynamics.transformer import Transformer
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+
+
+class WorldModel(nn.Module):
+    """Predicts clean latents from noisy ones, signal levels, step sizes and actions.
+
+    Latents are normalised by (position in the tokenizer window, channel): the first position of a window has another
+    spread than the rest. The statistics are buffers, so a checkpoint carries them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, config: DynamicsConfig, forcing: ForcingConfig, clock: LatentClock, sizes: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.config, self.forcing, self.clock, self.sizes = config, forcing, clock, sizes
+        self.tokens = StepTokens(config, forcing, clock.frames_per_latent, sizes)
+        self.transformer = Transformer(config)
+        self.readout = nn.Linear(config.dim, CHANNELS)
+        nn.init.zeros_(self.readout.weight)
+        nn.init.zeros_(self.readout.bias)
+        self.register_buffer("mean", torch.zeros(clock.positions, CHANNELS))
+        self.register_buffer("std", torch.ones(clock.positions, CHANNELS))
+
+    @classmethod
+    def build(cls, config: Config, sizes: tuple[int, ...]) -> WorldModel:
+        """The world model of a whole configuration; `sizes` are the action components' sizes."""
+        return cls(config.dynamics, config.forcing, config.tokenizer.clock, sizes)
+
+    @property
+    def world_tokens(self) -> int:
+        """Tokens a step without agent tokens."""
+        return self.tokens.first_spatial + TOKENS + self.config.registers
+
+    def set_statistics(self, mean: Float[Tensor, "p z"], std: Float[Tensor, "p z"]) -> None:
+        """Fixes the normalisation; a channel that never varies keeps scale 1e-3 at least."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))
+
+    def normalise(self, raw: Float[Tensor, "*b n z"], positions: Int[Tensor, "*b"]) -> Float[Tensor, "*b n z"]:
+        """Raw pooled latents to zero mean and unit spread."""
+        return (raw - self.mean[positions].unsqueeze(-2)) / self.std[positions].unsqueeze(-2)
+
+    def denormalise(self, latents: Float[Tensor, "*b n z"], positions: Int[Tensor, "*b"]) -> Float[Tensor, "*b n z"]:
+        """The inverse of `normalise`."""
+        return latents * self.std[positions].unsqueeze(-2) + self.mean[positions].unsqueeze(-2)
+
+    def embed_actions(
+        self, actions: Int[Tensor, "b l c k"], valid: Bool[Tensor, "b l c"], labelled: Bool[Tensor, " b"]
+    ) -> Float[Tensor, "b l d"]:
+        """Action tokens of the chunks that lead into each step."""
+        out: Tensor = self.tokens.actions(actions, valid, labelled)
+        return out
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b l n z"],
+        signal: Int[Tensor, "b l"],
+        step_size: Int[Tensor, "b l"],
+        action: Float[Tensor, "b l d"],
+        cache: RingCache | None = None,
+    ) -> Float[Tensor, "b l n z"]:
+        """The clean latents, in fp32.
+
+        Args:
+            noisy: normalised latents at signal level tau = signal / finest_steps.
+            signal: index of tau, 0 (noise) .. finest_steps - 1.
+            step_size: index of d: d = 2^step_size / finest_steps.
+            action: from `embed_actions`.
+            cache: with it, `l` must be 1; the step is written to the cache but not committed.
+        """
+        return self.read(noisy, signal, step_size, action, None, cache)[0]
+
+    def read(
+        self,
+        noisy: Float[Tensor, "b l n z"],
+        signal: Int[Tensor, "b l"],
+        step_size: Int[Tensor, "b l"],
+        action: Float[Tensor, "b l d"],
+        agents: Float[Tensor, "b a d"] | None,
+        cache: RingCache | None = None,
+    ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"]]:
+        """As `forward`, with agent tokens appended to every step: (clean latents, what the agent tokens read)."""
+        x = self.tokens(noisy, signal, step_size, action)
+        count = 0
+        if agents is not None:
+            count = agents.shape[1]
+            x = torch.cat([x, agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)], dim=2)
+        x = self.transformer(x, count, cache)
+        first = self.tokens.first_spatial
+        clean = self.readout(x[:, :, first : first + TOKENS]).float()
+        return clean, x[:, :, x.shape[2] - count :].float()
+
+    def new_cache(self, batch: int, agents: int = 0) -> RingCache:
+        """An empty ring cache for `batch` sequences on the model's device."""
+        dtype = torch.get_autocast_dtype(self.mean.device.type) if _autocasting(self.mean) else torch.float32
+        return RingCache(self.config, batch, self.world_tokens + agents, self.mean.device, dtype)
+
+
+def _autocasting(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)

@@ -1,0 +1,154 @@
+"""Crafter behind a Gymnasium-style interface: five-value steps, bit-reproducible, about three times as fast.
+
+Crafter (Hafner 2021, arXiv:2109.06780) is imported when an environment is made, so that the rest of the package works
+without it. Three things are mended from outside, without touching its rules:
+
+- creatures of a chunk live in a `set`, whose order is that of memory addresses, and despawning draws from that order:
+  the same seed then plays differently in two processes. The sets become insertion-ordered ones;
+- drawing takes two thirds of a step: `crafter_view` draws the same pixels from cached tiles;
+- making a world takes 0.8 s: the first reset keeps a copy of the fresh world, later ones restore it.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
+from fastdreamer.errors import UserError
+
+
+def import_crafter() -> ModuleType:
+    """The crafter package, or a `UserError` that says how to get it."""
+    try:
+        import crafter
+    except ImportError as error:
+        raise UserError(f"the Crafter environment is not installed ({error}): pip install crafter") from error
+    return crafter  # type: ignore[no-any-return, unused-ignore]
+
+
+class _OrderedSet(dict[Any, None]):
+    """The part of `set` that crafter's chunks use, iterating in insertion order."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
+class CrafterEnv:
+    """One world of Crafter: the world of `seed`, played for at most `max_steps` actions.
+
+    Every `reset` restarts the same world with the same random stream, so a seed and a list of actions determine every
+    frame, in any process.
+
+    Args:
+        seed: The world and all its chance, at least 0.
+        max_steps: Actions until the episode is truncated.
+
+    Raises:
+        UserError: if crafter is not installed.
+    """
+
+    def __init__(self, seed: int, max_steps: int) -> None:
+        assert seed >= 0 and max_steps >= 1, (seed, max_steps)
+        crafter = import_crafter()
+        self.seed = seed
+        self.max_steps = max_steps
+        self.steps = 0
+        self.is_over = True
+        self.action_names: tuple[str, ...] = tuple(crafter.constants.actions)
+        self._env = crafter.Env(seed=seed, length=None)
+        self._env._local_view = CachedTiles(self._env._local_view)
+        self._env._item_view = CachedItems(self._env._item_view)
+        self._fresh: Any = None
+        self._semantic: UInt8[np.ndarray, "64 64"] | None = None
+
+    def reset(self) -> UInt8[np.ndarray, "64 64 3"]:
+        """Restart the world and return its first frame."""
+        env, world = self._env, self._env._world
+        if self._fresh is None:
+            env.reset()
+            chunks: dict[Any, _OrderedSet] = collections.defaultdict(_OrderedSet)
+            for thing in world.objects:  # in the order they were added
+                chunks[world.chunk_key(thing.pos)].add(thing)
+            world._chunks = chunks
+            self._fresh = self._copy((world.__dict__, env._player, env._step, env._last_health))
+        state, player, step, health = self._copy(self._fresh)
+        world.__dict__.update(state)
+        env._player, env._step, env._last_health, env._unlocked = player, step, health, set()
+        self.steps, self.is_over = 0, False
+        self._semantic = None
+        return np.asarray(env.render())
+
+    def step(self, action: int) -> tuple[UInt8[np.ndarray, "64 64 3"], float, bool, bool, dict[str, Any]]:
+        """Play one action (an index into `action_names`).
+
+        Returns:
+            The next frame, the reward (+1 a first unlock, 0.1 a health point), whether the player died (terminated),
+            whether the step cap cut the episode (truncated, never together with terminated), and info:
+            `achievements` (name -> times), `semantic` (64, 64) ids indexed [x, y], `player_pos` (x, y), `inventory`.
+        """
+        assert not self.is_over, "step after the end of an episode: reset first"
+        frame, reward, _, info = self._env.step(int(action))
+        self.steps += 1
+        terminated = info["discount"] == 0.0
+        truncated = self.steps >= self.max_steps and not terminated
+        self.is_over = terminated or truncated
+        self._semantic = info["semantic"]
+        return (
+            np.asarray(frame),
+            float(reward),
+            terminated,
+            truncated,
+            {
+                "achievements": info["achievements"],
+                "semantic": info["semantic"],
+                "player_pos": self.player_pos,
+                "inventory": info["inventory"],
+            },
+        )
+
+    @property
+    def unlocked(self) -> list[str]:
+        """Names of the achievements unlocked so far, in crafter's order."""
+        return [name for name, count in self._env._player.achievements.items() if count > 0]
+
+    @property
+    def semantic(self) -> UInt8[np.ndarray, "64 64"]:
+        """The whole map, [x, y] -> id: materials 1 to 12 in crafter's order, then the kinds of creatures."""
+        if self._semantic is None:
+            self._semantic = np.asarray(self._env._sem_view())
+        return self._semantic
+
+    @property
+    def player_pos(self) -> tuple[int, int]:
+        """Where the player stands, (x, y)."""
+        x, y = self._env._player.pos
+        return int(x), int(y)
+
+    @property
+    def facing(self) -> tuple[int, int]:
+        """The player's direction, (dx, dy), y downwards."""
+        dx, dy = self._env._player.facing
+        return int(dx), int(dy)
+
+    @property
+    def inventory(self) -> dict[str, int]:
+        """Vital figures (health, food, drink, energy) and items, name -> amount."""
+        return self._env._player.inventory  # type: ignore[no-any-return]
+
+    @property
+    def is_sleeping(self) -> bool:
+        """Whether the player sleeps, in which case crafter replaces every action by `sleep`."""
+        return bool(self._env._player.sleeping)
+
+    def _copy(self, state: Any) -> Any:
+        # The memo keeps references to the one live World, which the views hold as well, instead of copying it.
+        return copy.deepcopy(state, {id(self._env._world): self._env._world})

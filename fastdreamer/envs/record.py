@@ -1,0 +1,153 @@
+"""`fastdreamer record`: play real Crafter with the expert or at random and write recordings in MineRL's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdreamer.config import Config, RecordConfig
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.envs.crafter import CrafterEnv, import_crafter
+from fastdreamer.envs.expert import Expert
+from fastdreamer.envs.workers import count_cores, map_unordered
+from fastdreamer.errors import UserError
+from fastdreamer.progress import track
+
+
+def record(config: Config, out: Path) -> dict[str, Any]:
+    """Play `config.record.episodes` episodes, one world each, and write them under `out`.
+
+    Seeds count up from `config.record.seed`; an episode depends on its seed and the settings alone, not on the
+    number of processes. An episode lies in `Crafter-<policy>/v3_<policy>_crafter-<seed>_0-<steps>`, appears whole or
+    not at all, and is kept if it is there already, so that an interrupted recording goes on where it stopped.
+
+    Returns:
+        episodes, frames, return_mean, return_std, achievements {name: share of episodes}, seconds, out.
+
+    Raises:
+        UserError: if `out` cannot be written, holds episodes of other settings, or crafter is not installed.
+    """
+    began, settings = time.monotonic(), config.record
+    if config.data.env != "crafter":
+        raise UserError(f"data.env is {config.data.env!r}: only crafter can be recorded here")
+    import_crafter()
+    root = out / f"Crafter-{settings.policy}"
+    _check_writable(root)
+    done = _finished(root, settings)
+    missing = [seed for seed in _seeds(settings) if seed not in done]
+    workers = min(count_cores(), len(missing))
+    with track("record", total=settings.episodes, unit="episodes", start=len(done)) as bar:
+        for seed, metadata in map_unordered(_Recorder, (root, settings), missing, workers):
+            done[seed] = metadata
+            returns = [episode["total_reward"] for episode in done.values()]
+            bar.advance(1, return_mean=float(np.mean(returns)))
+    return {**_summary([done[seed] for seed in _seeds(settings)]), "seconds": time.monotonic() - began, "out": str(out)}
+
+
+def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
+    """Play one whole episode in `env`, by the settings' policy; the environment's seed is that of all chance."""
+    chance, expert = random.Random(env.seed), Expert(settings.noise, env.seed)
+    frames, actions, rewards = [env.reset()], list[int](), list[float]()
+    terminated = truncated = False
+    while not (terminated or truncated):
+        is_expert = settings.policy == "expert"
+        action = expert.act(env) if is_expert else chance.randrange(len(env.action_names))
+        frame, reward, terminated, truncated, _ = env.step(action)
+        frames.append(frame)
+        actions.append(action)
+        rewards.append(reward)
+    terminals = np.zeros(len(actions), bool)
+    terminals[-1] = terminated
+    return Trajectory(
+        name=f"v3_{settings.policy}_crafter-{env.seed}_0-{len(actions)}",
+        frames=np.stack(frames),
+        actions=np.array(actions, np.uint8)[:, None],
+        rewards=np.array(rewards, np.float32),
+        terminals=terminals,
+        valid=np.ones(len(frames), bool),
+        metadata={
+            "success": not terminated,
+            "terminated": terminated,
+            **_identity(env.seed, settings),
+            "achievements": env.unlocked,
+        },
+    )
+
+
+class _Recorder:
+    """In a worker: plays and writes the episode of a seed."""
+
+    def __init__(self, root: Path, settings: RecordConfig) -> None:
+        self.root, self.settings = root, settings
+
+    def __call__(self, seed: int) -> tuple[int, dict[str, Any]]:
+        from fastdreamer.data.writer import write_recording  # PyAV: only where videos are written
+
+        env, space = CrafterEnv(seed, self.settings.max_steps), action_space("crafter")
+        assert space.components[0].labels == env.action_names, "crafter's actions have changed"
+        episode = play(env, self.settings)
+        write_recording(self.root / episode.name, episode, space, episode.metadata)
+        return seed, _read_metadata(self.root / episode.name)
+
+
+def _seeds(settings: RecordConfig) -> range:
+    return range(settings.seed, settings.seed + settings.episodes)
+
+
+def _identity(seed: int, settings: RecordConfig) -> dict[str, Any]:
+    """What decides an episode."""
+    noise = settings.noise if settings.policy == "expert" else 1.0
+    return {"seed": seed, "policy": settings.policy, "noise": noise, "max_steps": settings.max_steps}
+
+
+def _check_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write recordings to {root} ({error.strerror}): choose another --out") from error
+
+
+def _finished(root: Path, settings: RecordConfig) -> dict[int, dict[str, Any]]:
+    """Metadata of the wanted episodes that are there already, by seed."""
+    finished = {}
+    for seed in _seeds(settings):
+        for folder in sorted(root.glob(f"v3_{settings.policy}_crafter-{seed}_0-*")):
+            metadata, wanted = _read_metadata(folder), _identity(seed, settings)
+            found = {key: metadata.get(key) for key in wanted}
+            if found != wanted:
+                changed = ", ".join(f"{key} {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key])
+                raise UserError(f"{folder} was recorded with {changed}: choose another --out, or delete {root}")
+            finished[seed] = metadata
+    return finished
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+        return {key: metadata[key] for key in ("total_reward", "duration_steps", "achievements")} | metadata
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete {folder} and record again") from error
+
+
+def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
+    returns = np.array([episode["total_reward"] for episode in episodes])
+    unlocked = Counter(name for episode in episodes for name in episode["achievements"])
+    return {
+        "episodes": len(episodes),
+        "frames": sum(episode["duration_steps"] + 1 for episode in episodes),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "achievements": {name: count / len(episodes) for name, count in unlocked.most_common()},
+    }

@@ -1,0 +1,137 @@
+"""Worker processes that end when they should: with their parent, however it dies, and never by hanging it.
+
+Processes are spawned, not forked: the parent may hold threads and a card. A worker ignores Ctrl-C (its parent decides)
+and exits at once when its parent is gone; a worker that dies raises in the parent.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from fastdreamer.errors import UserError
+
+Handler = Callable[[Any], Any]  # request -> reply, both picklable
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended, or failed, in the middle of its work."""
+
+
+def count_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Worker:
+    """One process that makes a handler and answers requests with it, one at a time.
+
+    Args:
+        factory: Picklable function that makes the handler, in the worker.
+        arguments: Its arguments.
+    """
+
+    def __init__(self, factory: Callable[..., Handler], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, factory, arguments), daemon=True)
+        self.process.start()
+        theirs.close()  # or its end would stay open after the worker's death, and a read would wait for ever
+
+    def send(self, request: Any) -> None:
+        """Hand over a request; its reply comes from `receive`."""
+        try:
+            self.connection.send(request)
+        except OSError as error:
+            raise self._death() from error
+
+    def receive(self) -> Any:
+        """Wait for the reply.
+
+        Raises:
+            UserError: one raised in the worker.
+            WorkerDied: if the worker died or raised anything else (with its traceback).
+        """
+        try:
+            failure, reply = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+        if isinstance(failure, UserError):
+            raise failure
+        if failure is not None:
+            raise WorkerDied(f"a worker process failed:\n{failure}")
+        return reply
+
+    def close(self) -> None:
+        """End the process, now."""
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def _death(self) -> WorkerDied:
+        self.process.join(5)
+        return WorkerDied(f"worker process {self.process.pid} died, exit code {self.process.exitcode}")
+
+
+def map_unordered(
+    factory: Callable[..., Handler], arguments: tuple[Any, ...], requests: Iterable[Any], workers: int
+) -> Iterator[Any]:
+    """Replies to `requests` as they come, from `workers` processes that take the next request when free."""
+    pool: list[Worker] = []
+    queue = list(reversed(list(requests)))
+    try:
+        for _ in range(min(workers, len(queue))):
+            pool.append(Worker(factory, *arguments))
+        busy = {worker.connection: worker for worker in pool}
+        for worker in pool:
+            worker.send(queue.pop())
+        while busy:
+            for connection in wait(list(busy)):  # a dead worker's end is ready as well: end of file
+                worker = busy[connection]  # type: ignore[index]
+                reply = worker.receive()
+                if queue:
+                    worker.send(queue.pop())
+                else:
+                    del busy[worker.connection]
+                yield reply
+    finally:
+        for worker in pool:
+            worker.close()
+
+
+def _serve(connection: Connection, factory: Callable[..., Handler], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    handler: Handler | None = None
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            handler = handler or factory(*arguments)
+            answer = (None, handler(request))
+        except UserError as error:
+            answer = (error, None)
+        except Exception:
+            answer = (traceback.format_exc(), None)
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,198 @@
+"""Closed loop: policies play the real environment, all episodes in lockstep (one batched encoder, one batched policy)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.progress import track
+
+
+class Environments(Protocol):
+    """Parallel environments, as `envs.pool.EnvPool`: one world an episode; inactive ones are left alone."""
+
+    def reset(self) -> UInt8[ndarray, "e h w 3"]: ...
+
+    def step(
+        self, actions: Int[ndarray, " e"], active: Bool[ndarray, " e"]
+    ) -> tuple[ndarray, ndarray, ndarray, ndarray, Sequence[Mapping[str, Any]]]: ...
+
+
+class Encoder(Protocol):
+    """Frames to latents while acting, as `tokenizer.acting.ActingEncoder`."""
+
+    @property
+    def position(self) -> int: ...
+
+    def reset(self, frames: UInt8[Tensor, "e h w 3"]) -> Float[Tensor, "e n z"]: ...
+
+    def push(self, frames: UInt8[Tensor, "e c h w 3"]) -> Float[Tensor, "e n z"]: ...
+
+
+class Policy(Protocol):
+    """Chooses the next chunk of actions of every episode. `uses_latents` False spares the encoder."""
+
+    uses_latents: bool
+
+    def reset(self) -> None: ...
+
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]: ...
+
+
+class RandomPolicy:
+    """Uniform actions; a generator of its own for every world, so that one episode never changes another."""
+
+    uses_latents = False
+
+    def __init__(self, actions: int, chunk: int, seeds: Sequence[int]) -> None:
+        self.actions, self.chunk = actions, chunk
+        self.seeds = seeds
+        self.reset()
+
+    def reset(self) -> None:
+        """Start the generators anew."""
+        self.generators = [np.random.default_rng(seed) for seed in self.seeds]
+
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]:
+        """One chunk a world."""
+        return np.stack([rng.integers(0, self.actions, self.chunk) for rng in self.generators])
+
+
+class AgentPolicy:
+    """A trained agent, sampled or greedy, for environments with one action component."""
+
+    uses_latents = True
+
+    def __init__(self, agent: Any, greedy: bool, seed: int, device: torch.device) -> None:
+        self.agent, self.greedy, self.seed, self.device = agent, greedy, seed, device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen; the same draws again (on the CPU: the same on every device)."""
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.agent.reset()
+
+    @torch.no_grad()
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]:
+        """The agent's chunk for every world from its latents at this step."""
+        assert latents is not None
+        positions = torch.full((len(latents),), position, dtype=torch.int64, device=self.device)
+        chunk = self.agent.act(latents.to(self.device), positions, greedy=self.greedy, generator=self.generator)
+        return np.asarray(chunk[..., 0].cpu().numpy())
+
+
+class Observer:
+    """Keeps the latents of the current frame, whether the whole chunk is executed or only its beginning.
+
+    A whole chunk (`execute` = c) advances the encoder by one step: exactly the training latent. A shorter one leaves
+    the latent clock, so the clip of 1 + c frames that ends at the current frame is encoded anew (before frame c, the
+    first frame fills it up); such a clip is a window's beginning, which training knows at every 1 + kc-th frame.
+    """
+
+    def __init__(self, encoder: Encoder, frames: UInt8[ndarray, "e h w 3"], chunk: int) -> None:
+        self.encoder, self.chunk = encoder, chunk
+        self.history = [frames] * (chunk + 1)
+        self.latents = encoder.reset(torch.from_numpy(frames))
+        self.position = encoder.position
+
+    def observe(self, frames: Sequence[UInt8[ndarray, "e h w 3"]]) -> None:
+        """Take in the frames that followed the last latent."""
+        self.history = [*self.history, *frames][-self.chunk - 1 :]
+        if len(frames) < self.chunk:
+            self.encoder.reset(torch.from_numpy(self.history[0]))
+        self.latents = self.encoder.push(torch.from_numpy(np.stack(self.history[1:], axis=1)))
+        self.position = self.encoder.position
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What one policy did: undiscounted returns, lengths in frames and achievements unlocked, an entry an episode."""
+
+    returns: Float[ndarray, " e"]
+    lengths: Int[ndarray, " e"]
+    achievements: list[frozenset[str]]
+
+    def to_dict(self, resamples: int, seed: int) -> dict[str, Any]:
+        """The policy's entry in evaluation.json: return with its interval, lengths, achievement rates."""
+        interval = mean_interval(self.returns, resamples, seed)
+        counts = Counter(name for unlocked in self.achievements for name in unlocked)
+        episodes = len(self.returns)
+        return {
+            "return_mean": interval.mean,
+            "return_low": interval.low,
+            "return_high": interval.high,
+            "episodes": episodes,
+            "length_mean": float(self.lengths.mean()),
+            "returns": [float(value) for value in self.returns],
+            "achievements": {name: counts[name] / episodes for name in sorted(counts)},
+        }
+
+
+def check_worlds(seeds: Sequence[int], recorded: Sequence[int]) -> None:
+    """Refuse evaluation worlds that were recorded: the agent has seen them.
+
+    Raises:
+        UserError: if a seed is in both.
+    """
+    shared = sorted(set(seeds) & set(recorded))
+    if shared:
+        raise UserError(
+            f"evaluation.seed {seeds[0]}: {len(shared)} of {len(seeds)} evaluation worlds were recorded too "
+            f"(seed {shared[0]} for one); choose evaluation.seed outside {min(recorded)}..{max(recorded)}"
+        )
+
+
+def play(
+    policy: Policy, pool: Environments, encoder: Encoder | None, chunk: int, execute: int, max_steps: int, name: str
+) -> Episodes:
+    """Play every world of `pool` to its end or to `max_steps`, in lockstep; ended worlds are masked out.
+
+    Args:
+        encoder: frames to latents; None only for a policy that does not look.
+        chunk: actions of a prediction (c).
+        execute: how many of them are executed before the policy looks again, 1..c.
+        name: of the policy, for the progress bar.
+    """
+    assert 1 <= execute <= chunk, f"execute is {execute}; a prediction has {chunk} actions"
+    assert encoder is not None or not policy.uses_latents
+    policy.reset()
+    frames = pool.reset()
+    episodes = len(frames)
+    active = np.ones(episodes, dtype=bool)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
+    achievements: list[frozenset[str]] = [frozenset()] * episodes
+    observer = Observer(encoder, frames, chunk) if encoder is not None and policy.uses_latents else None
+    step = 0
+    with track(f"play {name}", total=episodes * max_steps, unit="frames") as bar:
+        while active.any() and step < max_steps:
+            latents, position = (observer.latents, observer.position) if observer else (None, 0)
+            actions = policy.act(latents, position)
+            seen: list[ndarray] = []
+            for index in range(min(execute, max_steps - step)):
+                latest, rewards, terminated, truncated, infos = pool.step(actions[:, index], active)
+                frames = np.where(active[:, None, None, None], latest, frames)  # an ended world shows its last frame
+                seen.append(frames)
+                returns[active] += rewards[active]
+                lengths[active] += 1
+                for world in np.flatnonzero(active):
+                    achievements[world] = frozenset(infos[world]["achievements"])
+                bar.advance(int(active.sum()), playing=float(active.sum()), mean_return=float(returns.mean()))
+                active &= ~(np.asarray(terminated, bool) | np.asarray(truncated, bool))
+                step += 1
+                if not active.any():
+                    break
+            if observer and active.any() and step < max_steps:
+                observer.observe(seen)
+        bar.advance(episodes * max_steps - int(lengths.sum()))
+    return Episodes(returns, lengths, achievements)
+

@@ -1,0 +1,211 @@
+"""`eval`: the trained policies in the real environment, the world model on held-out play."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fastdreamer.config import Config
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.clips import Batch
+from fastdreamer.data.latents import LatentStore, read_manifest, rebuild
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.dynamics.sampler import open_loop
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.evaluation.closed_loop import AgentPolicy, Policy, RandomPolicy, check_worlds, play
+from fastdreamer.evaluation.pictures import spread, write_filmstrips
+from fastdreamer.evaluation.summary import write_json
+from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model, take
+from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
+
+STRIPS = 3
+DIFFERENCES = (("phase2", "random"), ("phase3", "phase2"), ("phase3", "random"))
+
+
+def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> dict[str, Any]:
+    """Evaluate what is trained in `run_dir`; writes evaluation.json, world_model.json and pictures/.
+
+    Returns:
+        The contents of evaluation.json, with those of world_model.json under "world_model". What could not be
+        evaluated is named in "notes".
+
+    Raises:
+        UserError: if nothing is trained there, an evaluation world was recorded, or a part is damaged.
+    """
+    run = RunDirectory(run_dir)
+    trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
+    if not trained:
+        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+    device = (backend or choose_device(config)).device
+    world_model = evaluate_open_loop(config, run, trained, device)
+    write_json(run_dir / "world_model.json", world_model)
+    evaluation = evaluate_policies(config, run, trained, device)
+    write_json(run_dir / "evaluation.json", evaluation)
+    return evaluation | {"world_model": world_model}
+
+
+def evaluate_policies(config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """Random play and every trained phase, sampled and greedy, on the same worlds: contents of evaluation.json."""
+    settings = config.evaluation
+    seeds = range(settings.seed, settings.seed + settings.episodes)
+    result: dict[str, Any] = {
+        "env": config.data.env,
+        "policies": {},
+        "differences": {},
+        "seeds": {"first": seeds[0], "count": len(seeds)},
+        "max_steps": settings.max_steps,
+        "execute": settings.execute or config.tokenizer.frames_per_latent,
+        "notes": [f"Phase {phase} is not trained in this run." for phase in (2, 3) if phase not in trained],
+    }
+    if config.data.env != "crafter":
+        result["notes"].append(
+            f"No policy was played: {config.data.env} has no environment that can be installed from the package "
+            "registry (MineRL needs JDK 8 and Gradle downloads from mirrors that are gone). Only the world model was "
+            "evaluated."
+        )
+        return result
+    check_worlds(seeds, recorded_seeds(config, run))
+    episodes = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
+    result["policies"] = {
+        name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()
+    }
+    result["differences"] = {
+        f"{one}_minus_{other}": mean_interval(
+            episodes[one].returns - episodes[other].returns, settings.bootstrap, settings.seed
+        ).to_dict()
+        for one, other in DIFFERENCES
+        if one in episodes and other in episodes
+    }
+    return result
+
+
+def _play_all(
+    config: Config, run: RunDirectory, phases: Sequence[int], seeds: Sequence[int], device: torch.device
+) -> dict[str, Any]:
+    from fastdreamer.envs.pool import EnvPool
+
+    settings, c = config.evaluation, config.tokenizer.frames_per_latent
+    execute = settings.execute or c
+    if execute < c and config.heads.readout == "agent_tokens":
+        raise UserError(
+            f"evaluation.execute {execute} is below the chunk of {c}: with heads.readout agent_tokens the policy "
+            "remembers whole chunks; set evaluation.execute to 0"
+        )
+    agents = {phase: load_agent(run, config, phase, device) for phase in phases}  # refuse before an hour of play
+    encoder = _acting_encoder(config, run, len(seeds), device) if agents else None
+    episodes = {}
+    with EnvPool(config.data.env, seeds, settings.max_steps, settings.workers) as pool:
+        space = action_space(config.data.env)
+        policies: dict[str, Policy] = {"random": RandomPolicy(space.sizes[0], c, seeds)}
+        for phase, agent in agents.items():
+            for suffix, greedy in (("", False), ("_greedy", True)):
+                policies[f"phase{phase}{suffix}"] = AgentPolicy(agent, greedy, settings.seed, device)
+        for name, policy in policies.items():
+            episodes[name] = play(policy, pool, encoder, c, execute, settings.max_steps, name)
+    return episodes
+
+
+def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:
+    from fastdreamer.tokenizer.acting import ActingEncoder
+    from fastdreamer.tokenizer.frozen import FrozenTokenizer
+
+    tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
+    store = run.store(config)
+    if store.exists() and read_manifest(store)["key"].get("tokenizer") != tokenizer.fingerprint:
+        raise UserError(f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}")
+    return ActingEncoder(tokenizer, batch)
+
+
+def recorded_seeds(config: Config, run: RunDirectory) -> list[int]:
+    """Worlds that were recorded: by the recordings' own metadata, or by the configuration where they are gone."""
+    folder = run.recordings(config)
+    seeds = []
+    for path in folder.glob("*/*/metadata.json"):
+        try:
+            seed = json.loads(path.read_text(encoding="utf-8")).get("seed")
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(seed, int):
+            seeds.append(seed)
+    return sorted(seeds) or list(range(config.record.seed, config.record.seed + config.record.episodes))
+
+
+def evaluate_open_loop(
+    config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device
+) -> dict[str, Any]:
+    """The world model on held-out episodes: contents of world_model.json; writes the filmstrips too."""
+    settings = config.evaluation
+    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    world = world_model_from(run.load(trained[0], config), config, device)
+    try:
+        crops, batch = choose_crops(
+            store.split("held_out"), store.clock, config.dynamics.window, settings.context, settings.crops, settings.seed
+        )
+    except UserError as error:
+        return {"notes": [f"The world model was not evaluated: {error}"]}
+    batch = batch.to(device)
+    truth = world.normalise(batch.latents, batch.positions)
+
+    def imagine(crops: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
+        return open_loop(world, crops, settings.context, generator, actions)
+
+    result, errors = evaluate_world_model(
+        imagine, batch, truth, store.space.noop, settings.context, settings.samples, settings.bootstrap, settings.seed
+    )
+    if not batch.labelled.all():
+        unlabelled = int((~batch.labelled).sum())
+        result["notes"] = [f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."]
+    decoder = _load_decoder(run, config, device)
+    if decoder is None:
+        result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")
+        return result
+    picked = spread(errors, STRIPS)
+    rows = torch.tensor(picked, device=device)
+    with torch.no_grad():
+        imagined = imagine(take(batch, rows), torch.Generator().manual_seed(settings.seed), None)
+        write_filmstrips(
+            run.path / "pictures", crops, picked, errors, truth, imagined, decoder, RealFrames(config, run),
+            store.clock, settings.context,
+        )  # fmt: skip
+    return result
+
+
+def _load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Any:
+    from fastdreamer.training.pixels import load_decoder
+
+    return load_decoder(run, config, device)
+
+
+class RealFrames:
+    """Frames of a recorded episode by its name; None where the recording is gone or cannot be read."""
+
+    def __init__(self, config: Config, run: RunDirectory) -> None:
+        self.space = action_space(config.data.env)
+        self.recordings: Mapping[str, Any] = {}
+        folder = run.recordings(config)
+        if folder.is_dir():
+            from fastdreamer.data.minerl import find_recordings
+
+            try:
+                self.recordings = {recording.name: recording for recording in find_recordings(folder)}
+            except UserError:
+                self.recordings = {}
+
+    def __call__(self, name: str) -> UInt8[np.ndarray, "t h w 3"] | None:
+        """The episode's frames."""
+        if name not in self.recordings:
+            return None
+        from fastdreamer.data.minerl import read_recording
+
+        try:
+            return read_recording(self.recordings[name], self.space).frames
+        except UserError:
+            return None

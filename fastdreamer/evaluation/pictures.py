@@ -1,0 +1,110 @@
+"""Filmstrips for the report: real, reconstructed and imagined frames of the same moments, as PNG files."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from fastdreamer.evaluation.world_model import Crop
+from fastdreamer.files import write_atomic
+from fastdreamer.shapes import LatentClock
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FRAMES_SHOWN = 16  # of a strip at most; of a longer window every second, third, ... step is shown
+
+
+def png(image: UInt8[ndarray, "h w 3"]) -> bytes:
+    """An RGB image as a PNG file (no imaging package is needed for that)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = image.shape
+    rows = np.zeros((height, 1 + width * 3), dtype=np.uint8)  # each row opens with its filter: 0, none
+    rows[:, 1:] = np.ascontiguousarray(image).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
+
+
+def strip(frames: Sequence[UInt8[ndarray, "h w 3"]]) -> UInt8[ndarray, "h w 3"]:
+    """Frames side by side, left to right."""
+    return np.concatenate(list(frames), axis=1)
+
+
+def decoded_steps(decoder: Callable[[Tensor], Tensor], latents: Float[Tensor, "l n z"]) -> UInt8[ndarray, "l h w 3"]:
+    """The last frame of every latent step, from normalised pooled latents through the pixel decoder."""
+    frames = decoder(latents)[:, -1].clamp(0, 1)
+    return np.asarray((frames * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def spread(errors: Float[ndarray, " b"], count: int) -> list[int]:
+    """Crops at evenly spaced quantiles of their error (for 3: lower quartile, median, upper quartile), easy to hard.
+
+    Chosen by rule, so that the pictures are neither the best nor the worst.
+    """
+    order = np.argsort(errors, kind="stable")
+    places = [round((i + 1) / (count + 1) * (len(order) - 1)) for i in range(count)]
+    return list(dict.fromkeys(int(order[place]) for place in places))
+
+
+def write_filmstrips(
+    folder: Path,
+    crops: Sequence[Crop],
+    picked: Sequence[int],
+    errors: Float[ndarray, " b"],
+    truth: Float[Tensor, "b l n z"],
+    imagined: Float[Tensor, "p l n z"],
+    decoder: Callable[[Tensor], Tensor],
+    real_frames: Callable[[str], UInt8[ndarray, "t h w 3"] | None],
+    clock: LatentClock,
+    context: int,
+) -> dict[str, Any]:
+    """Write a PNG a row and pictures.json, which says what they show.
+
+    Args:
+        picked: which crops; `imagined` holds one imagined sequence for each, in that order.
+        real_frames: an episode's frames by name, or None where the recording is gone.
+
+    Returns:
+        The contents of pictures.json: {"context", "steps", "strips": [{"episode", "start", "error", "rows": {...}}]}.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = truth.shape[1]
+    shown = list(range(0, steps, -(-steps // FRAMES_SHOWN)))
+    strips = []
+    for place, (index, dream) in enumerate(zip(picked, imagined, strict=True)):
+        where = crops[index]
+        rows = {
+            "reconstructed": decoded_steps(decoder, truth[index]),
+            "imagined": decoded_steps(decoder, dream),
+        }
+        frames = real_frames(where.episode)
+        if frames is not None:
+            last = [clock.frames_per_latent * (where.start + step) for step in range(steps)]
+            rows = {"real": frames[last], **rows}
+        files = {}
+        for name, images in rows.items():
+            files[name] = f"crop{place}_{name}.png"
+            write_atomic(folder / files[name], png(strip([images[step] for step in shown])))
+        strips.append(
+            {"episode": where.episode, "start": where.start, "error": float(errors[index]), "rows": files}
+        )
+    described = {
+        "context": context,
+        "steps": steps,
+        "shown": shown,
+        "frames_per_latent": clock.frames_per_latent,
+        "strips": strips,
+    }
+    write_atomic(folder / "pictures.json", json.dumps(described, indent=1).encode())
+    return described

@@ -1,0 +1,89 @@
+"""What a run learned from, in numbers: read from its latent store and, where they are still there, its recordings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastdreamer.data.actions import ActionSpace
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.training.runs import RunDirectory
+
+ACTIONS_SHOWN = 24
+
+
+def summarise_recordings(run_dir: Path) -> dict[str, Any]:
+    """Episodes, frames, returns, achievements and action shares; {"missing": why} where there is no store to read."""
+    try:
+        run = RunDirectory(run_dir)
+        config = run.config()
+        store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+        episodes = {split: store.split(split) for split in ("train", "held_out")}
+    except UserError as error:
+        return {"missing": f"The recordings are not summarised: {error}"}
+    everything = [episode for split in episodes.values() for episode in split]
+    if not everything:
+        return {"missing": "The latent store is empty."}
+    cap = config.evaluation.max_steps
+    capped = np.asarray([np.asarray(episode.rewards)[:cap].sum() for episode in everything], dtype=np.float64)
+    summary: dict[str, Any] = {
+        "episodes": len(everything),
+        "splits": {name.replace("_", " "): _split(split) for name, split in episodes.items() if split},
+        "return_capped": mean_interval(capped, config.evaluation.bootstrap, config.seed).to_dict(),
+        "length_capped": float(np.mean([min(len(episode.rewards), cap) for episode in everything])),
+        "actions": action_shares([np.asarray(episode.actions) for episode in everything], store.space),
+        "achievements": _achievements(run.recordings(config)),
+    }
+    return summary
+
+
+def _split(episodes: Sequence[Any]) -> dict[str, float]:
+    returns = np.asarray([np.asarray(episode.rewards).sum() for episode in episodes], dtype=np.float64)
+    return {
+        "episodes": len(episodes),
+        "frames": int(sum(episode.length for episode in episodes)),
+        "return_mean": float(returns.mean()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+    }
+
+
+def action_shares(actions: Sequence[np.ndarray], space: ActionSpace) -> dict[str, float]:
+    """Share of steps in which each action was taken, commonest first.
+
+    With one component these are its labels; with several, every component's labels other than doing nothing.
+    """
+    taken = np.concatenate([a.reshape(-1, len(space.components)) for a in actions])
+    if not len(taken):
+        return {}
+    shares: dict[str, float] = {}
+    for column, component in enumerate(space.components):
+        counts = np.bincount(taken[:, column], minlength=component.size) / len(taken)
+        for index, label in enumerate(component.labels):
+            if len(space.components) == 1:
+                shares[label] = float(counts[index])
+            elif index != space.noop[column]:
+                shares[component.name if component.size == 2 else f"{component.name} {label}"] = float(counts[index])
+    return dict(sorted(shares.items(), key=lambda item: -item[1])[:ACTIONS_SHOWN])
+
+
+def _achievements(folder: Path) -> dict[str, float]:
+    """Share of recorded episodes that unlocked each achievement; empty where no recording names any."""
+    counts: Counter[str] = Counter()
+    episodes = 0
+    for path in sorted(folder.glob("*/*/metadata.json")):
+        try:
+            names = json.loads(path.read_text(encoding="utf-8")).get("achievements")
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(names, list):
+            episodes += 1
+            counts.update(str(name) for name in set(names))
+    return {name: count / episodes for name, count in sorted(counts.items())}

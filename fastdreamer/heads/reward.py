@@ -1,0 +1,65 @@
+"""Scalar heads on symexp two-hot bins (reward, value) and the Bernoulli continuation head.
+
+Source: DreamerV3 (arXiv:2301.04104), Eq. 9-10, with interpolation in raw space (see fastdreamer_kernels).
+"""
+
+from __future__ import annotations
+
+import torch
+from fastdreamer_kernels import two_hot_decode, two_hot_loss
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastdreamer.config import HeadsConfig
+from fastdreamer.heads.mlp import MLP
+
+
+class TwoHotHead(nn.Module):
+    """Predicts a scalar as a categorical over symexp bins within +-symexp(limit)."""
+
+    def __init__(self, config: HeadsConfig, inputs: int, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+        self.net = MLP(inputs, config.hidden, config.layers, config.bins)
+
+    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b bins"]:
+        """Logits over the bins."""
+        out: Tensor = self.net(features)
+        return out
+
+    def decode(self, logits: Float[Tensor, "*b bins"]) -> Float[Tensor, "*b"]:
+        """The expected scalar."""
+        return two_hot_decode(logits, self.limit)
+
+    def loss(
+        self, logits: Float[Tensor, "*b bins"], targets: Float[Tensor, "*b"], weights: Float[Tensor, "*b"]
+    ) -> Tensor:
+        """Weighted mean cross-entropy."""
+        rows = two_hot_loss(logits, targets, self.limit, weights)
+        return rows.sum() / weights.sum().clamp(min=1e-6)
+
+
+class Continuation(nn.Module):
+    """P(the episode goes on after arriving here)."""
+
+    def __init__(self, config: HeadsConfig, inputs: int) -> None:
+        super().__init__()
+        self.net = MLP(inputs, config.hidden, config.layers, 1)
+
+    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
+        """Logits."""
+        out: Tensor = self.net(features).squeeze(-1)
+        return out
+
+    def probability(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
+        """In [0, 1]."""
+        return torch.sigmoid(self(features))
+
+
+def continuation_loss(
+    logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], valid: Bool[Tensor, "*b"]
+) -> Tensor:
+    """Binary cross-entropy over valid steps."""
+    rows = F.binary_cross_entropy_with_logits(logits, continues, reduction="none") * valid
+    return rows.sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,302 @@
+"""Reading settings: YAML presets and files, dotted overrides, checks of names, types and bounds, and the hash.
+
+The dataclasses themselves are in `config.py`. PyYAML is imported only where YAML is read or written, so that the
+configuration works on a machine that has torch alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastdreamer.errors import UserError
+from fastdreamer.files import write_atomic
+
+if TYPE_CHECKING:
+    from fastdreamer.config import Config
+
+T = TypeVar("T")
+
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "at_least": ("at least", lambda value, bound: value >= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "at_most": ("at most", lambda value, bound: value <= bound),
+    "below": ("below", lambda value, bound: value < bound),
+    "choices": ("one of", lambda value, bound: value in bound),
+}
+
+
+def setting(
+    default: T,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    choices: Sequence[T] | None = None,
+) -> T:
+    """A dataclass field with a default and its bounds, which `load_config` and `validate` enforce."""
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "choices": choices}
+    metadata = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a preset (`crafter`) or a YAML file, with overrides such as `phase1.steps=100` on top.
+
+    A file may say `base: NAME_OR_PATH` to start from another one; a path there is relative to the file.
+
+    Raises:
+        UserError: for a missing or broken file, an unknown key, a wrong type, or a value out of bounds.
+    """
+    from fastdreamer.config import Config
+
+    tree = _read_tree(_locate(str(name_or_path), Path()), seen=())
+    for override in overrides:
+        _apply_override(tree, override, Config)
+    return typing.cast("Config", _build(Config, tree, prefix=""))
+
+
+def validate(config: Config) -> Config:
+    """Check a configuration that was built in code as strictly as one that was read; returns it."""
+    return typing.cast("Config", _build(type(config), to_dict(config), prefix=""))
+
+
+def presets() -> dict[str, Path]:
+    """The presets that ship with the package, by name."""
+    return {path.stem: path for path in sorted(_preset_folder().glob("*.yaml"))}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration, or one section of it, as plain dicts, lists, strings and numbers."""
+    hints = _hints(type(config))
+    return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
+
+
+def dump_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML, with its hash in the first line; `load_config` reads it back."""
+    import yaml
+
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120)
+    write_atomic(Path(path), f"# resolved configuration {config_hash(config)}\n{text}".encode())
+
+
+def config_hash(config: Any) -> str:
+    """16 hex characters over the canonical JSON of a configuration or of one section."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted paths at which two configurations differ, each with both values."""
+    left, right = _flatten(to_dict(first)), _flatten(to_dict(second))
+    return {path: (left[path], right[path]) for path in left if left[path] != right[path]}
+
+
+def _preset_folder() -> Path:
+    """`fastdreamer/configs` in a wheel, the repository's `configs` in an editable install."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "configs"
+    return shipped if shipped.is_dir() else package.parent / "configs"
+
+
+def _locate(name_or_path: str, folder: Path) -> Path:
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = folder / Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise UserError(f"configuration file {path} does not exist")
+        return path
+    known = presets()
+    if name_or_path not in known:
+        raise UserError(
+            f"unknown configuration {name_or_path!r}{_nearest(name_or_path, list(known))}: "
+            f"name a preset ({', '.join(known)}) or a .yaml file"
+        )
+    return known[name_or_path]
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: its `base` leads back to itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration file {path} cannot be read: {error}") from error
+    tree = _parse_yaml(text, str(path))
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected sections such as `phase1:`, found {_describe(tree)}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base must be the name of a preset or a .yaml file, not {_describe(base)}")
+    return _merge(_read_tree(_locate(base, path.parent), (*seen, path.resolve())), tree)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str, schema: type) -> None:
+    path, separator, text = override.partition("=")
+    path = path.strip()
+    if not separator or not path:
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    expected: Any = schema
+    keys = path.split(".")
+    for depth, key in enumerate(keys):
+        _check_known(expected, key, ".".join(keys[:depth]))
+        expected = _hints(expected)[key]
+        if depth < len(keys) - 1:
+            if not dataclasses.is_dataclass(expected):
+                raise UserError(f"{'.'.join(keys[: depth + 1])} is a value, not a section, in override {override!r}")
+            node = tree.get(key)
+            tree[key] = dict(node) if isinstance(node, dict) else {}
+            tree = tree[key]
+    value = _parse_yaml(text, f"override {override!r}")
+    if expected is str and not isinstance(value, str):
+        value = text.strip()  # data.store=2024 and data.store= mean the text as typed
+    node = tree.get(keys[-1])
+    tree[keys[-1]] = _merge(node, value) if isinstance(node, dict) and isinstance(value, dict) else value
+
+
+def _check_known(schema: Any, key: Any, prefix: str) -> None:
+    names = [field.name for field in dataclasses.fields(schema)]
+    if key not in names:
+        path = f"{prefix}.{key}" if prefix else str(key)
+        raise UserError(f"unknown setting {path}{_nearest(str(key), names, prefix)}")
+
+
+def _nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else ""
+
+
+def _build(schema: type, tree: Any, prefix: str) -> Any:
+    """Check every value first and construct after it, so that __post_init__ never meets a zero divisor."""
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{prefix} is a section: expected `key: value` lines, found {_describe(tree)}")
+    for key in tree:
+        _check_known(schema, key, prefix)
+    hints, arguments = _hints(schema), {}
+    for field in dataclasses.fields(schema):
+        if field.name not in tree:
+            continue
+        path = f"{prefix}.{field.name}" if prefix else field.name
+        expected, value = hints[field.name], tree[field.name]
+        if dataclasses.is_dataclass(expected):
+            arguments[field.name] = _build(typing.cast(type, expected), {} if value is None else value, path)
+        else:
+            arguments[field.name] = _check_bounds(_check_type(value, expected, path), field.metadata, path)
+    try:
+        return schema(**arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{prefix}: {error}" if prefix else str(error)) from error
+
+
+def _check_type(value: Any, expected: Any, path: str) -> Any:
+    if typing.get_origin(expected) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{path} must be a list, found {_describe(value)}")
+        (item, *_) = typing.get_args(expected)
+        return tuple(_check_type(entry, item, f"{path}[{i}]") for i, entry in enumerate(value))
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise UserError(f"{path} must be {_article(expected)}, found {_describe(value)}")
+    if expected is float and not math.isfinite(value):
+        raise UserError(f"{path} is {value}; it must be a finite number")
+    return value
+
+
+def _check_bounds(value: Any, metadata: Mapping[str, Any], path: str) -> Any:
+    for name, bound in metadata.items():
+        words, holds = BOUNDS[name]
+        if not holds(value, bound):
+            shown = ", ".join(map(str, bound)) if name == "choices" else bound
+            close = _nearest(value, bound) if name == "choices" and isinstance(value, str) else ""
+            raise UserError(f"{path} is {value!r}; it must be {words} {shown}{close}")
+    return value
+
+
+def _article(expected: Any) -> str:
+    return {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[expected]
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _plain(value: Any, expected: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    # 20 and 20.0 are one setting and must give one hash
+    return float(value) if expected is float and type(value) is int else value
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+@cache
+def _hints(schema: Any) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None and where.endswith((".yaml", ".yml")) else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from error
+
+
+@cache
+def _loader() -> Any:
+    """A safe YAML loader that reads 3e-4 as a number (YAML 1.1 calls it a text) and refuses a key given twice."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key_node, _ in node.value:
+                key = str(key_node.value)
+                if key in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key} is given twice", problem_mark=key_node.start_mark)
+                seen.add(key)
+            return super().construct_mapping(node, deep=deep)
+
+    number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader

@@ -1,0 +1,184 @@
+"""The Cosmos autoencoder: building it at any size, reading and writing it in the diffusers layout.
+
+Source: Cosmos World Foundation Model Platform, arXiv:2501.03575, section 3; diffusers' AutoencoderKLCosmos, whose
+defaults are CV8x8x8. Latents are raw everywhere: the checkpoint's own latent statistics are never applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastdreamer.config import TokenizerConfig
+from fastdreamer.errors import UserError
+from fastdreamer.files import sha256_file
+from fastdreamer.shapes import CHANNELS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCosmos
+
+EMBEDDED = Path(__file__).parent / "embedded"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+REFIT = "fastdreamer fit-tokenizer --config crafter --recordings RECORDINGS --out fastdreamer/tokenizer/embedded"
+
+
+def architecture(config: TokenizerConfig) -> dict[str, Any]:
+    """The diffusers configuration of the network that a TokenizerConfig describes.
+
+    With one frame a latent step every clip is a single frame, for which any temporal ratio gives one latent; the
+    ratio is then set to the patch size, which leaves no temporal resampling layers.
+
+    Raises:
+        UserError: if the ratios and the number of stages do not fit together (diffusers builds such networks without
+            complaint, and they return latents or frames of the wrong size).
+    """
+    c, patch, spatial = config.frames_per_latent, config.patch_size, config.spatial_compression
+    temporal = patch if c == 1 else c
+    if temporal < patch or spatial < patch:
+        raise UserError(
+            f"tokenizer.patch_size {patch} compresses more than frames_per_latent {c} or spatial_compression {spatial} "
+            "allows; lower patch_size"
+        )
+    spatial_layers = (spatial // patch).bit_length() - 1
+    temporal_layers = (temporal // patch).bit_length() - 1
+    stages = max(spatial_layers, temporal_layers + 1 if temporal_layers else 0) + 2
+    if temporal_layers > spatial_layers:
+        raise UserError(
+            f"tokenizer.frames_per_latent {c} needs {temporal_layers} temporal stages but spatial_compression {spatial} "
+            f"with patch_size {patch} has {spatial_layers} spatial ones; raise patch_size or spatial_compression"
+        )
+    for name in ("encoder_channels", "decoder_channels"):
+        if len(getattr(config, name)) < stages:
+            raise UserError(f"tokenizer.{name} has {len(getattr(config, name))} entries; this network needs {stages}")
+    return {
+        "encoder_block_out_channels": list(config.encoder_channels),
+        "decode_block_out_channels": list(config.decoder_channels),
+        "latent_channels": CHANNELS,
+        "num_layers": config.layers,
+        "patch_size": patch,
+        "spatial_compression_ratio": spatial,
+        "temporal_compression_ratio": temporal,
+        "latents_mean": None,
+        "latents_std": None,
+    }
+
+
+def build_random(config: TokenizerConfig) -> AutoencoderKLCosmos:
+    """The described network with seeded random weights (`config.seed`); the process's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _construct(architecture(config))
+
+
+def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
+    """The autoencoder that `config.weights` names, in fp32, frozen and in eval mode.
+
+    Raises:
+        UserError: if the folder, its configuration or its weights are missing, broken or do not fit `config`.
+    """
+    model = build_random(config) if config.weights == "random" else read_autoencoder(weights_folder(config))
+    check_fits(model, config)
+    return model.float().eval().requires_grad_(False)
+
+
+def read_autoencoder(folder: Path) -> AutoencoderKLCosmos:
+    """A network in the diffusers layout: config.json and safetensors weights, loaded strictly into fp32.
+
+    Raises:
+        UserError: if a file is missing or broken, or the weights are not those of the configuration.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = _construct({k: v for k, v in arguments.items() if not k.startswith("_")})
+        state = load_file(folder / WEIGHTS_FILE)
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
+    except RuntimeError as error:  # load_state_dict lists every key; the first lines say enough
+        raise UserError(f"weights in {folder} do not fit its config.json: {_one_line(error)}") from error
+    return model
+
+
+def write_autoencoder(model: AutoencoderKLCosmos, folder: Path) -> None:
+    """Write config.json and weights in the diffusers layout; weights are rounded to half precision.
+
+    A reader gets exactly the values that were written: round the model with `round_to_half` first to keep using it.
+    """
+    from safetensors.torch import save_file
+
+    model.save_config(folder)
+    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def round_to_half(model: torch.nn.Module) -> None:
+    """Round every parameter to the nearest half-precision number, in place, keeping its type."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().to(parameter.dtype)
+
+
+def weights_folder(config: TokenizerConfig) -> Path:
+    """Where the weights lie, checked to exist.
+
+    Raises:
+        UserError: with the way to get them.
+    """
+    embedded = config.weights == "embedded"
+    folder = EMBEDDED if embedded else Path(config.weights).expanduser()
+    if not (folder / "config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
+        mend = (
+            f"make it with: {REFIT}"
+            if embedded
+            else "name a folder in the diffusers layout, `embedded`, or `random`"
+        )
+        what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
+        raise UserError(f"{what} {folder}; {mend}")
+    return folder
+
+
+def weights_fingerprint(config: TokenizerConfig) -> str:
+    """SHA-256 over the weights' files, or over architecture and seed of random weights; needs no diffusers."""
+    if config.weights == "random":
+        parts = [json.dumps(architecture(config), sort_keys=True), str(config.seed)]
+    else:
+        folder = weights_folder(config)
+        parts = [sha256_file(folder / name) for name in ("config.json", WEIGHTS_FILE)]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def check_fits(model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:
+    """Refuse a network whose ratios are not the configuration's.
+
+    Raises:
+        UserError: naming the setting to change.
+    """
+    own, where = model.config, f"the tokenizer {config.weights!r}"
+    if config.frames_per_latent > 1 and own.temporal_compression_ratio != config.frames_per_latent:
+        raise UserError(
+            f"{where} has {own.temporal_compression_ratio} frames a latent step but tokenizer.frames_per_latent is "
+            f"{config.frames_per_latent}; set it to {own.temporal_compression_ratio}, or to 1 for single frames"
+        )
+    if own.spatial_compression_ratio != config.spatial_compression:
+        raise UserError(
+            f"{where} compresses by {own.spatial_compression_ratio} in space but tokenizer.spatial_compression is "
+            f"{config.spatial_compression}; set it to {own.spatial_compression_ratio}"
+        )
+    if own.latent_channels != CHANNELS:
+        raise UserError(f"{where} has {own.latent_channels} latent channels; only {CHANNELS} are supported")
+
+
+def _construct(arguments: dict[str, Any]) -> AutoencoderKLCosmos:
+    from diffusers import AutoencoderKLCosmos
+
+    return AutoencoderKLCosmos(**arguments)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,275 @@
+"""Fitting a small Cosmos tokenizer on recordings, through the pool: the pooled latents must carry the picture.
+
+The decoder sees pooled, normalised latents (repeated back to the grid) with a little noise, so that what survives is
+what the dynamics and the heads will be given. The normalisation is folded into the encoder's last convolution at the
+end: raw pooled latents of the fitted tokenizer have mean 0 and standard deviation 1 by channel on the training frames.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from fastdreamer_kernels import latent_pool
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastdreamer.config import Config, TokenizerConfig, TrainConfig
+from fastdreamer.errors import UserError
+from fastdreamer.files import atomic_directory
+from fastdreamer.progress import track
+from fastdreamer.shapes import CHANNELS
+from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
+from fastdreamer.tokenizer.preprocess import preprocess
+from fastdreamer.tokenizer.single_frame import fold_single_frame
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCosmos
+
+NOISE = 0.05  # standard deviation added to the normalised latents while fitting
+BASELINE_WINDOW = 33  # frames; the repeated-first-frame baseline of the card
+
+Episodes = dict[str, UInt8[np.ndarray, "t h w 3"]]
+
+
+def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]:
+    """Train the described architecture on recordings and write it to `out` in the diffusers layout with card.json.
+
+    Uses `config.tokenizer` (architecture, image size, pool) and `config.tokenizer_fit`; episodes are held out as in
+    the latent store. `out` is replaced as a whole, at the end.
+
+    Returns:
+        The card: data, steps, seconds and the PSNR table (dB, held-out frames, beside mean and repeated frame).
+
+    Raises:
+        UserError: if there are no usable recordings, or episodes are shorter than a window.
+    """
+    train, held_out, data = _read_episodes(config, recordings)
+    device = torch.device("cuda" if config.device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    model = build_random(config.tokenizer).to(device)
+    bottleneck = Bottleneck(model, config.tokenizer)
+    draw = _sampler(train, config.tokenizer, config.tokenizer_fit.batch_size, config.seed, device)
+    began = time.perf_counter()
+    optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
+    _fold_normalisation(model, bottleneck, draw)
+    round_to_half(model)
+    seconds = time.perf_counter() - began
+    card = {
+        **data,
+        "frames_per_latent": config.tokenizer.frames_per_latent,
+        "window": config.tokenizer.window,
+        "image_size": config.tokenizer.image_size,
+        "pool": config.tokenizer.pool,
+        "parameters": {name: _count(getattr(model, name)) for name in ("encoder", "decoder")},
+        "steps": config.tokenizer_fit.steps,
+        "batch_size": config.tokenizer_fit.batch_size,
+        "learning_rate": config.tokenizer_fit.learning_rate,
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
+        "device": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "psnr_db": psnr_table(bottleneck, train, held_out, config.tokenizer),
+        "command": refit_command(config, recordings, out),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(out, replace=True) as folder:
+        write_autoencoder(model, folder)
+        card["bytes"] = (folder / WEIGHTS_FILE).stat().st_size
+        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="ascii")
+    return card
+
+
+class Bottleneck(nn.Module):
+    """Encoder, pool, normalisation by channel, noise, decoder: frames in [-1, 1] -> frames."""
+
+    def __init__(self, model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = config.pool
+        # One-frame clips train a folded copy that shares the parameters; longer ones train the network itself.
+        self.network = fold_single_frame(model, trainable=True) if config.frames_per_latent == 1 else model
+        self.norm = nn.BatchNorm1d(CHANNELS, affine=False, momentum=0.01).to(next(model.parameters()).device)
+
+    def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        encoded = self.network._encode(frames)
+        pooled = latent_pool(encoded, self.pool).float()
+        normal = self.norm(pooled.flatten(0, 2)).view_as(pooled)
+        if self.training:
+            normal = normal + NOISE * torch.randn_like(normal)
+        return self.network._decode(unpool(normal, encoded.shape[-2] // self.pool, self.pool)).sample
+
+
+def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:
+    """Pooled tokens back on the latent grid, each repeated over its block."""
+    grid = pooled.permute(0, 3, 1, 2).unflatten(-1, (rows, -1))
+    return grid.repeat_interleave(pool, -2).repeat_interleave(pool, -1)
+
+
+def optimise(bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainConfig, bf16: bool) -> None:
+    """AdamW with linear warm-up and cosine decay on L1 + 4 MSE; `draw` gives batches of clips in [-1, 1].
+
+    Source: L1 as in Cosmos' first stage; the squared term favours the rare large errors (digits, creatures) that L1
+    lets go.
+    """
+    parameters = [p for p in bottleneck.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
+    warmup, total = min(config.warmup_steps, config.steps // 2), config.steps
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        decay = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return config.final_rate + (1 - config.final_rate) * decay
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    bottleneck.train()
+    with track("fit-tokenizer", total=total, unit="steps") as bar:
+        for step in range(total):
+            frames = draw()
+            with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=bf16):
+                decoded = bottleneck(frames)
+            error = decoded.float() - frames
+            loss = error.abs().mean() + 4 * error.square().mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            if step % config.log_every == 0 or step == total - 1:
+                bar.advance(1, loss=float(loss.detach()), psnr=_psnr(float(error.detach().square().mean()) / 4))
+            else:
+                bar.advance(1)
+    bottleneck.eval()
+
+
+@torch.no_grad()
+def psnr_table(
+    bottleneck: Bottleneck, train: Episodes, held_out: Episodes, config: TokenizerConfig
+) -> dict[str, float]:
+    """PSNR in dB on held-out frames at image_size: the tokenizer, the training mean, a window's first frame repeated."""
+    bottleneck.eval()
+    device = next(bottleneck.parameters()).device
+    mean = torch.from_numpy(np.mean([f.mean(0, dtype=np.float64) for f in train.values()], 0)).float()
+    mean_image = preprocess(mean.permute(2, 0, 1)[None, :, None] / 255, config.clock, config.image_size)
+    sums = dict.fromkeys(("tokenizer", "mean_frame", "first_frame_repeated"), 0.0)
+    count = 0
+    for frames in held_out.values():
+        for start in range(0, len(frames), BASELINE_WINDOW):
+            window = _tensor(frames[start : start + BASELINE_WINDOW])
+            clip = preprocess(window, config.clock, config.image_size)
+            used = len(frames[start : start + BASELINE_WINDOW])
+            if config.frames_per_latent == 1:
+                decoded = bottleneck(clip.transpose(0, 2).to(device)).transpose(0, 2).cpu()
+            else:
+                decoded = bottleneck(clip.to(device)).cpu()
+            clip, decoded = clip[:, :, :used], decoded[:, :, :used]
+            for name, picture in (
+                ("tokenizer", decoded.clamp(-1, 1)),
+                ("mean_frame", mean_image[:, :, :1]),
+                ("first_frame_repeated", clip[:, :, :1]),
+            ):
+                sums[name] += float(((picture - clip) / 2).square().mean((0, 1, 3, 4)).sum())
+            count += used
+    return {name: round(_psnr(total / count), 2) for name, total in sums.items()}
+
+
+def refit_command(config: Config, recordings: Path, out: Path) -> str:
+    """The command line that repeats a fit with these settings."""
+    t = config.tokenizer_fit
+    return (
+        f"fastdreamer fit-tokenizer --config crafter --recordings {recordings} --out {out} "
+        f"tokenizer_fit.steps={t.steps} tokenizer_fit.batch_size={t.batch_size} "
+        f"tokenizer_fit.learning_rate={t.learning_rate:g}"
+    )
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to run convolutions in bf16: as told, or with `auto` where the device has the instructions."""
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+@torch.no_grad()
+def _fold_normalisation(model: AutoencoderKLCosmos, bottleneck: Bottleneck, draw: Callable[[], Tensor]) -> None:
+    """Measure mean and deviation with the final weights and fold them into quant_conv; the norm becomes identity."""
+    bottleneck.train()
+    pooled = torch.cat([latent_pool(bottleneck.network._encode(draw()), bottleneck.pool).flatten(0, 2) for _ in range(32)])
+    bottleneck.eval()
+    std, mean = torch.std_mean(pooled.double(), 0)
+    scale = (1 / std.clamp_min(1e-6)).float()
+    model.quant_conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))
+    assert model.quant_conv.bias is not None
+    model.quant_conv.bias.sub_(mean.float()).mul_(scale)
+    assert bottleneck.norm.running_mean is not None and bottleneck.norm.running_var is not None
+    bottleneck.norm.running_mean.zero_()
+    bottleneck.norm.running_var.fill_(1 - bottleneck.norm.eps)
+
+
+def _sampler(
+    episodes: Episodes, config: TokenizerConfig, batch_size: int, seed: int, device: torch.device
+) -> Callable[[], Tensor]:
+    """Batches of random windows (single frames when c is 1), preprocessed, from all episodes evenly by frame."""
+    window = config.window
+    usable = [frames for frames in episodes.values() if len(frames) >= window]
+    if not usable:
+        raise UserError(f"no training episode has {window} frames; record longer ones or lower tokenizer.window")
+    starts = [(e, s) for e, frames in enumerate(usable) for s in range(len(frames) - window + 1)]
+    rng = np.random.default_rng(seed)
+
+    def draw() -> Tensor:
+        picks = rng.integers(len(starts), size=batch_size)
+        clips = np.stack([usable[e][s : s + window] for e, s in (starts[i] for i in picks)])
+        return preprocess(torch.from_numpy(clips).permute(0, 4, 1, 2, 3), config.clock, config.image_size, "bcthw").to(device)
+
+    return draw
+
+
+def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes, dict[str, Any]]:
+    from fastdreamer.data.actions import action_space
+    from fastdreamer.data.latents import assign_splits
+    from fastdreamer.data.minerl import DamagedRecording, find_recordings, read_recording
+
+    space = action_space(config.data.env)
+    episodes: Episodes = {}
+    kinds: dict[str, int] = {}
+    skipped = 0
+    found = find_recordings(recordings)
+    with track("read recordings", total=len(found), unit="episodes") as bar:
+        for recording in found:
+            try:
+                episodes[recording.name] = read_recording(recording, space).frames
+                kinds[recording.env] = kinds.get(recording.env, 0) + 1
+            except DamagedRecording:
+                skipped += 1
+            bar.advance(1)
+    if len(episodes) < 2:
+        raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2 (one is held out): record more")
+    splits = assign_splits(episodes, config.data.held_out)
+    train = {name: frames for name, frames in episodes.items() if splits[name] == "train"}
+    held_out = {name: frames for name, frames in episodes.items() if splits[name] == "held_out"}
+    data = {
+        "episodes": kinds,
+        "train_frames": sum(map(len, train.values())),
+        "held_out_frames": sum(map(len, held_out.values())),
+        "damaged": skipped,
+    }
+    return train, held_out, data
+
+
+def _tensor(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[Tensor, "1 3 t h w"]:
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
+
+
+def _psnr(mse: float) -> float:
+    return -10 * math.log10(max(mse, 1e-12))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,184 @@
+"""The frozen tokenizer: the only way from frames to latents, whatever runs the encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from fastdreamer_engines import build_engine
+from fastdreamer_kernels import latent_pool
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor, nn
+
+from fastdreamer.config import TokenizerConfig
+from fastdreamer.errors import UserError
+from fastdreamer.shapes import TOKENS, LatentClock
+from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
+from fastdreamer.tokenizer.preprocess import RESAMPLING, padded_length, preprocess
+from fastdreamer.tokenizer.single_frame import fold_single_frame
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCosmos
+
+CHUNK_PIXELS = 33 * 256 * 256  # preprocessed pixels encoded at once: one Cosmos window, or 528 frames of 64 x 64
+
+
+class FrozenTokenizer:
+    """Preprocess, encoder engine, pool; and the decoder for pictures. Nothing in it trains.
+
+    Attributes:
+        clock: frames to latent steps.
+        fingerprint: identifies weights, preprocessing, pool and window; part of the latent store's key.
+        precision: of the encoder; `backend`: what runs it. Both part of the store's key.
+    """
+
+    def __init__(
+        self,
+        model: AutoencoderKLCosmos,
+        config: TokenizerConfig,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        engine: str = "eager",
+    ) -> None:
+        check_grid(config)
+        self.config = config
+        self.clock: LatentClock = config.clock
+        self.device = torch.device(device)
+        self.fingerprint = tokenizer_fingerprint(config)
+        # One-frame clips need no temporal work; the folded copy equals the network up to rounding.
+        single = self.clock.frames_per_latent == 1
+        self._model = (fold_single_frame(model) if single else model).to(self.device).eval().requires_grad_(False)
+        self._engine = build_engine(engine, _Encoder(self._model), precision)
+
+    @classmethod
+    def from_config(
+        cls, config: TokenizerConfig, device: torch.device | str = "cpu", precision: str = "fp32", engine: str = "eager"
+    ) -> FrozenTokenizer:
+        """The tokenizer that the configuration names (see `load_autoencoder` for what it raises)."""
+        check_grid(config)
+        return cls(load_autoencoder(config), config, device, precision, engine)
+
+    @property
+    def precision(self) -> str:
+        """`fp32` or `bf16`."""
+        return self._engine.precision
+
+    @property
+    def backend(self) -> str:
+        """The engine's name."""
+        return self._engine.name
+
+    def encode(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b l n z"]:
+        """Clips (see `preprocess` for shapes and types) to raw pooled latents, each clip by itself.
+
+        With one frame a latent step every frame is a clip of its own. The result may be used under autograd.
+        """
+        return latent_pool(self.encode_raw(frames, layout), self.config.pool)
+
+    def encode_raw(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b z l h w"]:
+        """As `encode`, before the pool."""
+        with torch.inference_mode():
+            parts = [self._encode_part(part, layout) for part in frames.split(self._clips_at_once(frames, layout))]
+        # A tensor made in inference mode cannot be saved for a backward pass; a copy made outside can.
+        return torch.cat(parts).clone()
+
+    def encode_episode(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "l n z"]:
+        """An episode by the window protocol: its latent sequence on the CPU, float32.
+
+        Windows of `clock.window` frames share their border frame and are encoded each by itself; the sequence is the
+        first latent of the first window, then latents 1.. of every window. The last window is padded.
+
+        Source: ALGORITHM 1. The encoder's past is unbounded, so another cut would give other latents.
+        """
+        count, (c, window) = len(frames), (self.clock.frames_per_latent, self.clock.window)
+        tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        if c == 1:
+            at_once = max(1, CHUNK_PIXELS // self.config.image_size**2)
+            return torch.cat([self.encode(part[None], "btchw")[0].cpu() for part in tensor.split(at_once)])
+        sequence: list[Tensor] = []
+        starts = range(0, max(1, count - 1), window - 1)
+        at_once = max(1, CHUNK_PIXELS // (window * self.config.image_size**2))
+        for first in range(0, len(starts), at_once):
+            windows = [_padded_window(tensor, start, window) for start in starts[first : first + at_once]]
+            encoded = self.encode(torch.stack(windows), "btchw").cpu()
+            sequence += [encoded[:1, :1]] if first == 0 else []
+            sequence.append(encoded[:, 1:].flatten(0, 1)[None])
+        return torch.cat(sequence, 1)[0, : self.clock.steps(count)]
+
+    def decode_raw(self, latents: Float[Tensor, "b z l h w"]) -> Float[Tensor, "b 3 t h2 w2"]:
+        """Unpooled latents to pictures in [0, 1] at image_size."""
+        with torch.inference_mode():
+            latents = latents.to(self.device, torch.float32)
+            if self.clock.frames_per_latent == 1:
+                folded = latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+                parts = [self._model._decode(part).sample for part in folded.split(64)]
+                decoded = torch.cat(parts).squeeze(2).unflatten(0, (len(latents), -1)).transpose(1, 2)
+            else:
+                decoded = torch.cat([self._model._decode(clip).sample for clip in latents.split(1)])
+        return ((decoded.clone() + 1) / 2).clamp(0, 1)
+
+    def decode_pooled(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
+        """Raw pooled latents to pictures in [0, 1]: each token is repeated over its block (lossy, see the card)."""
+        grid = latents.permute(0, 3, 1, 2).unflatten(-1, (int(TOKENS**0.5), -1))
+        return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
+
+    def _encode_part(self, frames: Tensor, layout: str | None) -> Tensor:
+        clips = preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
+        if self.clock.frames_per_latent > 1:
+            return self._engine.encode(clips)
+        single = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        encoded = torch.cat([self._engine.encode(part) for part in single.split(64)])
+        return encoded.squeeze(2).unflatten(0, (len(frames), -1)).transpose(1, 2)
+
+    def _clips_at_once(self, frames: Tensor, layout: str | None) -> int:
+        if frames.ndim != 5:
+            return max(1, len(frames))  # refused by preprocess, with the shape
+        count = frames.shape[2 if layout == "bcthw" or (layout is None and frames.shape[1] == 3) else 1]
+        return max(1, CHUNK_PIXELS // (max(1, padded_length(max(1, count), self.clock)) * self.config.image_size**2))
+
+
+class _Encoder(nn.Module):
+    """Encoder and quantisation convolution: what an engine runs."""
+
+    def __init__(self, model: AutoencoderKLCosmos) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = model.encoder, model.quant_conv
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(frames))
+
+
+def tokenizer_fingerprint(config: TokenizerConfig) -> str:
+    """Weights, resampling, size, pool, clock as 32 hex characters. Needs the weights' files but not diffusers."""
+    parts = {
+        "weights": weights_fingerprint(config),
+        "resampling": RESAMPLING,
+        "image_size": config.image_size,
+        "pool": config.pool,
+        "frames_per_latent": config.frames_per_latent,
+        "window": config.window,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_grid(config: TokenizerConfig) -> None:
+    """Refuse sizes that do not divide or do not give the 16 tokens of a step.
+
+    Raises:
+        UserError: naming the three settings involved.
+    """
+    block = config.spatial_compression * config.pool
+    if config.image_size % block or (config.image_size // block) ** 2 != TOKENS:
+        raise UserError(
+            f"tokenizer.image_size {config.image_size} with spatial_compression {config.spatial_compression} and pool "
+            f"{config.pool} does not give {TOKENS} tokens a step; image_size must be {int(TOKENS**0.5) * block}"
+        )
+
+
+def _padded_window(frames: Tensor, start: int, window: int) -> Tensor:
+    part = frames[start : start + window]
+    missing = window - len(part)
+    return torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part

@@ -1,0 +1,157 @@
+"""The training loop all phases share: optimiser steps, EMA, checkpoints, metrics, progress, and stopping well."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer.config import Config, TrainConfig
+from fastdreamer.device import Backend
+from fastdreamer.errors import UserError
+from fastdreamer.progress import track
+from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
+from fastdreamer.training.metrics import MetricsWriter
+from fastdreamer.training.optim import Average, build_optimizer, learning_rate
+
+
+class Phase(Protocol):
+    """What a phase gives the loop."""
+
+    number: int
+    model: nn.Module
+    """Everything that trains (and its buffers): saved, averaged, optimised."""
+    frozen: Mapping[str, nn.Module]
+    """What it was built on: saved beside the model, never changed."""
+    generators: Mapping[str, torch.Generator]
+    """All randomness of the phase; the data sampler's generator is the data position."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the next micro-batch, and detached figures to log."""
+        ...
+
+
+def fit(
+    phase: Phase,
+    config: Config,
+    train: TrainConfig,
+    run_dir: Path,
+    backend: Backend,
+    resume_from: Checkpoint | None = None,
+    title: str = "",
+) -> dict[str, float]:
+    """Trains a phase to its last step and returns the last logged figures.
+
+    SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
+
+    Raises:
+        UserError: if the gradient is no longer finite; the last checkpoint is from before.
+    """
+    parameters = [p for p in phase.model.parameters() if p.requires_grad]
+    optimizer = build_optimizer(phase.model.named_parameters(), train)
+    average = Average(phase.model, train.ema_decay)
+    done = 0
+    if resume_from is not None:
+        done = resume_from.step
+        _restore(resume_from, phase, optimizer, average)
+    folder = run_dir / "checkpoints" / f"phase{phase.number}"
+
+    def save(step: int) -> None:
+        groups = {
+            "model": phase.model.state_dict(),
+            "ema": average.state,
+            "optimizer": _optimizer_tensors(optimizer),
+            "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
+        }
+        groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
+        save_checkpoint(folder, phase.number, step, groups, config)
+
+    figures: dict[str, float] = {}
+    phase.model.train()
+    with (
+        MetricsWriter(run_dir, phase.number, done) as metrics,
+        track(title or f"phase {phase.number}", total=train.steps, unit="steps", start=done) as bar,
+        _stop_requests() as stop,
+    ):
+        for step in range(done, train.steps):
+            rate = learning_rate(train, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            for _ in range(train.accumulate):
+                with torch.autocast(backend.device.type, torch.bfloat16, enabled=backend.precision == "bf16"):
+                    loss, logged = phase.loss(step)
+                (loss / train.accumulate).backward()
+            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update(phase.model, step)
+            done = step + 1
+            is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
+            is_logging = done % train.log_every == 0 or done in (1, train.steps)
+            if (is_saving or is_logging) and not torch.isfinite(norm):
+                raise UserError(
+                    f"phase {phase.number} diverged at step {done} (loss {float(loss)}, gradient {float(norm)}): "
+                    f"lower its learning_rate (now {train.learning_rate}) or clip_norm, then --resume"
+                )
+            if is_logging:
+                figures = {k: float(v) for k, v in logged.items()}
+                figures |= {"loss": float(loss), "grad_norm": float(norm), "learning_rate": rate}
+                metrics.write(done, figures)
+                bar.advance(0, loss=figures["loss"])
+            bar.advance(1)
+            if is_saving:
+                save(done)
+            if stop:
+                if stop[0] == signal.SIGINT:
+                    raise KeyboardInterrupt
+                raise SystemExit(128 + stop[0])
+    return figures
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Puts a checkpoint's averaged weights into a model of the same architecture."""
+    model.load_state_dict(checkpoint.tensors["ema"])
+
+
+def _restore(saved: Checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, average: Average) -> None:
+    phase.model.load_state_dict(saved.tensors["model"])
+    average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
+    tensors = saved.tensors["optimizer"]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, generator in phase.generators.items():
+        generator.set_state(saved.tensors["random"][name])
+    torch.set_rng_state(saved.tensors["random"]["torch"])
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT append to, so that the loop stops between steps; handlers are put back after."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: nobody sends us signals here
+        before = {}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""Metrics of a run: JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class MetricsWriter:
+    """Appends {"phase": p, "step": s, name: value, ...} to metrics.jsonl and writes the same to TensorBoard.
+
+    A resumed run drops the lines past its checkpoint first, so that no step stands twice.
+    """
+
+    def __init__(self, run_dir: Path, phase: int, first_step: int = 0) -> None:
+        self.path, self.phase = run_dir / "metrics.jsonl", phase
+        run_dir.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _lines(self.path) if _is_before(line, phase, first_step)]
+        self.path.write_text("".join(kept))
+        self._file = self.path.open("a")
+        self._board = _tensorboard(run_dir / "tensorboard" / f"phase{phase}", first_step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line; values that are not finite become null."""
+        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"phase": self.phase, "step": step} | clean) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in clean.items():
+                if value is not None:
+                    self._board.add_scalar(f"phase{self.phase}/{name}", value, step)
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Every line of a run's metrics, in order; a line cut off by a kill is left out."""
+    rows = []
+    for line in _lines(run_dir / "metrics.jsonl"):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def _is_before(line: str, phase: int, first_step: int) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return bool(row["phase"] != phase or row["step"] <= first_step)
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # a bare machine with torch alone: the JSON lines hold the same numbers
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)  # type: ignore[no-untyped-call]

@@ -1,0 +1,71 @@
+"""Optimisation pieces: schedule, running loss scales, exponential moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to `final_rate` of the peak at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    floor = config.final_rate
+    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors (norms, biases, single embeddings) do not."""
+    named = [(n, p) for n, p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+
+
+class RunningScale(nn.Module):
+    """Divides each loss term by a running RMS of itself, detached, so that terms of any size weigh the same.
+
+    Source: Dreamer 4 (arXiv:2509.24527), section 3.1.
+    """
+
+    def __init__(self, names: Iterable[str], decay: float = 0.99) -> None:
+        super().__init__()
+        self.names, self.decay = tuple(names), decay
+        self.register_buffer("square", torch.zeros(len(self.names)))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the scaled losses; updates the running RMS while training."""
+        values = torch.stack([losses[name] for name in self.names])
+        assert isinstance(self.square, Tensor) and isinstance(self.weight, Tensor)
+        if self.training:
+            self.square.lerp_(values.detach().float().square(), 1 - self.decay)
+            self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+        rms = (self.square / self.weight.clamp(min=1e-12)).sqrt().clamp(min=1e-8)
+        return (values / rms).sum()
+
+
+class Average:
+    """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Moves towards the module's state after step `step` (0 is the first)."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, rate)
+            else:
+                self.state[name].copy_(value)

@@ -1,0 +1,109 @@
+"""The pixel decoder: trained beside phase 1 on recorded frames, so that imagination can be watched.
+
+It reads pooled latents, which are lossy on purpose, and touches nothing else: no other part ever sees its gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastdreamer.config import Config
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.tokenizer.pixels import PixelDecoder
+from fastdreamer.training.loop import fit, load_weights
+from fastdreamer.training.runs import RunDirectory, load_world_model
+
+FRAMES_IN_MEMORY = 40_000
+
+
+class DecoderPhase:
+    """Pooled latents of a step to its c frames. See `training.loop.Phase`."""
+
+    number = 0
+
+    def __init__(
+        self, config: Config, decoder: PixelDecoder, latents: Tensor, frames: Tensor, device: torch.device
+    ) -> None:
+        """latents (m, n, z) normalised, frames uint8 (m, c, 3, h, w)."""
+        self.decoder, self.latents, self.frames = decoder, latents, frames
+        self.batch_size, self.device = config.decoder.batch_size, device
+        self.model = nn.ModuleDict({"decoder": decoder})
+        self.frozen: dict[str, nn.Module] = {}
+        self.data = torch.Generator().manual_seed(config.seed + 4)
+        self.generators = {"data": self.data}
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """One batch."""
+        rows = torch.randint(len(self.latents), (self.batch_size,), generator=self.data)
+        target = self.frames[rows].to(self.device).float() / 255
+        picture = self.decoder(self.latents[rows].to(self.device)).float()
+        squared = F.mse_loss(picture, target)
+        loss = squared + 0.1 * F.l1_loss(picture, target)
+        psnr = -10 * torch.log10(squared.detach().clamp(min=1e-10))
+        return loss, {"loss/pixels": squared.detach(), "psnr": psnr}
+
+
+def train_pixel_decoder(
+    config: Config, run: RunDirectory, store: LatentStore, backend: Backend, resume: bool
+) -> dict[str, Any]:
+    """Trains it if the recordings behind the store are still there; otherwise says why not.
+
+    Returns:
+        {"trained": bool, ...}: psnr in dB on the training frames' last batch, or the reason.
+    """
+    recordings = run.recordings(config)
+    if not recordings.is_dir():
+        return {"trained": False, "reason": f"no recordings at {recordings}: imagination cannot be drawn"}
+    world = load_world_model(run, config, backend.device)
+    latents, frames = _pairs(config, store, recordings, world)
+    if not len(latents):
+        return {"trained": False, "reason": f"no recording in {recordings} matches the store"}
+    decoder = PixelDecoder(config.tokenizer.frames_per_latent, frames.shape[-1]).to(backend.device)
+    resume_from = run.load(0, config) if resume and run.has_phase(0) else None
+    phase = DecoderPhase(config, decoder, latents, frames, backend.device)
+    figures = fit(phase, config, config.decoder, run.path, backend, resume_from, "pixel decoder")
+    return {"trained": True, "psnr": figures.get("psnr", math.nan), "frames": frames.shape[0] * frames.shape[1]}
+
+
+def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> PixelDecoder | None:
+    """The run's pixel decoder, or None where none was trained."""
+    if not run.has_phase(0):
+        return None
+    checkpoint = run.load(0, config)
+    size = config.data.frame_size
+    model = nn.ModuleDict({"decoder": PixelDecoder(config.tokenizer.frames_per_latent, size)})
+    load_weights(checkpoint, model)
+    decoder = model["decoder"].to(device).eval().requires_grad_(False)
+    assert isinstance(decoder, PixelDecoder)
+    return decoder
+
+
+def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldModel) -> tuple[Tensor, Tensor]:
+    """Normalised latents and their frames, for as many train episodes as fit in memory."""
+    from fastdreamer.data.minerl import find_recordings, read_recording
+
+    by_name = {r.name: r for r in find_recordings(recordings)}
+    clock, c = store.clock, store.clock.frames_per_latent
+    latents, frames, total = [], [], 0
+    for episode in store.split("train"):
+        if episode.name not in by_name or total > FRAMES_IN_MEMORY:
+            continue
+        pictures = torch.from_numpy(read_recording(by_name[episode.name], store.space).frames)
+        steps = torch.arange(1 if c > 1 else 0, (len(pictures) - 1) // c + 1)  # whole steps; step 0 has one frame only
+        rows = steps[:, None] * c - torch.arange(c - 1, -1, -1)
+        frames.append(pictures[rows].permute(0, 1, 4, 2, 3).contiguous())
+        positions = torch.tensor([clock.position(int(s)) for s in steps])
+        device = world.mean.device
+        latents.append(world.normalise(episode.latents[steps].float().to(device), positions.to(device)).cpu())
+        total += rows.numel()
+    if not latents:
+        return torch.empty(0), torch.empty(0)
+    return torch.cat(latents), torch.cat(frames)

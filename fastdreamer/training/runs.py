@@ -1,0 +1,115 @@
+"""A run directory: where its parts are, and loading trained parts from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastdreamer.config import Config
+from fastdreamer.data.actions import action_space
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.errors import UserError
+from fastdreamer.heads.actor import Actor
+from fastdreamer.heads.agent import Agent
+from fastdreamer.heads.policy import Policy
+from fastdreamer.settings import load_config
+from fastdreamer.training.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
+from fastdreamer.training.checkpoint import strip_compiled_prefix as strip
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run; nothing is created by asking."""
+
+    path: Path
+
+    def config(self) -> Config:
+        """The run's resolved configuration.
+
+        Raises:
+            UserError: if the directory is no run.
+        """
+        file = self.path / "config.yaml"
+        if not file.exists():
+            raise UserError(f"{self.path} is not a run directory (no config.yaml): give --config to start one there")
+        return load_config(str(file))
+
+    def recordings(self, config: Config) -> Path:
+        return Path(config.data.recordings) if config.data.recordings else self.path / "recordings"
+
+    def store(self, config: Config) -> Path:
+        return Path(config.data.store) if config.data.store else self.path / "store"
+
+    def checkpoints(self, phase: int) -> Path:
+        return self.path / "checkpoints" / f"phase{phase}"
+
+    def has_phase(self, phase: int) -> bool:
+        return bool(steps_in(self.checkpoints(phase)))
+
+    def load(self, phase: int, config: Config) -> Checkpoint:
+        """A phase's newest checkpoint, checked against the configuration.
+
+        Raises:
+            UserError: if there is none, it is damaged, or it belongs to another configuration.
+        """
+        if not self.has_phase(phase):
+            raise UserError(f"{self.path} has no phase {phase} checkpoint: run fastdreamer train --phase {phase} first")
+        checkpoint = load_checkpoint(self.checkpoints(phase))
+        check_architecture(checkpoint, config)
+        return checkpoint
+
+
+def world_model_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> WorldModel:
+    """The averaged world model inside a checkpoint of any phase, frozen."""
+    world = WorldModel.build(config, action_space(config.data.env).sizes)
+    if checkpoint.phase == 1:
+        _fill(world, checkpoint, "ema", "world.")
+    else:
+        _fill(world, checkpoint, "frozen-world", "")
+    return world.to(device).eval().requires_grad_(False)
+
+
+def agent_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> Agent:
+    """The averaged agent inside a phase 2 or 3 checkpoint."""
+    agent = Agent(config, action_space(config.data.env).sizes)
+    if checkpoint.phase == 2:
+        _fill(agent, checkpoint, "ema", "agent.")
+    else:
+        _fill(agent, checkpoint, "frozen-agent", "")
+        _fill(agent.policy, checkpoint, "ema", "policy.")
+        _fill(agent.value, checkpoint, "ema", "value.")
+    return agent.to(device)
+
+
+def prior_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> Policy:
+    """The phase 2 policy that phase 3 stays close to: the agent's own at its start, the saved one when resuming."""
+    prior = Agent(config, action_space(config.data.env).sizes).policy
+    if checkpoint.phase == 2:
+        _fill(prior, checkpoint, "ema", "agent.policy.")
+    else:
+        _fill(prior, checkpoint, "frozen-prior", "")
+    return prior.to(device)
+
+
+def load_world_model(run: RunDirectory, config: Config, device: torch.device) -> WorldModel:
+    """The run's world model."""
+    return world_model_from(run.load(1, config), config, device)
+
+
+def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.device) -> Actor:
+    """The run's policy after phase 2 or 3, ready to act."""
+    checkpoint = run.load(phase, config)
+    return Actor(world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device))
+
+
+def _fill(module: nn.Module, checkpoint: Checkpoint, group: str, prefix: str) -> None:
+    tensors = strip(checkpoint.tensors.get(group, {}))
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{checkpoint.path} does not fit this version's {type(module).__name__}: {reason}") from None

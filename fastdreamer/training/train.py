@@ -1,0 +1,129 @@
+"""`fastdreamer train`: builds a phase from a run directory, trains it, and says what came out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.data.clips import CropSampler
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.errors import UserError
+from fastdreamer.heads.agent import Agent
+from fastdreamer.training.agent import AgentPhase
+from fastdreamer.training.checkpoint import (
+    Checkpoint,
+    check_architecture,
+    check_resumable,
+    load_checkpoint,
+)
+from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.loop import Phase, fit
+from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.training.world_model import WorldModelPhase
+
+PHASES = (1, 2, 3)
+
+
+def train(
+    config: Config, run_dir: Path, phase: int, resume: bool = False, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Trains one phase in a run directory.
+
+    Args:
+        config: the resolved configuration.
+        run_dir: reads its latent store and earlier phases, writes checkpoints and metrics.
+        phase: 1 world model, 2 behaviour cloning, 3 imagination.
+        resume: go on from the phase's newest checkpoint.
+        checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
+
+    Returns:
+        Phase, steps, seconds, parameters trained, and the last figures.
+
+    Raises:
+        UserError: for a phase that does not exist, missing input, or a checkpoint that does not fit.
+    """
+    if phase not in PHASES:
+        raise UserError(f"phase is {phase}; there are phases 1 (world model), 2 (cloning) and 3 (imagination)")
+    run = RunDirectory(run_dir)
+    if run.has_phase(phase) and not resume:
+        raise UserError(f"{run_dir} already holds phase {phase}: add --resume to go on, or choose another --run-dir")
+    resume_from = run.load(phase, config) if resume else None
+    if resume_from is not None:
+        check_resumable(resume_from, config)
+    parent = resume_from or _parent(run, config, phase, checkpoint)
+    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    backend = choose_device(config)
+    torch.manual_seed(config.seed)
+    built = _build(config, phase, store, parent, backend.device)
+    started = time.perf_counter()
+    figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, resume_from)
+    seconds = time.perf_counter() - started
+    result: dict[str, Any] = {
+        "phase": phase,
+        "steps": getattr(config, f"phase{phase}").steps,
+        "seconds": round(seconds, 2),
+        "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
+        "figures": figures,
+    }
+    if phase == 1:
+        result["decoder"] = _train_decoder(config, run, store, backend, resume)
+    return result
+
+
+def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -> Checkpoint | None:
+    if phase == 1:
+        if given is not None:
+            raise UserError("--checkpoint is what phases 2 and 3 build on; phase 1 starts from nothing (or --resume)")
+        return None
+    if given is None:
+        return run.load(phase - 1, config)
+    parent = load_checkpoint(given)
+    if parent.phase != phase - 1:
+        raise UserError(f"{given} is a checkpoint of phase {parent.phase}; phase {phase} builds on phase {phase - 1}")
+    check_architecture(parent, config)
+    return parent
+
+
+def _build(
+    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, device: torch.device
+) -> Phase:
+    if store.clock != config.tokenizer.clock:
+        raise UserError(
+            f"store {store.path} has {store.clock.frames_per_latent} frames a latent step, the configuration says "
+            f"{config.tokenizer.frames_per_latent}: run fastdreamer encode again"
+        )
+    discount, seed = config.imagination.gamma, config.seed
+
+    def sampler(split: str, length: int, batch: int) -> CropSampler:
+        return CropSampler(store.split(split), store.clock, length, batch, seed, discount)
+
+    window = config.dynamics.window
+    if phase == 1:  # a resumed phase is filled in by the loop
+        world = WorldModel.build(config, store.space.sizes).to(device)
+        world.set_statistics(*store.statistics())
+        return WorldModelPhase(config, world, sampler("train", window, config.phase1.batch_size), device)
+    assert parent is not None
+    world = world_model_from(parent, config, device)
+    if phase == 2:
+        agent = Agent(config, store.space.sizes).to(device)
+        batch = config.phase2.batch_size
+        watch = sampler("held_out", window, max(64, batch)) if store.split("held_out") else None
+        return AgentPhase(config, world, agent, sampler("train", window, batch), watch, device)
+    crops = sampler("train", config.imagination.start_context, config.phase3.batch_size)
+    agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
+    return ImaginationPhase(config, world, agent, prior, crops, device)
+
+
+def _train_decoder(
+    config: Config, run: RunDirectory, store: LatentStore, backend: Backend, resume: bool
+) -> dict[str, Any]:
+    """Trains the pixel decoder beside phase 1 where the recordings are at hand; it touches nothing else."""
+    from fastdreamer.training.pixels import train_pixel_decoder
+
+    return train_pixel_decoder(config, run, store, backend, resume)

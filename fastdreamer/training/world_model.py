@@ -1,0 +1,47 @@
+"""Phase 1: the dynamics model learns to predict latents, by shortcut forcing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer.config import Config
+from fastdreamer.data.clips import CropSampler
+from fastdreamer.dynamics.forcing import draw_levels, forcing_loss
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.training.optim import RunningScale
+
+
+class WorldModelPhase:
+    """Shortcut forcing on crops of `dynamics.window` steps. See `training.loop.Phase`."""
+
+    number = 1
+
+    def __init__(self, config: Config, world: WorldModel, sampler: CropSampler, device: torch.device) -> None:
+        self.config, self.world, self.sampler, self.device = config, world, sampler, device
+        self.scale = RunningScale(["dynamics"]).to(device)
+        self.model = nn.ModuleDict({"world": world, "scale": self.scale})
+        self.frozen: dict[str, nn.Module] = {}
+        self.noise = torch.Generator().manual_seed(config.seed + 1)
+        self.generators = {"data": sampler.generator, "noise": self.noise}
+        self.first_boot_step = round(config.forcing.boot_warmup * config.phase1.steps)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """One batch."""
+        forcing = self.config.forcing
+        batch = self.sampler.draw().to(self.device)
+        clean = self.world.normalise(batch.latents, batch.positions)
+        boot = forcing.boot_fraction if step >= self.first_boot_step else 0.0
+        levels = draw_levels(*clean.shape[:2], forcing, boot, self.noise).to(self.device)
+        noise = torch.randn(clean.shape, generator=self.noise).to(self.device)
+        action = self.world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
+
+        def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: Tensor) -> Tensor:
+            out: Tensor = self.world(noisy, signal, step_size, action[rows])
+            return out
+
+        losses = forcing_loss(predict, clean, noise, levels, forcing.finest_steps, batch.target_valid)
+        figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        if not boot:
+            del figures["loss/boot"]
+        return self.scale(losses), figures

@@ -1,0 +1,1 @@
+"""Tests of recordings, actions and the latent store."""

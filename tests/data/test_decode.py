@@ -1,0 +1,152 @@
+"""Decoding shows exactly the visible frames, in order, or says what is wrong with the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from fastdreamer.data.decode import DamagedVideo, count_frames, decode_video
+from .fixtures import barcode, read_barcode, remux, write_video
+
+FRAMES, HIDDEN = 300, 33
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "plain.mp4"
+    write_video(path, FRAMES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "edited.mp4"
+    write_video(path, FRAMES, hidden=HIDDEN)
+    return path
+
+
+def packets_of(path: Path) -> list[av.Packet]:
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
+
+
+def test_fixture_has_b_frames_a_long_gop_and_an_edit_list(edited: Path):
+    packets = packets_of(edited)
+    presentation = [packet.pts for packet in packets]
+    assert presentation != sorted(presentation), "no B-frames: packets are in presentation order"
+    keys = [index for index, packet in enumerate(packets) if packet.is_keyframe]
+    assert keys == [0, 250]
+    assert b"elst" in edited.read_bytes()
+    assert len(packets) == FRAMES + HIDDEN
+    with av.open(str(edited)) as container:
+        assert container.streams.video[0].frames == FRAMES + HIDDEN, "the container's count includes hidden frames"
+        assert container.streams.video[0].codec_context.profile == "High"
+
+
+def test_every_frame_comes_once_and_in_order(video: Path):
+    frames = decode_video(video)
+    assert frames.dtype == np.uint8 and frames.shape == (FRAMES, 64, 64, 3)
+    assert [read_barcode(frame) for frame in frames] == list(range(FRAMES))
+
+
+def test_frames_hidden_by_the_edit_list_are_left_out(edited: Path):
+    assert [read_barcode(frame) for frame in decode_video(edited)] == list(range(FRAMES))
+
+
+def test_counting_equals_decoding(video: Path, edited: Path):
+    assert count_frames(video) == count_frames(edited) == FRAMES
+
+
+def test_colours_are_red_green_blue(tmp_path: Path):
+    path = tmp_path / "red.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        red = np.zeros((64, 64, 3), np.uint8)
+        red[..., 0] = 250
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(red, format="rgb24")))
+        container.mux(stream.encode())
+    mean = decode_video(path)[0].mean((0, 1))
+    assert mean[0] > 200 and mean[1] < 40 and mean[2] < 40
+
+
+def test_pixels_are_those_of_the_ordinary_conversion(edited: Path):
+    """One shared converter gives the same pixels as a fresh one a frame."""
+    with av.open(str(edited)) as container:
+        expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    np.testing.assert_array_equal(decode_video(edited), expected)
+    error = np.abs(expected[7].astype(int) - barcode(7)).mean()
+    assert error < 20, error
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, content: bytes, read):
+    path = tmp_path / "recording.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DamagedVideo) as error:
+        read(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+@pytest.mark.parametrize("faststart", [False, True])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.98])
+def test_a_truncated_file_is_refused_wherever_its_index_lies(
+    tmp_path: Path, edited: Path, share: float, faststart: bool, read
+):
+    remux(edited, tmp_path / "whole.mp4", faststart=faststart)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DamagedVideo, match="truncated"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+def test_a_cut_between_two_packets_is_not_a_shorter_video(tmp_path: Path, video: Path, read):
+    remux(video, tmp_path / "whole.mp4", faststart=True)
+    with av.open(str(tmp_path / "whole.mp4")) as container:
+        entry = container.streams.video[0].index_entries[200]
+        end = entry.pos + entry.size
+    path = tmp_path / "cut.mp4"
+    path.write_bytes((tmp_path / "whole.mp4").read_bytes()[:end])
+    with pytest.raises(DamagedVideo, match="200|201"):
+        read(path)
+
+
+def test_damage_in_the_middle_is_not_decoded_around(tmp_path: Path, video: Path):
+    data = bytearray(video.read_bytes())
+    packet = packets_of(video)[150]
+    data[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedVideo, match="damaged|corrupt|lost"):
+        decode_video(path)
+
+
+def test_a_packet_that_decodes_to_nothing_is_a_lost_frame(tmp_path: Path, video: Path):
+    """The slice is renamed to a NAL unit type that decoders skip: libav reports no error, there is only a hole."""
+    data = bytearray(video.read_bytes())
+    packet = packets_of(video)[150]
+    data[packet.pos + 4] = data[packet.pos + 4] & 0xE0 | 30
+    path = tmp_path / "hole.mp4"
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedVideo, match="1 of 300 frames are lost|corrupt|damaged"):
+        decode_video(path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(DamagedVideo, match="no video in it"):
+        decode_video(path)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastdreamer.config import Config, DataConfig, RecordConfig
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.minerl import find_recordings, read_recording
+from fastdreamer.envs.record import play, record
+from fastdreamer.errors import UserError
+
+from .conftest import World
+
+pytest.importorskip("crafter")
+
+SETTINGS = RecordConfig(policy="expert", episodes=2, max_steps=25, noise=0.1, seed=0)
+LONG = """
+import sys
+from pathlib import Path
+from fastdreamer.config import Config, RecordConfig
+from fastdreamer.envs.record import record
+if __name__ == "__main__":
+    record(Config(record=RecordConfig(episodes=500, max_steps=400)), Path(sys.argv[1]))
+"""
+
+
+def test_record_writes_what_was_played_and_resumes(tmp_path: Path, world: World) -> None:
+    result = record(Config(record=SETTINGS), tmp_path)
+    assert (result["episodes"], result["frames"], result["out"]) == (2, 52, str(tmp_path))
+    space = action_space("crafter")
+    recordings = {recording.name: recording for recording in find_recordings(tmp_path)}
+    assert set(recordings) == {"v3_expert_crafter-0_0-25", "v3_expert_crafter-1_0-25"}
+    played = play(world(0, 25), SETTINGS)
+    read = read_recording(recordings["v3_expert_crafter-0_0-25"], space)
+    assert np.array_equal(read.frames, played.frames)  # lossless
+    assert np.array_equal(read.actions, played.actions)
+    assert np.array_equal(read.rewards, played.rewards)
+    assert read.valid.all() and not read.terminals.any()
+    folder = tmp_path / "Crafter-expert" / "v3_expert_crafter-0_0-25"
+    metadata = json.loads((folder / "metadata.json").read_text())
+    wanted = {"recorder": "fastdreamer", "seed": 0, "policy": "expert", "terminated": False, "noise": 0.1}
+    assert wanted.items() <= metadata.items() and metadata["achievements"] == played.metadata["achievements"] != []
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    for path in (tmp_path / "Crafter-expert" / "v3_expert_crafter-1_0-25").iterdir():
+        path.unlink()
+    (tmp_path / "Crafter-expert" / "v3_expert_crafter-1_0-25").rmdir()
+    again = record(Config(record=SETTINGS), tmp_path)
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    assert (folder / "recording.mp4").stat().st_mtime_ns == before[folder / "recording.mp4"]
+    assert len(list(tmp_path.rglob("*.mp4"))) == 2
+
+
+def test_episodes_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    folder = tmp_path / "Crafter-random" / "v3_random_crafter-0_0-9"
+    folder.mkdir(parents=True)
+    metadata = {"total_reward": 0.0, "duration_steps": 9, "achievements": [], "seed": 0, "policy": "random"}
+    (folder / "metadata.json").write_text(json.dumps({**metadata, "noise": 1.0, "max_steps": 9}))
+    config = Config(record=RecordConfig(policy="random", episodes=1, max_steps=10))
+    with pytest.raises(UserError, match="max_steps 9, not 10"):
+        record(config, tmp_path)
+    (folder / "metadata.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        record(config, tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot write recordings"):
+        record(Config(record=SETTINGS), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(UserError, match="only crafter"):
+        record(Config(data=DataConfig(env="minerl_treechop")), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path: Path, kind: signal.Signals) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 30
+        while len(group(run.pid)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert len(group(run.pid)) >= 2
+        run.send_signal(kind)
+        run.wait(20)
+        deadline = time.monotonic() + 10
+        while group(run.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not group(run.pid)
+    finally:
+        if group(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def group(leader: int) -> list[int]:
+    """Living processes of the process group that `leader` opened."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == leader and state != "Z":
+            members.append(int(path.parent.name))
+    return members
