@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """All commands and their flags."""
-    parser = Parser(prog="fastdreamer", description="Dreamer 4-style agents from recordings of play.", allow_abbrev=False)
+    about = "Dreamer 4-style agents from recordings of play."
+    parser = Parser(prog="fastdreamer", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fastdreamer {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -46,7 +47,8 @@ def build_parser() -> Parser:
         sub.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
         sub.add_argument("--json", action="store_true", help="end with the same numbers as one line of JSON")
         if run_dir:
-            sub.add_argument("--run-dir", type=Path, metavar="DIR", required=run_dir == "required", help="the run's folder")
+            is_required = run_dir == "required"
+            sub.add_argument("--run-dir", type=Path, metavar="DIR", required=is_required, help="the run's folder")
         return sub
 
     demo = command("demo", "the whole pipeline on real play, from recording to report", run_dir="optional")
@@ -71,10 +73,10 @@ def build_parser() -> Parser:
     encode.add_argument("--recordings", type=Path, metavar="DIR", help="default: the run's recordings")
     encode.add_argument("--store", type=Path, metavar="DIR", help="the latent store to write; default: the run's")
 
-    train = command("train", "phase 1: world model, 2: behaviour cloning and reward, 3: imagination", run_dir="required")
+    train = command("train", "phase 1: world model, 2: behaviour cloning, 3: imagination", run_dir="required")
     train.add_argument("--phase", type=int, metavar="1|2|3", required=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
-    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase to build on; default: the run's")
+    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase's; default: the run's")
 
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
     command("report", "write report.html for a run", run_dir="required")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -80,13 +79,10 @@ def fit_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def encode(arguments: argparse.Namespace) -> dict[str, Any]:
     """Recordings to a latent store. Folders named by flags are remembered in the run's configuration."""
+    for name in ("recordings", "store"):
+        if getattr(arguments, name) is not None:
+            arguments.overrides.append(f"data.{name}={getattr(arguments, name).absolute()}")
     config, run_dir = resolve(arguments), arguments.run_dir
-    folders = {
-        name: str(getattr(arguments, name).absolute())
-        for name in ("recordings", "store")
-        if getattr(arguments, name) is not None
-    }
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **folders))
     found = {}
     for name in ("recordings", "store"):
         folder = getattr(config.data, name)
@@ -172,8 +168,8 @@ def check_run(run_dir: Path, config: Config) -> None:
         is_free = path.startswith(FREE_SECTIONS) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
         if not is_free:
             raise UserError(
-                f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config out), "
-                f"so use another --run-dir"
+                f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
+                f"out), so use another --run-dir"
             )
 
 

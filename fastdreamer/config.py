@@ -114,7 +114,7 @@ class HeadsConfig:
     hidden: int = setting(256, at_least=1)
     layers: int = setting(2, at_least=1)
     bins: int = setting(255, at_least=3)
-    reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r)); symlog of the largest |reward|
+    reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r))
     value_range: float = setting(20.0, above=0.0)
     readout: str = setting("latents", choices=("latents", "agent_tokens"))
     reward_reads: str = setting("state", choices=("state", "transition"))  # transition: the step and the one before it

@@ -27,7 +27,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
         UserError: if the environment cannot be recorded here, or a stage refuses its input.
     """
     if config.data.env != "crafter":
-        raise UserError(f"the demo plays crafter itself; for {config.data.env} run encode, train and eval on recordings")
+        raise UserError(f"the demo plays crafter itself; with {config.data.env} recordings run encode, train and eval")
     from fastdreamer.data.encode import encode_recordings
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate

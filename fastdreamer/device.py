@@ -37,7 +37,7 @@ def choose_device(config: Config) -> Backend:
     """
     has_card = torch.cuda.is_available()
     if config.device == "cuda" and not has_card:
-        raise UserError("device is cuda but torch sees no CUDA card: use device=cpu, or install a driver and CUDA torch")
+        raise UserError("device is cuda but torch sees no CUDA card: use device=cpu, or a CUDA build of torch")
     device = torch.device("cuda" if has_card and config.device != "cpu" else "cpu")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if config.precision == "bf16" and device.type == "cuda" and not has_bf16:
@@ -48,7 +48,7 @@ def choose_device(config: Config) -> Backend:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Filling every torch.empty with NaN is for finding bugs, and costs bandwidth.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Backend(device, precision)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastdreamer.errors import UserError
@@ -33,7 +33,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed away, or never made
+            temporary.unlink()
 
 
 @contextmanager

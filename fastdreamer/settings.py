@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from fastdreamer.config import Config
@@ -77,7 +78,8 @@ def presets() -> dict[str, Path]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration, or one section of it, as plain dicts, lists, strings and numbers."""
-    hints = _hints(type(config))
+    schema: Any = type(config)
+    hints = _hints(schema)
     return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
 
 
@@ -130,7 +132,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"configuration file {path} cannot be read: {error}") from error
-    tree = _parse_yaml(text, str(path))
+    tree = parse_yaml(text, str(path))
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -167,9 +169,10 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type) -> None:
             node = tree.get(key)
             tree[key] = dict(node) if isinstance(node, dict) else {}
             tree = tree[key]
-    value = _parse_yaml(text, f"override {override!r}")
-    if expected is str and not isinstance(value, str):
-        value = text.strip()  # data.store=2024 and data.store= mean the text as typed
+    if expected is str and not text.strip().startswith(("'", '"')):
+        value: Any = text.strip()  # data.store=2024 and data.store= mean the text as typed
+    else:
+        value = parse_yaml(text, f"override {override!r}")
     node = tree.get(keys[-1])
     tree[keys[-1]] = _merge(node, value) if isinstance(node, dict) and isinstance(value, dict) else value
 
@@ -266,37 +269,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 @cache
 def _hints(schema: Any) -> dict[str, Any]:
     return typing.get_type_hints(schema)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.load(text, Loader=_loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None and where.endswith((".yaml", ".yml")) else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise UserError(f"{where}{line}: not valid YAML: {problem}") from error
-
-
-@cache
-def _loader() -> Any:
-    """A safe YAML loader that reads 3e-4 as a number (YAML 1.1 calls it a text) and refuses a key given twice."""
-    import re
-
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key_node, _ in node.value:
-                key = str(key_node.value)
-                if key in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key} is given twice", problem_mark=key_node.start_mark)
-                seen.add(key)
-            return super().construct_mapping(node, deep=deep)
-
-    number = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fastdreamer.shapes import LatentClock
 
 
+@runtime_checkable
 class EpisodeArrays(Protocol):
     """What a crop is cut from: per-step latents and per-frame actions, rewards, terminals and valid bits."""
 
@@ -84,7 +85,7 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
         """Shifts a per-chunk value from the step where it is taken to the step it leads into."""
         return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
 
-    episode_batch = Batch(
+    values: dict[str, Tensor] = dict(
         latents=episode.latents,  # as stored: a memory-mapped store stays on disk until a crop is cut
         positions=torch.tensor([clock.position(s) for s in range(steps)]),
         target_valid=real.all(1),
@@ -98,7 +99,7 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
         labelled=torch.tensor(bool(episode.labelled)),
         task=torch.tensor(episode.task),
     )
-    return Batch(**{f.name: getattr(episode_batch, f.name).unsqueeze(0) for f in fields(Batch)})
+    return Batch(**{name: value.unsqueeze(0) for name, value in values.items()})
 
 
 def crop(episode: Batch, start: int, length: int) -> Batch:

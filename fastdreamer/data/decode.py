@@ -87,14 +87,13 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
 
 def _packets(path: Path, container: Any, stream: Any) -> Iterator[Any]:
     """All packets and the empty one that flushes the decoder; the file must hold what its index promises."""
-    packets, end = 0, 0
+    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if end > path.stat().st_size:
+        raise DamagedVideo(f"{path}: the video is truncated ({path.stat().st_size} of at least {end} bytes are there)")
+    packets = 0
     for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise DamagedVideo(f"{path}: the video is truncated or damaged at packet {packets}")
         packets += packet.size > 0
         yield packet
-    for entry in stream.index_entries:
-        end = max(end, entry.pos + entry.size)
     promised = len(stream.index_entries)
-    if packets < promised or end > path.stat().st_size:
-        raise DamagedVideo(f"{path}: the video is truncated ({packets} of {promised} packets are there)")
+    if packets < promised:
+        raise DamagedVideo(f"{path}: the video is damaged ({packets} of {promised} packets can be read)")

@@ -116,9 +116,7 @@ def _read_all(recordings: list[Recording], spaces: dict[str, ActionSpace], decod
 def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
     trajectory = read_recording(recording, space, frames=decode)
     counts = {
-        component.name: dict(
-            zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True)
-        )
+        component.name: dict(zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True))
         for component, column in zip(space.components, trajectory.actions.T, strict=True)
     }
     height, width = trajectory.frames.shape[1:3]

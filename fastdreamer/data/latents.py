@@ -35,14 +35,14 @@ FOLDER = "episodes"
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of the store: t frames, l latent steps. Raw latents; per-frame everything else (see Trajectory)."""
+    """One episode of the store: t frames, s = t - 1 transitions, l latent steps of raw latents (see Trajectory)."""
 
     name: str
     split: str
     latents: Float16[Tensor, "l n z"]
-    actions: UInt8[Tensor, "t-1 k"]
-    rewards: Float32[Tensor, "t-1"]
-    terminals: Bool[Tensor, "t-1"]
+    actions: UInt8[Tensor, "m k"]
+    rewards: Float32[Tensor, " m"]
+    terminals: Bool[Tensor, " m"]
     valid: Bool[Tensor, " t"]
     labelled: bool = True
     task: int = 0

@@ -17,9 +17,9 @@ from fastdreamer.config import DynamicsConfig
 class LayerCache:
     """Keys and values of one time layer; `position` (shape (1,)) is shared by all layers and owned by RingCache."""
 
-    def __init__(self, keys: Float[Tensor, "b kv c e"], values: Float[Tensor, "b kv c e"], position: Tensor) -> None:
+    def __init__(self, keys: Float[Tensor, "b kv c e"], values: Float[Tensor, "b kv c e"], position: Int[Tensor, "1"]) -> None:
         self.keys, self.values = keys, values
-        self.position: Int[Tensor, "1"] = position
+        self.position = position
 
     def write(self, key: Float[Tensor, "b kv 1 e"], value: Float[Tensor, "b kv 1 e"]) -> tuple[Tensor, Tensor]:
         """Puts the current step into its slot and returns all slots."""

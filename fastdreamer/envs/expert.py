@@ -10,7 +10,6 @@ were once placed, and the heading of an exploration.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from functools import lru_cache
 
 from fastdreamer.envs.crafter import CrafterEnv

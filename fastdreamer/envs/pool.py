@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -45,7 +45,7 @@ class EnvPool:
         self._workers: list[Worker] = []
         try:
             for share in self._shares:
-                self._workers.append(Worker(_Worlds, [int(seeds[index]) for index in share], max_steps))
+                self._workers.append(Worker(_Worlds, [int(seeds[index]) for index in share.tolist()], max_steps))
         except BaseException:
             self.close()
             raise
@@ -74,7 +74,7 @@ class EnvPool:
             worker.close()
         self._workers = []
 
-    def __enter__(self) -> EnvPool:
+    def __enter__(self) -> Self:
         """The pool itself."""
         return self
 

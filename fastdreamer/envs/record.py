@@ -126,8 +126,9 @@ def _finished(root: Path, settings: RecordConfig) -> dict[int, dict[str, Any]]:
             metadata, wanted = _read_metadata(folder), _identity(seed, settings)
             found = {key: metadata.get(key) for key in wanted}
             if found != wanted:
-                changed = ", ".join(f"{key} {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key])
-                raise UserError(f"{folder} was recorded with {changed}: choose another --out, or delete {root}")
+                key = next(key for key in wanted if found[key] != wanted[key])
+                differs = f"{key} {found[key]}, not {wanted[key]}"
+                raise UserError(f"{folder} was recorded with {differs}: choose another --out, or delete {root}")
             finished[seed] = metadata
     return finished
 
@@ -135,8 +136,8 @@ def _finished(root: Path, settings: RecordConfig) -> dict[int, dict[str, Any]]:
 def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
-        metadata = json.loads(path.read_text())
-        return {key: metadata[key] for key in ("total_reward", "duration_steps", "achievements")} | metadata
+        metadata = dict(json.loads(path.read_text()))
+        return metadata | {key: metadata[key] for key in ("total_reward", "duration_steps", "achievements")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete {folder} and record again") from error
 

@@ -119,10 +119,10 @@ def _serve(connection: Connection, factory: Callable[..., Handler], arguments: t
             return
         try:
             handler = handler or factory(*arguments)
-            answer = (None, handler(request))
+            answer: tuple[UserError | str | None, Any] = (None, handler(request))
         except UserError as error:
             answer = (error, None)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the parent must hear of it and raise
             answer = (traceback.format_exc(), None)
         try:
             connection.send(answer)

@@ -43,8 +43,9 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     if size and size < 0.001:
         return f"{value:.1e}"
-    digits = 2 if size >= 1 else 3
-    return f"{value:.1f}" if size >= 100 else f"{value:.{digits}f}"
+    if size >= 100:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 
 
 def rounded(value: float) -> str:
@@ -143,7 +144,7 @@ def line_chart(
         marks: x values of points to draw as dots (few points are read better so); empty for none.
         label: what a screen reader says.
     """
-    left, right, top, bottom = 44.0, 170.0 if direct_labels else 12.0, 10.0, 34.0
+    left, right, top, bottom = 44.0, 186.0 if direct_labels else 12.0, 10.0, 34.0
     x0, x1 = _extent([x for s in series for x in s.xs], zero=False)
     if len({x for s in series for x in s.xs}) > 1:
         x0, x1 = min(x for s in series for x in s.xs), max(x for s in series for x in s.xs)
@@ -213,7 +214,9 @@ def interval_chart(
         style = f'style="fill:var(--{row.tone});stroke:var(--{row.tone})"'
         parts.append(_text(left - 14, y + 4.5, row.label, "row-label", "end"))
         for i, value in enumerate(row.values):  # a fixed small scatter, so that equal values do not hide one another
-            parts.append(f'<circle class="value" {style} cx="{px(value):.1f}" cy="{y + (i * 7 % 5 - 2) * 2.6:.1f}" r="2"/>')
+            parts.append(
+                f'<circle class="value" {style} cx="{px(value):.1f}" cy="{y + (i * 7 % 5 - 2) * 2.6:.1f}" r="2"/>'
+            )
         parts.append(f'<path class="interval" {style} d="M{px(row.low):.1f} {y:.1f}H{px(row.high):.1f}"/>')
         parts.append(f'<circle class="estimate" {style} cx="{px(row.mean):.1f}" cy="{y:.1f}" r="5.5"/>')
         text = f"{rounded(row.mean)} [{rounded(row.low)}, {rounded(row.high)}]"

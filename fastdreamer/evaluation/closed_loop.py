@@ -1,4 +1,4 @@
-"""Closed loop: policies play the real environment, all episodes in lockstep (one batched encoder, one batched policy)."""
+"""Closed loop: policies play the real environment, all episodes in lockstep with one batched encoder and policy."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def play(
                 seen.append(frames)
                 returns[active] += rewards[active]
                 lengths[active] += 1
-                for world in np.flatnonzero(active):
+                for world in np.flatnonzero(active).tolist():
                     achievements[world] = frozenset(infos[world]["achievements"])
                 bar.advance(int(active.sum()), playing=float(active.sum()), mean_return=float(returns.mean()))
                 active &= ~(np.asarray(terminated, bool) | np.asarray(truncated, bool))
@@ -195,4 +195,3 @@ def play(
                 observer.observe(seen)
         bar.advance(episodes * max_steps - int(lengths.sum()))
     return Episodes(returns, lengths, achievements)
-

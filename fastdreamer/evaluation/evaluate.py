@@ -52,7 +52,9 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     return evaluation | {"world_model": world_model}
 
 
-def evaluate_policies(config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device) -> dict[str, Any]:
+def evaluate_policies(
+    config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device
+) -> dict[str, Any]:
     """Random play and every trained phase, sampled and greedy, on the same worlds: contents of evaluation.json."""
     settings = config.evaluation
     seeds = range(settings.seed, settings.seed + settings.episodes)
@@ -74,9 +76,7 @@ def evaluate_policies(config: Config, run: RunDirectory, trained: Sequence[int],
         return result
     check_worlds(seeds, recorded_seeds(config, run))
     episodes = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
-    result["policies"] = {
-        name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()
-    }
+    result["policies"] = {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()}
     result["differences"] = {
         f"{one}_minus_{other}": mean_interval(
             episodes[one].returns - episodes[other].returns, settings.bootstrap, settings.seed
@@ -120,7 +120,9 @@ def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch
     tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
     store = run.store(config)
     if store.exists() and read_manifest(store)["key"].get("tokenizer") != tokenizer.fingerprint:
-        raise UserError(f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}")
+        raise UserError(
+            f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}"
+        )
     return ActingEncoder(tokenizer, batch)
 
 
@@ -147,7 +149,12 @@ def evaluate_open_loop(
     world = world_model_from(run.load(trained[0], config), config, device)
     try:
         crops, batch = choose_crops(
-            store.split("held_out"), store.clock, config.dynamics.window, settings.context, settings.crops, settings.seed
+            store.split("held_out"),
+            store.clock,
+            config.dynamics.window,
+            settings.context,
+            settings.crops,
+            settings.seed,
         )
     except UserError as error:
         return {"notes": [f"The world model was not evaluated: {error}"]}
@@ -162,7 +169,9 @@ def evaluate_open_loop(
     )
     if not batch.labelled.all():
         unlabelled = int((~batch.labelled).sum())
-        result["notes"] = [f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."]
+        result["notes"] = [
+            f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."
+        ]
     decoder = _load_decoder(run, config, device)
     if decoder is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")

@@ -33,7 +33,9 @@ def png(image: UInt8[ndarray, "h w 3"]) -> bytes:
     rows = np.zeros((height, 1 + width * 3), dtype=np.uint8)  # each row opens with its filter: 0, none
     rows[:, 1:] = np.ascontiguousarray(image).reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
+    return (
+        PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
+    )
 
 
 def strip(frames: Sequence[UInt8[ndarray, "h w 3"]]) -> UInt8[ndarray, "h w 3"]:
@@ -96,9 +98,7 @@ def write_filmstrips(
         for name, images in rows.items():
             files[name] = f"crop{place}_{name}.png"
             write_atomic(folder / files[name], png(strip([images[step] for step in shown])))
-        strips.append(
-            {"episode": where.episode, "start": where.start, "error": float(errors[index]), "rows": files}
-        )
+        strips.append({"episode": where.episode, "start": where.start, "error": float(errors[index]), "rows": files})
     described = {
         "context": context,
         "steps": steps,

@@ -84,7 +84,9 @@ def write_report(run_dir: Path) -> dict[str, str]:
         raise UserError(f"{run_dir} is no run directory; name one with --run-dir")
     run = read_run(run_dir, summarise_recordings(run_dir))
     if not any((run.config_text, run.metrics, run.evaluation, run.world_model, run.timings, run.damaged)):
-        raise UserError(f"{run_dir} holds no config.yaml, metrics or evaluation; train there first, or name another run")
+        raise UserError(
+            f"{run_dir} holds no config.yaml, metrics or evaluation; train there first, or name another run"
+        )
     path = run_dir / "report.html"
     write_atomic(path, render(run).encode("utf-8"))
     return {"path": str(path)}
@@ -101,8 +103,9 @@ def render(run: Run) -> str:
         ("configuration", "Configuration", configuration_section(run.config_text)),
     ]
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
-    broken = "".join(note(f"{name} is damaged and was left out; run the command that writes it again.")
-                     for name in run.damaged)
+    broken = "".join(
+        note(f"{name} is damaged and was left out; run the command that writes it again.") for name in run.damaged
+    )
     body = [header(run), broken, f"<nav>{links}</nav>"]
     body += [f'<section id="{anchor}"><h2>{escape(title)}</h2>{html}</section>' for anchor, title, html in sections]
     template = resources.files("fastdreamer.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")

@@ -49,7 +49,7 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
     notes = "".join(note(text) for text in evaluation.get("notes", []))
     if not policies:
         return notes or note("No closed-loop evaluation: run `fastdreamer eval` on this run directory.")
-    ordered = [name for name in NAMES if name in policies] + [name for name in policies if name not in NAMES]
+    ordered: list[str] = [n for n in NAMES if n in policies] + [str(n) for n in policies if n not in NAMES]
     rows = []
     for name in ordered:
         mine = interval_of(policies[name])
@@ -126,8 +126,8 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
     if "horizons" in world_model:
         samples, context = world_model.get("samples", 8), world_model["context"]
         parts.append(
-            f'<p class="lead">{world_model["crops"]} windows of held-out episodes: {context} real latent steps, then the '
-            f"model imagines {len(world_model['horizons'])} more under the recorded actions.</p>"
+            f'<p class="lead">{world_model["crops"]} windows of held-out episodes: {context} real latent steps, then '
+            f"the model imagines {len(world_model['horizons'])} more under the recorded actions.</p>"
         )
         lines = (
             (f"mean_of_{samples}", f"mean of {samples} samples", "model", False),
@@ -138,7 +138,9 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
         )
         horizons = world_model["horizons"]
         series = [
-            Series(name, horizons, world_model[key], tone, dashed) for key, name, tone, dashed in lines if key in world_model
+            Series(name, horizons, world_model[key], tone, dashed)
+            for key, name, tone, dashed in lines
+            if key in world_model
         ]
         chart = line_chart(series, "horizon in latent steps", 900, 320, zero=True, direct_labels=True, marks=horizons,
                            label="Error of imagined latents by horizon")  # fmt: skip
@@ -160,10 +162,12 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
             for key, r in sorted(world_model.get("ratios", {}).items(), key=lambda item: not item[0].endswith("copy"))
         ]
         if rows:
-            chart = interval_chart(rows, "ratio of errors, mean over the window", reference=1.0, label="Controls as ratios")
+            chart = interval_chart(
+                rows, "ratio of errors, mean over the window", reference=1.0, label="Controls as ratios"
+            )
             parts.append(
-                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. The first should lie left of "
-                       "1 (better than copying), the two controls right of it (wrong actions cost something).")
+                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. The first should lie left "
+                       "of 1 (better than copying), the two controls right of it (wrong actions cost something).")
             )  # fmt: skip
     else:
         parts.append(note("No world-model evaluation: run `fastdreamer eval` on this run directory."))
@@ -181,9 +185,9 @@ def filmstrips(pictures: Mapping[str, Any], folder: Path) -> str:
     if not strips:
         return note("No filmstrips: the pixel decoder or the pictures folder is missing.")
     c = pictures.get("frames_per_latent", 1)
-    each = "one column is one latent step" if c == 1 else f"one column is one latent step of {c} frames, by its last frame"
+    each = "one column is one latent step" + (f" of {c} frames, shown by its last" if c > 1 else "")
     lead = (
-        f"<h3>Filmstrips</h3><p class=\"lead\">Time runs to the right, {each}. <em>Real</em> is what was recorded, "
+        f'<h3>Filmstrips</h3><p class="lead">Time runs to the right, {each}. <em>Real</em> is what was recorded, '
         "<em>reconstructed</em> what the pixel decoder makes of the real latents (the best that imagination could look "
         "like), <em>imagined</em> one sample of the model under the real actions. The windows are picked by rule: "
         "lower quartile, median and upper quartile of the model's error.</p>"
@@ -208,7 +212,8 @@ def film(strip: Mapping[str, Any], pictures: Mapping[str, Any], folder: Path, pl
     marks = "".join(
         f'<b class="dream">+{step - context + 1}</b>' if step >= context else "<b>given</b>" for step in shown
     )
-    axis = f'<div class="row"><span></span><div class="axis" style="grid-template-columns:repeat({len(shown)},1fr)">{marks}</div></div>'
+    columns = f"grid-template-columns:repeat({len(shown)},1fr)"
+    axis = f'<div class="row"><span></span><div class="axis" style="{columns}">{marks}</div></div>'
     missing = "" if "real" in strip["rows"] else " Its recording is gone, so the real frames are left out."
     ease = {0: "easy", of - 1: "hard"}.get(place, "typical") if of > 1 else "typical"
     caption = (
@@ -235,13 +240,15 @@ def recordings_section(recordings: Mapping[str, Any]) -> str:
         half = (len(cells) + 1) // 2
         html += "<h3>Actions taken</h3>"
         html += f'<div class="pair">{table(("Action", "Share of steps"), cells[:half])}'
-        html += f'{table(("Action", "Share of steps"), cells[half:]) if cells[half:] else ""}</div>'
+        html += f"{table(('Action', 'Share of steps'), cells[half:]) if cells[half:] else ''}</div>"
     return html
 
 
 def time_section(timings: Mapping[str, float]) -> str:
     """Seconds a stage, in the order they ran, and the machine."""
-    machine = f"Python {platform.python_version()}, {os.cpu_count()} CPU cores, {platform.machine()} {platform.system()}"
+    machine = (
+        f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores, Python {platform.python_version()}"
+    )
     if not timings:
         return note("No timings.json: the stages were not timed.")
     longest, total = max(timings.values()), sum(timings.values())

@@ -8,7 +8,7 @@ from typing import Any
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
 
-NAMES = {
+NAMES: dict[str, str] = {
     "random": "Random play",
     "phase2": "Cloning",
     "phase2_greedy": "Cloning, greedy",

@@ -18,13 +18,14 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import cloning_loss
 from fastdreamer.heads.reward import continuation_loss
 from fastdreamer.imagination.returns import lambda_returns
+from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
 
 TERMS = ("policy", "reward", "continue", "value")
 
 
-class AgentPhase:
-    """Heads on real latents. See `training.loop.Phase`."""
+class AgentPhase(Phase):
+    """Heads on real latents."""
 
     number = 2
 

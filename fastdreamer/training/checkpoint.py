@@ -71,7 +71,8 @@ def save_checkpoint(
     with atomic_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             if tensors:
-                save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary / f"{name}.safetensors")
+                plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+                save_file(plain, temporary / f"{name}.safetensors")
         state = {
             "format": FORMAT,
             "phase": phase,

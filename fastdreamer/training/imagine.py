@@ -16,11 +16,12 @@ from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.pmpo import pmpo_loss
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.imagination.rollout import imagine
+from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
 
 
-class ImaginationPhase:
-    """PMPO on imagined rollouts. See `training.loop.Phase`."""
+class ImaginationPhase(Phase):
+    """PMPO on imagined rollouts."""
 
     number = 3
 
@@ -38,9 +39,8 @@ class ImaginationPhase:
         self.agent = agent.eval().requires_grad_(False)
         self.prior = prior.eval().requires_grad_(False)
         self.scale = RunningScale(["value"]).to(device)
-        self.model = nn.ModuleDict(
-            {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True), "scale": self.scale}
-        )
+        trained = {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True)}
+        self.model = nn.ModuleDict(trained | {"scale": self.scale})
         self.frozen = {"world": world, "agent": agent, "prior": prior}
         self.noise = torch.Generator().manual_seed(config.seed + 3)
         self.generators = {"data": sampler.generator, "noise": self.noise}

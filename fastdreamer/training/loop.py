@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, build_optimizer, learning_rate
 
 
-class Phase(Protocol):
+class Phase(ABC):
     """What a phase gives the loop."""
 
     number: int
@@ -32,9 +33,9 @@ class Phase(Protocol):
     generators: Mapping[str, torch.Generator]
     """All randomness of the phase; the data sampler's generator is the data position."""
 
+    @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the next micro-batch, and detached figures to log."""
-        ...
 
 
 def fit(
@@ -96,12 +97,12 @@ def fit(
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
             if (is_saving or is_logging) and not torch.isfinite(norm):
                 raise UserError(
-                    f"phase {phase.number} diverged at step {done} (loss {float(loss)}, gradient {float(norm)}): "
+                    f"phase {phase.number} diverged at step {done} (loss {float(loss.detach())}, gradient {float(norm)}): "
                     f"lower its learning_rate (now {train.learning_rate}) or clip_norm, then --resume"
                 )
             if is_logging:
                 figures = {k: float(v) for k, v in logged.items()}
-                figures |= {"loss": float(loss), "grad_norm": float(norm), "learning_rate": rate}
+                figures |= {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate}
                 metrics.write(done, figures)
                 bar.advance(0, loss=figures["loss"])
             bar.advance(1)

@@ -18,14 +18,14 @@ from fastdreamer.data.latents import LatentStore
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.tokenizer.pixels import PixelDecoder
-from fastdreamer.training.loop import fit, load_weights
+from fastdreamer.training.loop import Phase, fit, load_weights
 from fastdreamer.training.runs import RunDirectory, load_world_model
 
 FRAMES_IN_MEMORY = 40_000
 
 
-class DecoderPhase:
-    """Pooled latents of a step to its c frames. See `training.loop.Phase`."""
+class DecoderPhase(Phase):
+    """Pooled latents of a step to its c frames."""
 
     number = 0
 
@@ -36,7 +36,7 @@ class DecoderPhase:
         self.decoder, self.latents, self.frames = decoder, latents, frames
         self.batch_size, self.device = config.decoder.batch_size, device
         self.model = nn.ModuleDict({"decoder": decoder})
-        self.frozen: dict[str, nn.Module] = {}
+        self.frozen = {}
         self.data = torch.Generator().manual_seed(config.seed + 4)
         self.generators = {"data": self.data}
 

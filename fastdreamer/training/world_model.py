@@ -9,11 +9,12 @@ from fastdreamer.config import Config
 from fastdreamer.data.clips import CropSampler
 from fastdreamer.dynamics.forcing import draw_levels, forcing_loss
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
 
 
-class WorldModelPhase:
-    """Shortcut forcing on crops of `dynamics.window` steps. See `training.loop.Phase`."""
+class WorldModelPhase(Phase):
+    """Shortcut forcing on crops of `dynamics.window` steps."""
 
     number = 1
 
@@ -21,7 +22,7 @@ class WorldModelPhase:
         self.config, self.world, self.sampler, self.device = config, world, sampler, device
         self.scale = RunningScale(["dynamics"]).to(device)
         self.model = nn.ModuleDict({"world": world, "scale": self.scale})
-        self.frozen: dict[str, nn.Module] = {}
+        self.frozen = {}
         self.noise = torch.Generator().manual_seed(config.seed + 1)
         self.generators = {"data": sampler.generator, "noise": self.noise}
         self.first_boot_step = round(config.forcing.boot_warmup * config.phase1.steps)
@@ -32,7 +33,7 @@ class WorldModelPhase:
         batch = self.sampler.draw().to(self.device)
         clean = self.world.normalise(batch.latents, batch.positions)
         boot = forcing.boot_fraction if step >= self.first_boot_step else 0.0
-        levels = draw_levels(*clean.shape[:2], forcing, boot, self.noise).to(self.device)
+        levels = draw_levels(len(clean), clean.shape[1], forcing, boot, self.noise).to(self.device)
         noise = torch.randn(clean.shape, generator=self.noise).to(self.device)
         action = self.world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
 

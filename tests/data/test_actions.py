@@ -7,6 +7,7 @@ import pytest
 
 from fastdreamer.data.actions import SPACES, action_space, decode_camera, encode_camera
 from fastdreamer.errors import UserError
+
 from .fixtures import navigate_arrays, obtain_arrays, treechop_arrays
 
 CENTRES = [-10, -5.810, -3.215, -1.610, -0.615, 0, 0.615, 1.610, 3.215, 5.810, 10]

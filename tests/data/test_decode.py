@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastdreamer.data.decode import DamagedVideo, count_frames, decode_video
+
 from .fixtures import barcode, read_barcode, remux, write_video
 
 FRAMES, HIDDEN = 300, 33

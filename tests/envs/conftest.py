@@ -11,7 +11,7 @@ World = Callable[[int, int], CrafterEnv]
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    """world(seed, max_steps): an environment to reset; its world is made once (0.8 s) and shared by all tests."""
+    """An environment of (seed, max_steps) to reset; its world is made once (0.8 s) and shared by all tests."""
     made: dict[int, CrafterEnv] = {}
 
     def get(seed: int, max_steps: int) -> CrafterEnv:

@@ -84,7 +84,8 @@ def test_pixels_are_crafters_own(world: World) -> None:
             pictures.append(view(inner._player, unit))
             inner._world.random.set_state(state)
         assert np.array_equal(pictures.pop(), pictures.pop())
-        assert np.array_equal(slow_items(inner._player.inventory, unit), inner._item_view(inner._player.inventory, unit))
+        items = inner._player.inventory
+        assert np.array_equal(slow_items(items, unit), inner._item_view(items, unit))
 
     pictures: list[Any] = []
     for step in range(320):

@@ -1,0 +1,253 @@
+"""The report: self-contained, complete, honest, and whole when parts of the run are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import Interval
+from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
+from fastdreamer.evaluation.curves import downsample, read_metrics, smooth
+from fastdreamer.evaluation.pictures import png, spread, strip
+from fastdreamer.evaluation.report import read_run, render, write_report
+from fastdreamer.evaluation.summary import write_summary
+from fastdreamer.evaluation.verdict import compare, policy_sentences, world_model_sentences
+
+SECTIONS = ("evaluation", "world-model", "curves", "recordings", "time", "configuration")
+
+
+def policy(mean: float, half: float = 0.3) -> dict[str, Any]:
+    return {
+        "return_mean": mean, "return_low": mean - half, "return_high": mean + half, "episodes": 30,
+        "length_mean": 250.0, "returns": [mean - 1, mean, mean + 1], "achievements": {"collect_wood": 0.5},
+    }  # fmt: skip
+
+
+EVALUATION = {
+    "env": "crafter", "max_steps": 300, "notes": [],
+    "policies": {"random": policy(1.5), "phase2": policy(4.0), "phase3": policy(4.2)},
+    "differences": {"phase3_minus_phase2": {"mean": 0.2, "low": -0.1, "high": 0.5}},
+}  # fmt: skip
+WORLD_MODEL = {
+    "horizons": [1, 2], "one_sample": [0.5, 0.7], "mean_of_8": [0.3, 0.5], "copy_last": [0.4, 0.45],
+    "shuffled_actions": [0.4, 0.6], "noop_actions": [0.35, 0.5], "samples": 8, "context": 4, "crops": 64,
+    "ratios": {"shuffled_over_real": {"mean": 1.2, "low": 1.1, "high": 1.3},
+               "noop_over_real": {"mean": 1.1, "low": 0.9, "high": 1.2},
+               "mean_of_8_over_copy": {"mean": 0.9, "low": 0.8, "high": 0.97}},
+}  # fmt: skip
+RECORDINGS = {
+    "episodes": 5, "splits": {"train": {"episodes": 4, "frames": 900, "return_mean": 7.0, "return_min": 3.0,
+                                        "return_max": 9.0}},
+    "actions": {"do": 0.6, "noop": 0.4}, "achievements": {"collect_wood": 1.0}, "length_capped": 280.0,
+    "return_capped": {"mean": 6.5, "low": 6.0, "high": 7.0},
+}  # fmt: skip
+
+
+def write_run(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
+    (folder / "world_model.json").write_text(json.dumps(WORLD_MODEL))
+    (folder / "timings.json").write_text(json.dumps({"record": 3.2, "phase1": 75.0}))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    lines = [
+        {"phase": phase, "step": step, "loss/x": 1 / step, **extra}
+        for phase, extra in ((0, {"psnr": 20.0}), (1, {"loss/flow": 0.4}), (2, {"bc_accuracy": 0.6,
+                             "majority_accuracy": 0.3}), (3, {"imagined_return": None}))
+        for step in range(10, 400, 10)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    image = png(np.zeros((8, 32, 3), np.uint8))
+    for name in ("real", "reconstructed", "imagined"):
+        (pictures / f"crop0_{name}.png").write_bytes(image)
+    rows = {name: f"crop0_{name}.png" for name in ("real", "reconstructed", "imagined")}
+    strips = [{"episode": "v3_<b>player_mob-1", "start": 3, "error": 0.4, "rows": rows}]
+    (pictures / "pictures.json").write_text(
+        json.dumps({"context": 2, "steps": 4, "shown": [0, 1, 2, 3], "frames_per_latent": 1, "strips": strips})
+    )
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects ids, tags and attributes, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open += [tag] if tag not in self.VOID else []
+        for name, value in attrs:
+            self.ids += [value or ""] if name == "id" else []
+            self.links += [value or ""] if name in ("src", "href", "action", "data", "poster", "srcset") else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+
+def test_report_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None:
+    html = render(read_run(write_run(tmp_path / "run"), RECORDINGS))
+    page = Page(html)
+    assert page.open == [] and [i for i in page.ids if i in SECTIONS] == list(SECTIONS)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert html.isascii() or "charset" in html
+    for text in ("Behaviour cloning scores 4.00 [3.70, 4.30] against 1.50", "collect wood", "Phase 3", "1 min 15 s",
+                 "seed: 0", "shuffled actions", "The recordings themselves"):  # fmt: skip
+        assert text in html, text
+    assert page.tags.count("img") == 3 and page.tags.count("svg") > 6
+
+
+def test_report_survives_whatever_is_missing(tmp_path: Path) -> None:
+    parts = ("evaluation.json", "world_model.json", "timings.json", "metrics.jsonl", "pictures/pictures.json")
+    for number_, part in enumerate(parts):
+        run = write_run(tmp_path / str(number_))
+        (run / part).unlink()
+        page = Page(render(read_run(run)))
+        assert page.open == [] and [i for i in page.ids if i in SECTIONS] == list(SECTIONS)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.yaml").write_text("seed: 0\n")
+    html = render(read_run(bare))
+    for text in ("No closed-loop evaluation", "No world-model evaluation", "No metrics.jsonl", "No timings.json",
+                 "No latent store", "no closed-loop evaluation and no world-model evaluation"):  # fmt: skip
+        assert text in html, text
+
+
+def test_broken_files_are_named_not_fatal(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "evaluation.json").write_text('{"policies": ')
+    (run / "timings.json").write_text("[1, 2]")
+    html = render(read_run(run))
+    assert "evaluation.json is damaged" in html and "timings.json is damaged" in html
+
+
+def test_a_window_whose_recording_is_gone_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "pictures" / "pictures.json"
+    pictures = json.loads(path.read_text())
+    del pictures["strips"][0]["rows"]["real"]
+    path.write_text(json.dumps(pictures))
+    html = render(read_run(run))
+    assert "the real frames are left out" in html and Page(html).tags.count("img") == 2
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "<i>run & co")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["policies"]["<script>alert(1)</script>"] = policy(1.0)
+    evaluation["policies"]["phase2"]["achievements"] = {"<b>wood</b>": 1.0}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (run / "config.yaml").write_text("name: </pre><script>\u00e9\u4e16\n", encoding="utf-8")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"phase": 1, "step": 1, "<u>loss": 1.0}) + "\n")
+    html = render(read_run(run))
+    page = Page(html)
+    assert page.open == [] and not {"script", "u", "b>wood"} & set(page.tags)
+    assert "\u00e9\u4e16" in html and "&lt;i&gt;run &amp; co" in html and "<b>wood" not in html
+
+
+def test_write_report_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        write_report(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+        write_report(tmp_path / "empty")
+
+
+def test_overlapping_intervals_are_said_to_overlap() -> None:
+    low, high, between = Interval(1, 0.8, 1.2), Interval(4, 3, 5), Interval(1.1, 0.9, 1.3)
+    assert compare(high, low, None).startswith("clearly better")
+    assert compare(low, high, None).startswith("clearly worse")
+    assert compare(between, low, None) == "the intervals overlap, so this run shows no difference"
+    assert compare(between, low, Interval(0.1, -0.1, 0.3)).endswith("+0.10 [-0.10, 0.30]: no difference shown")
+    assert "ahead by +0.10 [0.05, 0.15]" in compare(between, low, Interval(0.1, 0.05, 0.15))
+
+
+def test_verdict_claims_no_more_than_the_numbers() -> None:
+    text = " ".join(policy_sentences(EVALUATION) + world_model_sentences(WORLD_MODEL))
+    assert "against 1.50 [1.20, 1.80] for random play over 30 worlds: clearly better" in text
+    assert "no difference shown" in text
+    assert "better than copying the last latent" in text and "lower at 1 of 2 horizons" in text
+    assert "Shuffled actions multiply its error by 1.20 [1.10, 1.30], so it uses the actions" in text
+    assert "this control does not show that it uses the actions" in text
+    assert policy_sentences({"policies": {"phase2": policy(1)}}) == [] and world_model_sentences({}) == []
+
+
+def test_metrics_of_a_resumed_and_killed_run_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"phase": 1, "step": s, "loss": v} for s, v in ((10, 3.0), (20, 2.0), (30, 9.0), (20, 1.9), (30, 1.5))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"phase": 1, "st')
+    assert read_metrics(path) == {1: {"loss": [(10, 3.0), (20, 1.9), (30, 1.5)]}}
+
+
+def test_curves_are_thinned_by_means_and_smoothed_without_a_shift() -> None:
+    values = np.arange(1000.0)
+    assert len(downsample(values, 100)) == 100 and downsample(values, 100)[0] == pytest.approx(4.5)
+    assert downsample(values[:50], 100) is not None and len(downsample(values[:50], 100)) == 50
+    assert smooth(values)[100:900] == pytest.approx(values[100:900])
+    assert smooth(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+def test_charts_are_well_formed_for_awkward_values() -> None:
+    awkward = [
+        line_chart([Series("a", [1], [2.0])], "x"),
+        line_chart([Series("a<&>", [1, 2, 3], [0.0, float("nan"), 0.0])], "x", zero=True, direct_labels=True),
+        line_chart([Series("a", [1, 2], [1e-9, 1e9], faint=[0, 1])], "x"),
+        interval_chart([Row("one", 1.0, 1.0, 1.0)], "x", reference=1.0),
+        interval_chart([Row("one & <two>", -1.0, -2.0, 5.0, values=[1.0, 2.0])], "x"),
+    ]
+    for svg in awkward:
+        ElementTree.fromstring(svg)
+        assert "nan" not in svg and "inf" not in svg
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0.0, 1.0) == [0.0, 0.5, 1.0] or ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(-3.0, 7.0) == [-2.0, 0.0, 2.0, 4.0, 6.0] or ticks(-3.0, 7.0) == [0.0, 5.0]
+    assert [number(v) for v in (0.00473, 12345.0, 4.0, 0.0, float("nan"))] == ["0.00473", "12,345", "4.00", "0", "n/a"]
+
+
+def test_png_is_what_other_readers_read(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(png(strip(frames)))
+    read = np.asarray(image.open(tmp_path / "a.png"))
+    assert read.shape == (5, 21, 3) and np.array_equal(read[:, 7:14], frames[1])
+
+
+def test_pictures_show_neither_the_best_nor_the_worst() -> None:
+    errors = np.random.default_rng(0).permutation(101).astype(float)
+    assert [errors[i] for i in spread(errors, 3)] == [25.0, 50.0, 75.0]
+    assert spread(np.array([1.0]), 3) == [0]
+
+
+def test_summary_merges_all_parts(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    summary = write_summary(run)
+    assert summary == json.loads((run / "summary.json").read_text())
+    assert set(summary["eval"]["policies"]) == {"random", "phase2", "phase3"}
+    assert summary["world_model"]["ratios"]["shuffled_over_real"]["mean"] == 1.2
+    assert summary["losses"]["phase1"]["loss/flow"] == 0.4 and summary["losses"]["phase2"]["bc_accuracy"] == 0.6
+    assert summary["seconds"] == {"record": 3.2, "phase1": 75.0}
+    (run / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match=r"evaluation\.json"):
+        write_summary(run)

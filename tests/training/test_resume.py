@@ -1,0 +1,115 @@
+"""A resumed run gives the bits of an uninterrupted one, and a run killed while saving keeps a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.settings import dump_config
+from fastdreamer.training.checkpoint import load_checkpoint, steps_in
+from fastdreamer.training.metrics import read_metrics
+from fastdreamer.training.train import train
+
+MakeRun = Callable[..., Path]
+
+
+class StopAfter:
+    """Sends this process SIGTERM once a phase has done some steps, as a batch system would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+        from fastdreamer.training import optim
+
+        self.calls, self.steps, self.inner = 0, steps, optim.Average.update
+        monkeypatch.setattr(optim.Average, "update", lambda average, *a: self.update(average, *a))
+
+    def update(self, average: object, *args: object) -> None:
+        self.inner(average, *args)  # type: ignore[arg-type]
+        self.calls += 1
+        if self.calls == self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def checkpoints_equal(a: Path, b: Path) -> bool:
+    one, two = load_checkpoint(a), load_checkpoint(b)
+    assert one.tensors.keys() == two.tensors.keys() and one.step == two.step
+    return all(
+        torch.equal(tensor, two.tensors[group][name])
+        for group, tensors in one.tensors.items()
+        for name, tensor in tensors.items()
+    )
+
+
+@pytest.mark.parametrize("readout", ["latents", "agent_tokens"])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    small: Callable[..., Config], new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, readout: str
+) -> None:
+    extra = [] if readout == "latents" else ["heads.readout=agent_tokens", "dynamics.agent_tokens=2"]
+    config = small(*extra)
+    straight, broken = new_run(config, "straight"), new_run(config, "broken")
+    for phase, stop_at in ((1, 4), (2, 4), (3, 3)):
+        train(config, straight, phase)
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            StopAfter(patch, stop_at)
+            train(config, broken, phase)
+        assert stopped.value.code == 143
+        newest = steps_in(broken / "checkpoints" / f"phase{phase}")[-1]
+        assert newest.name == f"step-{stop_at:08d}", "the step in hand was saved"
+        train(config, broken, phase, resume=True)
+        folder = Path("checkpoints") / f"phase{phase}"
+        assert checkpoints_equal(straight / folder, broken / folder), f"phase {phase}"
+    assert read_metrics(straight) == read_metrics(broken)
+
+
+def test_resuming_with_other_training_settings_is_refused(small: Callable[..., Config], new_run: MakeRun) -> None:
+    config = small()
+    run = new_run(config)
+    train(config, run, 1)
+    other = replace(config, phase1=replace(config.phase1, learning_rate=0.5))
+    with pytest.raises(UserError, match=r"phase1\.learning_rate=0\.0003, the configuration says 0\.5"):
+        train(other, run, 1, resume=True)
+
+
+KILL_SCRIPT = """
+import sys
+from pathlib import Path
+from fastdreamer.settings import load_config
+from fastdreamer.training.train import train
+train(load_config(sys.argv[1]), Path(sys.argv[2]), 1)
+"""
+
+
+def test_kill_minus_nine_while_saving_leaves_a_checkpoint_that_resumes(
+    small: Callable[..., Config], new_run: MakeRun
+) -> None:
+    config = small("phase1.steps=100000", "phase1.warmup_steps=1", "phase1.checkpoint_every=1")
+    run = new_run(config)
+    dump_config(config, run / "config.yaml")
+    folder = run / "checkpoints" / "phase1"
+    for attempt in range(3):
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+        script = KILL_SCRIPT if attempt == 0 else KILL_SCRIPT.replace(", 1)", ", 1, resume=True)")
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, str(run / "config.yaml"), str(run)], env=environment, stderr=subprocess.PIPE
+        )
+        before = len(steps_in(folder)) and load_checkpoint(folder).step
+        deadline = time.monotonic() + 60
+        while not (steps_in(folder) and int(steps_in(folder)[-1].name[5:]) >= before + 3):
+            assert child.poll() is None, child.stderr and child.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.003 * (attempt + 1))
+        child.kill()
+        child.wait()
+        assert child.stderr is not None
+        child.stderr.close()
+        assert load_checkpoint(folder).step >= before + 3, "whatever the kill hit, the newest checkpoint is whole"
