@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import DynamicsConfig
-from fastdreamer.dynamics.attention import FeedForward, SpaceAttention, TimeAttention
+from fastdreamer.dynamics.attention import FeedForward, RMSNorm, SpaceAttention, TimeAttention
 from fastdreamer.dynamics.cache import RingCache
 
 
@@ -19,9 +19,9 @@ class Block(nn.Module):
     def __init__(self, config: DynamicsConfig, is_time: bool) -> None:
         super().__init__()
         self.is_time = is_time
-        self.attention_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.attention_norm = RMSNorm(config.dim)
         self.attention = TimeAttention(config) if is_time else SpaceAttention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config)
 
 
@@ -31,7 +31,7 @@ class Transformer(nn.Module):
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, (i + 1) % config.time_every == 0) for i in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm = RMSNorm(config.dim)
         for block in self.blocks:
             for out in (block.attention.out, block.feed_forward.down):  # type: ignore[union-attr]
                 nn.init.normal_(out.weight, std=0.02 / (2 * config.layers) ** 0.5)  # type: ignore[union-attr, arg-type]

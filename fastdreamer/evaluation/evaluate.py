@@ -44,6 +44,8 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not trained:
         raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+    if config.data.env == "crafter":
+        check_worlds(evaluation_seeds(config), recorded_seeds(config, run))  # first: all else takes minutes
     device = (backend or choose_device(config)).device
     world_model = evaluate_open_loop(config, run, trained, device)
     write_json(run_dir / "world_model.json", world_model)
@@ -57,7 +59,7 @@ def evaluate_policies(
 ) -> dict[str, Any]:
     """Random play and every trained phase, sampled and greedy, on the same worlds: contents of evaluation.json."""
     settings = config.evaluation
-    seeds = range(settings.seed, settings.seed + settings.episodes)
+    seeds = evaluation_seeds(config)
     result: dict[str, Any] = {
         "env": config.data.env,
         "policies": {},
@@ -74,7 +76,6 @@ def evaluate_policies(
             "evaluated."
         )
         return result
-    check_worlds(seeds, recorded_seeds(config, run))
     episodes = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
     result["policies"] = {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()}
     result["differences"] = {
@@ -124,6 +125,11 @@ def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch
             f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}"
         )
     return ActingEncoder(tokenizer, batch)
+
+
+def evaluation_seeds(config: Config) -> range:
+    """The worlds that every policy plays."""
+    return range(config.evaluation.seed, config.evaluation.seed + config.evaluation.episodes)
 
 
 def recorded_seeds(config: Config, run: RunDirectory) -> list[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,38 @@ class StandIn:
         return frames.float().mean(dim=(1, 2, 3))[:, None, None].expand(-1, TOKENS, CHANNELS) / 100 - 1
 
 
+class StandInPool:
+    """Worlds that pay 1 for action 0, 3, 6, ... and show how much they paid."""
+
+    def __init__(self, env: str, seeds: Sequence[int], max_steps: int, workers: int) -> None:
+        self.seeds, self.max_steps = np.asarray(seeds), max_steps
+
+    def __enter__(self) -> StandInPool:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def frames(self) -> np.ndarray:
+        return np.tile((self.paid * 20).astype(np.uint8)[:, None, None, None], (1, 64, 64, 3))
+
+    def reset(self) -> np.ndarray:
+        self.steps, self.paid = 0, np.zeros(len(self.seeds))
+        return self.frames()
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> tuple[Any, ...]:
+        self.steps += 1
+        rewards = (actions % 3 == 0).astype(np.float32)
+        self.paid += rewards
+        ended = np.full(len(self.seeds), self.steps == self.max_steps)
+        return (
+            self.frames(),
+            rewards,
+            np.zeros_like(ended),
+            ended,
+            [{"achievements": ["x"] if p > 2 else []} for p in self.paid],
+        )
+
+
 def tiny_run(run_dir: Path, *overrides: str) -> Config:
     config = load_config("debug", [*TINY, *overrides])
     dump_config(config, run_dir / "config.yaml")
@@ -71,6 +105,7 @@ def copy_of(run_dir: Path, folder: Path) -> tuple[Path, Config]:
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: StandIn())
+    monkeypatch.setattr("fastdreamer.envs.pool.EnvPool", StandInPool)
 
 
 def test_every_policy_and_the_world_model_are_evaluated(
@@ -96,6 +131,15 @@ def test_every_policy_and_the_world_model_are_evaluated(
     assert "What it learned from" in html and "held out" in html and "Imagination, greedy" in html
 
 
+def test_the_real_environment_is_played(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: StandIn())
+    _, config = copy_of(trained, tmp_path / "run")
+    config = replace(config, evaluation=replace(config.evaluation, workers=1, episodes=2, max_steps=9))
+    played = module.evaluate_policies(config, RunDirectory(tmp_path / "run"), [1, 2], torch.device("cpu"))
+    assert list(played["policies"]) == ["random", "phase2", "phase2_greedy"]
+    assert all(policy["length_mean"] == 9 and len(policy["returns"]) == 2 for policy in played["policies"].values())
+
+
 def test_evaluation_repeats_itself(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_stand_in(monkeypatch)
     run_dir, config = copy_of(trained, tmp_path / "run")
@@ -108,6 +152,7 @@ def test_untrained_phases_are_left_out_with_a_note(
     def refuse(*arguments: Any) -> None:
         raise AssertionError("without a policy that looks, no tokenizer is needed")
 
+    use_stand_in(monkeypatch)
     monkeypatch.setattr(module, "_acting_encoder", refuse)
     run_dir, config = copy_of(trained, tmp_path / "run")
     for phase in (2, 3):

@@ -111,7 +111,9 @@ def test_shuffled_actions_are_the_same_chunks_each_somewhere_else() -> None:
 
 def test_noop_replaces_every_component_after_the_context_only() -> None:
     batch = crops()
-    marked = Batch(**{**vars(batch), "actions": torch.full((B, L, 2, 3), 9)})
+    nines, known = torch.full((B, L, 2, 3), 9), torch.ones(B, L, 2, dtype=torch.bool)
+    changed = {"actions": nines, "next_actions": nines, "action_valid": known, "next_valid": known}
+    marked = Batch(**{**vars(batch), **changed})
     actions = noop_actions(marked, CONTEXT, (1, 5, 0))
     assert (actions[:, :CONTEXT] == 9).all()
     assert (actions[:, CONTEXT:] == torch.tensor([1, 5, 0])).all()
