@@ -25,6 +25,7 @@ from fastdreamer.config import Config, TokenizerConfig, TrainConfig
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
+from fastdreamer.settings import differences, load_config
 from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
 from fastdreamer.tokenizer.preprocess import preprocess
@@ -180,13 +181,15 @@ def psnr_table(
 
 
 def refit_command(config: Config, recordings: Path, out: Path) -> str:
-    """The command line that repeats a fit with these settings."""
-    t = config.tokenizer_fit
-    return (
-        f"fastdreamer fit-tokenizer --config crafter --recordings {recordings} --out {out} "
-        f"tokenizer_fit.steps={t.steps} tokenizer_fit.batch_size={t.batch_size} "
-        f"tokenizer_fit.learning_rate={t.learning_rate:g}"
-    )
+    """The command line that repeats a fit: the crafter preset and every setting of the fit that differs from it."""
+    sections = ("tokenizer", "tokenizer_fit", "seed", "precision", "data.held_out")
+    changed = differences(load_config("crafter"), config)
+    overrides = [
+        f"{path}={json.dumps(value, separators=(',', ':')) if isinstance(value, list) else value}"
+        for path, (_, value) in changed.items()
+        if path.startswith(sections)
+    ]
+    return " ".join(["fastdreamer fit-tokenizer --config crafter", f"--recordings {recordings} --out {out}", *overrides])
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
@@ -238,14 +241,15 @@ def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes
 
     space = action_space(config.data.env)
     episodes: Episodes = {}
-    kinds: dict[str, int] = {}
+    origins: list[dict[str, Any]] = []
     skipped = 0
     found = find_recordings(recordings)
     with track("read recordings", total=len(found), unit="episodes") as bar:
         for recording in found:
             try:
-                episodes[recording.name] = read_recording(recording, space).frames
-                kinds[recording.env] = kinds.get(recording.env, 0) + 1
+                trajectory = read_recording(recording, space)
+                episodes[recording.name] = trajectory.frames
+                origins.append({"env": recording.env, **trajectory.metadata})
             except DamagedRecording:
                 skipped += 1
             bar.advance(1)
@@ -255,12 +259,28 @@ def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes
     train = {name: frames for name, frames in episodes.items() if splits[name] == "train"}
     held_out = {name: frames for name, frames in episodes.items() if splits[name] == "held_out"}
     data = {
-        "episodes": kinds,
+        "episodes": len(episodes),
+        "recorded_by": _recorded_by(origins),
         "train_frames": sum(map(len, train.values())),
         "held_out_frames": sum(map(len, held_out.values())),
         "damaged": skipped,
     }
     return train, held_out, data
+
+
+def _recorded_by(origins: list[dict[str, Any]]) -> list[str]:
+    """How the recordings were made: the commands for our own, folder and number for others."""
+    groups: dict[str, list[int]] = {}
+    for origin in origins:
+        kind = f"{origin['env']}"
+        if {"policy", "noise", "max_steps", "seed"} <= set(origin):
+            kind = f"fastdreamer record --policy {origin['policy']} record.max_steps={origin['max_steps']}"
+            kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
+        groups.setdefault(kind, []).append(origin.get("seed", 0))
+    return [
+        f"{kind} --seed {min(seeds)} --episodes {len(seeds)}" if kind.startswith("fastdreamer") else f"{kind}: {len(seeds)}"
+        for kind, seeds in groups.items()
+    ]
 
 
 def _tensor(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[Tensor, "1 3 t h w"]:

@@ -116,29 +116,62 @@ def test_a_cut_between_two_packets_is_not_a_shorter_video(tmp_path: Path, video:
         end = entry.pos + entry.size
     path = tmp_path / "cut.mp4"
     path.write_bytes((tmp_path / "whole.mp4").read_bytes()[:end])
-    with pytest.raises(DamagedVideo, match="200|201"):
+    with pytest.raises(DamagedVideo, match=f"{end} of at least"):
         read(path)
 
 
-def test_damage_in_the_middle_is_not_decoded_around(tmp_path: Path, video: Path):
+def test_a_packet_of_zeros_is_not_decoded_around(tmp_path: Path, video: Path):
     data = bytearray(video.read_bytes())
     packet = packets_of(video)[150]
     data[packet.pos + 8 : packet.pos + packet.size] = bytes(packet.size - 8)
     path = tmp_path / "damaged.mp4"
     path.write_bytes(bytes(data))
-    with pytest.raises(DamagedVideo, match="damaged|corrupt|lost"):
+    with pytest.raises(DamagedVideo, match="damaged"):
         decode_video(path)
 
 
-def test_a_packet_that_decodes_to_nothing_is_a_lost_frame(tmp_path: Path, video: Path):
-    """The slice is renamed to a NAL unit type that decoders skip: libav reports no error, there is only a hole."""
-    data = bytearray(video.read_bytes())
-    packet = packets_of(video)[150]
-    data[packet.pos + 4] = data[packet.pos + 4] & 0xE0 | 30
-    path = tmp_path / "hole.mp4"
-    path.write_bytes(bytes(data))
-    with pytest.raises(DamagedVideo, match="1 of 300 frames are lost|corrupt|damaged"):
-        decode_video(path)
+def decode_trustingly(path: Path, **options: str) -> tuple[int, int] | None:
+    """How many frames libav gives and how many of them it flags as corrupt; None if it raises."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = options
+        try:
+            frames = list(container.decode(stream))
+        except av.FFmpegError:
+            return None
+    return len(frames), sum(frame.is_corrupt for frame in frames)
+
+
+@pytest.fixture(scope="module")
+def damages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One video a kind of damage that libav keeps quiet about in its own way, found by flipping bits of slices."""
+    whole = tmp_path_factory.mktemp("damage") / "whole.mp4"
+    write_video(whole, 100)
+    packets, random = packets_of(whole), np.random.default_rng(0)
+    found: dict[str, Path] = {}
+    for attempt in range(600):
+        packet = packets[random.integers(1, len(packets))]
+        data = bytearray(whole.read_bytes())
+        data[packet.pos + random.integers(5, min(13, packet.size))] ^= 1 << random.integers(8)
+        path = whole.with_name(f"{attempt}.mp4")
+        path.write_bytes(bytes(data))
+        match decode_trustingly(path, err_detect="explode"), decode_trustingly(path):
+            case None, (100, 0):
+                found.setdefault("concealed", path)
+            case (100, 1), _:
+                found.setdefault("flagged", path)
+            case (99, 0), _:
+                found.setdefault("left out", path)
+        if len(found) == 3:
+            break
+    return found
+
+
+@pytest.mark.parametrize(("kind", "words"), [("concealed", "damaged"), ("flagged", "corrupt"), ("left out", "1 of 100")])
+def test_damage_that_libav_does_not_report_is_found(damages: dict[str, Path], kind: str, words: str):
+    with pytest.raises(DamagedVideo, match=words):
+        decode_video(damages[kind])
 
 
 def test_sound_alone_is_no_video(tmp_path: Path):

@@ -102,7 +102,8 @@ def test_both_dialects_are_read(tmp_path: Path, dialect: int, name: str, arrays)
 
 
 def test_both_dialects_name_observations_alike():
-    for v3, v4 in zip(obtain_arrays(2, 3) | navigate_arrays(2, 3), obtain_arrays(2, 4) | navigate_arrays(2, 4)):
+    dialects = [list(obtain_arrays(2, dialect) | navigate_arrays(2, dialect)) for dialect in (3, 4)]
+    for v3, v4 in zip(*dialects, strict=True):
         assert minerl.canonical_key(v3) == minerl.canonical_key(v4) == v4
 
 
