@@ -52,7 +52,7 @@ CAMERA_CENTRES = _expand(_SCALE)
 CAMERA_EDGES = _expand((_SCALE[1:] + _SCALE[:-1]) / 2.0)
 
 
-def encode_camera(degrees: ArrayLike) -> NDArray[np.uint8]:
+def encode_camera(degrees: float | ArrayLike) -> NDArray[np.uint8]:
     """Degrees of one step's pitch or yaw change to one of 11 mu-law bins (mu 10, clip 10), as floats throughout.
 
     Source: VPT (arXiv:2206.11795), appendix on the action space; its loader truncates to whole degrees first, which
@@ -61,7 +61,7 @@ def encode_camera(degrees: ArrayLike) -> NDArray[np.uint8]:
     return np.searchsorted(CAMERA_EDGES, np.asarray(degrees, np.float64)).astype(np.uint8)
 
 
-def decode_camera(bins: ArrayLike) -> NDArray[np.float64]:
+def decode_camera(bins: int | ArrayLike) -> NDArray[np.float64]:
     """Camera bins to their centres in degrees."""
     return CAMERA_CENTRES[np.asarray(bins, np.int64)]
 
@@ -142,7 +142,7 @@ class ActionSpace:
         content = [self.name, [[component.name, component.labels] for component in self.components]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
-    def from_recording(self, arrays: Mapping[str, NDArray[Any]]) -> UInt8[np.ndarray, "t-1 k"]:
+    def from_recording(self, arrays: Mapping[str, NDArray[Any]]) -> UInt8[np.ndarray, "s k"]:
         """The `action$...` arrays of a recording to label indices, one row a step.
 
         Raises:
@@ -162,14 +162,14 @@ class ActionSpace:
             raise UserError("action arrays differ in length: " + ", ".join(f"{k} {n}" for k, n in lengths.items()))
         return np.stack([component.read(arrays[component.key]) for component in self.components], axis=1)
 
-    def to_recording(self, actions: UInt8[np.ndarray, "t-1 k"]) -> dict[str, NDArray[Any]]:
+    def to_recording(self, actions: UInt8[np.ndarray, "s k"]) -> dict[str, NDArray[Any]]:
         """Label indices to the arrays of a recording: buttons int64, camera float32 degrees, enums strings."""
         assert actions.ndim == 2 and actions.shape[1] == len(self.components), actions.shape
         arrays: dict[str, NDArray[Any]] = {}
         for column, component in zip(actions.T, self.components, strict=True):
             axis = component.camera_axis
             if axis is not None:
-                camera: Float[np.ndarray, "t-1 2"] = arrays.setdefault(
+                camera: Float[np.ndarray, "s 2"] = arrays.setdefault(
                     component.key, np.zeros((len(actions), 2), np.float32)
                 )
                 camera[:, axis] = decode_camera(column)

@@ -85,7 +85,8 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
             rate = encoded_frames / max(time.perf_counter() - began, 1e-9)
             bar.advance(1, frames_per_s=rate, skipped=float(len(skipped)))
     if not entries:
-        raise UserError(f"none of the {len(found)} recordings in {recordings} can be read; the first: {_first(skipped)}")
+        first = next(iter(skipped.values()))
+        raise UserError(f"none of the {len(found)} recordings in {recordings} can be read; the first: {first}")
     save()
     for file in gone:
         (store / FOLDER / file).unlink(missing_ok=True)
@@ -163,7 +164,3 @@ def source_hash(recording: Recording) -> str:
 
 def _intact(file: Path, digest: str) -> bool:
     return file.is_file() and sha256_file(file) == digest
-
-
-def _first(skipped: dict[str, str]) -> str:
-    return next(iter(skipped.values()), "")

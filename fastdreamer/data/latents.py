@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float16, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
@@ -31,6 +31,8 @@ from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 FORMAT = 1
 MANIFEST = "manifest.json"
 FOLDER = "episodes"
+SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
+ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ class Episode:
         return len(self.valid)
 
     def to_bytes(self) -> bytes:
-        """The episode's file: safetensors; name, split and labelled are the manifest's."""
-        names = ("latents", "actions", "rewards", "terminals", "valid")
-        return save({name: getattr(self, name).contiguous() for name in names})
+        """The episode's file: safetensors; name, split, labelled and task are the manifest's."""
+        return save({name: getattr(self, name).contiguous() for name in ARRAYS})
 
 
 class LatentStore:
@@ -107,6 +108,11 @@ class LatentStore:
         mapped = sum(file.stat().st_size for file in files.values()) > memory_limit_gb * 2**30
         episodes = [_read(path, name, files[name], entry, mapped) for name, entry in manifest["episodes"].items()]
         return cls(path, manifest, episodes)
+
+    @property
+    def tokenizer(self) -> str:
+        """Fingerprint of the tokenizer that made the latents, or SYNTHETIC."""
+        return str(self.manifest["key"]["tokenizer"])
 
     def split(self, name: str) -> list[Episode]:
         """The episodes of `train` or `held_out`."""
@@ -181,7 +187,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         complete = manifest["format"] == FORMAT and {"key", "space", "episodes"} <= set(manifest)
     except FileNotFoundError as error:
-        raise UserError(f"there is no latent store in {path}; make one with: fastdreamer encode --store {path}") from error
+        raise UserError(f"no latent store in {path}; make one with: fastdreamer encode --store {path}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"the manifest of latent store {path} cannot be read ({error}); {rebuild(path)}") from error
     if not complete:
@@ -236,7 +242,9 @@ def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: b
                 f"fastdreamer encode --store {path}"
             )
         tensors = load_file(file) if data is None else load(data)
-        return Episode(name, entry["split"], labelled=entry["labelled"], **tensors)
+        latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
+        labelled, task = entry["labelled"], entry.get("task", 0)
+        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, labelled, task)
     except (OSError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
 
@@ -279,7 +287,7 @@ def write_synthetic_store(
             valid=torch.ones(frames, dtype=torch.bool),
         )
         entries[name] = write_episode(path, episode, source="synthetic")
-    key = {"tokenizer": "synthetic", "frames_per_latent": c, "window": clock.window, "actions": space.fingerprint}
+    key = {"tokenizer": SYNTHETIC, "frames_per_latent": c, "window": clock.window, "actions": space.fingerprint}
     write_manifest(path, {"format": FORMAT, "key": key, **_described(space), "episodes": entries, "skipped": {}})
 
 
@@ -296,6 +304,7 @@ def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
         "steps": len(episode.latents),
         "split": episode.split,
         "labelled": episode.labelled,
+        "task": episode.task,
     }
 
 

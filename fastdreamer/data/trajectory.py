@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 @dataclass(frozen=True)
 class Trajectory:
-    """An episode of t frames and t - 1 steps: row i is (frame i, action i) -> reward i, frame i + 1.
+    """An episode of t frames and s = t - 1 steps: row i is (frame i, action i) -> reward i, frame i + 1.
 
     `valid[i]` False means that frame i's pixels must not be a prediction target (its reward still counts).
     `frames` is (t, 0, 0, 3) when only labels were read.
@@ -19,9 +19,9 @@ class Trajectory:
 
     name: str
     frames: UInt8[np.ndarray, "t h w 3"]
-    actions: UInt8[np.ndarray, "t-1 k"]
-    rewards: Float[np.ndarray, "t-1"]
-    terminals: Bool[np.ndarray, "t-1"]
+    actions: UInt8[np.ndarray, "s k"]
+    rewards: Float[np.ndarray, "s"]
+    terminals: Bool[np.ndarray, "s"]
     valid: Bool[np.ndarray, "t"]
     metadata: dict[str, Any] = field(default_factory=dict)
 

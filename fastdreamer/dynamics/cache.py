@@ -17,7 +17,9 @@ from fastdreamer.config import DynamicsConfig
 class LayerCache:
     """Keys and values of one time layer; `position` (shape (1,)) is shared by all layers and owned by RingCache."""
 
-    def __init__(self, keys: Float[Tensor, "b kv c e"], values: Float[Tensor, "b kv c e"], position: Int[Tensor, "1"]) -> None:
+    def __init__(
+        self, keys: Float[Tensor, "b kv c e"], values: Float[Tensor, "b kv c e"], position: Int[Tensor, "1"]
+    ) -> None:
         self.keys, self.values = keys, values
         self.position = position
 

@@ -55,13 +55,17 @@ def rounded(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) inside low..high, about `count` of them."""
+def ticks(low: float, high: float, count: int = 4, whole: bool = False) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) inside low..high, about `count` of them.
+
+    `whole` gives whole numbers only (steps, horizons).
+    """
     if not high > low:
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.8)
+    step = max(1.0, step) if whole else step
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -144,7 +148,7 @@ def line_chart(
         marks: x values of points to draw as dots (few points are read better so); empty for none.
         label: what a screen reader says.
     """
-    left, right, top, bottom = 44.0, 186.0 if direct_labels else 12.0, 10.0, 34.0
+    left, right, top, bottom = 46.0, 186.0 if direct_labels else 12.0, 10.0, 34.0
     x0, x1 = _extent([x for s in series for x in s.xs], zero=False)
     if len({x for s in series for x in s.xs}) > 1:
         x0, x1 = min(x for s in series for x in s.xs), max(x for s in series for x in s.xs)
@@ -161,7 +165,7 @@ def line_chart(
     for tick in ticks(y0, y1, 4 if height > 150 else 3):
         parts.append(f'<path class="grid" d="M{left:.1f} {py(tick):.1f}H{width - right:.1f}"/>')
         parts.append(_text(left - 7, py(tick) + 3.5, _tick_label(tick), anchor="end"))
-    for tick in ticks(x0, x1, 4 if width < 500 else 10):
+    for tick in ticks(x0, x1, 4 if width < 500 else 12, whole=True):
         parts.append(_text(px(tick), height - bottom + 15, _tick_label(tick), anchor="middle"))
     parts.append(f'<path class="axis" d="M{left:.1f} {height - bottom:.1f}H{width - right:.1f}"/>')
     parts.append(_text(left + inner_w / 2, height - 4, x_label, "axis-label", "middle"))
@@ -171,7 +175,7 @@ def line_chart(
             parts.append(
                 f'<path class="faint" style="stroke:var(--{s.tone})" d="{_path(xs, [py(y) for y in s.faint])}"/>'
             )
-    for s in series:
+    for s in reversed(series):  # the first one lies on top
         xs, ys = [px(x) for x in s.xs], [py(y) for y in s.ys]
         dash = f' stroke-dasharray="{DASH}"' if s.dashed else ""
         parts.append(f'<path class="line" style="stroke:var(--{s.tone})"{dash} d="{_path(xs, ys)}"/>')

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from fastdreamer.evaluation.charts import Series, line_chart, number
+from fastdreamer.training.metrics import read_metrics as read_lines
 
 PHASES = {
     0: "Pixel decoder (pictures only)",
@@ -41,7 +40,13 @@ def _one(metric: str, title: str, reading: str) -> Panel:
     return Panel(title, ((metric, ""),), reading)
 
 
-GRADIENT = _one("grad_norm", "Gradient norm", "before clipping")
+HELD_OUT = "held_out/"
+BASELINE = "majority_accuracy"
+GENERAL = {  # of every phase, drawn last
+    "loss": _one("loss", "Sum of the loss terms", "each divided by its running size"),
+    "grad_norm": _one("grad_norm", "Gradient norm", "before clipping"),
+    "learning_rate": _one("learning_rate", "Learning rate", "warm-up, then decay"),
+}
 PANELS: dict[int, tuple[Panel, ...]] = {
     0: (
         _one("loss/pixels", "Pixel loss", "lower is better"),
@@ -50,8 +55,6 @@ PANELS: dict[int, tuple[Panel, ...]] = {
     1: (
         _one("loss/dynamics", "Dynamics loss", "flow and bootstrap together, as trained"),
         Panel("Its two parts", (("loss/flow", "flow"), ("loss/boot", "bootstrap")), "lower is better"),
-        GRADIENT,
-        _one("learning_rate", "Learning rate", "warm-up, then decay"),
     ),
     2: (
         _one("loss/policy", "Policy loss", "cross-entropy of the demonstrated actions"),
@@ -62,9 +65,11 @@ PANELS: dict[int, tuple[Panel, ...]] = {
         ),
         _one("entropy", "Policy entropy", "0 is a policy that never hesitates"),
         _one("loss/reward", "Reward loss", "lower is better"),
+        _one("reward_error", "Reward error", "mean absolute"),
         _one("loss/value", "Value loss", "lower is better"),
         _one("loss/continue", "Continuation loss", "does the episode go on?"),
-        GRADIENT,
+        _one("value_mean", "Value", "mean over real states"),
+        _one("reward_std", "Spread of predicted rewards", "0 would be one answer for every state"),
     ),
     3: (
         _one("imagined_return", "Imagined return", "what the model believes; the environment decides"),
@@ -73,21 +78,18 @@ PANELS: dict[int, tuple[Panel, ...]] = {
         _one("entropy", "Policy entropy", "a fall to 0 would be collapse"),
         _one("kl_prior", "KL to the cloned policy", "how far it has moved"),
         _one("advantage_positive", "Share of positive advantages", "near one half is healthy"),
+        _one("advantage_std", "Spread of advantages", "only their signs train the policy"),
+        _one("alive", "Alive at the horizon", "weight of the last imagined step"),
         _one("loss/policy", "Policy loss", "PMPO; its sign carries no verdict"),
         _one("loss/value", "Value loss", "lower is better"),
-        GRADIENT,
     ),
 }
 
 
-def read_metrics(path: Path) -> Metrics:
-    """Metrics by phase and name as (step, value), sorted by step.
-
-    A step that was logged twice (a run resumed from an older checkpoint) counts once, with its last value. A line
-    that is no JSON object (a run was killed while writing it) is skipped.
-    """
+def read_metrics(run_dir: Path) -> Metrics:
+    """Metrics by phase and name as (step, value), sorted by step; a step that was logged twice has its last value."""
     found: dict[int, dict[str, dict[int, float]]] = {}
-    for line in _lines(path):
+    for line in read_lines(run_dir):
         phase, step = line.get("phase"), line.get("step")
         if not isinstance(phase, int) or not isinstance(step, int):
             continue
@@ -95,19 +97,6 @@ def read_metrics(path: Path) -> Metrics:
             if name not in HIDDEN and isinstance(value, int | float) and not isinstance(value, bool):
                 found.setdefault(phase, {}).setdefault(name, {})[step] = float(value)
     return {p: {n: sorted(points.items()) for n, points in metrics.items()} for p, metrics in sorted(found.items())}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(line, dict):
-                yield line
 
 
 def last_values(metrics: Metrics) -> dict[str, dict[str, float]]:
@@ -135,40 +124,55 @@ def smooth(values: Float[ndarray, " t"], share: float = 0.05) -> Float[ndarray, 
 
 
 def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], phase: int) -> str:
-    """The grid of charts of one phase: the known metrics in their order, then whatever else was logged."""
+    """The grid of charts of one phase: the known metrics in their order, then whatever else was logged.
+
+    What was measured on held-out episodes too is drawn into the chart of its own metric.
+    """
     panels = list(PANELS.get(phase, ()))
     known = {name for panel in panels for name, _ in panel.metrics}
-    panels += [_one(name, name, "") for name in metrics if name not in known]
+    others = [name for name in metrics if name not in known and name.removeprefix(HELD_OUT) not in metrics]
+    others += [name for name in metrics if name not in known and not name.startswith(HELD_OUT)]
+    panels += [GENERAL.get(name) or _one(name, _readable(name), "") for name in dict.fromkeys(others)]
     figures = [figure for panel in panels if (figure := _figure(panel, metrics))]
     return f'<div class="panels">{"".join(figures)}</div>'
 
 
+def _readable(name: str) -> str:
+    return name.replace("_", " ").replace("/", ": ").capitalize()
+
+
 def _figure(panel: Panel, metrics: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    series, legend = [], []
-    for (metric, name), tone in zip(panel.metrics, ("model", "other", "base"), strict=False):
-        points = metrics.get(metric)
-        if not points:
-            continue
-        steps, raw = np.asarray(points, dtype=np.float64).T
-        is_baseline = metric == "majority_accuracy"
-        tone, finite = ("base" if is_baseline else tone), np.isfinite(raw)
-        steps, raw = steps[finite], raw[finite]
-        if not len(raw):
-            continue
-        xs, ys = downsample(steps), downsample(raw)
-        is_schedule = metric == "learning_rate"  # nothing random to average away
-        smoothed = ys if is_schedule else smooth(ys)
-        faint = () if is_schedule or is_baseline else ys.tolist()
-        series.append(Series(name, xs.tolist(), smoothed.tolist(), tone, is_baseline, faint))
-        kind = "key dashed" if is_baseline else "key"
-        called = f"{escape(name)} " if name else ""
-        swatch = f'<i class="{kind}" style="border-color:var(--{tone})"></i>' if name else ""
-        legend.append(f"<span>{swatch}{called}<b>{number(float(smoothed[-1]))}</b></span>")
-    if not series:
+    lines: list[tuple[str, str, str]] = []  # metric, name in the legend, tone
+    for metric, name in panel.metrics:
+        is_watched = HELD_OUT + metric in metrics
+        tone = "base" if metric == BASELINE else "better" if lines else "model"
+        lines.append((metric, name or ("training" if is_watched else ""), tone))
+        if is_watched:
+            lines.append((HELD_OUT + metric, "held out", "other"))
+    drawn = [s for metric, name, tone in lines if (s := _series(metrics.get(metric, ()), name, metric, tone))]
+    if not drawn:
         return ""
-    chart = line_chart(series, "step", label=f"{panel.title} over training steps")
+    chart = line_chart(drawn, "step", label=f"{panel.title} over training steps")
     reading = f" <span>{escape(panel.reading)}</span>" if panel.reading else ""
     return (
         f'<figure class="panel"><figcaption><strong>{escape(panel.title)}</strong>{reading}'
-        f'<span class="legend">{"".join(legend)}</span></figcaption>{chart}</figure>'
+        f'<span class="legend">{"".join(_key(series) for series in drawn)}</span></figcaption>{chart}</figure>'
     )
+
+
+def _series(points: Sequence[tuple[int, float]], name: str, metric: str, tone: str) -> Series | None:
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    if not finite:
+        return None
+    steps, raw = np.asarray(finite, dtype=np.float64).T
+    xs, ys = downsample(steps), downsample(raw)
+    is_exact = metric in ("learning_rate", BASELINE)  # nothing random to average away
+    smoothed = ys if is_exact else smooth(ys)
+    return Series(name, xs.tolist(), smoothed.tolist(), tone, metric == BASELINE, () if is_exact else ys.tolist())
+
+
+def _key(series: Series) -> str:
+    """A legend entry: colour and name where there are several, and where the line ends."""
+    kind = "key dashed" if series.dashed else "key"
+    swatch = f'<i class="{kind}" style="border-color:var(--{series.tone})"></i>' if series.name else ""
+    return f"<span>{swatch}{escape(series.name)} <b>{number(series.ys[-1])}</b></span>"

@@ -64,7 +64,7 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
     return Run(
         path=run_dir,
         config_text=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        metrics=read_metrics(run_dir / "metrics.jsonl"),
+        metrics=read_metrics(run_dir),
         evaluation=load("evaluation.json"),
         world_model=load("world_model.json"),
         timings={name: float(value) for name, value in load("timings.json").items() if isinstance(value, int | float)},

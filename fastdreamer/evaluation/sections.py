@@ -107,7 +107,7 @@ def achievements(policies: Mapping[str, Any], ordered: Sequence[str], demonstrat
             bar_cell(rates[name], f"{rates[name]:.0%}") if rates.get(name) else '<td class="none">0%</td>'
             for rates in columns.values()
         )
-        rows.append(f"<td>{escape(name.replace('_', ' '))}</td>{cells}")
+        rows.append(f"<td>{name}</td>{cells}")
     return (
         "<h3>Achievements</h3>"
         '<p class="lead">Share of episodes in which an achievement was unlocked at least once; those that nobody '
@@ -220,7 +220,10 @@ def film(strip: Mapping[str, Any], pictures: Mapping[str, Any], folder: Path, pl
         f"{ease.capitalize()}: episode {strip['episode']}, from latent step {strip['start']}; error "
         f"{number(float(strip['error']))}.{missing}"
     )
-    return f'<figure class="film">{axis}{"".join(rows)}<figcaption>{escape(caption)}</figcaption></figure>'
+    limit = f"max-width:{104 + 96 * len(shown)}px"  # few frames are not blown up
+    return (
+        f'<figure class="film" style="{limit}">{axis}{"".join(rows)}<figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def recordings_section(recordings: Mapping[str, Any]) -> str:

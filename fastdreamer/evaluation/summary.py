@@ -23,7 +23,7 @@ def write_summary(run_dir: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "eval": evaluation or {"policies": {}},
         "world_model": read_object(run_dir / "world_model.json"),
-        "losses": last_values(read_metrics(run_dir / "metrics.jsonl")),
+        "losses": last_values(read_metrics(run_dir)),
         "seconds": read_object(run_dir / "timings.json"),
     }
     write_json(run_dir / "summary.json", summary)

@@ -17,6 +17,9 @@ NAMES: dict[str, str] = {
 }
 
 
+FEW = 20  # episodes below which a percentile bootstrap is known to be too narrow
+
+
 def interval_of(policy: Mapping[str, Any]) -> Interval:
     """A policy's return with its interval."""
     return Interval(float(policy["return_mean"]), float(policy["return_low"]), float(policy["return_high"]))
@@ -58,6 +61,9 @@ def policy_sentences(evaluation: Mapping[str, Any]) -> list[str]:
         worlds = policies[first].get("episodes", "?")
         where = f" over {worlds} worlds" if second == "random" else ""
         sentences.append(f"{subject} scores {say(one)} against {say(other)} for {against}{where}: {verdict}.")
+    played = min((int(policy["episodes"]) for policy in policies.values()), default=FEW)
+    if sentences and played < FEW:
+        sentences.append(f"Only {played} worlds were played: bootstrap intervals of so few are too narrow to rely on.")
     return sentences
 
 
@@ -78,7 +84,7 @@ def world_model_sentences(world_model: Mapping[str, Any]) -> list[str]:
             verdict = "predicts held-out play worse than copying the last latent"
         else:
             verdict = "is not told apart from copying the last latent"
-        where = "every horizon" if won == horizons else f"{won} of {horizons} horizons"
+        where = {horizons: "every horizon", 0: "no horizon"}.get(won, f"{won} of {horizons} horizons")
         sentences.append(
             f"The world model {verdict}: its error is {say(over_copy)} times that of copying on average, and lower at "
             f"{where}."
@@ -88,9 +94,9 @@ def world_model_sentences(world_model: Mapping[str, Any]) -> list[str]:
         if key not in ratios:
             continue
         ratio = ratios[key]
-        if ratio.low > 1:
+        if round(ratio.low, 2) > 1:  # as printed
             verdict = "so it uses the actions"
-        elif ratio.high < 1:
+        elif round(ratio.high, 2) < 1:
             verdict = "which should not be: wrong actions help it"
         else:
             verdict = "so this control does not show that it uses the actions"

@@ -57,9 +57,7 @@ class Continuation(nn.Module):
         return torch.sigmoid(self(features))
 
 
-def continuation_loss(
-    logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], valid: Bool[Tensor, "*b"]
-) -> Tensor:
+def continuation_loss(logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], valid: Bool[Tensor, "*b"]) -> Tensor:
     """Binary cross-entropy over valid steps."""
     rows = F.binary_cross_entropy_with_logits(logits, continues, reduction="none") * valid
     return rows.sum() / valid.sum().clamp(min=1)

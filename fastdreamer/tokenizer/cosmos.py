@@ -48,8 +48,8 @@ def architecture(config: TokenizerConfig) -> dict[str, Any]:
     stages = max(spatial_layers, temporal_layers + 1 if temporal_layers else 0) + 2
     if temporal_layers > spatial_layers:
         raise UserError(
-            f"tokenizer.frames_per_latent {c} needs {temporal_layers} temporal stages but spatial_compression {spatial} "
-            f"with patch_size {patch} has {spatial_layers} spatial ones; raise patch_size or spatial_compression"
+            f"tokenizer.frames_per_latent {c} needs {temporal_layers} temporal stages but spatial_compression "
+            f"{spatial} with patch_size {patch} has {spatial_layers} spatial ones; raise either of the two"
         )
     for name in ("encoder_channels", "decoder_channels"):
         if len(getattr(config, name)) < stages:
@@ -133,11 +133,7 @@ def weights_folder(config: TokenizerConfig) -> Path:
     embedded = config.weights == "embedded"
     folder = EMBEDDED if embedded else Path(config.weights).expanduser()
     if not (folder / "config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
-        mend = (
-            f"make it with: {REFIT}"
-            if embedded
-            else "name a folder in the diffusers layout, `embedded`, or `random`"
-        )
+        mend = f"make it with: {REFIT}" if embedded else "name a folder in diffusers' layout, `embedded` or `random`"
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
         raise UserError(f"{what} {folder}; {mend}")
     return folder

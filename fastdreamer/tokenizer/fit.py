@@ -19,7 +19,6 @@ import torch
 from fastdreamer_kernels import latent_pool
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastdreamer.config import Config, TokenizerConfig, TrainConfig
 from fastdreamer.errors import UserError
@@ -58,7 +57,9 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
     bottleneck = Bottleneck(model, config.tokenizer)
     draw = _sampler(train, config.tokenizer, config.tokenizer_fit.batch_size, config.seed, device)
     began = time.perf_counter()
-    optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
     _fold_normalisation(model, bottleneck, draw)
     round_to_half(model)
     seconds = time.perf_counter() - began
@@ -153,7 +154,7 @@ def optimise(bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainCo
 def psnr_table(
     bottleneck: Bottleneck, train: Episodes, held_out: Episodes, config: TokenizerConfig
 ) -> dict[str, float]:
-    """PSNR in dB on held-out frames at image_size: the tokenizer, the training mean, a window's first frame repeated."""
+    """PSNR in dB on held-out frames, at image_size: tokenizer, training mean, a window's first frame repeated."""
     bottleneck.eval()
     device = next(bottleneck.parameters()).device
     mean = torch.from_numpy(np.mean([f.mean(0, dtype=np.float64) for f in train.values()], 0)).float()
@@ -189,7 +190,8 @@ def refit_command(config: Config, recordings: Path, out: Path) -> str:
         for path, (_, value) in changed.items()
         if path.startswith(sections)
     ]
-    return " ".join(["fastdreamer fit-tokenizer --config crafter", f"--recordings {recordings} --out {out}", *overrides])
+    files = f"--recordings {recordings} --out {out}"
+    return " ".join(["fastdreamer fit-tokenizer --config crafter", files, *overrides])
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
@@ -203,7 +205,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 def _fold_normalisation(model: AutoencoderKLCosmos, bottleneck: Bottleneck, draw: Callable[[], Tensor]) -> None:
     """Measure mean and deviation with the final weights and fold them into quant_conv; the norm becomes identity."""
     bottleneck.train()
-    pooled = torch.cat([latent_pool(bottleneck.network._encode(draw()), bottleneck.pool).flatten(0, 2) for _ in range(32)])
+    batches = [latent_pool(bottleneck.network._encode(draw()), bottleneck.pool) for _ in range(32)]
+    pooled = torch.cat([batch.flatten(0, 2) for batch in batches])
     bottleneck.eval()
     std, mean = torch.std_mean(pooled.double(), 0)
     scale = (1 / std.clamp_min(1e-6)).float()
@@ -229,7 +232,8 @@ def _sampler(
     def draw() -> Tensor:
         picks = rng.integers(len(starts), size=batch_size)
         clips = np.stack([usable[e][s : s + window] for e, s in (starts[i] for i in picks)])
-        return preprocess(torch.from_numpy(clips).permute(0, 4, 1, 2, 3), config.clock, config.image_size, "bcthw").to(device)
+        frames = torch.from_numpy(clips).to(device).permute(0, 4, 1, 2, 3)
+        return preprocess(frames, config.clock, config.image_size, "bcthw")
 
     return draw
 
@@ -254,7 +258,7 @@ def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes
                 skipped += 1
             bar.advance(1)
     if len(episodes) < 2:
-        raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2 (one is held out): record more")
+        raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2, one of them held out")
     splits = assign_splits(episodes, config.data.held_out)
     train = {name: frames for name, frames in episodes.items() if splits[name] == "train"}
     held_out = {name: frames for name, frames in episodes.items() if splits[name] == "held_out"}
@@ -278,7 +282,9 @@ def _recorded_by(origins: list[dict[str, Any]]) -> list[str]:
             kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
         groups.setdefault(kind, []).append(origin.get("seed", 0))
     return [
-        f"{kind} --seed {min(seeds)} --episodes {len(seeds)}" if kind.startswith("fastdreamer") else f"{kind}: {len(seeds)}"
+        f"{kind}: {len(seeds)} episodes"
+        if not kind.startswith("fastdreamer")
+        else f"{kind} --seed {min(seeds)} --episodes {len(seeds)}"
         for kind, seeds in groups.items()
     ]
 

@@ -6,24 +6,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, TOKENS
 
-SIZE = 64  # pixels a side: recordings' own size, whatever the tokenizer resamples to
-
-
 class PixelDecoder(nn.Module):
-    """Normalised pooled latents of one step -> its c frames at 64x64, in [0, 1].
+    """Normalised pooled latents of one step -> its c frames at the recordings' own size, in [0, 1].
 
-    Two doublings by convolution and pixel shuffle, then 4x4 pixels a cell: convolutions at full resolution would be
-    most of the cost. The tokens first mix over the whole picture, because a fitted tokenizer is free to spread a
-    detail over them.
+    Two doublings by convolution and pixel shuffle, then a patch of pixels a cell: convolutions at full resolution
+    would be most of the cost. The tokens first mix over the whole picture, because a fitted tokenizer is free to
+    spread a detail over them.
+
+    Raises:
+        UserError: if the frames' side is not a multiple of 16.
     """
 
-    def __init__(self, frames_per_latent: int = 1, width: int = 64) -> None:
+    def __init__(self, frames_per_latent: int = 1, size: int = 64, width: int = 64) -> None:
         super().__init__()
         self.frames_per_latent = frames_per_latent
         grid = int(TOKENS**0.5)
-        patch = SIZE // (4 * grid)
+        patch, rest = divmod(size, 4 * grid)
+        if rest or not patch:
+            raise UserError(f"frames of {size} pixels a side cannot be drawn; the side must be a multiple of {4 * grid}")
         self.unflatten = nn.Unflatten(1, (grid, grid))
         self.mix = nn.Sequential(nn.Linear(TOKENS * CHANNELS, TOKENS * CHANNELS), nn.SiLU())
         self.body = nn.Sequential(
@@ -35,7 +38,7 @@ class PixelDecoder(nn.Module):
             nn.PixelShuffle(patch),
         )
 
-    def forward(self, latents: Float[Tensor, "b n z"]) -> Float[Tensor, "b c 3 64 64"]:
+    def forward(self, latents: Float[Tensor, "b n z"]) -> Float[Tensor, "b c 3 s s"]:
         """Frames in [0, 1]; step 0 of an episode is its single frame, the last of the c."""
         mixed = self.mix(latents.flatten(1)).view_as(latents)
         grid = torch.cat([self.unflatten(latents), self.unflatten(mixed)], -1).movedim(-1, 1)

@@ -42,8 +42,9 @@ def fold_single_frame(model: AutoencoderKLCosmos, trainable: bool = False) -> Au
     if encoder.patch_embed.patch_method == "haar":
         levels = int(math.log2(encoder.patch_embed.patch_size))
         encoder.patch_embed, decoder.unpatch_embed = _HaarPatch(levels), _HaarUnpatch(levels)
-        encoder.conv_in.inputs = _low_in_time(folded.config.in_channels, levels)
-        decoder.conv_out.mix = _last_frame(folded.config.out_channels, levels)
+        device = next(folded.parameters()).device
+        encoder.conv_in.inputs = _low_in_time(folded.config.in_channels, levels).to(device)
+        decoder.conv_out.mix = _last_frame(folded.config.out_channels, levels).to(device)
     for module in folded.modules() if not trainable else ():
         if isinstance(module, _Conv):
             module.freeze()
@@ -134,7 +135,7 @@ def _low_in_time(channels: int, levels: int) -> Tensor:
 def _last_frame(channels: int, levels: int) -> Tensor:
     """The map from the 3D unpatcher's channels to the 2D one's: at every level the later frame is low minus high."""
     mix = torch.eye(channels)
-    for level in range(levels):
+    for _ in range(levels):
         old = mix
         rows, columns = old.shape
         mix = torch.zeros(4 * rows, 8 * columns)

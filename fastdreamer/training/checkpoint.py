@@ -53,7 +53,7 @@ def architecture(config: Config) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    folder: Path, phase: int, step: int, groups: Mapping[str, Mapping[str, Tensor]], config: Config
+    folder: Path, phase: int, step: int, groups: Mapping[str, Mapping[str, Tensor]], config: Config, latents: str
 ) -> Path:
     """Writes folder/step-XXXXXXXX atomically and keeps the newest two.
 
@@ -63,6 +63,7 @@ def save_checkpoint(
         step: steps done.
         groups: tensors by group (model, ema, optimizer, random, frozen, ...); empty groups are left out.
         config: stored, so that a mismatch can be named.
+        latents: fingerprint of the tokenizer that made the latents it was trained on.
 
     Raises:
         UserError: if the disk refuses; older checkpoints stay.
@@ -78,6 +79,7 @@ def save_checkpoint(
             "phase": phase,
             "step": step,
             "torch": torch.__version__,
+            "latents": latents,
             "architecture": architecture(config),
             "training": to_dict(getattr(config, f"phase{phase}" if phase else "decoder")),
         }
@@ -157,6 +159,19 @@ def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path
                 f"checkpoint {path} was made with {prefix}{key}={then}, the configuration says {now}: "
                 f"set it back or use another --run-dir"
             )
+
+
+def check_latents(checkpoint: Checkpoint, fingerprint: str, where: str) -> None:
+    """Refuses latents of another tokenizer than the one the weights were trained on.
+
+    Raises:
+        UserError: naming the checkpoint and `where` the other latents come from.
+    """
+    if checkpoint.state["latents"] != fingerprint:
+        raise UserError(
+            f"checkpoint {checkpoint.path} was trained on latents of tokenizer {checkpoint.state['latents'][:12]}, "
+            f"{where} has {fingerprint[:12]}: use the tokenizer it was trained with, or train phase 1 again"
+        )
 
 
 def strip_compiled_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

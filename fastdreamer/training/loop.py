@@ -44,10 +44,13 @@ def fit(
     train: TrainConfig,
     run_dir: Path,
     backend: Backend,
+    latents: str,
     resume_from: Checkpoint | None = None,
     title: str = "",
 ) -> dict[str, float]:
     """Trains a phase to its last step and returns the last logged figures.
+
+    `latents` is the fingerprint of the tokenizer behind the data; every checkpoint carries it.
 
     SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
 
@@ -71,7 +74,7 @@ def fit(
             "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
-        save_checkpoint(folder, phase.number, step, groups, config)
+        save_checkpoint(folder, phase.number, step, groups, config, latents)
 
     figures: dict[str, float] = {}
     phase.model.train()
@@ -97,7 +100,7 @@ def fit(
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
             if (is_saving or is_logging) and not torch.isfinite(norm):
                 raise UserError(
-                    f"phase {phase.number} diverged at step {done} (loss {float(loss.detach())}, gradient {float(norm)}): "
+                    f"phase {phase.number} diverged at step {done} (loss {float(loss.detach())}, gradient {norm:.3g}): "
                     f"lower its learning_rate (now {train.learning_rate}) or clip_norm, then --resume"
                 )
             if is_logging:

@@ -71,4 +71,4 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # a bare machine with torch alone: the JSON lines hold the same numbers
         return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)

@@ -69,7 +69,7 @@ def train_pixel_decoder(
     decoder = PixelDecoder(config.tokenizer.frames_per_latent, frames.shape[-1]).to(backend.device)
     resume_from = run.load(0, config) if resume and run.has_phase(0) else None
     phase = DecoderPhase(config, decoder, latents, frames, backend.device)
-    figures = fit(phase, config, config.decoder, run.path, backend, resume_from, "pixel decoder")
+    figures = fit(phase, config, config.decoder, run.path, backend, store.tokenizer, resume_from, "pixel decoder")
     return {"trained": True, "psnr": figures.get("psnr", math.nan), "frames": frames.shape[0] * frames.shape[1]}
 
 

@@ -10,15 +10,17 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import CropSampler
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.latents import SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
+from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import (
     Checkpoint,
     check_architecture,
+    check_latents,
     check_resumable,
     load_checkpoint,
 )
@@ -58,11 +60,12 @@ def train(
         check_resumable(resume_from, config)
     parent = resume_from or _parent(run, config, phase, checkpoint)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    _check_store(store, config, parent)
     backend = choose_device(config)
     torch.manual_seed(config.seed)
     built = _build(config, phase, store, parent, backend.device)
     started = time.perf_counter()
-    figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, resume_from)
+    figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, store.tokenizer, resume_from)
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,
@@ -90,14 +93,18 @@ def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -
     return parent
 
 
-def _build(
-    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, device: torch.device
-) -> Phase:
-    if store.clock != config.tokenizer.clock:
-        raise UserError(
-            f"store {store.path} has {store.clock.frames_per_latent} frames a latent step, the configuration says "
-            f"{config.tokenizer.frames_per_latent}: run fastdreamer encode again"
-        )
+def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) -> None:
+    if store.tokenizer != SYNTHETIC:
+        expected = store_key(config, tokenizer_fingerprint(config.tokenizer))
+        free = {name: store.manifest["key"].get(name) for name in ("precision", "backend")}
+        check_key(store.path, store.manifest["key"], expected | free)
+    elif store.clock != config.tokenizer.clock:
+        raise UserError(f"{store.path} has another latent clock than the configuration: write it again")
+    if parent is not None:
+        check_latents(parent, store.tokenizer, f"store {store.path}")
+
+
+def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, device: torch.device) -> Phase:
     discount, seed = config.imagination.gamma, config.seed
 
     def sampler(split: str, length: int, batch: int) -> CropSampler:

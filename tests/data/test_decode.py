@@ -168,7 +168,9 @@ def damages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "words"), [("concealed", "damaged"), ("flagged", "corrupt"), ("left out", "1 of 100")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("concealed", "damaged"), ("flagged", "corrupt"), ("left out", "1 of 100")]
+)
 def test_damage_that_libav_does_not_report_is_found(damages: dict[str, Path], kind: str, words: str):
     with pytest.raises(DamagedVideo, match=words):
         decode_video(damages[kind])

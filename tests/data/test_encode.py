@@ -142,7 +142,8 @@ def slow(*arguments):
 encode._encode = slow
 encode.encode_recordings(CONFIG, Path({str(recordings)!r}), Path({str(store)!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "third").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)

@@ -15,7 +15,7 @@ import pytest
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
-from fastdreamer.evaluation.curves import downsample, read_metrics, smooth
+from fastdreamer.evaluation.curves import curves, downsample, read_metrics, smooth
 from fastdreamer.evaluation.pictures import png, spread, strip
 from fastdreamer.evaluation.report import read_run, render, write_report
 from fastdreamer.evaluation.summary import write_summary
@@ -196,7 +196,7 @@ def test_metrics_of_a_resumed_and_killed_run_are_read_once(tmp_path: Path) -> No
     path = tmp_path / "metrics.jsonl"
     rows = [{"phase": 1, "step": s, "loss": v} for s, v in ((10, 3.0), (20, 2.0), (30, 9.0), (20, 1.9), (30, 1.5))]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"phase": 1, "st')
-    assert read_metrics(path) == {1: {"loss": [(10, 3.0), (20, 1.9), (30, 1.5)]}}
+    assert read_metrics(tmp_path) == {1: {"loss": [(10, 3.0), (20, 1.9), (30, 1.5)]}}
 
 
 def test_curves_are_thinned_by_means_and_smoothed_without_a_shift() -> None:
@@ -220,9 +220,31 @@ def test_charts_are_well_formed_for_awkward_values() -> None:
         assert "nan" not in svg and "inf" not in svg
 
 
+def test_held_out_curves_are_drawn_beside_their_training_curves() -> None:
+    points = [(step, 1 / step) for step in range(1, 50)]
+    metrics = {"loss/policy": points, "held_out/loss/policy": points, "held_out/only": points, "mine_own": points}
+    html = curves(metrics, 2)
+    assert html.count("<figure") == 3
+    assert "training <b>" in html and "held out <b>" in html and "Mine own" in html and "Held out: only" in html
+
+
+def test_few_worlds_are_said_to_be_few() -> None:
+    few = {name: {**made, "episodes": 3} for name, made in EVALUATION["policies"].items()}
+    assert "Only 3 worlds were played" in policy_sentences({"policies": few})[-1]
+
+
+def test_a_ratio_that_is_printed_as_one_carries_no_verdict() -> None:
+    ratio = {"mean": 1.001, "low": 1.0005, "high": 1.002}
+    model = {**WORLD_MODEL, "ratios": {"shuffled_over_real": ratio}}
+    assert "does not show" in world_model_sentences(model)[0]
+    model = {**WORLD_MODEL, "ratios": {"shuffled_over_real": {"mean": 0.999, "low": 0.998, "high": 0.9995}}}
+    assert "does not show" in world_model_sentences(model)[0]
+
+
 def test_ticks_are_round_and_inside() -> None:
-    assert ticks(0.0, 1.0) == [0.0, 0.5, 1.0] or ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(-3.0, 7.0) == [-2.0, 0.0, 2.0, 4.0, 6.0] or ticks(-3.0, 7.0) == [0.0, 5.0]
+    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(-3.0, 7.0) == [-2.0, 0.0, 2.0, 4.0, 6.0]
+    assert ticks(1.0, 3.0, 12, whole=True) == [1.0, 2.0, 3.0]
     assert [number(v) for v in (0.00473, 12345.0, 4.0, 0.0, float("nan"))] == ["0.00473", "12,345", "4.00", "0", "n/a"]
 
 

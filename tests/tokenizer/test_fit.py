@@ -60,7 +60,8 @@ def _config(c: int, **changes: object) -> Config:
         window=1 if c == 1 else 1 + 2 * c,
         patch_size=2 if c == 2 else 4,
     )
-    return Config(device="cpu", precision="fp32", tokenizer=tokenizer, tokenizer_fit=dataclasses.replace(FIT, **changes))
+    fit = dataclasses.replace(FIT, **changes)
+    return Config(device="cpu", precision="fp32", tokenizer=tokenizer, tokenizer_fit=fit)
 
 
 def test_a_fitted_tokenizer_beats_mean_and_repeated_frame(recordings: Path, tmp_path: Path) -> None:

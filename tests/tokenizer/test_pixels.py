@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.pixels import PixelDecoder
 
 
@@ -20,10 +21,17 @@ def test_frames_of_a_step_in_size_and_range_and_below_a_million_parameters(c: in
     assert sum(p.numel() for p in decoder.parameters()) < 1_000_000
 
 
+def test_other_sizes_than_multiples_of_sixteen_are_refused() -> None:
+    assert PixelDecoder(1, size=128, width=16)(torch.zeros(1, 16, 16)).shape == (1, 1, 3, 128, 128)
+    with pytest.raises(UserError, match="multiple of 16"):
+        PixelDecoder(1, size=60)
+
+
 def test_it_learns_a_picture_from_each_latent() -> None:
     torch.manual_seed(0)
     decoder = PixelDecoder(1, width=16)
-    latents, frames = torch.randn(4, 16, 16), torch.rand(4, 1, 3, 4, 4).repeat_interleave(16, -1).repeat_interleave(16, -2)
+    latents = torch.randn(4, 16, 16)
+    frames = torch.rand(4, 1, 3, 4, 4).repeat_interleave(16, -1).repeat_interleave(16, -2)
     optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
     losses = []
     for _ in range(60):

@@ -1,0 +1,55 @@
+# Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
+#   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
+#   make test      the fast tests          make slow   those that take minutes
+#   make lint      style and types         make gpu    those that need a CUDA card
+#
+# PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
+# the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+INPUTS := pyproject.toml constraints.txt
+
+# Two installs at once would tread on one another.
+.NOTPARALLEL:
+
+.PHONY: demo test slow gpu lint clean
+
+demo: $(VENV)/.installed-core
+	$(BIN)/fastdreamer demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) not found: install Python 3.11 or newer, or name one with PYTHON=..." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$("$(PYTHON)" -V 2>&1): FastDreamer needs 3.11 or newer, name one with PYTHON=python3.12" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' || { echo "make: $(PYTHON) cannot make virtual environments: install its venv package (python3-venv)" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+
+# The development install brings everything of the core one. The interpreter itself is order-only: its time stamp means
+# nothing.
+$(VENV)/.installed-core: $(INPUTS) | $(VENV)/bin/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(VENV)/bin/python
+	$(INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.installed-core

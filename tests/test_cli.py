@@ -1,0 +1,216 @@
+"""The command line: quick help, one line for a user's mistake, one JSON line of results, a run keeps its settings."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastdreamer import cli, commands
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.settings import dump_config, load_config
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("", "kernels", "engines"))}
+
+
+def fastdreamer(*words: str, code: str = "from fastdreamer.cli import run; run()") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Put a function in a command's place."""
+
+    def put(command: str, work):
+        monkeypatch.setitem(commands.COMMANDS, command, work)
+
+    return put
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = "import sys; from fastdreamer.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        result = fastdreamer("--help", code=code)
+        seconds.append(time.monotonic() - start)
+        assert result.returncode == 0
+    loaded = set(result.stderr.split())
+    assert not loaded & {"torch", "numpy", "yaml", "rich", "av", "diffusers", "crafter", "fastdreamer.commands"}
+    assert min(seconds) < 0.5
+    assert all(command in result.stdout for command in commands.COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(commands.COMMANDS))
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "--config" in out and "--json" in out and "section.key=value" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("frob", "invalid choice: 'frob'"),
+        ("train", "required: --run-dir, --phase"),
+        ("train --phase one --run-dir R", "invalid int value: 'one'"),
+        ("train --phase 4 --run-dir R --config debug", "phase is 4; there are phases 1 (world model)"),
+        ("train --phase 1 --run-dir R", "R is not a run directory (no config.yaml): give --config"),
+        ("train --phase 1 --run-dir R --config debg", "unknown configuration 'debg'; did you mean debug?"),
+        ("train --phase 1 --run-dir R --config R/none.yaml", "R/none.yaml does not exist"),
+        ("train --phase 1 --run-dir R --config debug phase1.stps=3", "unknown setting phase1.stps"),
+        ("train --phase 1 --run-dir R --config debug --phse1.steps=3", "unexpected argument '--phse1.steps=3'"),
+        ("train --phase 1 --run-dir R --config debug extra", "unexpected argument 'extra'"),
+        ("train --phase 1 --run-dir R --config debug", "R/store"),
+        ("train --phase 2 --run-dir R --config debug", "phase 1"),
+        ("eval --run-dir R", "R is not a run directory"),
+        ("report --run-dir R", "R is no run directory"),
+        ("inspect R", "R"),
+        ("encode --config debug --recordings R", "no store named: give --store"),
+        ("encode --config debug --recordings R --store S", "R"),
+        ("fit-tokenizer --config debug --recordings R --out S", "R"),
+        ("record --policy wizard --out R", "record.policy is 'wizard'; it must be one of expert, random"),
+        ("record --episodes 0 --out R", "record.episodes is 0; it must be at least 1"),
+        ("record --env pong --out R", "data.env is 'pong'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_and_writes_nothing(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = cli.main(words.split())
+    except SystemExit as stop:
+        status = stop.code
+    err = capsys.readouterr().err
+    assert status == 2
+    assert err.startswith("fastdreamer: error: ") and err.count("\n") == 1 and message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_may_stand_anywhere(stub, capsys):
+    seen = []
+    stub("train", lambda arguments: seen.append(load_config("debug", arguments.overrides)) or {})
+    assert cli.main("train seed=3 --phase 1 data.env=crafter --run-dir R phase1.steps=5".split()) == 0
+    assert (seen[0].seed, seen[0].phase1.steps) == (3, 5)
+
+
+def test_json_ends_the_output_with_strict_numbers(stub, capsys):
+    result = {"a": math.nan, "b": np.float32(0.5), "c": Path("x"), "d": [np.int64(3), math.inf], 5: np.arange(2)}
+    stub("report", lambda arguments: commands.show(result))
+    assert cli.main("report --run-dir R --json".split()) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    expected = {"a": None, "b": 0.5, "c": "x", "d": [3, None], "5": [0, 1]}
+    assert json.loads(line, parse_constant=pytest.fail) == expected
+    assert cli.main("report --run-dir R".split()) == 0
+    assert not capsys.readouterr().out.splitlines()[-1].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (UserError("line one\nline two"), 2, "fastdreamer: error: line one line two\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), 2, "fastdreamer: error: f: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "f"), 2, "fastdreamer: error: f: Permission denied"),
+        (KeyboardInterrupt(), 130, "fastdreamer: interrupted\n"),
+    ],
+)
+def test_exit_codes(error, status, words, stub, capsys):
+    def fail(arguments):
+        raise error
+
+    stub("report", fail)
+    assert cli.main(["report", "--run-dir", "R"]) == status
+    err = capsys.readouterr().err
+    assert err.startswith(words) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("ours"), ValueError("ours"), OSError(errno.EBADF, "ours")])
+def test_our_own_bugs_keep_their_traceback(error, stub):
+    def fail(arguments):
+        raise error
+
+    stub("report", fail)
+    with pytest.raises(type(error), match="ours"):
+        cli.main(["report", "--run-dir", "R"])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopping_cleans_up_and_shows_no_traceback(number, status, tmp_path):
+    code = """
+import sys, time; from pathlib import Path
+from fastdreamer import cli, commands; from fastdreamer.files import atomic_directory
+def work(arguments):
+    with atomic_directory(Path(sys.argv[-1]) / "final"):
+        print("ready", flush=True); time.sleep(60)
+commands.COMMANDS["report"] = work
+cli.run()
+"""
+    command = [sys.executable, "-c", code, "report", "--run-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(10) == status
+        assert "Traceback" not in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = """
+from fastdreamer import cli, commands
+commands.COMMANDS["report"] = lambda arguments: [print("x" * 1000, flush=True) for _ in range(1000)] and {}
+cli.run()
+"""
+    shell = f"{sys.executable} -c '{code}' report --run-dir R | head -1"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert result.stderr == ""
+
+
+def test_a_run_keeps_its_configuration(tmp_path):
+    config = load_config("debug")
+    dump_config(config, tmp_path / "config.yaml")
+    free = ["evaluation.episodes=9", "record.seed=4", "phase2.steps=7", "phase1.log_every=3", "device=cpu"]
+    commands.check_run(tmp_path, load_config("debug", free))
+    for fixed in ("tokenizer.pool=4", "dynamics.layers=8", "seed=1", "phase1.learning_rate=1", "data.store=/x"):
+        with pytest.raises(UserError, match=f"was made with {fixed.split('=')[0]}=.*another --run-dir"):
+            commands.check_run(tmp_path, load_config("debug", [fixed]))
+
+
+def test_the_configuration_is_saved_with_the_run_and_taken_back_if_refused(tmp_path):
+    run, config = tmp_path / "run", load_config("debug")
+    with pytest.raises(UserError), commands.kept_configuration(run, config):
+        raise UserError("no store")
+    assert not run.exists()
+    with commands.kept_configuration(run, config):
+        assert load_config(run / "config.yaml") == config
+    longer = load_config("debug", ["phase2.steps=70"])
+    before = (run / "config.yaml").read_bytes()
+    with pytest.raises(UserError), commands.kept_configuration(run, longer):
+        raise UserError("no phase 1")
+    assert (run / "config.yaml").read_bytes() == before
+    with pytest.raises(SystemExit), commands.kept_configuration(run, longer):
+        raise SystemExit(143)
+    assert load_config(run / "config.yaml") == longer
+
+
+def test_the_runs_own_configuration_is_the_default(tmp_path):
+    config = load_config("debug", ["seed=5"])
+    dump_config(config, tmp_path / "config.yaml")
+    arguments = cli.build_parser().parse_args(["eval", "--run-dir", str(tmp_path)])
+    arguments.overrides = ["evaluation.episodes=7"]
+    resolved = commands.resolve(arguments)
+    assert (resolved.seed, resolved.evaluation.episodes) == (5, 7)
+    assert isinstance(resolved, Config)

@@ -1,0 +1,99 @@
+"""Imports point one way, and what trains needs torch alone: no tokenizer, video, environment or engine libraries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdreamer_engines": ROOT / "engines"}
+
+# A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
+LEVELS = (
+    ("fastdreamer_kernels", "fastdreamer_engines"),
+    ("errors", "files", "shapes", "yaml_text", "progress", "settings", "config", "device"),
+    ("data", "tokenizer", "dynamics", "envs"),
+    ("heads",),
+    ("imagination",),
+    ("training",),
+    ("evaluation",),
+    ("demo", "commands", "cli"),
+)
+SIBLINGS = {
+    "files": {"errors"},
+    "yaml_text": {"errors"},
+    "settings": {"errors", "files", "yaml_text", "config"},
+    "config": {"settings", "shapes"},
+    "device": {"config", "errors"},
+    "data": {"tokenizer"},  # `encode` runs the frozen tokenizer
+    "tokenizer": {"data"},  # `fit` reads recordings
+    "dynamics": {"data"},  # batches of latents
+    "envs": {"data"},  # `record` writes recordings
+    "commands": {"demo"},
+    "cli": {"commands"},
+}
+HEAVY = ("diffusers", "av", "crafter", "matplotlib", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "rich")
+
+
+def level(package: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if package in names)
+
+
+def part(module: str) -> str:
+    """fastdreamer.data.clips -> data; fastdreamer_kernels.reference -> fastdreamer_kernels."""
+    top, _, rest = module.partition(".")
+    return rest.partition(".")[0] if top == "fastdreamer" else top
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """(file, importing part, imported part) of every import between our own packages, lazy ones included."""
+    found = []
+    for top, folder in SOURCES.items():
+        for path in sorted((folder / top).rglob("*.py")):
+            own = part(".".join(path.relative_to(folder).with_suffix("").parts))
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    pytest.fail(f"{path}: relative import; write the package's full name")
+                ours = [name for name in names if name.partition(".")[0] in SOURCES]
+                found += [(str(path.relative_to(ROOT)), own, part(name)) for name in ours]
+    return found
+
+
+def test_every_package_has_its_level():
+    files = (path.relative_to(ROOT / "fastdreamer") for path in (ROOT / "fastdreamer").rglob("*.py"))
+    packages = {file.parts[0].removesuffix(".py") for file in files} - {"__init__"}
+    assert packages <= {name for names in LEVELS for name in names}
+
+
+def test_imports_point_down():
+    wrong = [
+        f"{file}: {own} imports {other}"
+        for file, own, other in imports()
+        if other and own and other not in ("__version__", own)
+        and level(other) >= level(own)
+        and other not in SIBLINGS.get(own, ())
+    ]
+    assert wrong == []
+
+
+def test_what_trains_imports_no_heavy_library():
+    folders = [ROOT / "fastdreamer" / name for name in ("dynamics", "heads", "imagination", "training")]
+    files = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in folder.glob("*.py")]
+    modules = [".".join(file.parts).removesuffix(".__init__") for file in files]
+    code = f"""
+import importlib, sys
+sys.path[:0] = {[str(ROOT), *map(str, SOURCES.values())]!r}
+for name in {modules!r}: importlib.import_module(name)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(modules) > 10 and result.stdout.strip() == "[]"
