@@ -4,8 +4,8 @@
 #   make lint      style and types         make gpu    those that need a CUDA card
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
-# the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller:
-#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller: give its index, which
+# PyTorch's installation page names, with PIP_ARGS="--extra-index-url ...".
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv

@@ -107,7 +107,7 @@ def achievements(policies: Mapping[str, Any], ordered: Sequence[str], demonstrat
             bar_cell(rates[name], f"{rates[name]:.0%}") if rates.get(name) else '<td class="none">0%</td>'
             for rates in columns.values()
         )
-        rows.append(f"<td>{name}</td>{cells}")
+        rows.append(f"<td>{escape(name.replace('_', ' '))}</td>{cells}")
     return (
         "<h3>Achievements</h3>"
         '<p class="lead">Share of episodes in which an achievement was unlocked at least once; those that nobody '
