@@ -10,7 +10,10 @@ from beartype.roar import BeartypeDecorHintPep3119Exception
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Checks arguments and result on each call. A Protocol needs @runtime_checkable, else its functions go unchecked."""
+    """Checks arguments and result on each call.
+
+    A Protocol needs @runtime_checkable, else functions that take one go unchecked.
+    """
     try:
         return beartype(function)
     except BeartypeDecorHintPep3119Exception:

@@ -23,6 +23,8 @@ from fastdreamer.settings import dump_config, load_config
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("", "kernels", "engines"))}
 
+REPORT = ["report", "--run-dir", "R"]
+
 
 def fastdreamer(*words: str, code: str = "from fastdreamer.cli import run; run()") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *words]
@@ -103,18 +105,18 @@ def test_a_mistake_is_one_line_and_exit_2_and_writes_nothing(words, message, cap
 def test_settings_may_stand_anywhere(stub, capsys):
     seen = []
     stub("train", lambda arguments: seen.append(load_config("debug", arguments.overrides)) or {})
-    assert cli.main("train seed=3 --phase 1 data.env=crafter --run-dir R phase1.steps=5".split()) == 0
+    assert cli.main(["train", "seed=3", "--phase", "1", "data.env=crafter", "--run-dir", "R", "phase1.steps=5"]) == 0
     assert (seen[0].seed, seen[0].phase1.steps) == (3, 5)
 
 
 def test_json_ends_the_output_with_strict_numbers(stub, capsys):
     result = {"a": math.nan, "b": np.float32(0.5), "c": Path("x"), "d": [np.int64(3), math.inf], 5: np.arange(2)}
     stub("report", lambda arguments: commands.show(result))
-    assert cli.main("report --run-dir R --json".split()) == 0
+    assert cli.main([*REPORT, "--json"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     expected = {"a": None, "b": 0.5, "c": "x", "d": [3, None], "5": [0, 1]}
     assert json.loads(line, parse_constant=pytest.fail) == expected
-    assert cli.main("report --run-dir R".split()) == 0
+    assert cli.main(REPORT) == 0
     assert not capsys.readouterr().out.splitlines()[-1].startswith("{")
 
 
@@ -132,7 +134,7 @@ def test_exit_codes(error, status, words, stub, capsys):
         raise error
 
     stub("report", fail)
-    assert cli.main(["report", "--run-dir", "R"]) == status
+    assert cli.main(REPORT) == status
     err = capsys.readouterr().err
     assert err.startswith(words) and err.count("\n") == 1
 
@@ -144,7 +146,7 @@ def test_our_own_bugs_keep_their_traceback(error, stub):
 
     stub("report", fail)
     with pytest.raises(type(error), match="ours"):
-        cli.main(["report", "--run-dir", "R"])
+        cli.main(REPORT)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -159,7 +161,8 @@ commands.COMMANDS["report"] = work
 cli.run()
 """
     command = [sys.executable, "-c", code, "report", "--run-dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.send_signal(number)

@@ -36,7 +36,7 @@ SIBLINGS = {
     "commands": {"demo"},
     "cli": {"commands"},
 }
-HEAVY = ("diffusers", "av", "crafter", "matplotlib", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt", "rich")
+HEAVY = ("diffusers", "av", "crafter", "rich", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
 
 
 def level(package: str) -> int:

@@ -58,12 +58,12 @@ def encode_camera(degrees: float | ArrayLike) -> NDArray[np.uint8]:
     Source: VPT (arXiv:2206.11795), appendix on the action space; its loader truncates to whole degrees first, which
     puts slow mouse movement in the wrong bin, so that step is left out on purpose.
     """
-    return np.searchsorted(CAMERA_EDGES, np.asarray(degrees, np.float64)).astype(np.uint8)
+    return np.asarray(np.searchsorted(CAMERA_EDGES, np.asarray(degrees, np.float64)), np.uint8)
 
 
 def decode_camera(bins: int | ArrayLike) -> NDArray[np.float64]:
     """Camera bins to their centres in degrees."""
-    return CAMERA_CENTRES[np.asarray(bins, np.int64)]
+    return np.asarray(CAMERA_CENTRES[np.asarray(bins, np.int64)])
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,10 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
     cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
     tokenizer = FrozenTokenizer.from_config(config.tokenizer, torch.device("cuda" if cuda else "cpu"))
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
+    splits = assign_splits((recording.name for recording in found), config.data.held_out)
     entries = _existing(store, key)
-    names = {recording.name for recording in found}
-    gone = [entries.pop(name)["file"] for name in list(entries) if name not in names]
+    entries = {name: entry for name, entry in entries.items() if name in splits}
     skipped: dict[str, str] = {}
-    splits = assign_splits(names, config.data.held_out)
     began = time.perf_counter()
     kept = encoded_frames = 0
 
@@ -88,8 +87,10 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
         first = next(iter(skipped.values()))
         raise UserError(f"none of the {len(found)} recordings in {recordings} can be read; the first: {first}")
     save()
-    for file in gone:
-        (store / FOLDER / file).unlink(missing_ok=True)
+    current = {entry["file"] for entry in entries.values()}
+    for file in (store / FOLDER).iterdir():  # of recordings that are gone, and temporary ones of killed runs
+        if file.name not in current:
+            file.unlink()
     seconds = time.perf_counter() - began
     return {
         "episodes": len(entries),

@@ -70,7 +70,7 @@ class Expert:
             return sight.use(enemy)
         if sight.front == WATER and have["drink"] < 9:
             return "do"
-        if have["energy"] <= (4 if have["wood_sword"] else 8) and not sight.sees(ZOMBIE, SKELETON, ARROW):
+        if have["energy"] <= (2 if have["wood_sword"] else 8) and not sight.sees(ZOMBIE, SKELETON, ARROW):
             return "sleep"
         for vital, kind in (("drink", WATER), ("food", COW)):
             if have[vital] <= 6:

@@ -33,7 +33,7 @@ def say(interval: Interval, sign: bool = False) -> str:
 
 def compare(better: Interval, worse: Interval, difference: Interval | None) -> str:
     """What two intervals, and the difference world by world, allow to say about the first policy."""
-    if better.mean > worse.mean:
+    if better.low > worse.high:
         return "clearly better, the intervals do not overlap"
     if better.high < worse.low:
         return "clearly worse, the intervals do not overlap"

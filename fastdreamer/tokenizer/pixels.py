@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, TOKENS
 
+
 class PixelDecoder(nn.Module):
     """Normalised pooled latents of one step -> its c frames at the recordings' own size, in [0, 1].
 
@@ -26,7 +27,7 @@ class PixelDecoder(nn.Module):
         grid = int(TOKENS**0.5)
         patch, rest = divmod(size, 4 * grid)
         if rest or not patch:
-            raise UserError(f"frames of {size} pixels a side cannot be drawn; the side must be a multiple of {4 * grid}")
+            raise UserError(f"frames of {size} pixels a side cannot be drawn; give a multiple of {4 * grid}")
         self.unflatten = nn.Unflatten(1, (grid, grid))
         self.mix = nn.Sequential(nn.Linear(TOKENS * CHANNELS, TOKENS * CHANNELS), nn.SiLU())
         self.body = nn.Sequential(

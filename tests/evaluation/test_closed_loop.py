@@ -130,6 +130,7 @@ def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
     together = RandomPolicy(17, 2, [3, 11, 5])
     for _ in range(5):
         assert np.array_equal(alone.act(None, 0)[0], together.act(None, 0)[1])
+    assert not np.array_equal(*RandomPolicy(17, 50, [3, 5]).act(None, 0))
     together.reset()
     alone.reset()
     draws = np.concatenate([together.act(None, 0) for _ in range(2000)])

@@ -144,7 +144,7 @@ def test_chunks_of_several_frames_are_cut_at_the_last_whole_step() -> None:
     assert [c.start for c in chosen] == [0, 1, 2, 3]  # steps 0..11 are whole; step 12 has 3 frames of 8
 
 
-def test_noise_does_not_depend_on_how_many_crops_go_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_are_imagined_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdreamer.evaluation import world_model
 
     seen: list[int] = []
