@@ -1,4 +1,4 @@
-"""Crafter behind a Gymnasium-style interface: five-value steps, bit-reproducible, about three times as fast.
+"""Crafter behind a Gymnasium-style interface: five-value steps, bit-reproducible, twice as fast.
 
 Crafter (Hafner 2021, arXiv:2109.06780) is imported when an environment is made, so that the rest of the package works
 without it. Three things are mended from outside, without touching its rules:

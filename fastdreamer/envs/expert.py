@@ -3,8 +3,8 @@
 What it plays is cloned by a network that sees one frame: the 9x7 tiles around the player and the inventory. So its
 rules read what the frame shows wherever that is possible (inventory thresholds, what stands in front, what is in
 view), it keeps going straight while that is no detour (the sprite shows the direction), and ties break in one fixed
-order. Only the way to things out of view comes from the map. Two facts are remembered: that a sapling and a stone
-were once placed, and the heading of an exploration.
+order. Only the way to things out of view comes from the map. All it remembers is what
+it has once placed (plant, stone, furnace).
 """
 
 from __future__ import annotations
