@@ -26,6 +26,7 @@ REPEATS = 7
 
 
 def main(preset: str, overrides: list[str]) -> None:
+    """Measures and prints."""
     config = load_config(preset, overrides)
     space = action_space(config.data.env)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -119,6 +119,7 @@ class HeadsConfig:
     readout: str = setting("latents", choices=("latents", "agent_tokens"))
     reward_reads: str = setting("state", choices=("state", "transition"))  # transition: the step and the one before it
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
 
     def __post_init__(self) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+# Processes that tests start run this tree too, installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / name) for name in (".", "kernels", "engines"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and the cores may be shared
 
 from jaxtyping import install_import_hook

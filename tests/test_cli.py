@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -20,15 +19,12 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.settings import dump_config, load_config
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("", "kernels", "engines"))}
-
 REPORT = ["report", "--run-dir", "R"]
 
 
 def fastdreamer(*words: str, code: str = "from fastdreamer.cli import run; run()") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -162,7 +158,7 @@ cli.run()
 """
     command = [sys.executable, "-c", code, "report", "--run-dir", str(tmp_path)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.send_signal(number)
@@ -178,7 +174,7 @@ commands.COMMANDS["report"] = lambda arguments: [print("x" * 1000, flush=True) f
 cli.run()
 """
     shell = f"{sys.executable} -c '{code}' report --run-dir R | head -1"
-    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert result.stderr == ""
 
 

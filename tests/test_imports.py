@@ -91,7 +91,6 @@ def test_what_trains_imports_no_heavy_library():
     modules = [".".join(file.parts).removesuffix(".__init__") for file in files]
     code = f"""
 import importlib, sys
-sys.path[:0] = {[str(ROOT), *map(str, SOURCES.values())]!r}
 for name in {modules!r}: importlib.import_module(name)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """

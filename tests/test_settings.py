@@ -176,8 +176,7 @@ def test_settings_need_no_yaml():
 import sys; sys.modules["yaml"] = None
 from fastdreamer.config import Config; from fastdreamer.settings import config_hash; print(config_hash(Config()))
 """
-    root = Path(__file__).parents[1]
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == config_hash(Config())
 
 

@@ -12,16 +12,7 @@ from torch.nn import functional as F
 
 from fastdreamer.config import DynamicsConfig
 from fastdreamer.dynamics.cache import LayerCache
-
-
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm in the input's type, so that it stays one fused call under autocast (the gain is kept in fp32)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+from fastdreamer.dynamics.norm import RMSNorm
 
 
 def rotate(x: Float[Tensor, "... s e"], at: Int[Tensor, " s"]) -> Float[Tensor, "... s e"]:

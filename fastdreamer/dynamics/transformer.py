@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import DynamicsConfig
-from fastdreamer.dynamics.attention import FeedForward, RMSNorm, SpaceAttention, TimeAttention
+from fastdreamer.dynamics.attention import FeedForward, SpaceAttention, TimeAttention
 from fastdreamer.dynamics.cache import RingCache
+from fastdreamer.dynamics.norm import RMSNorm
 
 
 class Block(nn.Module):

@@ -142,7 +142,7 @@ class CrafterEnv:
     @property
     def inventory(self) -> dict[str, int]:
         """Vital figures (health, food, drink, energy) and items, name -> amount."""
-        return self._env._player.inventory  # type: ignore[no-any-return]
+        return self._env._player.inventory
 
     @property
     def is_sleeping(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fastdreamer.dynamics.norm import RMSNorm
+
 
 class MLP(nn.Module):
     """`layers` hidden layers of width `hidden`, then a linear output whose weights start at zero.
@@ -13,11 +15,11 @@ class MLP(nn.Module):
     learning"), so that no head starts by exploiting its own random initialisation.
     """
 
-    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int) -> None:
+    def __init__(self, inputs: int, hidden: int, layers: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
         stack: list[nn.Module] = []
         for i in range(layers):
-            stack += [nn.Linear(inputs if i == 0 else hidden, hidden), nn.RMSNorm(hidden, eps=1e-6), nn.SiLU()]
+            stack += [nn.Linear(inputs if i == 0 else hidden, hidden), RMSNorm(hidden), nn.SiLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*stack)
         self.out = nn.Linear(hidden if layers else inputs, outputs)
         nn.init.zeros_(self.out.weight)

@@ -17,7 +17,7 @@ class Policy(nn.Module):
     def __init__(self, config: HeadsConfig, inputs: int, chunk: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
         self.chunk, self.sizes = chunk, sizes
-        self.net = MLP(inputs, config.hidden, config.layers, chunk * sum(sizes))
+        self.net = MLP(inputs, config.hidden, config.layers, chunk * sum(sizes), config.policy_dropout)
 
     def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b c a"]:
         """Logits of the next chunk."""

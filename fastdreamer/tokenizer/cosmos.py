@@ -111,11 +111,11 @@ def write_autoencoder(model: AutoencoderKLCosmos, folder: Path) -> None:
 
     A reader gets exactly the values that were written: round the model with `round_to_half` first to keep using it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     model.save_config(folder)
     state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).write_bytes(save(state, metadata={"format": "pt"}))
 
 
 def round_to_half(model: torch.nn.Module) -> None:

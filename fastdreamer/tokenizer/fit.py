@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fastdreamer_kernels import latent_pool
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, TokenizerConfig, TrainConfig
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
-from fastdreamer.settings import differences, load_config
-from fastdreamer.shapes import CHANNELS
+from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.tokenizer.card import Episodes, psnr_of, psnr_table, recorded_by, refit_command
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
+from fastdreamer.tokenizer.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.initial import start_linear
 from fastdreamer.tokenizer.preprocess import preprocess
 from fastdreamer.tokenizer.single_frame import fold_single_frame
 
@@ -34,9 +36,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
 NOISE = 0.05  # standard deviation added to the normalised latents while fitting
-BASELINE_WINDOW = 33  # frames; the repeated-first-frame baseline of the card
-
-Episodes = dict[str, UInt8[np.ndarray, "t h w 3"]]
+ENCODER_RATE, DENSE_RATE = 0.1, 0.1  # shares of the learning rate: what starts well moves slowly
 
 
 def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
     began = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
+        start_linear(model, draw, config.tokenizer.pool)
+        dense = optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
     _fold_normalisation(model, bottleneck, draw)
     round_to_half(model)
     seconds = time.perf_counter() - began
@@ -76,7 +77,7 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
         "seed": config.seed,
         "seconds": round(seconds, 1),
         "device": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "psnr_db": psnr_table(bottleneck, train, held_out, config.tokenizer),
+        "psnr_db": psnr_table(bottleneck, train, held_out, config.tokenizer, dense),
         "command": refit_command(config, recordings, out),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,16 +96,22 @@ class Bottleneck(nn.Module):
         self.model = model
         self.pool = config.pool
         # One-frame clips train a folded copy that shares the parameters; longer ones train the network itself.
-        self.network = fold_single_frame(model, trainable=True) if config.frames_per_latent == 1 else model
+        self.is_single = config.frames_per_latent == 1
+        self.network = fold_single_frame(model, trainable=True) if self.is_single else model
         self.norm = nn.BatchNorm1d(CHANNELS, affine=False, momentum=0.01).to(next(model.parameters()).device)
 
-    def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
-        encoded = self.network._encode(frames)
-        pooled = latent_pool(encoded, self.pool).float()
+    def encode(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b l n z"]:
+        """Normalised pooled latents, noisy while training."""
+        pooled = latent_pool(self.network._encode(frames), self.pool).float()
         normal = self.norm(pooled.flatten(0, 2)).view_as(pooled)
-        if self.training:
-            normal = normal + NOISE * torch.randn_like(normal)
-        return self.network._decode(unpool(normal, encoded.shape[-2] // self.pool, self.pool)).sample
+        return normal + NOISE * torch.randn_like(normal) if self.training else normal
+
+    def decode(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
+        """Frames from normalised pooled latents."""
+        return self.network._decode(unpool(latents, int(TOKENS**0.5), self.pool)).sample
+
+    def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        return self.decode(self.encode(frames))
 
 
 def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:
@@ -113,15 +120,64 @@ def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tens
     return grid.repeat_interleave(pool, -2).repeat_interleave(pool, -1)
 
 
-def optimise(bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainConfig, bf16: bool) -> None:
-    """AdamW with linear warm-up and cosine decay on L1 + 4 MSE; `draw` gives batches of clips in [-1, 1].
+def optimise(
+    bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainConfig, bf16: bool
+) -> DenseDecoder | None:
+    """Train encoder and decoder on the squared error; `draw` gives batches of clips in [-1, 1].
 
-    Source: L1 as in Cosmos' first stage; the squared term favours the rare large errors (digits, creatures) that L1
-    lets go.
+    Single frames: the encoder learns with a dense decoder in the first half of the steps, the convolutional decoder
+    follows on the finished encoder in the second half. Longer clips train both together. Cosmos trains on L1 first;
+    here the many small errors of textures would outweigh the few large ones of creatures and tools, which are what a
+    policy must see.
+
+    Returns:
+        The dense decoder, which belongs to no tokenizer but says what the latents hold; None for longer clips.
     """
-    parameters = [p for p in bottleneck.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
-    warmup, total = min(config.warmup_steps, config.steps // 2), config.steps
+    model = bottleneck.model
+    encoder = [*model.encoder.parameters(), *model.quant_conv.parameters()]
+    decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    bottleneck.train()
+    if not bottleneck.is_single:
+        together = lambda frames: (bottleneck(frames).float() - frames).square().mean()  # noqa: E731
+        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16)
+        return None
+
+    dense = DenseDecoder().to(encoder[0].device)
+
+    def pairs() -> tuple[Tensor, Tensor]:
+        frames = draw()
+        return bottleneck.encode(frames)[:, 0], shrink(frames)
+
+    def by_dense(frames: Tensor) -> Tensor:
+        return (dense(bottleneck.encode(frames)[:, 0]).float() - shrink(frames)).square().mean()
+
+    def by_decoder(frames: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = bottleneck.encode(frames)
+        return (bottleneck.decode(latents).float() - frames).square().mean()
+
+    dense.solve(pairs)
+    half = config.steps // 2
+    rates = {ENCODER_RATE: encoder, DENSE_RATE: [*dense.parameters()]}
+    _descend("fit encoder", rates, by_dense, draw, config, half, bf16)
+    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, config.steps - half, bf16)
+    return dense
+
+
+def _descend(
+    title: str,
+    rates: dict[float, list[nn.Parameter]],
+    loss_of: Callable[[Tensor], Tensor],
+    draw: Callable[[], Tensor],
+    config: TrainConfig,
+    total: int,
+    bf16: bool,
+) -> None:
+    """AdamW with linear warm-up and cosine decay; `rates` maps shares of the learning rate to parameters."""
+    groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates.items()]
+    optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
+    parameters = [p for group in rates.values() for p in group]
+    warmup = min(config.warmup_steps, total // 2)
 
     def rate(step: int) -> float:
         if step < warmup:
@@ -130,68 +186,20 @@ def optimise(bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainCo
         return config.final_rate + (1 - config.final_rate) * decay
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    bottleneck.train()
-    with track("fit-tokenizer", total=total, unit="steps") as bar:
+    with track(title, total=total, unit="steps") as bar:
         for step in range(total):
             frames = draw()
             with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=bf16):
-                decoded = bottleneck(frames)
-            error = decoded.float() - frames
-            loss = error.abs().mean() + 4 * error.square().mean()
+                loss = loss_of(frames)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             if step % config.log_every == 0 or step == total - 1:
-                bar.advance(1, loss=float(loss.detach()), psnr=_psnr(float(error.detach().square().mean()) / 4))
+                bar.advance(1, psnr=psnr_of(float(loss.detach()) / 4))  # pixels span 2
             else:
                 bar.advance(1)
-    bottleneck.eval()
-
-
-@torch.no_grad()
-def psnr_table(
-    bottleneck: Bottleneck, train: Episodes, held_out: Episodes, config: TokenizerConfig
-) -> dict[str, float]:
-    """PSNR in dB on held-out frames, at image_size: tokenizer, training mean, a window's first frame repeated."""
-    bottleneck.eval()
-    device = next(bottleneck.parameters()).device
-    mean = torch.from_numpy(np.mean([f.mean(0, dtype=np.float64) for f in train.values()], 0)).float()
-    mean_image = preprocess(mean.permute(2, 0, 1)[None, :, None] / 255, config.clock, config.image_size)
-    sums = dict.fromkeys(("tokenizer", "mean_frame", "first_frame_repeated"), 0.0)
-    count = 0
-    for frames in held_out.values():
-        for start in range(0, len(frames), BASELINE_WINDOW):
-            window = _tensor(frames[start : start + BASELINE_WINDOW])
-            clip = preprocess(window, config.clock, config.image_size)
-            used = len(frames[start : start + BASELINE_WINDOW])
-            if config.frames_per_latent == 1:
-                decoded = bottleneck(clip.transpose(0, 2).to(device)).transpose(0, 2).cpu()
-            else:
-                decoded = bottleneck(clip.to(device)).cpu()
-            clip, decoded = clip[:, :, :used], decoded[:, :, :used]
-            for name, picture in (
-                ("tokenizer", decoded.clamp(-1, 1)),
-                ("mean_frame", mean_image[:, :, :1]),
-                ("first_frame_repeated", clip[:, :, :1]),
-            ):
-                sums[name] += float(((picture - clip) / 2).square().mean((0, 1, 3, 4)).sum())
-            count += used
-    return {name: round(_psnr(total / count), 2) for name, total in sums.items()}
-
-
-def refit_command(config: Config, recordings: Path, out: Path) -> str:
-    """The command line that repeats a fit: the crafter preset and every setting of the fit that differs from it."""
-    sections = ("tokenizer", "tokenizer_fit", "seed", "precision", "data.held_out")
-    changed = differences(load_config("crafter"), config)
-    overrides = [
-        f"{path}={json.dumps(value, separators=(',', ':')) if isinstance(value, list) else value}"
-        for path, (_, value) in changed.items()
-        if path.startswith(sections)
-    ]
-    files = f"--recordings {recordings} --out {out}"
-    return " ".join(["fastdreamer fit-tokenizer --config crafter", files, *overrides])
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
@@ -264,37 +272,12 @@ def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes
     held_out = {name: frames for name, frames in episodes.items() if splits[name] == "held_out"}
     data = {
         "episodes": len(episodes),
-        "recorded_by": _recorded_by(origins),
+        "recorded_by": recorded_by(origins),
         "train_frames": sum(map(len, train.values())),
         "held_out_frames": sum(map(len, held_out.values())),
         "damaged": skipped,
     }
     return train, held_out, data
-
-
-def _recorded_by(origins: list[dict[str, Any]]) -> list[str]:
-    """How the recordings were made: the commands for our own, folder and number for others."""
-    groups: dict[str, list[int]] = {}
-    for origin in origins:
-        kind = f"{origin['env']}"
-        if {"policy", "noise", "max_steps", "seed"} <= set(origin):
-            kind = f"fastdreamer record --policy {origin['policy']} record.max_steps={origin['max_steps']}"
-            kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
-        groups.setdefault(kind, []).append(origin.get("seed", 0))
-    return [
-        f"{kind}: {len(seeds)} episodes"
-        if not kind.startswith("fastdreamer")
-        else f"{kind} --seed {min(seeds)} --episodes {len(seeds)}"
-        for kind, seeds in groups.items()
-    ]
-
-
-def _tensor(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[Tensor, "1 3 t h w"]:
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None]
-
-
-def _psnr(mse: float) -> float:
-    return -10 * math.log10(max(mse, 1e-12))
 
 
 def _count(module: nn.Module) -> int:

@@ -37,6 +37,9 @@ class ImaginationPhase(Phase):
         self.config, self.sampler, self.device = config, sampler, device
         self.world = world.eval().requires_grad_(False)
         self.agent = agent.eval().requires_grad_(False)
+        for module in agent.policy.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # the loop's train() must not blur the policy that acts
         self.prior = prior.eval().requires_grad_(False)
         self.scale = RunningScale(["value"]).to(device)
         trained = {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True)}

@@ -101,7 +101,7 @@ def fit(
             if (is_saving or is_logging) and not torch.isfinite(norm):
                 raise UserError(
                     f"phase {phase.number} diverged at step {done} (loss {float(loss.detach())}, gradient {norm:.3g}): "
-                    f"lower its learning_rate (now {train.learning_rate}) or clip_norm, then --resume"
+                    f"start it again in another --run-dir with a lower learning_rate (now {train.learning_rate})"
                 )
             if is_logging:
                 figures = {k: float(v) for k, v in logged.items()}
