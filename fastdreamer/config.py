@@ -169,6 +169,7 @@ class EvaluationConfig:
     crops: int = setting(64, at_least=1)  # held-out windows for the world-model evaluation
     samples: int = setting(8, at_least=1)
     context: int = setting(4, at_least=1)  # real steps before the open loop
+    task: int = setting(0, at_least=0)  # which TASK token acts, where dynamics.tasks is above 0
     bootstrap: int = setting(2000, at_least=100)
 
 
@@ -205,6 +206,8 @@ class Config:
             raise ValueError(f"evaluation.context {self.evaluation.context} must be below the window {dynamics.window}")
         if self.heads.readout == "agent_tokens" and dynamics.agent_tokens == 0:
             raise ValueError("heads.readout is agent_tokens but dynamics.agent_tokens is 0")
+        if 0 < dynamics.tasks <= self.evaluation.task:
+            raise ValueError(f"evaluation.task is {self.evaluation.task}; dynamics.tasks is {dynamics.tasks}")
         if self.evaluation.execute > self.tokenizer.frames_per_latent:
             raise ValueError(
                 f"evaluation.execute {self.evaluation.execute} exceeds the chunk of {self.tokenizer.frames_per_latent}"

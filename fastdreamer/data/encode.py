@@ -28,6 +28,7 @@ from fastdreamer.data.latents import (
 )
 from fastdreamer.data.minerl import DamagedRecording, Recording, find_recordings, read_recording
 from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
 from fastdreamer.progress import track
@@ -51,9 +52,10 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
     """
     space = action_space(config.data.env)
     found = find_recordings(recordings)
-    cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
-    tokenizer = FrozenTokenizer.from_config(config.tokenizer, torch.device("cuda" if cuda else "cpu"))
+    tokenizer = FrozenTokenizer.from_config(config.tokenizer, choose_device(config).device)
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
+    environments = {recording.name: recording.env for recording in found}
+    tasks = sorted(set(environments.values()))  # a task is the environment's folder that a recording lies in
     splits = assign_splits((recording.name for recording in found), config.data.held_out)
     entries = _existing(store, key)
     entries = {name: entry for name, entry in entries.items() if name in splits}
@@ -64,10 +66,10 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
     def save() -> None:
         final = assign_splits(entries, config.data.held_out)
         for name, entry in entries.items():
-            entry["split"] = final[name]
+            entry["split"], entry["task"] = final[name], tasks.index(environments[name])
         described = {"name": space.name, "fingerprint": space.fingerprint}
-        manifest = {"format": FORMAT, "key": key, "space": described, "episodes": entries, "skipped": skipped}
-        write_manifest(store, manifest)
+        contents = {"tasks": tasks, "episodes": entries, "skipped": skipped}
+        write_manifest(store, {"format": FORMAT, "key": key, "space": described} | contents)
 
     with track("encode", total=len(found), unit="episodes") as bar:
         for recording, source, outcome in _read_ahead(found, space, entries, store):

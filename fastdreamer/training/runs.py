@@ -102,7 +102,8 @@ def load_world_model(run: RunDirectory, config: Config, device: torch.device) ->
 def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.device) -> Actor:
     """The run's policy after phase 2 or 3, ready to act."""
     checkpoint = run.load(phase, config)
-    return Actor(world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device))
+    world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device)
+    return Actor(world, agent, config.evaluation.task)
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, group: str, prefix: str) -> None:

@@ -100,6 +100,9 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
         check_key(store.path, store.manifest["key"], expected | free)
     elif store.clock != config.tokenizer.clock:
         raise UserError(f"{store.path} has another latent clock than the configuration: write it again")
+    tasks = 1 + max(episode.task for episode in store.episodes)
+    if 0 < config.dynamics.tasks < tasks:
+        raise UserError(f"store {store.path} holds {tasks} tasks, dynamics.tasks is {config.dynamics.tasks}: raise it")
     if parent is not None:
         check_latents(parent, store.tokenizer, f"store {store.path}")
 

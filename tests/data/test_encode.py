@@ -66,6 +66,17 @@ def test_an_episode_of_the_store_is_the_recording(tmp_path: Path) -> None:
         assert torch.equal(episode.latents, tokenizer.encode_episode(expected.frames).half())
 
 
+def test_the_task_of_an_episode_is_its_environment(tmp_path: Path) -> None:
+    recordings = _record(tmp_path / "recordings", 0, 1)
+    (recordings / "Crafter-other").mkdir()
+    name = _trajectory(1).name
+    (recordings / "Crafter-test" / name).rename(recordings / "Crafter-other" / name)
+    encode_recordings(CONFIG, recordings, tmp_path / "store")
+    store = LatentStore.open(tmp_path / "store")
+    assert store.manifest["tasks"] == ["Crafter-other", "Crafter-test"]
+    assert {episode.name: episode.task for episode in store.episodes} == {_trajectory(0).name: 1, name: 0}
+
+
 def test_current_episodes_are_kept_changed_ones_encoded_again_and_gone_ones_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
