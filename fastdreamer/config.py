@@ -49,8 +49,8 @@ class TokenizerConfig:
     window: int = setting(1, at_least=1)
     image_size: int = setting(64, at_least=8)  # frames are resampled (bicubic, a=-0.5) to this before the encoder
     pool: int = setting(2, choices=(1, 2, 4, 8))
-    encoder_channels: tuple[int, ...] = (48, 96, 96)
-    decoder_channels: tuple[int, ...] = (48, 96, 96)
+    encoder_channels: tuple[int, ...] = (48, 80, 80)
+    decoder_channels: tuple[int, ...] = (48, 64, 80)
     layers: int = setting(1, at_least=1)
     patch_size: int = setting(4, choices=(1, 2, 4))
     spatial_compression: int = setting(8, choices=(4, 8, 16))

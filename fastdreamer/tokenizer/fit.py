@@ -51,6 +51,7 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
     Raises:
         UserError: if there are no usable recordings, or episodes are shorter than a window.
     """
+    command = refit_command(config, recordings, out)  # first: what can fail must not fail after the long work
     train, held_out, data = _read_episodes(config, recordings)
     device = torch.device("cuda" if config.device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
     model = build_random(config.tokenizer).to(device)
@@ -78,7 +79,7 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
         "seconds": round(seconds, 1),
         "device": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "psnr_db": psnr_table(bottleneck, train, held_out, config.tokenizer, dense),
-        "command": refit_command(config, recordings, out),
+        "command": command,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(out, replace=True) as folder:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 KERNEL = 3  # of the encoder's last convolution, in space
 EQUATIONS = 20  # per unknown of one output
-CARRIED = 16  # batches for principal components
-CONSTANT = 4.0  # variance of the constant channels, as a multiple of the signal's
-LINEAR_SCALE = 0.2  # of the last normalisation
 
 
 @torch.no_grad()
@@ -40,19 +37,18 @@ def start_linear(model: AutoencoderKLCosmos, draw: Callable[[], Tensor], pool: i
         pool: side of the latent blocks that make a token.
     """
     close_branches(model)
-    carry_pixels(model, [draw() for _ in range(CARRIED)])
     features: list[Tensor] = []
     pixels: list[Tensor] = []
     while sum(f.shape[:3].numel() for f in features) < EQUATIONS * (features[0].shape[-1] if features else 1):
         clips = draw()
-        features.append(_neighbourhoods(_inputs_of(model.encoder.conv_out, model.encoder, [clips])[0], pool))
+        features.append(_neighbourhoods(_last_features(model, clips), pool))
         pixels.append(_own_pixels(clips, features[-1].shape[1]))
     x, y = torch.cat(features).flatten(0, 2).double(), torch.cat(pixels).double()
     mean = x.mean(0)
     x, y = x - mean, (y - y.mean((0, 1))).flatten(0, 2)  # less the mean picture: every token has its own
     gram = x.T @ x
     # Weaker regularisation explains hardly more, by large weights that cancel and do not survive bf16.
-    gram += 1e-2 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solution = torch.linalg.solve(gram, x.T @ y)
     explained = (x @ solution).T @ (x @ solution)
     directions = torch.linalg.eigh(explained).eigenvectors[:, -CHANNELS:]
@@ -60,41 +56,6 @@ def start_linear(model: AutoencoderKLCosmos, draw: Callable[[], Tensor], pool: i
     weight = weight / (x @ weight).std(0)
     _write(model.encoder.conv_out, weight, mean)
     _pass_through(model.quant_conv)
-
-
-@torch.no_grad()
-def carry_pixels(model: AutoencoderKLCosmos, clips: list[Tensor]) -> None:
-    """Make the encoder's shortcuts carry principal components of the picture, up to its last normalisation.
-
-    Every spatial resampling becomes the projection of 2 x 2 cells on their leading components. The last normalisation
-    divides each picture by its own deviation, which would lose its brightness: two constant channels make most of
-    that deviation. Its small scale keeps the activation after it nearly linear.
-    """
-    encoder = model.encoder
-    _write_components(encoder.conv_in.conv_s, _inputs_of(encoder.conv_in, encoder, clips), keep=0)
-    _pass_through(encoder.conv_in.conv_t)
-    resampling = [d for block in encoder.down_blocks for d in block.downsamplers or () if d.spatial_downsample]
-    for block in encoder.down_blocks:
-        for resnet in block.resnets:
-            if isinstance(resnet.conv_shortcut, nn.Conv3d):
-                _pass_through(resnet.conv_shortcut)
-        for module in block.downsamplers or ():
-            is_last = resampling and module is resampling[-1]
-            if module.spatial_downsample:
-                inputs = _inputs_of(module, encoder, clips)
-                _write_components(module.conv1, inputs, keep=2 if is_last else 0)
-                # diffusers adds the mean of the cell to the convolution
-                for channel in range(module.conv1.weight.shape[0]):
-                    module.conv1.weight[channel, channel, 0, :2, :2] -= 0.25
-            if module.temporal_downsample:
-                _zero(module.conv2)
-            if module.spatial_downsample or module.temporal_downsample:
-                _pass_through(module.conv3)
-            if is_last:
-                signal = torch.cat([f.flatten() for f in _inputs_of(encoder.norm_out, encoder, clips)])
-                level = (CONSTANT * signal.square().mean() * module.conv3.bias.numel() / 2).sqrt()
-                module.conv3.bias[-2:] = torch.stack([level, -level])
-    encoder.norm_out.norm.weight.fill_(LINEAR_SCALE)
 
 
 def close_branches(model: nn.Module) -> None:
@@ -108,33 +69,15 @@ def close_branches(model: nn.Module) -> None:
             _zero(module.to_out[0])
 
 
-def _inputs_of(module: nn.Module, encoder: nn.Module, clips: list[Tensor]) -> list[Float[Tensor, "b i l h w"]]:
-    """What a module of the encoder is given, for every batch."""
+def _last_features(model: AutoencoderKLCosmos, clips: Tensor) -> Float[Tensor, "b i l h w"]:
+    """What the encoder's last convolution is given."""
     kept: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    handle = model.encoder.conv_out.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     try:
-        for batch in clips:
-            encoder(batch)
+        model.encoder(clips)
     finally:
         handle.remove()
-    return kept
-
-
-def _write_components(conv: Any, inputs: list[Float[Tensor, "b i l h w"]], keep: int) -> None:
-    """Make a spatial convolution the projection of its stride's cells on their leading principal components.
-
-    `keep` output channels at the end stay zero.
-    """
-    stride, out = conv.stride[-1], conv.weight.shape[0]
-    cells = torch.cat([x.transpose(1, 2).flatten(0, 1) for x in inputs])
-    side = cells.shape[-1] // stride * stride
-    columns = F.unfold(cells[..., :side, :side], stride, stride=stride).transpose(1, 2).flatten(0, 1).double()
-    _, vectors = torch.linalg.eigh(torch.cov(columns.T))
-    leading = vectors.flip(1)[:, : out - keep].T.unflatten(1, (-1, stride, stride))
-    _zero(conv)
-    corner = (conv.weight.shape[-1] - 1) // 2 if stride == 1 else 0  # centred, or the cell itself
-    target = conv.weight[: len(leading), :, 0, corner : corner + stride, corner : corner + stride]
-    target.copy_(leading.to(target.dtype))
+    return kept[0]
 
 
 def _neighbourhoods(features: Float[Tensor, "b i l h w"], pool: int) -> Float[Tensor, "b l n f"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from fastdreamer_kernels import latent_pool
@@ -15,17 +17,23 @@ from fastdreamer.tokenizer.initial import close_branches, start_linear
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def _draw(t: int = 1, batch: int = 16) -> Tensor:
-    """Pictures of random colours in blocks of 4 x 2 pixels: 24 numbers a token of 8 x 8 pixels."""
-    colours = torch.rand(batch, 3, t, 8, 16, generator=GENERATOR) * 2 - 1
-    return colours.repeat_interleave(4, -2).repeat_interleave(2, -1)
+def _draw(t: int = 1, batch: int = 16, blocks: tuple[int, int] = (8, 16)) -> Tensor:
+    """Pictures of rows x columns random colours; by default 24 numbers a token of 8 x 8 pixels."""
+    rows, columns = blocks
+    colours = torch.rand(batch, 3, t, rows, columns, generator=GENERATOR) * 2 - 1
+    return colours.repeat_interleave(32 // rows, -2).repeat_interleave(32 // columns, -1)
 
 
-def _linear_error(encode: object, t: int = 1) -> float:
+def _simple(batch: int = 16) -> Tensor:
+    """Two colours a token, left and right of its middle: 6 numbers, which 16 channels can hold."""
+    return _draw(1, batch, (4, 8))
+
+
+def _linear_error(encode: Callable[[Tensor], Tensor]) -> float:
     """Share of the pictures' variance that no linear map of the latents gives, on pictures not used to find it."""
 
     def pairs(batch: int) -> tuple[Tensor, Tensor]:
-        frames = _draw(t, batch)
+        frames = _simple(batch)
         with torch.no_grad():
             return latent_pool(encode(frames), 1)[:, -1].flatten(1), frames[:, :, -1].flatten(1)
 
@@ -56,9 +64,9 @@ def test_latents_start_normalised_and_uncorrelated(c: int) -> None:
 def test_the_start_holds_more_of_the_picture_than_random_weights() -> None:
     model = build_random(SHAPES[1])
     before = _linear_error(model._encode)
-    start_linear(model, _draw, pool=1)
+    start_linear(model, _simple, pool=1)
     after = _linear_error(model._encode)
-    assert after < 0.8 * before, (before, after)
+    assert after < 0.7 * before and after < 0.4, (before, after)
 
 
 def test_closed_branches_leave_the_shortcuts() -> None:
