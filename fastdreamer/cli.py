@@ -121,9 +121,10 @@ def run() -> NoReturn:
         raise SystemExit(EXIT_TERMINATED)
 
     signal.signal(signal.SIGTERM, stop)  # the training loop puts its own here, which saves first
-    # Torch's threads spin while they wait for one another. Where anything else wants a core, that made training on two
-    # cores ten times slower; waiting asleep costs next to nothing. It must be said before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Torch's threads spin while they wait for one another: fast alone, ten times slower once anything else wants a core.
+    # A short spin keeps both (NOTES.md). It must be said before torch loads.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     raise SystemExit(main())
 
 
