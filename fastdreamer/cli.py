@@ -121,7 +121,7 @@ def run() -> NoReturn:
         raise SystemExit(EXIT_TERMINATED)
 
     signal.signal(signal.SIGTERM, stop)  # the training loop puts its own here, which saves first
-    # Torch's threads spin while they wait for one another: fast alone, ten times slower once anything else wants a core.
+    # Torch's threads spin while they wait for one another: fast alone, ten times slower where others want a core.
     # A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
