@@ -48,7 +48,7 @@ def test_two_processes_play_the_same_episode() -> None:
         subprocess.Popen([sys.executable, "-c", TRACE, ballast], stdout=subprocess.PIPE, text=True)
         for ballast in ("1", "54321")
     ]
-    first, second = (run.communicate(timeout=60)[0] for run in runs)
+    first, second = (run.communicate(timeout=300)[0] for run in runs)
     assert len(first) == 65 and first == second
 
 

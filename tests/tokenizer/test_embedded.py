@@ -48,7 +48,8 @@ def test_pooled_latents_carry_real_play_in_unseen_worlds(play: np.ndarray) -> No
     truth = torch.from_numpy(play).float() / 255
     psnr = -10 * (pictures - truth).square().mean().log10()
     mean = -10 * (truth.mean(0) - truth).square().mean().log10()
-    assert psnr > max(22.0, float(mean) + 5), (float(psnr), float(mean))
+    first = -10 * (truth[:1] - truth).square().mean().log10()
+    assert psnr > max(22.0, float(mean) + 4, float(first) + 4), (float(psnr), float(mean), float(first))
 
 
 def test_raw_pooled_latents_have_unit_scale_on_play(play: np.ndarray) -> None:

@@ -1,0 +1,70 @@
+"""The whole pipeline on configs/debug.yaml, as a user runs it: real Crafter, every phase, evaluation and report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHORT = ["record.episodes=4", "record.max_steps=60", "evaluation.episodes=2", "evaluation.max_steps=16"]
+COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()"]
+
+
+def fastdreamer(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "run"
+    done = fastdreamer("demo", "--config", "debug", "--run-dir", str(folder), "--json", *SHORT)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["eval"] == json.loads((folder / "summary.json").read_text())["eval"]
+    return folder
+
+
+def test_the_summary_holds_policies_controls_losses_and_seconds(run_dir: Path) -> None:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for policy in ("random", "phase2", "phase3"):
+        row = summary["eval"]["policies"][policy]
+        assert row["episodes"] == 2 and row["return_low"] <= row["return_mean"] <= row["return_high"]
+    assert {"shuffled_over_real", "noop_over_real"} <= summary["world_model"]["ratios"].keys()
+    assert {"phase1", "phase2", "phase3"} <= summary["losses"].keys()
+    assert {"record", "encode", "phase1", "phase2", "phase3", "eval"} <= summary["seconds"].keys()
+
+
+def test_the_report_stands_alone_with_filmstrips(run_dir: Path) -> None:
+    page = (run_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert 'src="http' not in page and "<script" not in page
+
+
+def test_eval_prints_the_same_shape_of_numbers(run_dir: Path) -> None:
+    done = fastdreamer("eval", "--run-dir", str(run_dir), "--json")
+    assert done.returncode == 0, done.stderr
+    policies = json.loads(done.stdout.splitlines()[-1])["eval"]["policies"]
+    assert {"random", "phase2", "phase3"} <= policies.keys()
+
+
+def test_a_finished_demo_runs_again_without_training_again(run_dir: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (run_dir / "checkpoints").rglob("model.safetensors")}
+    done = fastdreamer("demo", "--config", "debug", "--run-dir", str(run_dir), *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_flipped_byte_in_a_latent_file_is_one_line_and_exit_2(run_dir: Path) -> None:
+    file = sorted((run_dir / "store" / "episodes").iterdir())[0]
+    clean = file.read_bytes()
+    spoiled = bytearray(clean)
+    spoiled[-1] ^= 1
+    file.write_bytes(bytes(spoiled))
+    done = fastdreamer("train", "--phase", "2", "--resume", "--run-dir", str(run_dir))
+    file.write_bytes(clean)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "error:" in line and file.name in line]
+    assert "Traceback" not in done.stderr
