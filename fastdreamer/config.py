@@ -145,6 +145,13 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TokenizerFitConfig(TrainConfig):
+    """`fit-tokenizer`. Single frames: the encoder is fitted first, the convolutional decoder on the finished encoder."""
+
+    encoder_share: float = setting(0.5, above=0.0, below=1.0)  # of the steps; longer clips fit both together
+
+
+@dataclass(frozen=True)
 class ImaginationConfig:
     """Phase 3: rollouts and PMPO (P 3.3, Eq. 9-11). Rates are a frame for gamma, a latent step for lambda."""
 
@@ -187,7 +194,7 @@ class Config:
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    tokenizer_fit: TrainConfig = field(default_factory=TrainConfig)
+    tokenizer_fit: TokenizerFitConfig = field(default_factory=TokenizerFitConfig)
     decoder: TrainConfig = field(default_factory=TrainConfig)  # pooled latents -> frames, for pictures only
     phase1: TrainConfig = field(default_factory=TrainConfig)
     phase2: TrainConfig = field(default_factory=TrainConfig)

@@ -15,7 +15,6 @@ import torch
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.files import sha256_file
 from fastdreamer.shapes import CHANNELS
 
 if TYPE_CHECKING:
@@ -140,13 +139,31 @@ def weights_folder(config: TokenizerConfig) -> Path:
 
 
 def weights_fingerprint(config: TokenizerConfig) -> str:
-    """SHA-256 over the weights' files, or over architecture and seed of random weights; needs no diffusers."""
+    """SHA-256 over what makes latents: the encoder's tensors and architecture (or the seed of random weights).
+
+    The decoder only draws pictures: a better one leaves the latents, and with them every store, as they are.
+    Needs no diffusers.
+
+    Raises:
+        UserError: if the weights are missing or cannot be read.
+    """
     if config.weights == "random":
-        parts = [json.dumps(architecture(config), sort_keys=True), str(config.seed)]
-    else:
-        folder = weights_folder(config)
-        parts = [sha256_file(folder / name) for name in ("config.json", WEIGHTS_FILE)]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+        return hashlib.sha256(f"{json.dumps(architecture(config), sort_keys=True)}|{config.seed}".encode()).hexdigest()
+    from safetensors import SafetensorError, safe_open
+
+    folder = weights_folder(config)
+    try:
+        arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape = {k: v for k, v in arguments.items() if not k.startswith(("_", "decode"))}
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+        with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
+            for name in sorted(k for k in weights.keys() if k.startswith(("encoder.", "quant_conv."))):
+                tensor = weights.get_tensor(name)
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
+    return digest.hexdigest()
 
 
 def check_fits(model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:

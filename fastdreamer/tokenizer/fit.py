@@ -20,7 +20,7 @@ from fastdreamer_kernels import latent_pool
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fastdreamer.config import Config, TokenizerConfig, TrainConfig
+from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig, TrainConfig
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
@@ -73,6 +73,7 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
         "pool": config.tokenizer.pool,
         "parameters": {name: _count(getattr(model, name)) for name in ("encoder", "decoder")},
         "steps": config.tokenizer_fit.steps,
+        "encoder_share": config.tokenizer_fit.encoder_share,
         "batch_size": config.tokenizer_fit.batch_size,
         "learning_rate": config.tokenizer_fit.learning_rate,
         "seed": config.seed,
@@ -122,12 +123,12 @@ def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tens
 
 
 def optimise(
-    bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TrainConfig, bf16: bool
+    bottleneck: Bottleneck, draw: Callable[[], Tensor], config: TokenizerFitConfig, bf16: bool
 ) -> DenseDecoder | None:
     """Train encoder and decoder on the squared error; `draw` gives batches of clips in [-1, 1].
 
-    Single frames: the encoder learns with a dense decoder in the first half of the steps, the convolutional decoder
-    follows on the finished encoder in the second half. Longer clips train both together. Cosmos trains on L1 first;
+    Single frames: the encoder learns with a dense decoder in the first `encoder_share` of the steps, the convolutional
+    decoder follows on the finished encoder in the rest. Longer clips train both together. Cosmos trains on L1 first;
     here the many small errors of textures would outweigh the few large ones of creatures and tools, which are what a
     policy must see.
 
@@ -158,10 +159,10 @@ def optimise(
         return (bottleneck.decode(latents).float() - frames).square().mean()
 
     dense.solve(pairs)
-    half = config.steps // 2
+    first = max(1, round(config.encoder_share * config.steps))
     rates = {ENCODER_RATE: encoder, DENSE_RATE: [*dense.parameters()]}
-    _descend("fit encoder", rates, by_dense, draw, config, half, bf16)
-    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, config.steps - half, bf16)
+    _descend("fit encoder", rates, by_dense, draw, config, first, bf16)
+    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, config.steps - first, bf16)
     return dense
 
 

@@ -82,6 +82,19 @@ def test_the_fingerprint_follows_weights_and_architecture(tmp_path: Path) -> Non
     cosmos.write_autoencoder(model, tmp_path)
     seeds = {cosmos.weights_fingerprint(dataclasses.replace(SHAPES[1], seed=seed)) for seed in (0, 1)}
     assert len({before, cosmos.weights_fingerprint(config), *seeds}) == 4
+    (tmp_path / cosmos.WEIGHTS_FILE).write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        cosmos.weights_fingerprint(config)
+
+
+def test_another_decoder_leaves_the_fingerprint_and_so_the_stores_alone(tmp_path: Path) -> None:
+    model = cosmos.build_random(SHAPES[1])
+    cosmos.write_autoencoder(model, tmp_path)
+    config = dataclasses.replace(SHAPES[1], weights=str(tmp_path))
+    before = cosmos.weights_fingerprint(config)
+    model.decoder.conv_out.conv_s.bias.data.add_(1)
+    cosmos.write_autoencoder(model, tmp_path)
+    assert cosmos.weights_fingerprint(config) == before
 
 
 def test_missing_embedded_weights_name_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

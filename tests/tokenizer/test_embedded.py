@@ -36,7 +36,7 @@ def test_it_ships_with_its_card_and_is_small() -> None:
     assert CARD is not None
     assert (EMBEDDED / WEIGHTS_FILE).stat().st_size == CARD["bytes"] < 4_000_000
     psnr = CARD["psnr_db"]
-    assert psnr["tokenizer"] > max(psnr["mean_frame"], psnr["first_frame_repeated"]) + 5
+    assert psnr["tokenizer"] > max(psnr["mean_frame"], psnr["first_frame_repeated"]) + 8
     assert "fastdreamer fit-tokenizer" in CARD["command"] and CARD["recorded_by"] and "/tmp" not in json.dumps(CARD)
 
 
@@ -49,7 +49,7 @@ def test_pooled_latents_carry_real_play_in_unseen_worlds(play: np.ndarray) -> No
     psnr = -10 * (pictures - truth).square().mean().log10()
     mean = -10 * (truth.mean(0) - truth).square().mean().log10()
     first = -10 * (truth[:1] - truth).square().mean().log10()
-    assert psnr > max(22.0, float(mean) + 4, float(first) + 4), (float(psnr), float(mean), float(first))
+    assert psnr > max(23.0, float(mean) + 6, float(first) + 6), (float(psnr), float(mean), float(first))
 
 
 def test_raw_pooled_latents_have_unit_scale_on_play(play: np.ndarray) -> None:

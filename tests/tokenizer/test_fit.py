@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.config import Config, TokenizerConfig, TrainConfig
+from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.writer import write_recording
@@ -20,7 +20,7 @@ from fastdreamer.tokenizer.fit import fit_tokenizer, unpool
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 SPACE = action_space("crafter")
-FIT = TrainConfig(steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=5)
+FIT = TokenizerFitConfig(steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=5)
 
 
 def _frames(seed: int, count: int) -> np.ndarray:
