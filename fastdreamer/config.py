@@ -73,7 +73,7 @@ class DynamicsConfig:
     heads: int = setting(4, at_least=1)
     kv_heads: int = setting(2, at_least=1)
     mlp_ratio: float = setting(2.667, above=0.0)
-    time_every: int = setting(4, at_least=1)  # every how many layers one attends over time
+    time_every: int = setting(4, at_least=1)  # every how many layers one attends over time, the first of all included
     registers: int = setting(4, at_least=0)
     window: int = setting(16, at_least=2)  # W: training sequence length in latent steps
     context: int = setting(16, at_least=1)  # C: how far time attention reaches, in latent steps
@@ -88,8 +88,6 @@ class DynamicsConfig:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.context > self.window:
             raise ValueError(f"context {self.context} reaches past the training window {self.window}; lower it")
-        if self.layers < self.time_every:
-            raise ValueError(f"layers {self.layers} with time_every {self.time_every} leaves no time layer")
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,12 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One phase's optimisation: AdamW, linear warm-up, cosine decay to `final_rate` of the rate, EMA, clipping."""
+    """One phase's optimisation: linear warm-up, cosine decay to `final_rate` of the rate, EMA, clipping.
 
+    optimizer: `adamw`, or `muon` for the matrices of the transformer's blocks and AdamW for all else.
+    """
+
+    optimizer: str = setting("adamw", choices=("adamw", "muon"))
     steps: int = setting(1000, at_least=1)
     batch_size: int = setting(16, at_least=1)
     accumulate: int = setting(1, at_least=1)

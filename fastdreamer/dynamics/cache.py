@@ -49,7 +49,7 @@ class RingCache:
                 torch.zeros(shape, device=device, dtype=dtype),
                 self.position,
             )
-            for _ in range(config.layers // config.time_every)
+            for _ in range(0, config.layers, config.time_every)
         ]
 
     def advance(self) -> None:

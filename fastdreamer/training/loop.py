@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
-from fastdreamer.training.optim import Average, build_optimizer, learning_rate
+from fastdreamer.training.optim import Average, build_optimizers, learning_rate
 
 
 class Phase(ABC):
@@ -58,19 +58,19 @@ def fit(
         UserError: if the gradient is no longer finite; the last checkpoint is from before.
     """
     parameters = [p for p in phase.model.parameters() if p.requires_grad]
-    optimizer = build_optimizer(phase.model.named_parameters(), train)
+    optimizers = build_optimizers(phase.model.named_parameters(), train)
     average = Average(phase.model, train.ema_decay)
     done = 0
     if resume_from is not None:
         done = resume_from.step
-        _restore(resume_from, phase, optimizer, average)
+        _restore(resume_from, phase, optimizers, average)
     folder = run_dir / "checkpoints" / f"phase{phase.number}"
 
     def save(step: int) -> None:
         groups = {
             "model": phase.model.state_dict(),
             "ema": average.state,
-            "optimizer": _optimizer_tensors(optimizer),
+            "optimizer": _optimizer_tensors(optimizers),
             "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
@@ -85,15 +85,16 @@ def fit(
     ):
         for step in range(done, train.steps):
             rate = learning_rate(train, step)
-            for group in optimizer.param_groups:
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
             for _ in range(train.accumulate):
                 with torch.autocast(backend.device.type, torch.bfloat16, enabled=backend.precision == "bf16"):
                     loss, logged = phase.loss(step)
                 (loss / train.accumulate).backward()
             norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             average.update(phase.model, step)
             done = step + 1
             is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
@@ -123,23 +124,30 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     model.load_state_dict(checkpoint.tensors["ema"])
 
 
-def _restore(saved: Checkpoint, phase: Phase, optimizer: torch.optim.Optimizer, average: Average) -> None:
+def _restore(saved: Checkpoint, phase: Phase, optimizers: Sequence[torch.optim.Optimizer], average: Average) -> None:
     phase.model.load_state_dict(saved.tensors["model"])
     average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
-    tensors = saved.tensors["optimizer"]
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in saved.tensors["optimizer"].items():
+            owner, index, key = name.split(".", 2)
+            if int(owner) == number:
+                state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for name, generator in phase.generators.items():
         generator.set_state(saved.tensors["random"][name])
     torch.set_rng_state(saved.tensors["random"]["torch"])
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of every optimiser as tensors named optimiser.parameter.key."""
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    return {
+        f"{number}.{index}.{key}": value
+        for number, state in enumerate(states)
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
+from fastdreamer.errors import UserError
+from fastdreamer.training.muon import Muon
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -20,14 +22,26 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors (norms, biases, single embeddings) do not."""
+def build_optimizers(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
+
+    Matrices decay, vectors (norms, biases, single embeddings) do not.
+
+    Raises:
+        UserError: if Muon is asked for where there are no transformer blocks to train.
+    """
     named = [(n, p) for n, p in parameters if p.requires_grad]
+    hidden = [p for n, p in named if ".blocks." in n and p.ndim == 2] if config.optimizer == "muon" else []
+    if config.optimizer == "muon" and not hidden:
+        raise UserError("optimizer muon is for a transformer's blocks, and this phase trains none; set it to adamw")
+    taken = set(map(id, hidden))
+    rest = [p for _, p in named if id(p) not in taken]
     groups = [
-        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay)] if hidden else [adamw]
 
 
 class RunningScale(nn.Module):

@@ -13,11 +13,11 @@ SIZES = (3, 5)
 
 
 def build(**settings: int | float) -> WorldModel:
-    """A small model with random read-out (the real one starts at zero, which would hide everything)."""
+    """A small model with a random read-out of unit scale, as latents have (the real one starts at zero: hides all)."""
     torch.manual_seed(0)
     base = dict(dim=32, layers=4, heads=4, kv_heads=2, time_every=2, registers=1, window=12, context=4)
     model = WorldModel(DynamicsConfig(**(base | settings)), ForcingConfig(finest_steps=8), LatentClock(2, 5), SIZES)
-    torch.nn.init.normal_(model.readout.weight)
+    torch.nn.init.normal_(model.readout.weight, std=model.config.dim**-0.5)
     for block in model.transformer.blocks:
         for layer in (block.attention.out, block.feed_forward.down):
             torch.nn.init.normal_(layer.weight, std=0.2)

@@ -1,0 +1,75 @@
+"""Muon: momentum whose matrix updates are made orthogonal, all matrices of one shape at a time.
+
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the step is scaled to the size of
+AdamW's, so that both share a learning rate (Liu et al. 2025, arXiv:2502.16982). Equals `torch.optim.Muon`, which goes
+through the matrices one by one and always in bf16: sixteen times slower on a CPU without bf16 instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """For the weight matrices between a network's first and last layer; decoupled weight decay, Nesterov momentum.
+
+    Raises:
+        ValueError: if a parameter is not a matrix.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        for group in self.param_groups:
+            if odd := [tuple(p.shape) for p in group["params"] if p.ndim != 2]:
+                raise ValueError(f"Muon updates matrices, not parameters of shape {odd[0]}")
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            alike: dict[tuple[torch.Size, torch.device], list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault((p.shape, p.device), []).append(p)
+            for (shape, _), members in alike.items():
+                update = orthogonalise(torch.stack([self._direction(p, group["momentum"]) for p in members]))
+                size = 0.2 * max(shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
+                for p, one in zip(members, update, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(one.to(p.dtype), alpha=-group["lr"] * size)
+
+    def _direction(self, p: nn.Parameter, momentum: float) -> Tensor:
+        state, gradient = self.state[p], p.grad
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
+
+
+def orthogonalise(matrices: Float[Tensor, "n i o"], eps: float = 1e-7) -> Float[Tensor, "n i o"]:
+    """About U V^T of each matrix's singular value decomposition (singular values 0.7 to 1.2), by Newton-Schulz steps."""
+    a, b, c = COEFFICIENTS
+    x = matrices.to(_product_type(matrices.device))
+    is_tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if is_tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+def _product_type(device: torch.device) -> torch.dtype:
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
