@@ -148,7 +148,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TokenizerFitConfig(TrainConfig):
-    """`fit-tokenizer`. Single frames: the encoder is fitted first, the convolutional decoder on the finished encoder."""
+    """`fit-tokenizer`. Single frames: the encoder first, then the convolutional decoder on the finished encoder."""
 
     encoder_share: float = setting(0.5, above=0.0, below=1.0)  # of the steps; longer clips fit both together
 

@@ -78,8 +78,10 @@ class _Counter:
         rate = (self.done - self.start) / elapsed
         left = "" if rate == 0 or self.done >= self.total else f"{_clock((self.total - self.done) / rate)} left"
         spent = f"in {_clock(elapsed)}" if self.done >= self.total else ""
-        figures = " ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                           for key, value in self.figures.items())
+        figures = " ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in self.figures.items()
+        )
         parts = (f"{rate:,.{0 if rate >= 100 else 1}f} {self.unit}/s", left, spent, f"{memory_gb():.1f} GiB", figures)
         return ", ".join(part for part in parts if part)
 

@@ -78,7 +78,9 @@ def test_imports_point_down():
     wrong = [
         f"{file}: {own} imports {other}"
         for file, own, other in imports()
-        if other and own and other not in ("__version__", own)
+        if other
+        and own
+        and other not in ("__version__", own)
         and level(other) >= level(own)
         and other not in SIBLINGS.get(own, ())
     ]

@@ -157,7 +157,8 @@ def weights_fingerprint(config: TokenizerConfig) -> str:
         shape = {k: v for k, v in arguments.items() if not k.startswith(("_", "decode"))}
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
-            for name in sorted(k for k in weights.keys() if k.startswith(("encoder.", "quant_conv."))):
+            names: list[str] = weights.keys()
+            for name in sorted(n for n in names if n.startswith(("encoder.", "quant_conv."))):
                 tensor = weights.get_tensor(name)
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())

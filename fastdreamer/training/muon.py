@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Float[Tensor, "n i o"], eps: float = 1e-7) -> Float[Tensor, "n i o"]:
-    """About U V^T of each matrix's singular value decomposition (singular values 0.7 to 1.2), by Newton-Schulz steps."""
+    """About U V^T of each singular value decomposition (singular values 0.7 to 1.2 remain), by Newton-Schulz steps."""
     a, b, c = COEFFICIENTS
     x = matrices.to(_product_type(matrices.device))
     is_tall = x.shape[-2] > x.shape[-1]

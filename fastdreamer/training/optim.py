@@ -22,7 +22,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def build_optimizers(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig
+) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
 
     Matrices decay, vectors (norms, biases, single embeddings) do not.
