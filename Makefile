@@ -1,7 +1,8 @@
 # Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
 #   make test      the fast tests          make slow   those that take minutes
-#   make lint      style and types         make gpu    those that need a CUDA card
+#   make lint      style and types         make gpu    those that need a CUDA card, and the kernels' times there
+#   make bench     the kernels' times on this CPU
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
 # the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller: give its index, which
@@ -16,19 +17,26 @@ INPUTS := pyproject.toml constraints.txt
 # Two installs at once would tread on one another.
 .NOTPARALLEL:
 
-.PHONY: demo test slow gpu lint clean
+.PHONY: demo test slow gpu bench lint clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
 
+# The kernels run once more through Triton's interpreter, which must be chosen before Triton is imported.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels tests/bench
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m gpu
+# From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
+gpu:
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q bench --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

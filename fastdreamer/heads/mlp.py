@@ -26,5 +26,5 @@ class MLP(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        out: Tensor = self.out(self.hidden(x)).float()
+        out: Tensor = self.out(self.hidden(x))
         return out

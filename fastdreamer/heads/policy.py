@@ -20,8 +20,8 @@ class Policy(nn.Module):
         self.net = MLP(inputs, config.hidden, config.layers, chunk * sum(sizes), config.policy_dropout)
 
     def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b c a"]:
-        """Logits of the next chunk."""
-        return self.net(features).unflatten(-1, (self.chunk, sum(self.sizes)))
+        """Logits of the next chunk, in fp32."""
+        return self.net(features).float().unflatten(-1, (self.chunk, sum(self.sizes)))
 
     def log_softmax(self, logits: Float[Tensor, "*b c a"]) -> tuple[Tensor, ...]:
         """Log-probabilities, a tensor (*b, c, size) a component."""

@@ -6,7 +6,7 @@ Source: DreamerV3 (arXiv:2301.04104), Eq. 9-10, with interpolation in raw space 
 from __future__ import annotations
 
 import torch
-from fastdreamer_kernels import two_hot_decode, two_hot_loss
+from fastdreamer_kernels import padded, symexp_bins, two_hot_decode, two_hot_loss
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,28 +16,38 @@ from fastdreamer.heads.mlp import MLP
 
 
 class TwoHotHead(nn.Module):
-    """Predicts a scalar as a categorical over symexp bins within +-symexp(limit)."""
+    """Predicts a scalar as a categorical over symexp bins within +-symexp(limit).
+
+    Its last layer is padded to a multiple of 8 columns, so that rows of logits are aligned for the kernels; the bins
+    are the first `config.bins` of them.
+    """
+
+    centres: Tensor
 
     def __init__(self, config: HeadsConfig, inputs: int, limit: float) -> None:
         super().__init__()
-        self.limit = limit
-        self.net = MLP(inputs, config.hidden, config.layers, config.bins)
+        self.net = MLP(inputs, config.hidden, config.layers, padded(config.bins))
+        self.register_buffer("centres", symexp_bins(config.bins, limit), persistent=False)
 
-    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b bins"]:
-        """Logits over the bins."""
+    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b cols"]:
+        """Logits over the bins, and padding, in the type that autocast gives: the two-hot operations sum in fp32."""
         out: Tensor = self.net(features)
         return out
 
-    def decode(self, logits: Float[Tensor, "*b bins"]) -> Float[Tensor, "*b"]:
+    def decode(self, logits: Float[Tensor, "*b cols"]) -> Float[Tensor, "*b"]:
         """The expected scalar."""
-        return two_hot_decode(logits, self.limit)
+        return two_hot_decode(logits, self.centres)
 
     def loss(
-        self, logits: Float[Tensor, "*b bins"], targets: Float[Tensor, "*b"], weights: Float[Tensor, "*b"]
+        self, logits: Float[Tensor, "*b cols"], targets: Float[Tensor, "*b"], weights: Float[Tensor, "*b"]
     ) -> Tensor:
-        """Weighted mean cross-entropy."""
-        rows = two_hot_loss(logits, targets, self.limit, weights)
-        return rows.sum() / weights.sum().clamp(min=1e-6)
+        """Weighted mean cross-entropy.
+
+        The weights are normalised first: each row's incoming gradient is then the mean's own, and where that is 1 the
+        backward pass of the kernel has nothing to do.
+        """
+        shares = weights / weights.sum().clamp(min=1e-6)
+        return two_hot_loss(logits, targets, self.centres, shares).sum()
 
 
 class Continuation(nn.Module):
@@ -48,8 +58,8 @@ class Continuation(nn.Module):
         self.net = MLP(inputs, config.hidden, config.layers, 1)
 
     def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """Logits."""
-        out: Tensor = self.net(features).squeeze(-1)
+        """Logits, in fp32."""
+        out: Tensor = self.net(features).float().squeeze(-1)
         return out
 
     def probability(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:

@@ -1,5 +1,20 @@
-"""Latent pooling and symlog two-hot losses: the operations that FastDreamer calls by these names alone."""
+"""Latent pooling and symlog two-hot losses as fused Triton kernels, with plain PyTorch beside each.
 
-from fastdreamer_kernels.reference import latent_pool, symexp_bins, symlog, two_hot_decode, two_hot_encode, two_hot_loss
+Needs torch, and Triton where there is a card. Every operation is a dispatcher op that torch.compile sees through.
+"""
 
-__all__ = ["latent_pool", "symexp_bins", "symlog", "two_hot_decode", "two_hot_encode", "two_hot_loss"]
+from fastdreamer_kernels.latent_pool import latent_pool
+from fastdreamer_kernels.launch import record_launches
+from fastdreamer_kernels.reference import symexp_bins, symlog, two_hot_encode
+from fastdreamer_kernels.two_hot import padded, two_hot_decode, two_hot_loss
+
+__all__ = [
+    "latent_pool",
+    "padded",
+    "record_launches",
+    "symexp_bins",
+    "symlog",
+    "two_hot_decode",
+    "two_hot_encode",
+    "two_hot_loss",
+]

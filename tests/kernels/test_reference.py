@@ -14,33 +14,36 @@ LIMITS = [1.5, 3.0, 20.0]
 def test_two_hot_round_trip_is_exact_inside_the_range(bins: int, limit: float) -> None:
     edge = float(symexp_bins(bins, limit)[-1])
     x = torch.cat([torch.linspace(-edge, edge, 301), torch.tensor([0.0, 0.05, -0.1, 1.0])]).clamp(-edge, edge)
-    decoded = (two_hot_encode(x, bins, limit).double() * symexp_bins(bins, limit).double()).sum(-1)
+    centres = symexp_bins(bins, limit)
+    decoded = (two_hot_encode(x, centres).double() * centres.double()).sum(-1)
     torch.testing.assert_close(decoded.float(), x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bins", [41, 255])
 def test_equal_logits_decode_to_exactly_zero(bins: int) -> None:
     logits = torch.full((3, bins), 0.7)
-    assert torch.equal(two_hot_decode(logits, 20.0), torch.zeros(3))
+    assert torch.equal(two_hot_decode(logits, symexp_bins(bins, 20.0)), torch.zeros(3))
 
 
 def test_targets_outside_the_range_land_on_its_edge() -> None:
-    encoded = two_hot_encode(torch.tensor([1e9, -1e9]), 41, 3.0)
+    encoded = two_hot_encode(torch.tensor([1e9, -1e9]), symexp_bins(41, 3.0))
     assert encoded[0, -1] == 1 and encoded[1, 0] == 1
 
 
 def test_interpolation_is_in_raw_space_and_unbiased() -> None:
     # Symlog-space interpolation would be off by 5.7 % here (range 20, 255 bins).
     target = torch.tensor([0.05])
-    decoded = (two_hot_encode(target, 255, 20.0).double() * symexp_bins(255, 20.0).double()).sum(-1)
+    centres = symexp_bins(255, 20.0)
+    decoded = (two_hot_encode(target, centres).double() * centres.double()).sum(-1)
     assert abs(float(decoded) / 0.05 - 1) < 1e-5
 
 
 def test_two_hot_loss_is_minimal_at_the_encoded_distribution() -> None:
     target = torch.tensor([0.3])
-    encoded = two_hot_encode(target, 41, 3.0)
-    best = two_hot_loss(encoded.clamp(min=1e-12).log(), target, 3.0)
-    worse = two_hot_loss(torch.zeros(1, 41), target, 3.0)
+    centres = symexp_bins(41, 3.0)
+    encoded = two_hot_encode(target, centres)
+    best = two_hot_loss(encoded.clamp(min=1e-12).log(), target, centres)
+    worse = two_hot_loss(torch.zeros(1, 41), target, centres)
     entropy = -(encoded * encoded.clamp(min=1e-12).log()).sum()
     assert torch.allclose(best, entropy, atol=1e-5) and worse > best
 

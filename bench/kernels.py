@@ -1,0 +1,92 @@
+"""The kernels against plain PyTorch and torch.compile, forward, backward and both.
+
+    PYTHONPATH=.:kernels:engines python -m bench.kernels [--device cuda|cpu] [--out FILE]
+
+On a card: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<card>.json. On a CPU
+the op is plain PyTorch, so only eager and torch.compile are there, small; nothing is written unless asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from fastdreamer_kernels.launch import IS_INTERPRETED
+
+from bench.count import count
+from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
+from bench.results import Measured, table, write
+from bench.row import Row, kernel_rows
+from bench.timing import cuda_seconds, paired
+
+COPY_BYTES = 1 << 28
+
+
+def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
+    """Every arm of a row; `bandwidth` is the copy's, in bytes a second."""
+    reference = next(iter(row.arms))
+    launches: dict[str, int | None] = dict.fromkeys(row.arms)
+    for name, arm in row.arms.items():
+        prepared = arm.prepare()
+        if name == "compile":  # a compiled graph cannot be counted from outside
+            arm.run(prepared)
+            continue
+        with count() as counts:
+            arm.run(prepared)
+        launches[name] = counts.launches
+
+    def measured(name: str, cache: str, seconds: float, base: float) -> Measured:
+        share = row.floor_bytes / seconds / bandwidth
+        return Measured(row.name, name, cache, 1e6 * seconds, row.floor_bytes, launches[name], share, base / seconds)
+
+    if device == "cpu":
+        for name, arm in row.arms.items():
+            pair = paired(row.arms[reference], arm)
+            yield measured(name, "host", pair.seconds_b, pair.seconds_b / pair.ratio)
+        return
+    for cache in ("cold", "warm"):
+        times = {name: statistics.median(cuda_seconds(arm, cache == "cold")) for name, arm in row.arms.items()}
+        for name, seconds in times.items():
+            yield measured(name, cache, seconds, times[reference])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=(__doc__ or "").split("\n")[0])
+    has_card = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_card else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file; on a card bench/results/<card>.json")
+    chosen = parser.parse_args(arguments)
+    if chosen.device == "cuda" and not has_card:
+        parser.error("--device cuda: there is no CUDA card here; use --device cpu")
+    if IS_INTERPRETED:
+        parser.error("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
+    is_card = chosen.device == "cuda"
+    about = machine()
+    probes = {
+        "copy_bytes_per_s": copy_bandwidth(COPY_BYTES, chosen.device),
+        "matmul_flop_per_s": matrix_rate(4096 if is_card else 512, torch.bfloat16, chosen.device),
+    }
+    print(about.get("card", about["processor"]), about["versions"], about["commit"])
+    print(f"copy {probes['copy_bytes_per_s'] / 1e9:.0f} GB/s, matmul {probes['matmul_flop_per_s'] / 1e12:.2f} TFLOP/s")
+    dtypes = (torch.bfloat16, torch.float32) if is_card else (torch.float32,)
+    arms = ("eager", "compile", "kernel") if is_card else ("eager", "compile")
+    rows: list[Measured] = []
+    for row in kernel_rows(chosen.device, dtypes, arms, small=not is_card):
+        rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
+        print(".", end="", flush=True)
+    print("\n" + table(rows))
+    name = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
+    out = chosen.out or (ROOT / "bench/results" / f"{name}.json" if is_card else None)
+    if out is not None:
+        write(out, about, probes, rows)
+        print(f"wrote {len(rows)} rows to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

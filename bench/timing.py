@@ -1,0 +1,92 @@
+"""Timing that survives a shared machine: paired ratios on a host, CUDA events on a card."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bench.row import Arm
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Ratio of b's time to a's.
+
+    Attributes:
+        ratio: median over the pairs.
+        error: standard error of that median, relative (1.2533 s / sqrt(n) of the log ratios).
+        seconds_a: median time of a call of a; `seconds_b`: of b.
+        pairs: how many.
+    """
+
+    ratio: float
+    error: float
+    seconds_a: float
+    seconds_b: float
+    pairs: int
+
+
+def paired(a: Arm, b: Arm, pairs: int = 20, target_s: float = 0.02, warmup: int = 2) -> Paired:
+    """Times a and b side by side in the order ABBA, so that drift of the machine hits both alike.
+
+    Calls are repeated inside a timing until it takes about `target_s`; on a card each timing ends with a synchronise.
+    """
+    for _ in range(warmup):
+        a.run(a.prepare()), b.run(b.prepare())
+    inner = max(1, round(target_s / max(1e-9, max(_seconds(a, 1), _seconds(b, 1)))))
+    first: list[float] = []
+    second: list[float] = []
+    for _ in range(math.ceil(pairs / 2)):
+        first.append(_seconds(a, inner))
+        second.append(_seconds(b, inner))
+        second.append(_seconds(b, inner))
+        first.append(_seconds(a, inner))
+    logs = [math.log(y / x) for x, y in zip(first, second, strict=True)]
+    error = 1.2533 * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    ratio = math.exp(statistics.median(logs))
+    return Paired(ratio, error, statistics.median(first), statistics.median(second), len(logs))
+
+
+def _seconds(arm: Arm, calls: int) -> float:
+    prepared = [arm.prepare() for _ in range(calls)]
+    _synchronise()
+    began = time.perf_counter()
+    for given in prepared:
+        arm.run(given)
+    _synchronise()
+    return (time.perf_counter() - began) / calls
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def cuda_seconds(arm: Arm, is_cold: bool, repeats: int = 50, warmup: int = 10) -> list[float]:
+    """Times on the card, by events; `is_cold` writes over the level-2 cache before every call.
+
+    The launch is hidden behind the flush or a short wait on the card, so that the host's overhead is not measured.
+    """
+    device = torch.cuda.current_device()
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    flush = torch.empty(max(4 * cache, 1 << 26), dtype=torch.int8, device="cuda")
+    for _ in range(warmup):
+        arm.run(arm.prepare())
+    marks = []
+    for _ in range(repeats):
+        prepared = arm.prepare()
+        if is_cold:
+            flush.zero_()
+        else:
+            torch.cuda._sleep(200_000)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        arm.run(prepared)
+        end.record()
+        marks.append((start, end))
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in marks]

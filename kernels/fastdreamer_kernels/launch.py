@@ -1,0 +1,77 @@
+"""Where a kernel runs: Triton on a CUDA card, Triton's interpreter under TRITON_INTERPRET=1, the reference on a CPU.
+
+The choice follows the tensor's device and nothing else; it is never made again in the middle of a computation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if HAS_TRITON:
+    import triton
+
+    tl: Any = importlib.import_module("triton.language")
+    jit = triton.jit
+else:  # a CPU install: the kernels are never launched
+    tl = None
+
+    def jit(function: Callable[..., None]) -> Any:
+        """Leaves the kernel as plain text."""
+        return function
+
+
+IS_INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+Launch = tuple[str, tuple[int, ...]]
+_launches: ContextVar[list[Launch] | None] = ContextVar("launches", default=None)
+
+
+def use_kernel(tensor: Tensor, forced: bool | None) -> bool:
+    """Whether `tensor` goes through Triton; `forced` asks for one of the two.
+
+    Raises:
+        ValueError: if the kernel is needed and cannot run.
+    """
+    is_cuda = tensor.device.type == "cuda"
+    if not (is_cuda or IS_INTERPRETED) and forced:
+        raise ValueError(f"the kernel needs a CUDA tensor, not one on {tensor.device} (or TRITON_INTERPRET=1)")
+    wanted = is_cuda or IS_INTERPRETED if forced is None else forced
+    if wanted and not HAS_TRITON:
+        raise ValueError("the kernel for CUDA tensors needs Triton: pip install 'triton>=3.6,<3.8'")
+    return wanted
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """One launch, visible to torch.compile; nothing for an empty grid."""
+    if 0 in grid:
+        return
+    if (seen := _launches.get()) is not None:
+        seen.append((kernel.fn.__name__, grid))
+    target = kernel if IS_INTERPRETED else torch.library.wrap_triton(kernel)
+    target[grid](*arguments, **constants)
+
+
+@contextmanager
+def record_launches() -> Iterator[list[Launch]]:
+    """Collects (kernel, grid) of every launch inside the block."""
+    seen: list[Launch] = []
+    token = _launches.set(seen)
+    try:
+        yield seen
+    finally:
+        _launches.reset(token)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()

@@ -1,0 +1,121 @@
+"""The kernels as dispatcher ops: registration, torch.compile without a break, and bad input in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fastdreamer_kernels import latent_pool, symexp_bins, two_hot_decode, two_hot_loss
+from fastdreamer_kernels.latent_pool import latent_pool_op
+from fastdreamer_kernels.launch import IS_INTERPRETED
+from fastdreamer_kernels.two_hot import two_hot_decode_op, two_hot_op, two_hot_scale_op
+
+CENTRES = symexp_bins(41, 3.0)
+
+
+def _logits() -> torch.Tensor:
+    return torch.randn(6, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+OPS = {
+    "latent_pool": (latent_pool_op, lambda: (torch.randn(2, 16, 2, 4, 8), 4, None, None, torch.float32, False)),
+    "latent_pool affine": (
+        latent_pool_op,
+        lambda: (
+            torch.randn(1, 16, 2, 4, 4, requires_grad=True),
+            2,
+            torch.rand(2, 16),
+            torch.rand(2, 16),
+            torch.float32,
+            False,
+        ),
+    ),
+    "two_hot": (two_hot_op, lambda: (_logits(), torch.randn(6), CENTRES, torch.rand(6), True, True, False)),
+    "two_hot_decode": (two_hot_decode_op, lambda: (_logits(), CENTRES, False)),
+    "two_hot_scale_": (two_hot_scale_op, lambda: (torch.randn(6, 48), torch.rand(6), False)),
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_are_registered_as_torch_expects(name: str) -> None:
+    op, arguments = OPS[name]
+    torch.library.opcheck(op, arguments())
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="torch.compile cannot see through Triton's interpreter")
+def test_a_loss_compiles_as_one_graph_and_agrees() -> None:
+    logits, targets = _logits(), torch.randn(6)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        rows, decoded = two_hot_loss(2 * x, targets, CENTRES, torch.full((6,), 1 / 6), expectation=True)
+        return rows.sum() + 0 * decoded.sum() + two_hot_decode(x, CENTRES).square().mean()
+
+    _assert_compiled_equals_eager(loss, logits)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="torch.compile cannot see through Triton's interpreter")
+def test_an_encoder_head_compiles_as_one_graph_and_agrees() -> None:
+    head = torch.nn.Conv3d(3, 16, 3, padding=1)
+    scale, shift = torch.rand(2, 16), torch.rand(2, 16)
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        return latent_pool(head(frames), 4, scale, shift).square().mean()
+
+    _assert_compiled_equals_eager(encode, torch.randn(2, 3, 2, 8, 8, requires_grad=True))
+
+
+def _assert_compiled_equals_eager(function: Any, x: torch.Tensor) -> None:
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(function)(x)
+    assert explained.graph_break_count == 0, explained.break_reasons
+    results = []
+    for run in (function, torch.compile(function, fullgraph=True)):
+        x.grad = None
+        out = run(x)
+        out.backward()
+        assert x.grad is not None
+        results.append((out.detach(), x.grad))
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-5)
+
+
+def test_a_second_backward_is_refused_not_wrong() -> None:
+    logits = _logits()
+    loss = two_hot_loss(logits, torch.zeros(6), CENTRES).sum() * 2
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
+LATENTS = torch.zeros(1, 16, 2, 8, 8)
+BAD = {
+    "float64": lambda: latent_pool(LATENTS.double(), 4),
+    r"\(1, 8, 2, 8, 8\)": lambda: latent_pool(LATENTS[:, :8], 4),
+    "8x6 do not divide into 4x4": lambda: latent_pool(LATENTS[..., :6], 4),
+    "pool is one of": lambda: latent_pool(LATENTS, 3),
+    "scale and shift come together": lambda: latent_pool(LATENTS, 4, torch.ones(2, 16)),
+    r"scale has shape \(16,\)": lambda: latent_pool(LATENTS, 4, torch.ones(16), torch.ones(16)),
+    "takes no gradient": lambda: latent_pool(LATENTS, 4, torch.ones(2, 16, requires_grad=True), torch.ones(2, 16)),
+    "int64": lambda: two_hot_decode(torch.zeros(2, 41, dtype=torch.long), CENTRES),
+    "do not fit 41 bins": lambda: two_hot_loss(torch.zeros(2, 43), torch.zeros(2), CENTRES),
+    "bins are 3 to 512": lambda: two_hot_decode(torch.zeros(2, 601), symexp_bins(601, 3.0)),
+    "centres are torch.float64": lambda: two_hot_decode(torch.zeros(2, 41), CENTRES.double()),
+    r"targets have shape \(3,\)": lambda: two_hot_loss(torch.zeros(2, 41), torch.zeros(3), CENTRES),
+    r"weights have shape \(2, 1\)": lambda: two_hot_loss(torch.zeros(2, 41), torch.zeros(2), CENTRES, torch.ones(2, 1)),
+    "pass detached floats": lambda: two_hot_loss(torch.zeros(2, 41), torch.zeros(2).long(), CENTRES),
+    "bins is 40": lambda: symexp_bins(40, 3.0),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_in_one_line_that_names_it(message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        BAD[message]()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter runs on a CPU")
+def test_a_forced_kernel_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a CUDA tensor, not one on cpu"):
+        latent_pool(LATENTS, 4, kernel=True)
