@@ -25,7 +25,7 @@ demo: $(VENV)/.installed-core
 # The kernels run once more through Triton's interpreter, which must be chosen before Triton is imported.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels tests/bench
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels tests/bench tests/training/test_kernels_on.py
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "slow and not gpu"

@@ -17,7 +17,8 @@ import torch
 
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import CropSampler
-from fastdreamer.data.latents import LatentStore, write_synthetic_store
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.settings import load_config
 from fastdreamer.training.world_model import WorldModelPhase

@@ -11,6 +11,8 @@ import torch
 
 from bench.row import Arm
 
+WAIT_CYCLES = 4_000_000
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -69,7 +71,7 @@ def _synchronise() -> None:
 def cuda_seconds(arm: Arm, is_cold: bool, repeats: int = 50, warmup: int = 10) -> list[float]:
     """Times on the card, by events; `is_cold` writes over the level-2 cache before every call.
 
-    The launch is hidden behind the flush or a short wait on the card, so that the host's overhead is not measured.
+    A wait on the card (about 2 ms) hides the launches, so that the host's overhead is not measured.
     """
     device = torch.cuda.current_device()
     cache = torch.cuda.get_device_properties(device).L2_cache_size
@@ -81,8 +83,7 @@ def cuda_seconds(arm: Arm, is_cold: bool, repeats: int = 50, warmup: int = 10) -
         prepared = arm.prepare()
         if is_cold:
             flush.zero_()
-        else:
-            torch.cuda._sleep(200_000)
+        torch.cuda._sleep(WAIT_CYCLES)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         arm.run(prepared)

@@ -26,7 +26,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
-from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.shapes import CHANNELS, LatentClock
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -249,48 +249,6 @@ def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: b
         raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
 
 
-def write_synthetic_store(
-    path: Path | str, clock: LatentClock, space: ActionSpace, episodes: int, steps: int, seed: int
-) -> None:
-    """A store of made-up episodes: enough to train and test every phase with torch alone.
-
-    Latents are a decaying walk that the actions push, so that there is something to learn; every fifth transition
-    carries a reward and every second episode ends in a terminal.
-    """
-    path = Path(path)
-    generator = torch.Generator().manual_seed(seed)
-    c = clock.frames_per_latent
-    pushes = [torch.randn(size, TOKENS, CHANNELS, generator=generator) for size in space.sizes]
-    names = [f"synthetic-{i:03d}" for i in range(episodes)]
-    splits = assign_splits(names, 0.1)
-    entries: dict[str, Any] = {}
-    for i, name in enumerate(names):
-        frames = 1 + (steps - 1) * c
-        actions = torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in space.sizes], 1)
-        state, latents = torch.randn(TOKENS, CHANNELS, generator=generator), []
-        for step in range(steps):
-            latents.append(state)
-            chunk = actions[step * c : (step + 1) * c]
-            push = sum((table[chunk[:, k]].sum(0) for k, table in enumerate(pushes)), torch.zeros_like(state))
-            noise = torch.randn(state.shape, generator=generator)
-            state = 0.9 * state + 0.3 * push / (c * len(pushes)) ** 0.5 + 0.1 * noise
-        terminals = torch.zeros(frames - 1, dtype=torch.bool)
-        if frames > 1:
-            terminals[-1] = i % 2 == 0
-        episode = Episode(
-            name=name,
-            split=splits[name],
-            latents=torch.stack(latents).half(),
-            actions=actions.to(torch.uint8),
-            rewards=(torch.arange(frames - 1) % 5 == 4).float(),
-            terminals=terminals,
-            valid=torch.ones(frames, dtype=torch.bool),
-        )
-        entries[name] = write_episode(path, episode, source="synthetic")
-    key = {"tokenizer": SYNTHETIC, "frames_per_latent": c, "window": clock.window, "actions": space.fingerprint}
-    write_manifest(path, {"format": FORMAT, "key": key, **_described(space), "episodes": entries, "skipped": {}})
-
-
 def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
     """Write an episode's file in one piece; returns its manifest entry (`source`: hash of what it was made from)."""
     data = episode.to_bytes()
@@ -308,5 +266,6 @@ def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
     }
 
 
-def _described(space: ActionSpace) -> dict[str, Any]:
+def described(space: ActionSpace) -> dict[str, Any]:
+    """What the manifest says of the actions."""
     return {"space": {"name": space.name, "fingerprint": space.fingerprint}}

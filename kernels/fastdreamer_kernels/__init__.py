@@ -3,10 +3,12 @@
 Needs torch, and Triton where there is a card. Every operation is a dispatcher op that torch.compile sees through.
 """
 
+from fastdreamer_kernels.decode import two_hot_decode
 from fastdreamer_kernels.latent_pool import latent_pool
 from fastdreamer_kernels.launch import record_launches
 from fastdreamer_kernels.reference import symexp_bins, symlog, two_hot_encode
-from fastdreamer_kernels.two_hot import padded, two_hot_decode, two_hot_loss
+from fastdreamer_kernels.rows import padded
+from fastdreamer_kernels.two_hot import two_hot_loss
 
 __all__ = [
     "latent_pool",

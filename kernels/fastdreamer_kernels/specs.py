@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 
 from fastdreamer_kernels import reference
+from fastdreamer_kernels.decode import two_hot_decode, two_hot_decode_kernel
 from fastdreamer_kernels.latent_pool import block_of, latent_pool, latent_pool_backward_kernel, latent_pool_kernel
 from fastdreamer_kernels.reference import symexp_bins
-from fastdreamer_kernels.two_hot import (
-    padded,
-    tile_of,
-    two_hot_decode,
-    two_hot_decode_kernel,
-    two_hot_kernel,
-    two_hot_loss,
-    two_hot_scale_kernel,
-)
+from fastdreamer_kernels.rows import padded, tile_of
+from fastdreamer_kernels.two_hot import two_hot_kernel, two_hot_loss, two_hot_scale_kernel
 
 Shape = tuple[int, ...]
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -12,33 +12,13 @@ import torch
 from torch import Tensor
 
 from fastdreamer_kernels import reference
-from fastdreamer_kernels.launch import jit, launch, next_power_of_2, tl, use_kernel
+from fastdreamer_kernels.launch import jit, launch, tl, use_kernel
+from fastdreamer_kernels.rows import as_rows, check_logits, expectation_of, grid_of, load_rows, tile_of
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from jaxtyping import Float
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_COLS = 512
-ALIGN = 8  # columns: 16 bytes of bf16
-TILE = 2048  # logits a program
-
-
-@jit
-def _load_rows(p_logits, i_row, m_row, i_col, stride, BINS: tl.constexpr, COLS: tl.constexpr):
-    """Logits in fp32, -inf right of the last bin."""
-    o_logits = i_row[:, None] * stride + i_col[None, :]
-    x = tl.load(p_logits + o_logits, mask=m_row[:, None] & (i_col < COLS)[None, :], other=0.0).to(tl.float32)
-    return tl.where((i_col < BINS)[None, :], x, float("-inf"))
-
-
-@jit
-def _expectation(x, top, e, total, centre, m_bin):
-    """sum p * centre, as sum (p - min p) * centre: the centres sum to 0, and equal logits give exactly 0."""
-    low = tl.min(tl.where(m_bin[None, :], x, float("inf")), 1)
-    above = tl.where(m_bin[None, :], e - tl.exp(low - top)[:, None], 0.0)
-    return tl.sum(above * centre[None, :], 1) / total
 
 
 @jit
@@ -65,7 +45,7 @@ def two_hot_kernel(
     m_row = i_row < rows
     i_col = tl.arange(0, BLOCK)
     m_bin = i_col < BINS
-    x = _load_rows(p_logits, i_row, m_row, i_col, stride, BINS, COLS)
+    x = load_rows(p_logits, i_row, m_row, i_col, stride, BINS, COLS)
     top = tl.max(x, 1)
     e = tl.exp(x - top[:, None])
     total = tl.sum(e, 1)
@@ -98,7 +78,7 @@ def two_hot_kernel(
         m_gradient = m_row[:, None] & (i_col < COLS)[None, :]
         tl.store(p_gradient + o_gradient, gradient.to(p_gradient.dtype.element_ty), mask=m_gradient)
     if WANT_EXPECTATION:
-        tl.store(p_expectation + i_row, _expectation(x, top, e, total, centre, m_bin), mask=m_row)
+        tl.store(p_expectation + i_row, expectation_of(x, top, e, total, centre, m_bin), mask=m_row)
 
 
 @jit
@@ -119,40 +99,6 @@ def two_hot_scale_kernel(
     o_gradient = i_row[:, None] * COLS + i_col[None, :]
     gradient = tl.load(p_gradient + o_gradient, mask=m_gradient, other=0.0).to(tl.float32) * factor[:, None]
     tl.store(p_gradient + o_gradient, gradient.to(p_gradient.dtype.element_ty), mask=m_gradient)
-
-
-@jit
-def two_hot_decode_kernel(
-    p_logits,  # (rows, COLS), rows `stride` apart
-    p_centres,  # (BINS,)
-    p_out,  # (rows,)
-    rows,
-    stride,
-    BINS: tl.constexpr,
-    COLS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """The expectation alone."""
-    i_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    m_row = i_row < rows
-    i_col = tl.arange(0, BLOCK)
-    m_bin = i_col < BINS
-    x = _load_rows(p_logits, i_row, m_row, i_col, stride, BINS, COLS)
-    top = tl.max(x, 1)
-    e = tl.exp(x - top[:, None])
-    centre = tl.load(p_centres + i_col, mask=m_bin, other=0.0)
-    tl.store(p_out + i_row, _expectation(x, top, e, tl.sum(e, 1), centre, m_bin), mask=m_row)
-
-
-def tile_of(cols: int) -> dict[str, int]:
-    """Block sizes for rows of `cols` columns."""
-    block = next_power_of_2(cols)
-    return {"COLS": cols, "BLOCK": block, "ROWS": max(1, TILE // block), "num_warps": 4}
-
-
-def _grid(rows: int, tile: dict[str, int]) -> tuple[int]:
-    return (-(-rows // tile["ROWS"]),)
 
 
 @torch.library.triton_op("fastdreamer::two_hot", mutates_args={})
@@ -176,7 +122,7 @@ def two_hot_op(
     tile = tile_of(logits.shape[1])
     launch(
         two_hot_kernel,
-        _grid(len(logits), tile),
+        grid_of(len(logits), tile),
         logits,
         targets,
         targets if weights is None else weights,
@@ -219,26 +165,9 @@ def two_hot_scale_op(gradient: Tensor, factor: Tensor, kernel: bool) -> None:
         gradient.mul_(factor.unsqueeze(-1))
         return
     tile = tile_of(gradient.shape[1])
-    launch(two_hot_scale_kernel, _grid(len(gradient), tile), gradient, factor, len(gradient), factor.stride(0), **tile)
-
-
-@torch.library.triton_op("fastdreamer::two_hot_decode", mutates_args={})
-def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
-    """Arguments are checked by `two_hot_decode`."""
-    if not kernel:
-        return reference.two_hot_decode(logits, centres)
-    out = two_hot_decode_shape(logits, centres, kernel)
-    tile = tile_of(logits.shape[1])
-    rows = len(logits)
-    constants = {"BINS": len(centres)} | tile
-    launch(two_hot_decode_kernel, _grid(rows, tile), logits, centres, out, rows, logits.stride(0), **constants)
-    return out
-
-
-@torch.library.register_fake("fastdreamer::two_hot_decode")
-def two_hot_decode_shape(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
-    """An empty result."""
-    return logits.new_empty(len(logits), dtype=torch.float32)
+    launch(
+        two_hot_scale_kernel, grid_of(len(gradient), tile), gradient, factor, len(gradient), factor.stride(0), **tile
+    )
 
 
 def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -259,19 +188,7 @@ def _backward_loss(ctx: Any, gradient: Tensor | None, *unused: None) -> tuple[Te
     return logits_gradient, None, None, None, None, None, None
 
 
-def _setup_decode(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[1], output)
-
-
-def _backward_decode(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    logits, centres, expectation = ctx.saved_tensors
-    p = torch.softmax(logits[:, : len(centres)].float(), -1)
-    slope = p * (centres - expectation[:, None]) * gradient[:, None]
-    return torch.nn.functional.pad(slope, (0, logits.shape[1] - len(centres))).to(logits.dtype), None, None
-
-
 two_hot_op.register_autograd(_backward_loss, setup_context=_setup_loss)
-two_hot_decode_op.register_autograd(_backward_decode, setup_context=_setup_decode)
 
 
 @overload
@@ -326,7 +243,7 @@ def two_hot_loss(
 
     Source: DreamerV3, arXiv:2301.04104, Eq. 10, with interpolation in raw space (see `reference.two_hot_loss`).
     """
-    _check(logits, centres)
+    check_logits(logits, centres)
     for name, given in (("targets", targets), ("weights", weights)):
         if given is None:
             continue
@@ -339,7 +256,7 @@ def two_hot_loss(
             raise ValueError(f"{name} are {given.dtype}, requires_grad {given.requires_grad}; pass detached floats")
     shape = logits.shape[:-1]
     loss, _, decoded = two_hot_op(
-        _rows(logits),
+        as_rows(logits),
         targets.reshape(-1).contiguous(),
         centres,
         None if weights is None else weights.reshape(-1).contiguous(),
@@ -348,40 +265,3 @@ def two_hot_loss(
         use_kernel(logits, kernel),
     )
     return (loss.view(shape), decoded.view(shape)) if expectation else loss.view(shape)
-
-
-def two_hot_decode(
-    logits: Float[Tensor, "*r cols"], centres: Float[Tensor, " bins"], *, kernel: bool | None = None
-) -> Float[Tensor, "*r"]:
-    """The expectation under the predicted bins, in fp32; equal logits give exactly 0. Arguments as `two_hot_loss`.
-
-    Raises:
-        ValueError: if a type, a shape or a device does not fit; the message names it.
-    """
-    _check(logits, centres)
-    return two_hot_decode_op(_rows(logits), centres, use_kernel(logits, kernel)).view(logits.shape[:-1])
-
-
-def padded(bins: int) -> int:
-    """Columns of aligned rows for that many bins."""
-    return -(-bins // ALIGN) * ALIGN
-
-
-def _rows(logits: Tensor) -> Tensor:
-    rows = logits.reshape(-1, logits.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def _check(logits: Tensor, centres: Tensor) -> None:
-    if logits.dtype not in DTYPES:
-        raise ValueError(f"logits are {logits.dtype}; use float32, bfloat16 or float16")
-    if centres.dtype != torch.float32 or centres.ndim != 1 or not centres.is_contiguous():
-        raise ValueError(f"centres are {centres.dtype} of shape {tuple(centres.shape)}; expected float32 of (bins,)")
-    if centres.device != logits.device:
-        raise ValueError(f"centres are on {centres.device}, logits on {logits.device}")
-    bins, cols = len(centres), logits.shape[-1]
-    if (cols != bins and cols != padded(bins)) or bins < 3 or bins > MAX_COLS:
-        raise ValueError(
-            f"logits of shape {tuple(logits.shape)} do not fit {bins} bins; the last axis is {bins} or {padded(bins)}, "
-            f"and bins are 3 to {MAX_COLS}"
-        )

@@ -23,8 +23,8 @@ from fastdreamer.data.latents import (
     store_key,
     write_episode,
     write_manifest,
-    write_synthetic_store,
 )
+from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 

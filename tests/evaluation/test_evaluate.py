@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import write_synthetic_store
+from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.evaluate import evaluate, recorded_seeds

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from fastdreamer_kernels import latent_pool, symexp_bins, two_hot_decode, two_hot_loss
+from fastdreamer_kernels.decode import two_hot_decode_op
 from fastdreamer_kernels.latent_pool import latent_pool_op
 from fastdreamer_kernels.launch import IS_INTERPRETED
-from fastdreamer_kernels.two_hot import two_hot_decode_op, two_hot_op, two_hot_scale_op
+from fastdreamer_kernels.two_hot import two_hot_op, two_hot_scale_op
 
 CENTRES = symexp_bins(41, 3.0)
 
@@ -43,26 +44,33 @@ def test_ops_are_registered_as_torch_expects(name: str) -> None:
     torch.library.opcheck(op, arguments())
 
 
-@pytest.mark.skipif(IS_INTERPRETED, reason="torch.compile cannot see through Triton's interpreter")
-def test_a_loss_compiles_as_one_graph_and_agrees() -> None:
-    logits, targets = _logits(), torch.randn(6)
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def compiling(request: pytest.FixtureRequest) -> str:
+    """A device to compile for: on a card the graph holds the kernels, on a CPU plain PyTorch."""
+    if IS_INTERPRETED:
+        pytest.skip("torch.compile cannot see through Triton's interpreter")
+    return str(request.param)
+
+
+def test_a_loss_compiles_as_one_graph_and_agrees(compiling: str) -> None:
+    logits, targets, centres = _logits().detach().to(compiling).requires_grad_(), torch.randn(6), CENTRES.to(compiling)
+    targets, shares = targets.to(compiling), torch.full((6,), 1 / 6, device=compiling)
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        rows, decoded = two_hot_loss(2 * x, targets, CENTRES, torch.full((6,), 1 / 6), expectation=True)
-        return rows.sum() + 0 * decoded.sum() + two_hot_decode(x, CENTRES).square().mean()
+        rows, decoded = two_hot_loss(2 * x, targets, centres, shares, expectation=True)
+        return rows.sum() + 0 * decoded.sum() + two_hot_decode(x, centres).square().mean()
 
     _assert_compiled_equals_eager(loss, logits)
 
 
-@pytest.mark.skipif(IS_INTERPRETED, reason="torch.compile cannot see through Triton's interpreter")
-def test_an_encoder_head_compiles_as_one_graph_and_agrees() -> None:
-    head = torch.nn.Conv3d(3, 16, 3, padding=1)
-    scale, shift = torch.rand(2, 16), torch.rand(2, 16)
+def test_an_encoder_head_compiles_as_one_graph_and_agrees(compiling: str) -> None:
+    head = torch.nn.Conv3d(3, 16, 3, padding=1).to(compiling)
+    scale, shift = torch.rand(2, 16, device=compiling), torch.rand(2, 16, device=compiling)
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
         return latent_pool(head(frames), 4, scale, shift).square().mean()
 
-    _assert_compiled_equals_eager(encode, torch.randn(2, 3, 2, 8, 8, requires_grad=True))
+    _assert_compiled_equals_eager(encode, torch.randn(2, 3, 2, 8, 8, device=compiling, requires_grad=True))
 
 
 def _assert_compiled_equals_eager(function: Any, x: torch.Tensor) -> None:

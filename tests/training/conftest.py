@@ -9,7 +9,7 @@ import pytest
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import write_synthetic_store
+from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.settings import load_config
 
 SMALL = [
