@@ -21,7 +21,7 @@ LEVELS = (
     ("imagination",),
     ("training",),
     ("evaluation",),
-    ("demo", "commands", "cli"),
+    ("demo", "commands", "cli", "__main__"),
 )
 SIBLINGS = {
     "files": {"errors"},
@@ -35,6 +35,7 @@ SIBLINGS = {
     "envs": {"data"},  # `record` writes recordings
     "commands": {"demo"},
     "cli": {"commands"},
+    "__main__": {"cli"},
 }
 HEAVY = ("diffusers", "av", "crafter", "rich", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
 
