@@ -49,6 +49,8 @@ def compiling(request: pytest.FixtureRequest) -> str:
     """A device to compile for: on a card the graph holds the kernels, on a CPU plain PyTorch."""
     if IS_INTERPRETED:
         pytest.skip("torch.compile cannot see through Triton's interpreter")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
     return str(request.param)
 
 
