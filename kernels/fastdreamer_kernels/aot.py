@@ -41,8 +41,8 @@ UPDATE = "python -m fastdreamer_kernels.aot --update"
 Row = dict[str, int]
 
 
-def compile_variant(variant: Variant, architecture: int) -> Row:
-    """Compiles and reads the machine code: see FIELDS.
+def compile_variant(variant: Variant, architecture: int, **options: Any) -> Row:
+    """Compiles, with more of Triton's options where given, and reads the machine code: see FIELDS.
 
     `load_bits` and `store_bits` are the widest global access of one thread, `loads` and `stores` how many there are in
     the listing (eight narrow ones in the place of a wide one show there), `instructions` all of the listing.
@@ -56,7 +56,7 @@ def compile_variant(variant: Variant, architecture: int) -> Row:
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned if name in names}
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
     target = GPUTarget("cuda", architecture, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": variant.warps})
+    compiled = triton.compile(source, target=target, options={"num_warps": variant.warps, **options})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()

@@ -107,8 +107,7 @@ def test_a_planted_spill_and_a_narrow_load_are_red(tmp_path: Path) -> None:
     unaligned = dataclasses.replace(variant, aligned=variant.aligned - {"stride"})
     said = aot.compare({"k": aot.compile_variant(unaligned, 86)}, expected)
     assert any("loads" in line and "worse" in line for line in said), said
-    crowded = dataclasses.replace(variant, constants=variant.constants | {"ROWS": 128}, warps=1)
-    said = aot.compare({"k": aot.compile_variant(crowded, 86)}, expected)
+    said = aot.compare({"k": aot.compile_variant(variant, 86, maxnreg=32)}, expected)
     assert any("stack_bytes" in line and "worse" in line for line in said), said
     file = tmp_path / "expected.json"
     file.write_text(json.dumps({triton.__version__: {"gone sm_86": ROW}}))
