@@ -11,22 +11,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from fastdreamer_kernels.launch import IS_INTERPRETED, record_launches
 from torch import Tensor
+from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 NAMESPACE = "fastdreamer"
-FREE = ("empty", "detach", "alias", "expand", "view", "as_strided", "t.default", "unsqueeze", "squeeze", "permute")
+FREE = {
+    f"aten::{name}"
+    for name in ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "alias")
+}
 
 
 @dataclass
 class Counts:
-    """Attributes: triton and aten launches by name, in order; bytes of each (triton_bytes only when interpreted)."""
+    """Attributes: triton and aten launches by name, in order, and bytes of each.
+
+    Only when interpreted: triton_bytes, distinct; triton_loaded, every load counted, repeated or not.
+    """
 
     triton: list[str] = field(default_factory=list)
     triton_bytes: list[int] = field(default_factory=list)
+    triton_loaded: list[int] = field(default_factory=list)
     aten: list[str] = field(default_factory=list)
     aten_bytes: list[int] = field(default_factory=list)
 
@@ -45,15 +52,17 @@ class Counts:
 def count() -> Iterator[Counts]:
     """Counts what runs inside the block; the counts are complete when it ends."""
     counts = Counts()
-    touched: dict[tuple[int, str], list[np.ndarray]] = {}
+    touched: dict[tuple[int, str], list[Any]] = {}
     with record_launches() as launches, _addresses(launches, touched), _AtenMode(counts):
         yield counts
     counts.triton = [name for name, _ in launches]
     if IS_INTERPRETED:
-        counts.triton_bytes = [
-            sum(len(np.unique(np.concatenate(touched[key]))) for key in touched if key[0] == number)
-            for number in range(len(launches))
-        ]
+        import numpy as np
+
+        for number in range(len(launches)):
+            lists = [np.concatenate(touched[number, kind]) for kind in ("load", "store") if (number, kind) in touched]
+            counts.triton_bytes.append(sum(len(np.unique(one)) for one in lists))
+            counts.triton_loaded.append(sum(len(one) for one in touched.get((number, "load"), [])))
 
 
 class _AtenMode(TorchDispatchMode):
@@ -62,10 +71,12 @@ class _AtenMode(TorchDispatchMode):
         self.counts = counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == NAMESPACE:  # what our ops do inside is counted, not they
+            with self:
+                return OPDEFS[func._schema.name]._init_fn(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
-        name = str(func).removeprefix("aten.")
-        is_free = func.is_view or any(word in name for word in FREE)
-        if func.namespace != NAMESPACE and not is_free:
+        if not func.is_view and func._schema.name not in FREE and func._schema.name != "aten::_reshape_alias":
+            name = str(func).removeprefix("aten.")
             tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
             self.counts.aten.append(name)
             self.counts.aten_bytes.append(
@@ -75,11 +86,12 @@ class _AtenMode(TorchDispatchMode):
 
 
 @contextmanager
-def _addresses(launches: list[Any], touched: dict[tuple[int, str], list[np.ndarray]]) -> Iterator[None]:
+def _addresses(launches: list[Any], touched: dict[tuple[int, str], list[Any]]) -> Iterator[None]:
     """Notes the address of every byte that interpreted kernels load and store, by launch."""
     if not IS_INTERPRETED:
         yield
         return
+    import numpy as np
     from triton.runtime.interpreter import InterpreterBuilder
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store

@@ -41,7 +41,9 @@ def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
 
     def measured(name: str, cache: str, seconds: float, base: float) -> Measured:
         share = row.floor_bytes / seconds / bandwidth
-        return Measured(row.name, name, cache, 1e6 * seconds, row.floor_bytes, launches[name], share, base / seconds)
+        return Measured(
+            row.name, name, cache, 1e6 * seconds, row.floor_bytes, row.flops, launches[name], share, base / seconds
+        )
 
     if device == "cpu":
         for name, arm in row.arms.items():
@@ -52,6 +54,22 @@ def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
         times = {name: statistics.median(cuda_seconds(arm, cache == "cold")) for name, arm in row.arms.items()}
         for name, seconds in times.items():
             yield measured(name, cache, seconds, times[reference])
+
+
+def verdicts(rows: Sequence[Measured]) -> list[str]:
+    """What the kernels promise on a card, each with what was measured and whether it holds (cold level-2 cache)."""
+    found = {(r.row, r.arm): r for r in rows if r.cache == "cold"}
+    loss, pool = "two_hot_loss 24,576 x 255 bf16 both", "latent_pool 256 MB bf16 forward"
+    if (loss, "kernel") not in found or (pool, "kernel") not in found:
+        return []
+    kernel, compiled = found[loss, "kernel"], found[loss, "compile"]
+    figures = (
+        ("two-hot over eager", kernel.speedup, 5.0),
+        ("two-hot over torch.compile", compiled.median_us / kernel.median_us, 1.2),
+        ("two-hot, share of copy bandwidth", kernel.copy_share, 0.6),
+        ("pool, share of copy bandwidth", found[pool, "kernel"].copy_share, 0.8),
+    )
+    return [f"{'holds' if v >= least else 'FAILS'}: {name} {v:.2f}, at least {least}" for name, v, least in figures]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in kernel_rows(chosen.device, dtypes, arms, small=not is_card):
         rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
         print(".", end="", flush=True)
-    print("\n" + table(rows))
+    print("\n" + "\n".join([table(rows), *verdicts(rows)]))
     name = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
     out = chosen.out or (ROOT / "bench/results" / f"{name}.json" if is_card else None)
     if out is not None:

@@ -21,7 +21,7 @@ class Measured:
         row: and `arm`: what was measured.
         cache: "cold", "warm" (level-2 cache of a card) or "host".
         median_us: microseconds of one run.
-        floor_bytes: that a run must move at least.
+        floor_bytes: that a run must move at least; `flops`: that it does.
         launches: of one run, where they were counted.
         copy_share: bandwidth on the floor's bytes over that of a copy measured in the same process.
         speedup: of this arm over the row's reference arm.
@@ -32,6 +32,7 @@ class Measured:
     cache: str
     median_us: float
     floor_bytes: int
+    flops: int
     launches: int | None
     copy_share: float
     speedup: float

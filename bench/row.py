@@ -56,11 +56,14 @@ def _row(
     arms: tuple[str, ...],
 ) -> Row | None:  # fmt: skip
     x, others = spec.make(shape, dtype, device)
-    if spec.name == "two_hot_decode" and direction != "forward":
-        return None  # decoding is for acting: its backward pass is plain PyTorch
     floor = spec.floor(shape, dtype)
-    both = floor.get("both", floor["forward"] + floor.get("backward", 0))
-    bytes_at_least = {"forward": floor["forward"], "backward": both - floor["forward"], "both": both}[direction]
+    if "backward" in floor:
+        floor = floor | {"both": floor["forward"] + floor["backward"]}
+    if (
+        direction not in floor
+    ):  # no backward pass of its own: decoding has none, the two-hot loss does it in the forward
+        return None
+    torch._dynamo.reset()  # or many rows of one function reach its limit of compiles
     calls = {
         "eager": spec.plain,
         "compile": torch.compile(spec.plain, fullgraph=True, dynamic=False),
@@ -68,7 +71,7 @@ def _row(
     }
     made = {arm: _arm(calls[arm], x.detach(), others, direction) for arm in arms}
     flops = spec.flops(shape) * {"forward": 1, "backward": 1, "both": 2}[direction]
-    return Row(f"{spec.name} {size} {NAMES[dtype]} {direction}", made, flops, max(bytes_at_least, 1))
+    return Row(f"{spec.name} {size} {NAMES[dtype]} {direction}", made, flops, floor[direction])
 
 
 def _arm(call: Callable[..., Tensor], x: Tensor, others: tuple[Any, ...], direction: str) -> Arm:
@@ -78,13 +81,16 @@ def _arm(call: Callable[..., Tensor], x: Tensor, others: tuple[Any, ...], direct
         with torch.no_grad():
             return call(x, *others)
 
-    def loss() -> Tensor:
-        return call(leaf, *others).sum()
+    def out() -> Tensor:
+        return call(leaf, *others)
 
-    def backward(loss: Tensor) -> Tensor:
-        return torch.autograd.grad(loss, leaf)[0]
+    with torch.no_grad():
+        incoming = torch.ones((), device=x.device).expand(out().shape)  # that of a sum
+
+    def backward(out: Tensor) -> Tensor:
+        return torch.autograd.grad(out, leaf, incoming.to(out.dtype))[0]
 
     def both(_: None) -> Tensor:
-        return backward(loss())
+        return backward(out())
 
-    return {"forward": Arm(forward), "backward": Arm(backward, loss), "both": Arm(both)}[direction]
+    return {"forward": Arm(forward), "backward": Arm(backward, out), "both": Arm(both)}[direction]

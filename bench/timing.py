@@ -11,7 +11,7 @@ import torch
 
 from bench.row import Arm
 
-WAIT_CYCLES = 4_000_000
+WAIT_CYCLES, CLOCK_HZ = 4_000_000, 2e9  # about 2 ms on today's cards
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,27 @@ def _synchronise() -> None:
 
 
 def cuda_seconds(arm: Arm, is_cold: bool, repeats: int = 50, warmup: int = 10) -> list[float]:
-    """Times on the card, by events; `is_cold` writes over the level-2 cache before every call.
+    """Times on the card, by events; `is_cold` replaces what the level-2 cache holds before every call.
 
-    A wait on the card (about 2 ms) hides the launches, so that the host's overhead is not measured.
+    A wait on the card, longer than the host takes to launch, keeps the host's overhead out of the time.
     """
     device = torch.cuda.current_device()
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     flush = torch.empty(max(4 * cache, 1 << 26), dtype=torch.int8, device="cuda")
+    host_s = 0.0
     for _ in range(warmup):
-        arm.run(arm.prepare())
+        prepared = arm.prepare()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        arm.run(prepared)
+        host_s = time.perf_counter() - began
+    wait = max(WAIT_CYCLES, int(4 * host_s * CLOCK_HZ))
     marks = []
     for _ in range(repeats):
         prepared = arm.prepare()
         if is_cold:
-            flush.zero_()
-        torch.cuda._sleep(WAIT_CYCLES)
+            flush.sum()  # read, not written: nothing is left to be written back
+        torch.cuda._sleep(wait)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         arm.run(prepared)

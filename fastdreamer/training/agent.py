@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch, CropSampler
@@ -78,12 +79,13 @@ class AgentPhase(Phase):
         value_logits = agent.value(features.detach())
         values = agent.value.decode(value_logits).detach()
         targets = data_returns(batch, values, self.gamma, config.imagination.lambda_)
-        known = batch.reward_valid[:, 1:].float()
+        # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
+        targets, known = F.pad(targets, (0, 1)), F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
         losses = {
             "policy": cloning_loss(agent.policy, logits, batch.next_actions, labelled, config.heads.focal_gamma),
             "reward": agent.reward.loss(reward_logits, batch.rewards, arrived.float()),
             "continue": continuation_loss(continue_logits, batch.continues, batch.reward_valid),
-            "value": agent.value.loss(value_logits[:, :-1], targets, known),
+            "value": agent.value.loss(value_logits, targets, known),
         }
         predicted = agent.reward.decode(reward_logits.detach())[arrived]
         figures = {

@@ -46,7 +46,7 @@ def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
         return reference.two_hot_decode(logits, centres)
     out = two_hot_decode_shape(logits, centres, kernel)
     tile = tile_of(logits.shape[1])
-    rows = len(logits)
+    rows = logits.shape[0]
     constants = {"BINS": len(centres)} | tile
     launch(two_hot_decode_kernel, grid_of(rows, tile), logits, centres, out, rows, logits.stride(0), **constants)
     return out
@@ -55,7 +55,7 @@ def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
 @torch.library.register_fake("fastdreamer::two_hot_decode")
 def two_hot_decode_shape(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
     """An empty result."""
-    return logits.new_empty(len(logits), dtype=torch.float32)
+    return logits.new_empty(logits.shape[0], dtype=torch.float32)
 
 
 def _setup_decode(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -45,8 +45,8 @@ def latent_pool_kernel(
     i_line = tl.program_id(0)
     i_row, i_step, i_batch = i_line % rows, (i_line // rows) % steps, i_line // (rows * steps)
     i_z = tl.arange(0, 16)
-    i_y = tl.arange(0, P)
-    i_x = tl.program_id(1) * (BLOCK * P) + tl.arange(0, BLOCK * P)
+    i_y = tl.arange(0, P).to(tl.int64)
+    i_x = (tl.program_id(1) * (BLOCK * P) + tl.arange(0, BLOCK * P)).to(tl.int64)
     start = p_in + i_batch.to(tl.int64) * s_b + i_step.to(tl.int64) * s_l + (i_row * P).to(tl.int64) * s_h
     o_in = i_z[:, None, None].to(tl.int64) * s_z + i_y[None, :, None] * s_h + i_x[None, None, :] * s_w
     tile = tl.load(start + o_in, mask=(i_x < width)[None, None, :], other=0.0).to(tl.float32)
@@ -62,7 +62,7 @@ def latent_pool_kernel(
 
 @jit
 def latent_pool_backward_kernel(
-    p_gradient,  # (b, l, rows * cols, 16), contiguous
+    p_gradient,  # (b, l, rows * cols, 16), any strides
     p_scale,  # (l, 16) or unused
     p_out,  # (b, 16, l, h, w), strides below
     steps,
@@ -74,6 +74,10 @@ def latent_pool_backward_kernel(
     s_l,
     s_h,
     s_w,
+    g_b,
+    g_l,
+    g_n,
+    g_z,
     P: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_AFFINE: tl.constexpr,
@@ -82,14 +86,15 @@ def latent_pool_backward_kernel(
     i_line = tl.program_id(0)
     i_row, i_step, i_batch = i_line % rows, (i_line // rows) % steps, i_line // (rows * steps)
     i_z = tl.arange(0, 16)
-    i_y = tl.arange(0, P)
+    i_y = tl.arange(0, P).to(tl.int64)
     i_col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    o_gradient = (i_line.to(tl.int64) * cols + i_col)[None, :] * 16 + i_z[:, None]
-    share = tl.load(p_gradient + o_gradient, mask=(i_col < cols)[None, :], other=0.0).to(tl.float32) * (1.0 / (P * P))
+    given = p_gradient + i_batch.to(tl.int64) * g_b + i_step.to(tl.int64) * g_l
+    o_gradient = (i_row * cols + i_col).to(tl.int64)[None, :] * g_n + i_z.to(tl.int64)[:, None] * g_z
+    share = tl.load(given + o_gradient, mask=(i_col < cols)[None, :], other=0.0).to(tl.float32) * (1.0 / (P * P))
     if HAS_AFFINE:
         share *= tl.load(p_scale + i_step * 16 + i_z).to(tl.float32)[:, None]
     tile = tl.reshape(tl.broadcast_to(share[:, None, :, None], (16, P, BLOCK, P)), (16, P, BLOCK * P))
-    i_x = tl.program_id(1) * (BLOCK * P) + tl.arange(0, BLOCK * P)
+    i_x = (tl.program_id(1) * (BLOCK * P) + tl.arange(0, BLOCK * P)).to(tl.int64)
     start = p_out + i_batch.to(tl.int64) * s_b + i_step.to(tl.int64) * s_l + (i_row * P).to(tl.int64) * s_h
     o_out = i_z[:, None, None].to(tl.int64) * s_z + i_y[None, :, None] * s_h + i_x[None, None, :] * s_w
     tl.store(start + o_out, tile.to(p_out.dtype.element_ty), mask=(i_x < width)[None, None, :])
@@ -107,9 +112,11 @@ def _launch(kernel: Any, latents: Tensor, tokens: Tensor, *affine: Tensor | None
     block = block_of(cols, pool)
     grid = (batch * steps * rows, -(-cols // block))
     given = [tokens if vector is None else vector for vector in affine]  # an unused pointer must still be one
-    tensors = (latents, *given, tokens) if kernel is latent_pool_kernel else (tokens, *given, latents)
+    is_forward = kernel is latent_pool_kernel
+    tensors = (latents, *given, tokens) if is_forward else (tokens, *given, latents)
+    strides = (*latents.stride(), *(() if is_forward else tokens.stride()))
     constants = {"P": pool, "BLOCK": block, "HAS_AFFINE": affine[0] is not None, "num_warps": 4}
-    launch(kernel, grid, *tensors, steps, rows, cols, width, *latents.stride(), **constants)
+    launch(kernel, grid, *tensors, steps, rows, cols, width, *strides, **constants)
 
 
 @torch.library.triton_op("fastdreamer::latent_pool", mutates_args={})
@@ -148,7 +155,7 @@ def latent_pool_backward_op(
         spread = reference.latent_pool_backward(gradient, pool, scale, size[-2], size[-1]).to(dtype)
         return spread.contiguous(memory_format=_format(is_channels_last))
     out = latent_pool_backward_shape(gradient, pool, scale, size, dtype, is_channels_last, kernel)
-    _launch(latent_pool_backward_kernel, out, gradient.contiguous(), scale, pool=pool)
+    _launch(latent_pool_backward_kernel, out, gradient, scale, pool=pool)
     return out
 
 

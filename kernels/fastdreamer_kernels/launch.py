@@ -9,12 +9,12 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
@@ -33,7 +33,7 @@ else:  # a CPU install: the kernels are never launched
 IS_INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 Launch = tuple[str, tuple[int, ...]]
-_launches: ContextVar[list[Launch] | None] = ContextVar("launches", default=None)
+_recordings: list[list[Launch]] = []  # of every thread: backward passes on a card run in autograd's own
 
 
 def use_kernel(tensor: Tensor, forced: bool | None) -> bool:
@@ -52,24 +52,29 @@ def use_kernel(tensor: Tensor, forced: bool | None) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """One launch, visible to torch.compile; nothing for an empty grid."""
+    """One launch on the first argument's device, visible to torch.compile; nothing for an empty grid."""
     if 0 in grid:
         return
-    if (seen := _launches.get()) is not None:
+    for seen in _recordings:
         seen.append((kernel.fn.__name__, grid))
-    target = kernel if IS_INTERPRETED else torch.library.wrap_triton(kernel)
-    target[grid](*arguments, **constants)
+    if IS_INTERPRETED:
+        with _disable_current_modes():  # the interpreter's own copies are nobody's work
+            kernel[grid](*arguments, **constants)
+        return
+    device = arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        torch.library.wrap_triton(kernel)[grid](*arguments, **constants)
 
 
 @contextmanager
 def record_launches() -> Iterator[list[Launch]]:
-    """Collects (kernel, grid) of every launch inside the block."""
+    """Collects (kernel, grid) of every launch while the block runs, in all threads."""
     seen: list[Launch] = []
-    token = _launches.set(seen)
+    _recordings.append(seen)
     try:
         yield seen
     finally:
-        _launches.reset(token)
+        _recordings[:] = [other for other in _recordings if other is not seen]
 
 
 def next_power_of_2(n: int) -> int:

@@ -63,7 +63,10 @@ def check_logits(logits: Tensor, centres: Tensor) -> None:
         raise ValueError(f"centres are {centres.dtype} of shape {tuple(centres.shape)}; expected float32 of (bins,)")
     if centres.device != logits.device:
         raise ValueError(f"centres are on {centres.device}, logits on {logits.device}")
-    bins, cols = len(centres), logits.shape[-1]
+    bins = len(centres)
+    if bins % 2 == 0 or logits.ndim == 0:
+        raise ValueError(f"{bins} bins, logits of shape {tuple(logits.shape)}: bins are odd, logits at least (bins,)")
+    cols = logits.shape[-1]
     if (cols != bins and cols != padded(bins)) or bins < 3 or bins > MAX_COLS:
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} do not fit {bins} bins; the last axis is {bins} or {padded(bins)}, "

@@ -109,7 +109,7 @@ def _pool_variants() -> tuple[Variant, ...]:
         ("", latent_pool_kernel, ("p_in", "p_scale", "p_shift", "p_out")),
         ("_backward", latent_pool_backward_kernel, ("p_gradient", "p_scale", "p_out")),
     ):
-        strides = ["s_b", "s_z", "s_l", "s_h", "s_w"]
+        strides = ["s_b", "s_z", "s_l", "s_h", "s_w", *(["g_b", "g_l", "g_n", "g_z"] if direction else [])]
         for dtype, pool, is_last in (
             ("bf16", 8, False),
             ("bf16", 4, False),
@@ -122,9 +122,10 @@ def _pool_variants() -> tuple[Variant, ...]:
             one = "s_z" if is_last else "s_w"  # the launcher makes a stride of 1 a constant
             affine = {name: "*fp32" for name in ("p_scale", "p_shift") if name in pointers}
             types = {name: f"*{dtype}" for name in pointers} | affine
-            types |= {name: "i32" for name in ("steps", "rows", "cols", "width", *strides) if name != one}
-            constants = {one: 1, "P": pool, "BLOCK": block_of(32 // pool, pool), "HAS_AFFINE": True}
-            aligned = frozenset({*pointers, *strides, "width"}) - {one}
+            ones = {one, "g_z"} if direction else {one}
+            types |= {name: "i32" for name in ("steps", "rows", "cols", "width", *strides) if name not in ones}
+            constants = {**dict.fromkeys(ones, 1), "P": pool, "BLOCK": block_of(32 // pool, pool), "HAS_AFFINE": True}
+            aligned = frozenset({*pointers, *strides, "width"}) - ones
             name = f"latent_pool{direction}/{dtype}/p{pool}{'/channels_last' if is_last else ''}"
             variants.append(Variant(name, kernel, types, constants, aligned))
     return tuple(variants)
@@ -143,7 +144,7 @@ def _two_hot_variants() -> tuple[Variant, ...]:
     ):
         tile = tile_of(cols)
         warps = tile.pop("num_warps")
-        logits = {"p_logits": f"*{dtype}", "p_gradient": f"*{dtype}"}
+        logits = {"p_logits": f"*{dtype}", "p_gradient": "*fp32" if dtype == "fp16" else f"*{dtype}"}
         floats = dict.fromkeys(("p_targets", "p_weights", "p_centres", "p_loss", "p_expectation"), "*fp32")
         sizes = {"rows": "i32", "stride": "i32"}
         aligned = frozenset({*logits, *floats, "rows", *(["stride"] if cols % 16 == 0 else [])})
@@ -157,7 +158,7 @@ def _two_hot_variants() -> tuple[Variant, ...]:
                 warps,
             )
         )
-        if bins == 255:
+        if bins == 255 and dtype != "fp16":
             variants.append(
                 Variant(
                     f"two_hot_scale/{dtype}/{cols}",

@@ -116,13 +116,14 @@ def two_hot_op(
     if not kernel:
         given = (logits, targets, centres, weights)
         loss = reference.two_hot_loss(*given)
-        gradient = reference.two_hot_gradient(*given) if want_gradient else logits.new_empty(0)
+        accurate = (logits.float() if logits.dtype == torch.float16 else logits, *given[1:])
+        gradient = reference.two_hot_gradient(*accurate) if want_gradient else accurate[0].new_empty(0)
         return loss, gradient, reference.two_hot_decode(logits, centres) if want_expectation else loss.new_empty(0)
     loss, gradient, expectation = two_hot_shapes(*arguments)
     tile = tile_of(logits.shape[1])
     launch(
         two_hot_kernel,
-        grid_of(len(logits), tile),
+        grid_of(logits.shape[0], tile),
         logits,
         targets,
         targets if weights is None else weights,
@@ -130,7 +131,7 @@ def two_hot_op(
         loss,
         gradient,
         expectation,
-        len(logits),
+        logits.shape[0],
         logits.stride(0),
         BINS=len(centres),
         HAS_WEIGHTS=weights is not None,
@@ -154,7 +155,9 @@ def two_hot_shapes(
     """Empty results."""
     rows, cols = logits.shape
     loss = logits.new_empty(rows, dtype=torch.float32)
-    gradient = logits.new_empty((rows, cols) if want_gradient else (0,))
+    # In fp16 a weight of 1/rows would underflow before the loss scale comes: its gradient waits in fp32.
+    accurate = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+    gradient = logits.new_empty((rows, cols) if want_gradient else (0,), dtype=accurate)
     return loss, gradient, logits.new_empty(rows if want_expectation else 0, dtype=torch.float32)
 
 
@@ -166,7 +169,13 @@ def two_hot_scale_op(gradient: Tensor, factor: Tensor, kernel: bool) -> None:
         return
     tile = tile_of(gradient.shape[1])
     launch(
-        two_hot_scale_kernel, grid_of(len(gradient), tile), gradient, factor, len(gradient), factor.stride(0), **tile
+        two_hot_scale_kernel,
+        grid_of(gradient.shape[0], tile),
+        gradient,
+        factor,
+        gradient.shape[0],
+        factor.stride(0),
+        **tile,
     )
 
 
@@ -174,17 +183,17 @@ def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor,
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # or autograd writes a gradient of zeros for what takes none
     ctx.save_for_backward(output[1])
-    ctx.kernel = inputs[-1]
+    ctx.dtype, ctx.kernel = inputs[0].dtype, inputs[-1]
 
 
 def _backward_loss(ctx: Any, gradient: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
     if gradient is None:
         return (None,) * 7
     (logits_gradient,) = ctx.saved_tensors
-    if type(logits_gradient) is Tensor:
+    if type(logits_gradient) is Tensor and logits_gradient.dtype == ctx.dtype:
         two_hot_scale_op(logits_gradient, gradient, ctx.kernel)
-    else:  # traced for torch.compile, which takes no in-place change of a saved tensor and fuses the product instead
-        logits_gradient = (logits_gradient * gradient.unsqueeze(-1)).to(logits_gradient.dtype)
+    else:  # fp16; or traced for torch.compile, which takes no in-place change of a saved tensor and fuses the product
+        logits_gradient = (logits_gradient * gradient.unsqueeze(-1)).to(ctx.dtype)
     return logits_gradient, None, None, None, None, None, None
 
 
@@ -230,7 +239,7 @@ def two_hot_loss(
     row's incoming gradient of 1, as `.sum()` gives it, costs nothing; another one costs a second rounding.
 
     Args:
-        logits: bf16, fp16 or fp32. `cols` is the number of bins, or that number padded to a multiple of 8: padded
+        logits: bf16, fp16 (whose gradient waits in fp32, lest small weights underflow) or fp32. `cols` is the number of bins, or that number padded to a multiple of 8: padded
             rows are aligned, which a card reads at full width. Padding is ignored and gets gradient 0.
         targets: clipped to the range of the centres.
         centres: fp32, strictly rising, symmetric about 0 (see `symexp_bins`); at most 512.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.count import count
-from bench.kernels import measure
+from bench.kernels import measure, verdicts
 from bench.results import Measured, read, table, write
 from bench.row import Arm, kernel_rows
 from bench.timing import paired
@@ -51,8 +51,22 @@ def test_every_kernel_has_rows_that_run_and_floors() -> None:
     assert "latent_pool" in table(measured)
 
 
+def test_verdicts_are_given_on_what_was_promised() -> None:
+    def row(name: str, arm: str, us: float, share: float, speedup: float) -> Measured:
+        return Measured(name, arm, "cold", us, 1, 1, 1, share, speedup)
+
+    loss, pool = "two_hot_loss 24,576 x 255 bf16 both", "latent_pool 256 MB bf16 forward"
+    rows = [
+        row(loss, "kernel", 10.0, 0.59, 6.0),
+        row(loss, "compile", 13.0, 0.4, 4.0),
+        row(pool, "kernel", 9.0, 0.9, 1.0),
+    ]
+    assert [line[:5] for line in verdicts(rows)] == ["holds", "holds", "FAILS", "holds"]
+    assert verdicts(rows[:1]) == []
+
+
 def test_results_are_written_whole_and_of_a_known_schema(tmp_path: Path) -> None:
-    row = Measured("pool", "kernel", "cold", 10.0, 1_000_000, 1, 0.8, 2.0)
+    row = Measured("pool", "kernel", "cold", 10.0, 1_000_000, 5, 1, 0.8, 2.0)
     write(tmp_path / "sub/card.json", {"card": "none"}, {"copy_bytes_per_s": 1.0}, [row])
     contents = read(tmp_path / "sub/card.json")
     assert contents["rows"][0]["gb_per_s"] == pytest.approx(100.0) and contents["rows"][0]["launches"] == 1
