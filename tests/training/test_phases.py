@@ -46,6 +46,7 @@ def test_only_the_trainable_parts_of_each_phase_receive_gradients(
         for name, module in built.frozen.items():
             for parameter in module.parameters():
                 assert parameter.grad is None or id(parameter) in trained, f"phase {phase} reached {name}"
+                assert parameter.requires_grad == (id(parameter) in trained), f"phase {phase} does not freeze {name}"
         for part in set(allowed[phase]) - {"scale"}:
             assert gradients(built.model[part]), f"phase {phase} must train its {part}"  # type: ignore[index]
         if phase == 3:
