@@ -59,9 +59,7 @@ def _row(
     floor = spec.floor(shape, dtype)
     if "backward" in floor:
         floor = floor | {"both": floor["forward"] + floor["backward"]}
-    if (
-        direction not in floor
-    ):  # no backward pass of its own: decoding has none, the two-hot loss does it in the forward
+    if direction not in floor:  # decoding has no backward pass of its own, the two-hot loss does it in the forward
         return None
     torch._dynamo.reset()  # or many rows of one function reach its limit of compiles
     calls = {
@@ -84,11 +82,11 @@ def _arm(call: Callable[..., Tensor], x: Tensor, others: tuple[Any, ...], direct
     def out() -> Tensor:
         return call(leaf, *others)
 
-    with torch.no_grad():
-        incoming = torch.ones((), device=x.device).expand(out().shape)  # that of a sum
+    sample = forward(None)
+    incoming = torch.ones((), device=x.device, dtype=sample.dtype).expand(sample.shape)  # that of a sum
 
     def backward(out: Tensor) -> Tensor:
-        return torch.autograd.grad(out, leaf, incoming.to(out.dtype))[0]
+        return torch.autograd.grad(out, leaf, incoming)[0]
 
     def both(_: None) -> Tensor:
         return backward(out())
