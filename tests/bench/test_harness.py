@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_results_are_written_whole_and_of_a_known_schema(tmp_path: Path) -> None
     write(tmp_path / "sub/card.json", {"card": "none"}, {"copy_bytes_per_s": 1.0}, [row])
     contents = read(tmp_path / "sub/card.json")
     assert contents["rows"][0]["gb_per_s"] == pytest.approx(100.0) and contents["rows"][0]["launches"] == 1
-    (tmp_path / "other.json").write_text('{"schema": 0}')
-    with pytest.raises(ValueError, match="measure it again"):
-        read(tmp_path / "other.json")
+    for spoiled in ({**contents, "schema": 0}, {"schema": contents["schema"]}):
+        (tmp_path / "other.json").write_text(json.dumps(spoiled))
+        with pytest.raises(ValueError, match="measure it again"):
+            read(tmp_path / "other.json")
