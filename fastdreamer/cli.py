@@ -69,6 +69,22 @@ def build_parser() -> Parser:
     fit.add_argument("--recordings", type=Path, metavar="DIR", required=True)
     fit.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the tokenizer goes")
 
+    fetch = command("fetch-weights", "the Cosmos tokenizer's weights from the Hugging Face hub")
+    fetch.add_argument("--out", type=Path, metavar="DIR", help="default: the configuration's tokenizer.weights")
+    fetch.add_argument(
+        "--revision", metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
+    )
+    fetch.add_argument("--token", metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with")
+
+    build = command("build-engines", "compile the frozen tokenizer and compare it with eager", run_dir="optional")
+    build.add_argument("--target", metavar="LIST", help="cards besides this machine: sm86,sm89,sm120")
+    build.add_argument(
+        "--backend", metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
+    )
+    build.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU")
+    build.add_argument("--decoder", action="store_true", help="the decoder too, for pictures")
+    build.add_argument("--random-weights", action="store_true", help="random weights, to try it without the real ones")
+
     encode = command("encode", "recordings to latents, with the frozen tokenizer", run_dir="optional")
     encode.add_argument("--recordings", type=Path, metavar="DIR", help="default: the run's recordings")
     encode.add_argument("--store", type=Path, metavar="DIR", help="the latent store to write; default: the run's")

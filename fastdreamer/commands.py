@@ -18,8 +18,8 @@ from fastdreamer.settings import config_hash, differences, dump_config, load_con
 DEFAULT_PRESET = "crafter"
 
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.")
-FREE_SETTINGS = ("device", "data.memory_limit_gb")
+FREE_SECTIONS = ("evaluation.", "record.", "engines.")
+FREE_SETTINGS = ("device", "data.memory_limit_gb", "tokenizer.trust_jit")
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every")
 
 
@@ -28,7 +28,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     result = COMMANDS[arguments.command](arguments)
     if arguments.json:
         print(to_json(result), flush=True)
-    return 0
+    return 1 if result.get("refused") else 0
 
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -75,6 +75,38 @@ def fit_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
     from fastdreamer.tokenizer.fit import fit_tokenizer as fit
 
     return show(fit(config, arguments.recordings, arguments.out))
+
+
+def fetch_weights(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The tokenizer's weights, into the folder that the configuration reads them from."""
+    config = load_config(arguments.config or "minerl_cosmos", arguments.overrides)
+    if arguments.out is None and config.tokenizer.weights in ("embedded", "random"):
+        raise UserError(
+            f"tokenizer.weights is {config.tokenizer.weights}, which needs no fetching: name a --out folder"
+        )
+    from fastdreamer.tokenizer.fetch import fetch_weights as fetch
+
+    out = arguments.out or Path(config.tokenizer.weights).expanduser()
+    repo = {} if arguments.repo is None else {"repo": arguments.repo}
+    return show(fetch(out, revision=arguments.revision, token=arguments.token, **repo))
+
+
+def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compiled tokenizers; an engine over its limit is not installed, and the exit code is then 1."""
+    if arguments.random_weights:
+        arguments.overrides.append("tokenizer.weights=random")
+    if arguments.precision:
+        arguments.overrides.append(f"engines.precision={arguments.precision}")
+    config = resolve(arguments)
+    announce(config)
+    from fastdreamer.device import choose_device
+    from fastdreamer.tokenizer.build_engines import build_engines as build
+
+    targets, backends = ([w for w in (text or "").split(",") if w] for text in (arguments.target, arguments.backend))
+    parts = ("encoder", "decoder") if arguments.decoder else ("encoder",)
+    result = build(config, choose_device(config).device, targets, backends, parts)
+    show_engines(result)
+    return result
 
 
 def encode(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -137,6 +169,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "record": record,
     "inspect": inspect,
     "fit-tokenizer": fit_tokenizer,
+    "fetch-weights": fetch_weights,
+    "build-engines": build_engines,
     "encode": encode,
     "train": train,
     "eval": evaluate,
@@ -220,6 +254,22 @@ def show_evaluation(summary: Mapping[str, Any]) -> None:
         print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
     if summary.get("seconds"):
         show({"seconds": summary["seconds"]})
+
+
+def show_engines(result: Mapping[str, Any]) -> None:
+    """Print a row an engine: what it is for, its size, and how it compares with eager."""
+    print(f"{'part':<8} {'backend':<14} {'target':<20} {'prec':<5} {'MB':>6} {'build s':>8} {'error':>8}  ms a clip")
+    for row in result["engines"]:
+        times = ", ".join(f"{shape} {ms:g}" for shape, ms in row["ms"].items()) or row["status"]
+        eager = f" (eager fp32 {row['eager_ms_per_clip']:g})" if row["eager_ms_per_clip"] else ""
+        print(
+            f"{row['part']:<8} {row['backend']:<14} {row['target']:<20} {row['precision']:<5} "
+            f"{row['bytes'] / 1e6:>6.0f} {row['seconds']:>8.1f} {row['relative_error']:>8.1e}  {times}{eager}"
+            f"{', kept' if row['kept'] else ''}"
+        )
+    for name, reason in result["refused"].items():
+        print(f"REFUSED {name}: {reason}")
+    print(f"{result['root']}, {result['seconds']} s")
 
 
 def to_json(result: Mapping[str, Any]) -> str:

@@ -39,9 +39,9 @@ class RecordConfig:
 class TokenizerConfig:
     """The frozen tokenizer: Cosmos architecture, resampling before it, pooling after it.
 
-    weights: `embedded` (the small one that ships with the package), `random` (tests, debugging) or a folder in the
-    diffusers layout (config.json + safetensors). The architecture fields apply to `random` and to `fit-tokenizer`;
-    a folder brings its own.
+    weights: `embedded` (the small one that ships with the package), `random` (tests, debugging), a folder in the
+    diffusers layout (config.json + safetensors), or NVIDIA's own .pt or .jit. The architecture fields apply to
+    `random`, `fit-tokenizer`, .pt and .jit; a diffusers folder brings its own.
     """
 
     weights: str = "embedded"
@@ -55,6 +55,7 @@ class TokenizerConfig:
     patch_size: int = setting(4, choices=(1, 2, 4))
     spatial_compression: int = setting(8, choices=(4, 8, 16))
     seed: int = setting(0, at_least=0)  # of random weights
+    trust_jit: bool = False  # load a .jit, which can run code that is in it
 
     def __post_init__(self) -> None:
         LatentClock(self.frames_per_latent, self.window)
@@ -62,6 +63,29 @@ class TokenizerConfig:
     @property
     def clock(self) -> LatentClock:
         return LatentClock(self.frames_per_latent, self.window)
+
+
+@dataclass(frozen=True)
+class EnginesConfig:
+    """What runs the frozen tokenizer, and what `build-engines` builds. Free to change in a run."""
+
+    # auto: the fastest engine that is installed for this machine, or eager where none is.
+    backend: str = setting(
+        "auto",
+        choices=("auto", "eager", "inductor", "aot-inductor", "tensorrt_rtx", "tensorrt", "torch-tensorrt"),
+    )
+    precision: str = setting("auto", choices=("auto", "fp32", "fp16", "bf16"))  # auto: fp16 on a card, fp32 on a CPU
+    batches: tuple[int, ...] = ()  # clips at once; empty: 1 and 4 on a CPU, 1, 4 and 16 on a card
+    acting_frames: tuple[int, ...] = ()  # lengths served for one clip besides the whole window
+    resample_inside: bool = False  # the engine takes uint8 frames of data.frame_size
+    pool_inside: bool = False  # the engine returns pooled tokens
+    channels_last: bool = False  # eager on a card in channels_last_3d
+    directory: str = ""  # default: fastdreamer/engines in the user's cache
+    memory_gb: float = setting(0.0, at_least=0.0)  # activations of one chunk; 0: 0.25 on a CPU, 2 on a card
+
+    def __post_init__(self) -> None:
+        if any(n < 1 for n in (*self.batches, *self.acting_frames)):
+            raise ValueError("batches and acting_frames must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -192,6 +216,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    engines: EnginesConfig = field(default_factory=EnginesConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)

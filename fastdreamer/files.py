@@ -74,6 +74,24 @@ def atomic_directory(final: Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` that goes away with the block; what killed processes left there goes away on entry.
+
+    Raises:
+        UserError: if the disk refuses.
+    """
+    scratch = parent / f".scratch.tmp-{os.getpid()}"
+    try:
+        _remove_leftovers(parent / "scratch")
+        scratch.mkdir(parents=True, exist_ok=True)
+        yield scratch
+    except OSError as error:
+        raise _unwritable(parent, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:

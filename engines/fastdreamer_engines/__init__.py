@@ -1,5 +1,15 @@
-"""Ways to run a frozen encoder: modules, shapes and files, nothing of training."""
+"""Ways to run a frozen tokenizer: modules, shapes and files, nothing of training."""
 
-from fastdreamer_engines.runtime import ENGINES, EagerEncoder, EncoderEngine, build_engine
+from fastdreamer_engines.backends import BACKENDS, Backend, backend
+from fastdreamer_engines.export import Exports, onnx_runner
+from fastdreamer_engines.graph import DecoderGraph, EncoderGraph, compilable
+from fastdreamer_engines.parity import LIMITS, Gate, Parity, verdict
+from fastdreamer_engines.runtime import Engine, eager_engine, exact_fp32
+from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, count_work, label
+from fastdreamer_engines.targets import check_target, local_target, tensorrt_flavour
 
-__all__ = ["ENGINES", "EagerEncoder", "EncoderEngine", "build_engine"]
+__all__ = [
+    "BACKENDS", "LIMITS", "Backend", "DecoderGraph", "EncoderGraph", "Engine", "EngineError", "EngineSpec", "Exports",
+    "Gate", "Parity", "Shape", "backend", "check_target", "compilable", "count_work", "eager_engine", "exact_fp32",
+    "label", "local_target", "onnx_runner", "tensorrt_flavour", "verdict",
+]  # fmt: skip

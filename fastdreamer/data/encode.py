@@ -32,6 +32,7 @@ from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
 from fastdreamer.progress import track
+from fastdreamer.tokenizer.engines import describe, open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 AHEAD = 2  # episodes decoded but not yet encoded; a MineRL episode of 8000 frames is 0.1 GB
@@ -52,7 +53,8 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
     """
     space = action_space(config.data.env)
     found = find_recordings(recordings)
-    tokenizer = FrozenTokenizer.from_config(config.tokenizer, choose_device(config).device)
+    tokenizer = open_tokenizer(config, choose_device(config).device)
+    print(f"tokenizer: {describe(tokenizer)}", flush=True)
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
     environments = {recording.name: recording.env for recording in found}
     tasks = sorted(set(environments.values()))  # a task is the environment's folder that a recording lies in

@@ -116,9 +116,10 @@ def _play_all(
 
 def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:
     from fastdreamer.tokenizer.acting import ActingEncoder
-    from fastdreamer.tokenizer.frozen import FrozenTokenizer
+    from fastdreamer.tokenizer.engines import describe, open_tokenizer
 
-    tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
+    tokenizer = open_tokenizer(config, device)
+    print(f"tokenizer: {describe(tokenizer)}", flush=True)
     store = run.store(config)
     if store.exists() and read_manifest(store)["key"].get("tokenizer") != tokenizer.fingerprint:
         raise UserError(

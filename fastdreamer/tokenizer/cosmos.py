@@ -1,4 +1,4 @@
-"""The Cosmos autoencoder: building it at any size, reading and writing it in the diffusers layout.
+"""The Cosmos autoencoder: building it at any size, reading its weights, writing them in the diffusers layout.
 
 Source: Cosmos World Foundation Model Platform, arXiv:2501.03575, section 3; diffusers' AutoencoderKLCosmos, whose
 defaults are CV8x8x8. Latents are raw everywhere: the checkpoint's own latent statistics are never applied.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS
+from fastdreamer.tokenizer.fetch import FILES, check_fetched, fetch_command
+from fastdreamer.tokenizer.layouts import original_files, original_state
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
 EMBEDDED = Path(__file__).parent / "embedded"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = FILES
+PARTS = {"encoder": (("encoder.", "quant_conv."), "decode"), "decoder": (("decoder.", "post_quant_conv."), "encode")}
 REFIT = "fastdreamer fit-tokenizer --config crafter --recordings RECORDINGS --out fastdreamer/tokenizer/embedded"
 
 
@@ -76,10 +80,21 @@ def build_random(config: TokenizerConfig) -> AutoencoderKLCosmos:
 def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
     """The autoencoder that `config.weights` names, in fp32, frozen and in eval mode.
 
+    A diffusers folder brings its architecture; NVIDIA's .pt and .jit have that which `config` describes. Files that
+    `fetch-weights` fetched are compared with their SHA-256 first.
+
     Raises:
-        UserError: if the folder, its configuration or its weights are missing, broken or do not fit `config`.
+        UserError: if the weights or their configuration are missing, broken, not trusted or do not fit `config`.
     """
-    model = build_random(config) if config.weights == "random" else read_autoencoder(weights_folder(config))
+    if config.weights == "random":
+        model = build_random(config)
+    elif files := _original_files(config):
+        model = build_random(config)
+        model.load_state_dict(_original_state(config, files, model), strict=True)
+    else:
+        folder = weights_folder(config)
+        check_fetched(folder)
+        model = read_autoencoder(folder)
     check_fits(model, config)
     return model.float().eval().requires_grad_(False)
 
@@ -94,7 +109,7 @@ def read_autoencoder(folder: Path) -> AutoencoderKLCosmos:
     from safetensors.torch import load_file
 
     try:
-        arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        arguments = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         model = _construct({k: v for k, v in arguments.items() if not k.startswith("_")})
         state = load_file(folder / WEIGHTS_FILE)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
@@ -124,47 +139,53 @@ def round_to_half(model: torch.nn.Module) -> None:
 
 
 def weights_folder(config: TokenizerConfig) -> Path:
-    """Where the weights lie, checked to exist.
+    """The folder in which the weights lie, checked to exist.
 
     Raises:
         UserError: with the way to get them.
     """
+    if files := _original_files(config):
+        return files[0].parent
     embedded = config.weights == "embedded"
     folder = EMBEDDED if embedded else Path(config.weights).expanduser()
-    if not (folder / "config.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
-        mend = f"make it with: {REFIT}" if embedded else "name a folder in diffusers' layout, `embedded` or `random`"
+    if not _is_diffusers(folder):
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
+        mend = f"make it with: {REFIT}"
+        if not embedded:
+            mend = "mend the path" if folder.suffix in (".pt", ".jit") else f"fetch NVIDIA's: {fetch_command(folder)}"
+            mend += ", or name a folder in diffusers' layout, NVIDIA's .pt or .jit, `embedded` or `random`"
         raise UserError(f"{what} {folder}; {mend}")
     return folder
 
 
-def weights_fingerprint(config: TokenizerConfig) -> str:
-    """SHA-256 over what makes latents: the encoder's tensors and architecture (or the seed of random weights).
+def weights_fingerprint(config: TokenizerConfig, part: Literal["encoder", "decoder"] = "encoder") -> str:
+    """SHA-256 over a part's tensors and architecture (or the seed of random weights).
 
-    The decoder only draws pictures: a better one leaves the latents, and with them every store, as they are.
-    Needs no diffusers.
+    The encoder makes the latents, and so its fingerprint is in the key of every store; the decoder only draws
+    pictures. The same values in two of NVIDIA's layouts have one fingerprint; in a diffusers folder they have
+    another, since it brings its own architecture and number type. Needs diffusers for NVIDIA's layouts alone.
 
     Raises:
-        UserError: if the weights are missing or cannot be read.
+        UserError: if the weights are missing, not trusted or cannot be read.
     """
     if config.weights == "random":
-        return hashlib.sha256(f"{json.dumps(architecture(config), sort_keys=True)}|{config.seed}".encode()).hexdigest()
+        text = f"{json.dumps(architecture(config), sort_keys=True)}|{config.seed}"
+        return hashlib.sha256((text if part == "encoder" else f"{text}|{part}").encode()).hexdigest()
+    if files := _original_files(config):
+        arguments = architecture(config)
+        with torch.device("meta"):
+            model = _construct(arguments)
+        state = _original_state(config, files, model)
+        return _digest(part, arguments, state, state.__getitem__)
     from safetensors import SafetensorError, safe_open
 
     folder = weights_folder(config)
     try:
-        arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shape = {k: v for k, v in arguments.items() if not k.startswith(("_", "decode"))}
-        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+        arguments = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
-            names: list[str] = weights.keys()
-            for name in sorted(n for n in names if n.startswith(("encoder.", "quant_conv."))):
-                tensor = weights.get_tensor(name)
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            return _digest(part, arguments, weights.keys(), weights.get_tensor)
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
-    return digest.hexdigest()
 
 
 def check_fits(model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:
@@ -186,6 +207,36 @@ def check_fits(model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:
         )
     if own.latent_channels != CHANNELS:
         raise UserError(f"{where} has {own.latent_channels} latent channels; only {CHANNELS} are supported")
+
+
+def _digest(part: str, arguments: dict[str, Any], names: Iterable[str], get: Callable[[str], torch.Tensor]) -> str:
+    prefixes, other_part = PARTS[part]
+    shape = {k: v for k, v in arguments.items() if not k.startswith(("_", other_part))}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for name in sorted(n for n in names if n.startswith(prefixes)):
+        tensor = get(name)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_diffusers(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
+
+
+def _original_files(config: TokenizerConfig) -> list[Path]:
+    """The files of one of NVIDIA's layouts, if that is what `config.weights` names."""
+    path = Path(config.weights).expanduser()
+    return [] if config.weights == "embedded" or _is_diffusers(path) else original_files(path)
+
+
+def _original_state(config: TokenizerConfig, files: list[Path], model: AutoencoderKLCosmos) -> dict[str, torch.Tensor]:
+    if config.frames_per_latent == 1:  # NVIDIA's names and shapes are the same at every temporal ratio
+        raise UserError(
+            f"tokenizer.frames_per_latent 1 does not tell the temporal ratio of {files[0]}; set it (8 for CV8x8x8), or "
+            "use the diffusers folder, which tells (fastdreamer fetch-weights)"
+        )
+    return original_state(files, model, config.trust_jit)
 
 
 def _construct(arguments: dict[str, Any]) -> AutoencoderKLCosmos:

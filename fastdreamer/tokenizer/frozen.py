@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from fastdreamer_engines import build_engine
+from fastdreamer_engines import DecoderGraph, EncoderGraph, Engine, EngineSpec, eager_engine
+from fastdreamer_engines.spec import Part, Precision
 from fastdreamer_kernels import latent_pool
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.shapes import TOKENS, LatentClock
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
-from fastdreamer.tokenizer.preprocess import RESAMPLING, padded_length, preprocess
+from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess
 from fastdreamer.tokenizer.single_frame import fold_single_frame
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
-CHUNK_PIXELS = 33 * 256 * 256  # preprocessed pixels encoded at once: one Cosmos window, or 528 frames of 64 x 64
+# Activations of the eager Cosmos encoder: 0.12 GiB in bf16 for 33 frames of 256 x 256, twice that in fp32.
+BYTES_PER_PIXEL = 120
+CHUNK_GB = {"cpu": 0.25, "cuda": 2.0}  # one Cosmos window on a CPU: more at once only takes memory there
 
 
 class FrozenTokenizer:
@@ -33,6 +36,8 @@ class FrozenTokenizer:
         clock: frames to latent steps.
         fingerprint: identifies weights, preprocessing, pool and window; part of the latent store's key.
         precision: of the encoder; `backend`: what runs it. Both part of the store's key.
+        encoder, decoder: what runs; eager unless others were given.
+        graphs: eager fp32, the reference of every engine.
     """
 
     def __init__(
@@ -41,45 +46,66 @@ class FrozenTokenizer:
         config: TokenizerConfig,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
-        engine: str = "eager",
+        memory_gb: float = 0.0,
     ) -> None:
         check_grid(config)
         self.config = config
         self.clock: LatentClock = config.clock
         self.device = torch.device(device)
         self.fingerprint = tokenizer_fingerprint(config)
+        self.chunk_bytes = int((memory_gb or CHUNK_GB[self.device.type]) * 2**30)
         # One-frame clips need no temporal work; the folded copy equals the network up to rounding.
         single = self.clock.frames_per_latent == 1
-        self._model = (fold_single_frame(model) if single else model).to(self.device).eval().requires_grad_(False)
-        self._engine = build_engine(engine, _Encoder(self._model), precision)
+        model = (fold_single_frame(model) if single else model).to(self.device).eval().requires_grad_(False)
+        spec = eager_spec(config, "encoder", precision)
+        self.graphs: dict[str, nn.Module] = {
+            "encoder": EncoderGraph(model.encoder, model.quant_conv, spec).to(self.device),
+            "decoder": DecoderGraph(model.decoder, model.post_quant_conv, spec),
+        }
+        self.encoder: Engine = eager_engine(self.graphs["encoder"], spec)
+        self.decoder: Engine = eager_engine(self.graphs["decoder"], eager_spec(config, "decoder", "fp32"))
 
     @classmethod
     def from_config(
-        cls, config: TokenizerConfig, device: torch.device | str = "cpu", precision: str = "fp32", engine: str = "eager"
+        cls,
+        config: TokenizerConfig,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        memory_gb: float = 0.0,
     ) -> FrozenTokenizer:
-        """The tokenizer that the configuration names (see `load_autoencoder` for what it raises)."""
+        """The tokenizer that the configuration names, eager (see `load_autoencoder` for what it raises)."""
         check_grid(config)
-        return cls(load_autoencoder(config), config, device, precision, engine)
+        return cls(load_autoencoder(config), config, device, precision, memory_gb)
 
     @property
     def precision(self) -> str:
-        """`fp32` or `bf16`."""
-        return self._engine.precision
+        """`fp32`, `fp16` or `bf16`."""
+        return self.encoder.precision
 
     @property
     def backend(self) -> str:
-        """The engine's name."""
-        return self._engine.name
+        """The encoder engine's name."""
+        return self.encoder.name
 
     def encode(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b l n z"]:
         """Clips (see `preprocess` for shapes and types) to raw pooled latents, each clip by itself.
 
         With one frame a latent step every frame is a clip of its own. The result may be used under autograd.
         """
-        return latent_pool(self.encode_raw(frames, layout), self.config.pool)
+        encoded = self._encode(frames, layout)
+        return encoded if self.encoder.spec.pool else latent_pool(encoded, self.config.pool)
 
     def encode_raw(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b z l h w"]:
-        """As `encode`, before the pool."""
+        """As `encode`, before the pool.
+
+        Raises:
+            UserError: if the encoder engine pools inside.
+        """
+        if self.encoder.spec.pool:
+            raise UserError("the encoder engine pools inside and has no unpooled latents; use engines.backend=eager")
+        return self._encode(frames, layout)
+
+    def _encode(self, frames: Tensor, layout: str | None) -> Tensor:
         with torch.inference_mode():
             parts = [self._encode_part(part, layout) for part in frames.split(self._clips_at_once(frames, layout))]
         # A tensor made in inference mode cannot be saved for a backward pass; a copy made outside can.
@@ -96,11 +122,11 @@ class FrozenTokenizer:
         count, (c, window) = len(frames), (self.clock.frames_per_latent, self.clock.window)
         tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         if c == 1:
-            at_once = max(1, CHUNK_PIXELS // self.config.image_size**2)
+            at_once = self._at_once(1)
             return torch.cat([self.encode(part[None], "btchw")[0].cpu() for part in tensor.split(at_once)])
         sequence: list[Tensor] = []
         starts = range(0, max(1, count - 1), window - 1)
-        at_once = max(1, CHUNK_PIXELS // (window * self.config.image_size**2))
+        at_once = self._at_once(window)
         for first in range(0, len(starts), at_once):
             windows = [_padded_window(tensor, start, window) for start in starts[first : first + at_once]]
             encoded = self.encode(torch.stack(windows), "btchw").cpu()
@@ -110,14 +136,19 @@ class FrozenTokenizer:
 
     def decode_raw(self, latents: Float[Tensor, "b z l h w"]) -> Float[Tensor, "b 3 t h2 w2"]:
         """Unpooled latents to pictures in [0, 1] at image_size."""
+        side = self.config.image_size // self.config.spatial_compression
+        if latents.shape[1] != CHANNELS or tuple(latents.shape[3:]) != (side, side):
+            raise UserError(
+                f"latents are {tuple(latents.shape)}; this tokenizer decodes (b, {CHANNELS}, l, {side}, {side})"
+            )
         with torch.inference_mode():
             latents = latents.to(self.device, torch.float32)
             if self.clock.frames_per_latent == 1:
                 folded = latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-                parts = [self._model._decode(part).sample for part in folded.split(64)]
-                decoded = torch.cat(parts).squeeze(2).unflatten(0, (len(latents), -1)).transpose(1, 2)
+                decoded = torch.cat([self.decoder.run(part) for part in folded.split(64)])
+                decoded = decoded.squeeze(2).unflatten(0, (len(latents), -1)).transpose(1, 2)
             else:
-                decoded = torch.cat([self._model._decode(clip).sample for clip in latents.split(1)])
+                decoded = torch.cat([self.decoder.run(clip) for clip in latents.split(1)])
         return ((decoded.clone() + 1) / 2).clamp(0, 1)
 
     def decode_pooled(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
@@ -126,29 +157,41 @@ class FrozenTokenizer:
         return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
 
     def _encode_part(self, frames: Tensor, layout: str | None) -> Tensor:
-        clips = preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
+        spec = self.encoder.spec
+        if spec.frame_size:
+            clips = channels_first(frames, layout).to(self.device)
+            if clips.dtype != torch.uint8 or tuple(clips.shape[3:]) != (spec.frame_size, spec.frame_size):
+                raise UserError(
+                    f"frames are {clips.dtype} of {tuple(clips.shape[3:])}, and the encoder engine resamples uint8 of "
+                    f"{spec.frame_size} x {spec.frame_size}; use engines.resample_inside=false"
+                )
+        else:
+            clips = preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
         if self.clock.frames_per_latent > 1:
-            return self._engine.encode(clips)
+            return self.encoder.run(clips)
         single = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        encoded = torch.cat([self._engine.encode(part) for part in single.split(64)])
+        encoded = torch.cat([self.encoder.run(part) for part in single.split(64)])
+        if spec.pool:
+            return encoded.squeeze(1).unflatten(0, (len(frames), -1))
         return encoded.squeeze(2).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
     def _clips_at_once(self, frames: Tensor, layout: str | None) -> int:
         if frames.ndim != 5:
             return max(1, len(frames))  # refused by preprocess, with the shape
         count = frames.shape[2 if layout == "bcthw" or (layout is None and frames.shape[1] == 3) else 1]
-        return max(1, CHUNK_PIXELS // (max(1, padded_length(max(1, count), self.clock)) * self.config.image_size**2))
+        return self._at_once(padded_length(max(1, count), self.clock))
+
+    def _at_once(self, frames: int) -> int:
+        """Clips of that many frames that a chunk may hold: what memory allows, and a whole number of engine calls."""
+        allowed = max(1, self.chunk_bytes // (BYTES_PER_PIXEL * frames * self.config.image_size**2))
+        served = [b for b, t in self.encoder.spec.shapes if t >= frames]
+        return max(allowed, *served) if served else allowed  # an engine's memory is bounded by its own batch
 
 
-class _Encoder(nn.Module):
-    """Encoder and quantisation convolution: what an engine runs."""
-
-    def __init__(self, model: AutoencoderKLCosmos) -> None:
-        super().__init__()
-        self.encoder, self.quant_conv = model.encoder, model.quant_conv
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(frames))
+def eager_spec(config: TokenizerConfig, part: Part, precision: str = "fp32") -> EngineSpec:
+    """The tokenizer's part at any shape."""
+    size, c, spatial = config.image_size, config.frames_per_latent, config.spatial_compression
+    return EngineSpec(part, cast(Precision, precision), (), size, CHANNELS, c, spatial)
 
 
 def tokenizer_fingerprint(config: TokenizerConfig) -> str:

@@ -26,7 +26,7 @@ def preprocess(
     Source: ALGORITHM 1, the plan's "Preprocessing". Bicubic is a=-0.5 (torch with antialias, as PIL and DALI), not
     the a=-0.75 of torch's default, which is 46 dB away from it.
     """
-    frames = _channels_first(frames, layout)
+    frames = channels_first(frames, layout)
     batch, _, count, height, width = frames.shape
     scaled = to_unit(frames)
     if (height, width) != (image_size, image_size):
@@ -61,7 +61,12 @@ def to_unit(frames: Tensor) -> Tensor:
     return frames.clamp(0, 1)
 
 
-def _channels_first(frames: Tensor, layout: str | None) -> Tensor:
+def channels_first(frames: Tensor, layout: str | None) -> Tensor:
+    """Clips as (b,3,t,h,w).
+
+    Raises:
+        UserError: for an ambiguous or impossible shape.
+    """
     if frames.ndim != 5 or 0 in frames.shape:
         raise UserError(f"frames have shape {tuple(frames.shape)}; expected (b,3,t,h,w) or (b,t,3,h,w), none empty")
     if layout is None:

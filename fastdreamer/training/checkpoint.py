@@ -49,7 +49,9 @@ class Checkpoint:
 
 def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
-    return {"env": config.data.env} | {name: to_dict(getattr(config, name)) for name in SECTIONS}
+    parts = {name: to_dict(getattr(config, name)) for name in SECTIONS}
+    parts["tokenizer"].pop("trust_jit")  # how a file is read, not what it holds
+    return {"env": config.data.env} | parts
 
 
 def save_checkpoint(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
@@ -95,6 +96,37 @@ def test_another_decoder_leaves_the_fingerprint_and_so_the_stores_alone(tmp_path
     model.decoder.conv_out.conv_s.bias.data.add_(1)
     cosmos.write_autoencoder(model, tmp_path)
     assert cosmos.weights_fingerprint(config) == before
+
+
+def test_fingerprints_are_the_ones_that_stores_were_made_with(tmp_path: Path) -> None:
+    settings = {"_diffusers_version": "1", "encoder_block_out_channels": [8], "decode_block_out_channels": [4]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    names = ("encoder.a", "quant_conv.bias", "decoder.a", "post_quant_conv.bias")
+    tensors = {name: torch.arange(size, dtype=torch.float16) for size, name in enumerate(names, 1)}
+    save_file(tensors, tmp_path / cosmos.WEIGHTS_FILE)
+    config, random = TokenizerConfig(weights=str(tmp_path)), TokenizerConfig(weights="random")
+    assert cosmos.weights_fingerprint(config) == "c9f3197161ed5504f4e5e7aa10ace58169967d80c34ed91fab2e5621d9e91b8b"
+    assert cosmos.weights_fingerprint(random) == "c823999652957e42360bcf50e2bc7b40bded982b9ea1ad13a653beb6af42ad39"
+
+
+def test_the_decoder_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    model = cosmos.build_random(SHAPES[1])
+    config = dataclasses.replace(SHAPES[1], weights=str(tmp_path))
+    seen = []
+    for touched in (model.quant_conv, model.post_quant_conv, model.decoder.conv_out.conv_s):
+        cosmos.write_autoencoder(model, tmp_path)
+        seen.append(cosmos.weights_fingerprint(config, part="decoder"))
+        touched.bias.data.add_(1)
+    cosmos.write_autoencoder(model, tmp_path)
+    seen.append(cosmos.weights_fingerprint(config, part="decoder"))
+    assert seen[0] == seen[1] and len(set(seen)) == 3
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "encoder_block_out_channels": [1]}))
+    assert cosmos.weights_fingerprint(config, part="decoder") == seen[-1]
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "decode_block_out_channels": [1]}))
+    random = [dataclasses.replace(SHAPES[1], seed=seed) for seed in (0, 1)]
+    seen += [cosmos.weights_fingerprint(c, part="decoder") for c in (config, *random)]
+    assert len({*seen, *map(cosmos.weights_fingerprint, random)}) == 3 + 3 + 2
 
 
 def test_missing_embedded_weights_name_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from test_cosmos import SHAPES
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.tokenizer import frozen
 from fastdreamer.tokenizer.acting import ActingEncoder
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, tokenizer_fingerprint
 
@@ -72,7 +71,7 @@ def test_episodes_are_encoded_window_by_window(tokenizer: FrozenTokenizer, windo
 def test_chunks_do_not_change_latents(tokenizer: FrozenTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = _episode(3 * tokenizer.clock.window)
     whole = tokenizer.encode_episode(frames)
-    monkeypatch.setattr(frozen, "CHUNK_PIXELS", 1)
+    monkeypatch.setattr(tokenizer, "chunk_bytes", 1)
     torch.testing.assert_close(tokenizer.encode_episode(frames), whole, **EXACT)
 
 

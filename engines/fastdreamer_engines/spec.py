@@ -1,0 +1,94 @@
+"""What an engine is: a part of the tokenizer, its precision, and the shapes it serves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+Part = Literal["encoder", "decoder"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Shape = tuple[int, int]  # clips, frames a clip
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class EngineError(Exception):
+    """An engine cannot be built or used, for a reason its user can mend; the message is one line."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine. All shapes are static: a compiler may then specialise, and a CUDA graph capture.
+
+    Inputs and outputs are float32 whatever the precision inside, so that engines are interchangeable.
+
+    Attributes:
+        part: `encoder` (frames in [-1, 1] to latents) or `decoder` (latents to frames in [-1, 1]).
+        precision: of weights and activations inside.
+        shapes: (clips, frames) pairs it serves.
+        image_size, channels, frames_per_latent, spatial_compression: of the network.
+        frame_size: above 0, the encoder takes uint8 frames of this size and resamples them itself.
+        pool: above 0, the encoder averages blocks of pool x pool and returns tokens.
+    """
+
+    part: Part
+    precision: Precision
+    shapes: tuple[Shape, ...]
+    image_size: int = 256
+    channels: int = 16
+    frames_per_latent: int = 8
+    spatial_compression: int = 8
+    frame_size: int = 0
+    pool: int = 0
+
+    def frames(self, shape: Shape) -> tuple[int, ...]:
+        """The shape of the frames: (b, 3, t, s, s)."""
+        size = self.frame_size or self.image_size
+        return (shape[0], 3, shape[1], size, size)
+
+    def latents(self, shape: Shape) -> tuple[int, ...]:
+        """The shape of the latents: (b, z, l, h, w), or (b, l, n, z) when pooled."""
+        steps, side = self.steps(shape[1]), self.image_size // self.spatial_compression
+        if self.pool:
+            return (shape[0], steps, (side // self.pool) ** 2, self.channels)
+        return (shape[0], self.channels, steps, side, side)
+
+    def inputs(self, shape: Shape) -> tuple[int, ...]:
+        """What goes in."""
+        return self.frames(shape) if self.part == "encoder" else self.latents(shape)
+
+    def outputs(self, shape: Shape) -> tuple[int, ...]:
+        """What comes out."""
+        return self.latents(shape) if self.part == "encoder" else self.frames(shape)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """uint8 for an encoder that resamples, else float32."""
+        return torch.uint8 if self.frame_size else torch.float32
+
+    def steps(self, frames: int) -> int:
+        """Latent steps of a clip: one for the first frame, then one for each group."""
+        return 1 + (frames - 1) // self.frames_per_latent
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers."""
+        return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
+
+
+def label(shape: Shape) -> str:
+    """`4x33`: four clips of 33 frames."""
+    return f"{shape[0]}x{shape[1]}"
+
+
+def count_work(graph: nn.Module, spec: EngineSpec, shape: Shape) -> tuple[int, float]:
+    """Parameters, and GFLOP of one call (multiplications and additions of convolutions and products), by tracing."""
+    parameters = sum(p.numel() for p in graph.parameters())
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), counter, torch.no_grad():
+        graph(torch.empty(spec.inputs(shape), dtype=spec.input_dtype))
+    return parameters, counter.get_total_flops() / 1e9

@@ -1,0 +1,162 @@
+"""TensorRT, in two flavours of one code path: `tensorrt_rtx` (consumer cards) and `tensorrt` (data-centre cards).
+
+TensorRT-RTX builds for any card it knows on a machine without one and finishes the work at the first run; TensorRT
+builds on the card it is for. Networks are strongly typed: the precision is the exported module's.
+
+Source: the 1.7 and 11 libraries' Python bindings, whose names and signatures tests/engines checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer_engines.export import INSTALL, Exports
+from fastdreamer_engines.runtime import Call
+from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, label
+from fastdreamer_engines.targets import RTX_TARGETS, local_target
+
+INSTALL_TENSORRT = "pip install 'fastdreamer[datacentre]'"
+
+
+class TensorRT:
+    """A plan a shape: two static plans are smaller and built sooner than one with two profiles."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_rtx = name == "tensorrt_rtx"
+        self.runs_elsewhere = self.is_rtx
+
+    def library(self) -> str:
+        """The version that built a plan: no other loads it."""
+        return f"{self.name} {_module(self.name).__version__}"
+
+    def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
+        """Build every shape's plan into `folder`."""
+        trt, spec = _module(self.name), exports.spec
+        if self.is_rtx and target not in RTX_TARGETS:
+            raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
+        if not self.is_rtx and (device.type != "cuda" or local_target(device) != target):
+            raise EngineError(f"tensorrt builds only on the card itself; build for {target} on a machine that has one")
+        logger = _logger(trt)
+        for shape in spec.shapes:
+            builder = trt.Builder(logger)
+            network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+            parser = trt.OnnxParser(network, logger)
+            if not parser.parse_from_file(str(exports.onnx(shape, spec.precision))):
+                problems = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+                raise EngineError(f"{self.name} does not accept the graph: {' '.join(problems.split())[:300]}")
+            config = builder.create_builder_config()
+            if self.is_rtx:
+                config.num_compute_capabilities = 1
+                config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+                plan = builder.build_serialized_network(network, config)
+            else:
+                with _timing_cache(config, folder.parent / f"timing-{target}-{trt.__version__}.cache"):
+                    plan = builder.build_serialized_network(network, config)
+            if plan is None:
+                raise EngineError(f"{self.name} could not build {label(shape)} for {target}: {logger.last}")
+            (folder / f"{label(shape)}.plan").write_bytes(plan)
+        return {}
+
+    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+        """The plans of `folder`, on the current stream of a card."""
+        trt = _module(self.name)
+        if device.type != "cuda":
+            raise EngineError(f"{self.name} runs on a CUDA card only; this machine has none")
+        return Plans(trt, self, folder, spec)
+
+
+class Plans:
+    """Deserialised plans that run on the current stream."""
+
+    def __init__(self, trt: Any, flavour: TensorRT, folder: Path, spec: EngineSpec) -> None:
+        self.flavour, self.spec, self.runtime = flavour, spec, trt.Runtime(_logger(trt))
+        self.contexts: dict[tuple[int, ...], tuple[Any, Shape]] = {}
+        self.caches: dict[str, Any] = {}
+        for shape in spec.shapes:
+            engine = self.runtime.deserialize_cuda_engine((folder / f"{label(shape)}.plan").read_bytes())
+            if engine is None:
+                raise EngineError(
+                    f"{flavour.name} does not load {folder / label(shape)}.plan on this card; build it anew"
+                )
+            self.contexts[spec.inputs(shape)] = self._context(engine, folder / f"{label(shape)}.cache"), shape
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """One call of a served shape."""
+        context, shape = self.contexts[tuple(inputs.shape)]
+        outputs = torch.empty(self.spec.outputs(shape), device=inputs.device)
+        context.set_tensor_address("inputs", inputs.data_ptr())
+        context.set_tensor_address("outputs", outputs.data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream(inputs.device).cuda_stream):
+            raise RuntimeError(f"{self.flavour.name} failed to run {label(shape)}")
+        return outputs
+
+    def save(self, folder: Path) -> None:
+        """Write the kernels that TensorRT-RTX compiled at the first run, for later processes."""
+        for name, cache in self.caches.items():
+            (folder / name).write_bytes(bytes(cache.serialize()))
+
+    def _context(self, engine: Any, kernels: Path) -> Any:
+        if not self.flavour.is_rtx:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        cache = config.create_runtime_cache()
+        if kernels.is_file():
+            cache.deserialize(kernels.read_bytes())
+        config.set_runtime_cache(cache)
+        self.caches[kernels.name] = cache
+        return engine.create_execution_context(config)
+
+
+class _timing_cache:  # noqa: N801
+    """Tactic timings kept between builds; they speed a build up and decide nothing else.
+
+    The file begins with the SHA-256 of the rest; one that does not match is made anew.
+    """
+
+    def __init__(self, config: Any, path: Path) -> None:
+        self.config, self.path = config, path
+
+    def __enter__(self) -> None:
+        data = self.path.read_bytes() if self.path.is_file() else b""
+        digest, payload = data[:32], data[32:]
+        is_sound = hashlib.sha256(payload).digest() == digest
+        cache = self.config.create_timing_cache(payload if is_sound else b"")
+        self.config.set_timing_cache(cache, ignore_mismatch=False)
+
+    def __exit__(self, *_: object) -> None:
+        payload = bytes(self.config.get_timing_cache().serialize())
+        self.path.write_bytes(hashlib.sha256(payload).digest() + payload)
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        install = INSTALL if name == "tensorrt_rtx" else INSTALL_TENSORRT
+        raise EngineError(f"{name} cannot be imported ({' '.join(str(error).split())}): {install}") from error
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that keeps the last error for our own message and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        last = ""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.last = " ".join(message.split())[:300]
+
+    make: Callable[[], Any] = Logger
+    return make()

@@ -1,0 +1,78 @@
+"""Torch-TensorRT: TensorRT inside a torch graph. NEVER RUN YET: no card that can has been at hand.
+
+Source: torch_tensorrt 2.13's dynamo front end; tests/engines checks every name and keyword against its wheel.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer_engines.export import Exports, quiet
+from fastdreamer_engines.graph import compilable
+from fastdreamer_engines.runtime import Call
+from fastdreamer_engines.spec import EngineError, EngineSpec, label
+from fastdreamer_engines.targets import local_target
+from fastdreamer_engines.tensorrt import INSTALL_TENSORRT
+
+
+class TorchTensorRT:
+    """An exported program a shape, compiled ahead of time on the card it is for."""
+
+    name = "torch-tensorrt"
+    runs_elsewhere = False
+
+    def library(self) -> str:
+        """The versions that built it."""
+        return f"torch_tensorrt {_module().__version__} torch {torch.__version__}"
+
+    def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
+        """Compile every shape into `folder`."""
+        torch_tensorrt, spec = _module(), exports.spec
+        if device.type != "cuda" or local_target(device) != target:
+            raise EngineError(f"torch-tensorrt builds only on the card itself, and {target} is not here")
+        graph = compilable(exports.graph, spec).to(device)
+        for shape in spec.shapes:
+            example = torch.zeros(spec.inputs(shape), dtype=spec.input_dtype, device=device)
+            with torch.no_grad(), quiet():
+                program = torch.export.export(graph, (example,))
+                compiled = torch_tensorrt.dynamo.compile(
+                    program,
+                    arg_inputs=[example],
+                    require_full_compilation=True,
+                    min_block_size=1,
+                    cache_built_engines=False,  # its default cache is a pickle in the shared temporary folder
+                    reuse_cached_engines=False,
+                    timing_cache_path=str(folder.parent / f"torch-tensorrt-timing-{target}.bin"),
+                    engine_cache_dir=str(folder.parent / "torch-tensorrt-engines"),
+                )
+                path = str(folder / f"{label(shape)}.ep")
+                torch_tensorrt.save(compiled, path, output_format="exported_program", arg_inputs=[example])
+        return {"note": "never run before this card"}
+
+    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+        """The programs of `folder`."""
+        torch_tensorrt = _module()
+        programs = {
+            spec.inputs(shape): torch_tensorrt.load(str(folder / f"{label(shape)}.ep")).module()
+            for shape in spec.shapes
+        }
+
+        def call(inputs: Tensor) -> Tensor:
+            outputs: Tensor = programs[tuple(inputs.shape)](inputs)
+            return outputs
+
+        return call
+
+
+def _module() -> Any:
+    # Its import fails without a driver, with whatever error the missing library gives.
+    try:
+        return importlib.import_module("torch_tensorrt")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(f"torch_tensorrt cannot be imported ({reason}): {INSTALL_TENSORRT}") from error

@@ -1,0 +1,222 @@
+"""`fetch-weights`: NVIDIA's Cosmos weights from the Hugging Face hub, pinned to one commit, resumable, checked.
+
+huggingface_hub (2.4) throws a partial file away when its process ends, so partial files are kept here; the hub's
+answers, its sign-in and one request's retries are huggingface_hub's.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdreamer.errors import UserError
+from fastdreamer.files import sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
+REPO = "nvidia/Cosmos-1.0-Tokenizer-CV8x8x8"
+SUBFOLDER = "vae"
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+RECORD = "fetched.json"
+TIMEOUT_S = 20.0
+SIGN_IN = "sign in with `hf auth login`, HF_TOKEN or --token"
+
+
+def fetch_weights(
+    out: Path, repo: str = REPO, revision: str | None = None, token: str | None = None, endpoint: str | None = None
+) -> dict[str, Any]:
+    """Fetch the two files of a diffusers tokenizer into `out`, and say what the configuration takes.
+
+    The commit is written to out/fetched.json before anything else, and size and SHA-256 of each file after it: a
+    fetch that was killed goes on where it stopped, at the same commit, and a finished one is only checked.
+
+    Args:
+        out: the folder; it becomes `tokenizer.weights`.
+        repo: a model on the hub with a `vae` folder.
+        revision: a commit or tag; without it the one in fetched.json, or what `main` is now.
+        token: of the hub; without it huggingface_hub's usual places (HF_TOKEN, `hf auth login`). Never written.
+        endpoint: address of the hub; without it HF_ENDPOINT or huggingface.co.
+
+    Returns:
+        folder, repo, revision, files (sha256 and bytes by name), downloaded_bytes and seconds.
+
+    Raises:
+        UserError: for an unaccepted licence, no network, an unknown repository or revision, another commit than the
+            recorded one, content that is not the hub's, a full disk.
+    """
+    began, out, downloaded = time.monotonic(), out.expanduser(), 0
+    record = read_record(out)
+    if record and record["repo"] != repo:
+        raise UserError(f"{out} holds {record['repo']}; delete that folder or choose another for {repo}")
+    with _one_line(out, repo, revision or (record["revision"] if record else "main")):
+        record = _pinned(out, record, repo, revision, token, endpoint)
+        for name in FILES:
+            downloaded += _fetch_file(out, name, record, token, endpoint)
+    what = f"fetched {downloaded:,} bytes" if downloaded else "complete and checked, nothing to download"
+    print(f"{out}: {what} ({repo} at {record['revision'][:12]})\nconfiguration: tokenizer.weights={out}", flush=True)
+    seconds = round(time.monotonic() - began, 3)
+    return {"folder": str(out), **record, "downloaded_bytes": downloaded, "seconds": seconds}
+
+
+def fetch_command(folder: Path, repo: str = REPO) -> str:
+    """The command that fetches into a folder."""
+    return f"fastdreamer fetch-weights --out {folder}" + (f" --repo {repo}" if repo != REPO else "")
+
+
+def check_fetched(folder: Path) -> None:
+    """Compare the files of a folder with what was fetched into it; a folder without a fetched.json passes.
+
+    Raises:
+        UserError: with the command that fetches again.
+    """
+    record = read_record(folder)
+    for name, fetched in record["files"].items() if record else ():
+        if not _is_intact(folder / name, fetched):
+            raise UserError(
+                f"{folder / name} is damaged or changed since it was fetched (SHA-256 differs); fetch it again: "
+                f"{fetch_command(folder, record['repo'] if record else REPO)}"
+            )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What fetched.json says: repo, revision and files (sha256 and bytes by name); None if there is none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])} for name, f in tree["files"].items()}
+        return {"repo": str(tree["repo"]), "revision": str(tree["revision"]), "files": files}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); delete it and fetch again") from error
+
+
+def _pinned(
+    out: Path, record: dict[str, Any] | None, repo: str, revision: str | None, token: str | None, endpoint: str | None
+) -> dict[str, Any]:
+    """The record with the commit to fetch, on disk before the first byte of a file is."""
+    from huggingface_hub import HfApi
+
+    if record and revision in (None, record["revision"]):
+        return record
+    info = HfApi(endpoint=endpoint, token=token).model_info(repo, revision=revision or "main", timeout=TIMEOUT_S)
+    commit = info.sha or ""
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UserError(f"the hub names no commit for {repo} at {revision or 'main'}; give --revision COMMIT")
+    if record and record["revision"] != commit:
+        raise UserError(
+            f"{out} holds commit {record['revision']} and {revision} is {commit}; leave --revision out, delete that "
+            "folder, or choose another"
+        )
+    record = record or {"repo": repo, "revision": commit, "files": {}}
+    _write_record(out, record)
+    return record
+
+
+def _fetch_file(out: Path, name: str, record: dict[str, Any], token: str | None, endpoint: str | None) -> int:
+    """One file into place and into the record; returns the bytes that came over the network."""
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub.file_download import http_get
+
+    path, partial, fetched = out / name, out / f".{name}.partial", record["files"].get(name)
+    if fetched and _is_intact(path, fetched):
+        return 0
+    url = hf_hub_url(record["repo"], f"{SUBFOLDER}/{name}", revision=record["revision"], endpoint=endpoint)
+    told = get_hf_file_metadata(url, token=token, timeout=TIMEOUT_S, endpoint=endpoint)
+    received = 0
+    if fetched or not path.exists():
+        start = partial.stat().st_size if partial.exists() else 0
+        with partial.open("ab") as file:
+            if told.size is not None and start > told.size:
+                start = file.truncate(0)
+            key = token or get_token()  # the client drops it where the hub redirects to another host
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            http_get(url, file, resume_size=start, headers=headers, expected_size=told.size, displayed_filename=name)
+            file.flush()
+            os.fsync(file.fileno())
+        received = partial.stat().st_size - start
+        if not _is_hubs(partial, told) or (fetched and not _is_intact(partial, fetched)):
+            partial.unlink()
+            raise UserError(f"the hub sent other content for {name} than it promised; it was removed, fetch again")
+        os.replace(partial, path)
+    elif not _is_hubs(path, told):  # whole but not recorded: placed by hand, or a kill came between the two
+        raise UserError(f"{path} exists and is not the hub's; delete it or choose another folder")
+    record["files"][name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    _write_record(out, record)
+    return received
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
+
+
+def _is_intact(path: Path, fetched: dict[str, Any]) -> bool:
+    try:
+        return path.stat().st_size == fetched["bytes"] and sha256_file(path) == fetched["sha256"]
+    except OSError:
+        return False
+
+
+def _is_hubs(path: Path, told: HfFileMetadata) -> bool:
+    """Whether size and hash are what the hub told: SHA-256 of large files, git's hash of small ones."""
+    size, etag = path.stat().st_size, told.etag or ""
+    if told.size not in (None, size):
+        return False
+    if re.fullmatch(r"[0-9a-f]{64}", etag):
+        return sha256_file(path) == etag
+    if re.fullmatch(r"[0-9a-f]{40}", etag):
+        return hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest() == etag
+    return True
+
+
+@contextmanager
+def _one_line(out: Path, repo: str, revision: str) -> Iterator[None]:
+    """Everything that the hub, the network and the disk raise, as one line with the way out."""
+    from huggingface_hub import errors as hub
+
+    page, by_hand = f"https://huggingface.co/{repo}", f"{FILES[0]} and {FILES[1]} (of {repo}, {SUBFOLDER}) in {out}"
+    try:
+        yield
+    except UserError:
+        raise
+    except hub.GatedRepoError as error:
+        raise UserError(f"{repo} is gated: accept its licence on {page}, then {SIGN_IN}") from error
+    except hub.RevisionNotFoundError as error:
+        raise UserError(f"{repo} has no revision {revision}; see {page}/commits/main") from error
+    except hub.RepositoryNotFoundError as error:
+        raise UserError(f"the hub shows no model {repo}; check --repo, or {SIGN_IN}") from error
+    except hub.EntryNotFoundError as error:
+        raise UserError(f"{repo} lacks {SUBFOLDER}/{FILES[0]} or {FILES[1]}; see {page}/tree/main") from error
+    except hub.HFValidationError as error:
+        raise UserError(f"--repo {repo!r} is no name of a model on the hub, such as {REPO}") from error
+    except hub.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise UserError(f"the hub refuses ({status}): accept the licence on {page}, then {SIGN_IN}") from error
+        raise UserError(f"the hub answers {status}; fetch again later, it goes on where it stopped") from error
+    except Exception as error:
+        # The library below huggingface_hub has changed twice; its errors are told by the name of their module.
+        is_network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        if is_network or isinstance(error, ConnectionError | TimeoutError | json.JSONDecodeError):
+            raise UserError(
+                f"the hub cannot be reached ({reason}); fetch again and it goes on where it stopped, or place {by_hand}"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"cannot write {out}: the disk is full; free space and fetch again") from error
+        if isinstance(error, OSError):
+            raise UserError(f"cannot fetch into {out} ({reason}); fetch again or choose another folder") from error
+        raise
