@@ -37,7 +37,18 @@ SIBLINGS = {
     "cli": {"commands"},
     "__main__": {"cli"},
 }
-HEAVY = ("diffusers", "av", "crafter", "rich", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
+HEAVY = (
+    "diffusers",
+    "av",
+    "crafter",
+    "rich",
+    "nvidia.dali",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch_tensorrt",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def level(package: str) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from fastdreamer_engines.export import Exports
+from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.inductor import AotInductor, Inductor
 from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec
@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Write the engine's files for `target` into `folder`; returns notes for the manifest."""
         ...
 
-    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+    def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """What runs the files of `folder`; `graph` is eager fp32, for backends that compile in the process."""
         ...
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastdreamer_engines.graph import compilable
+from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.spec import EngineError, EngineSpec, Precision, Shape, label
 
 OPSET = 18
@@ -31,7 +31,7 @@ class Exports:
         folder: for the files.
     """
 
-    def __init__(self, graph: nn.Module, spec: EngineSpec, folder: Path) -> None:
+    def __init__(self, graph: Graph, spec: EngineSpec, folder: Path) -> None:
         self.graph, self.spec, self.folder = graph, spec, folder
 
     def onnx(self, shape: Shape, precision: Precision) -> Path:

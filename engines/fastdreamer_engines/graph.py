@@ -19,6 +19,7 @@ class EncoderGraph(nn.Module):
     """Frames to raw latents: encoder and quantisation convolution; resampling before and pooling after are options."""
 
     resample: Tensor
+    dtype = torch.float32  # of the weights
 
     def __init__(self, encoder: nn.Module, quant_conv: nn.Module, spec: EngineSpec) -> None:
         super().__init__()
@@ -28,15 +29,15 @@ class EncoderGraph(nn.Module):
 
     def forward(self, frames: Shaped[Tensor, "b 3 t h w"]) -> Float[Tensor, "b ..."]:
         """Frames in [-1, 1] float32, or uint8 of `spec.frame_size`, to float32 latents."""
-        spec, dtype = self.spec, self.resample.dtype
+        spec = self.spec
         if spec.frame_size:
             # Bicubic resampling is linear and separable: two products with one matrix, exact in any compiler.
-            matrix = self.resample.float()
+            matrix = self.resample
             frames = frames.float() / 255
             if spec.frame_size != spec.image_size:
                 frames = (matrix @ frames @ matrix.T).clamp(0, 1)
             frames = frames * 2 - 1
-        latents = self.quant_conv(self.encoder(frames.to(dtype))).float()
+        latents = self.quant_conv(self.encoder(frames.to(self.dtype))).float()
         if spec.pool:
             pooled = F.avg_pool2d(latents.transpose(1, 2).flatten(0, 1), spec.pool)  # (b*l, z, 4, 4)
             latents = pooled.flatten(2).transpose(1, 2).unflatten(0, (len(frames), -1))
@@ -46,14 +47,18 @@ class EncoderGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """Raw latents to frames in [-1, 1]."""
 
+    dtype = torch.float32
+
     def __init__(self, decoder: nn.Module, post_quant_conv: nn.Module, spec: EngineSpec) -> None:
         super().__init__()
         self.decoder, self.post_quant_conv, self.spec = decoder, post_quant_conv, spec
 
     def forward(self, latents: Float[Tensor, "b z l h w"]) -> Float[Tensor, "b 3 t h2 w2"]:
         """Float32 in and out."""
-        dtype = next(self.parameters()).dtype
-        return self.decoder(self.post_quant_conv(latents.to(dtype))).float()
+        return self.decoder(self.post_quant_conv(latents.to(self.dtype))).float()
+
+
+Graph = EncoderGraph | DecoderGraph
 
 
 def resampling_matrix(source: int, target: int) -> Float[Tensor, "target source"]:
@@ -63,12 +68,16 @@ def resampling_matrix(source: int, target: int) -> Float[Tensor, "target source"
     return wide[0, 0].T.contiguous()
 
 
-def compilable(graph: nn.Module, spec: EngineSpec) -> nn.Module:
+def compilable(graph: Graph, spec: EngineSpec) -> Graph:
     """A mended copy in the engine's precision: what compilers get. The graph itself stays the reference."""
     copied = copy.deepcopy(graph).requires_grad_(False)
     float_exponents(copied)
     contiguous_projections(copied)
-    return copied.to(DTYPES[spec.precision]).eval()
+    copied.dtype = DTYPES[spec.precision]
+    copied.to(copied.dtype)
+    if isinstance(copied, EncoderGraph) and isinstance(graph, EncoderGraph):
+        copied.resample = graph.resample  # pictures are resampled in fp32 whatever follows
+    return copied.eval()
 
 
 def float_exponents(module: nn.Module) -> None:

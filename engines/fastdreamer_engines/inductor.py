@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdreamer_engines.export import Exports, quiet
-from fastdreamer_engines.graph import compilable
+from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec, label
 
@@ -46,7 +46,7 @@ class AotInductor:
                 )
         return {}
 
-    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+    def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The packages of `folder`."""
         packages = {
             spec.inputs(shape): torch._inductor.aoti_load_package(str(folder / f"{label(shape)}.pt2"))
@@ -74,7 +74,7 @@ class Inductor:
         """Nothing to write."""
         return {}
 
-    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+    def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The compiled module: one graph, no break, static shapes."""
         compiled = torch.compile(compilable(graph, spec).to(device), fullgraph=True, dynamic=False)
 

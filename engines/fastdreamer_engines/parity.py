@@ -100,7 +100,7 @@ class Gate:
 
     def _kept(self, frames: int) -> int:
         """Steps of the beginning."""
-        return max(1, self.spec.steps(frames) // 2)
+        return (self.spec.steps(frames) + 1) // 2
 
     def _inputs_of(self, steps: int) -> int:
         return self._frames(steps) if self.spec.part == "encoder" else steps

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdreamer_engines.export import INSTALL, Exports
+from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, label
 from fastdreamer_engines.targets import RTX_TARGETS, local_target
@@ -66,7 +67,7 @@ class TensorRT:
             (folder / f"{label(shape)}.plan").write_bytes(plan)
         return {}
 
-    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+    def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The plans of `folder`, on the current stream of a card."""
         trt = _module(self.name)
         if device.type != "cuda":

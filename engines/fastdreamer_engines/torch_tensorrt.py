@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdreamer_engines.export import Exports, quiet
-from fastdreamer_engines.graph import compilable
+from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec, label
 from fastdreamer_engines.targets import local_target
@@ -54,7 +54,7 @@ class TorchTensorRT:
                 torch_tensorrt.save(compiled, path, output_format="exported_program", arg_inputs=[example])
         return {"note": "never run before this card"}
 
-    def load(self, folder: Path, graph: nn.Module, spec: EngineSpec, device: torch.device) -> Call:
+    def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The programs of `folder`."""
         torch_tensorrt = _module()
         programs = {

@@ -183,7 +183,7 @@ class Workshop:
         kept = self._current(folder, spec, target)
         if kept is not None:
             return self._row(folder, kept, is_kept=True)
-        maker, graph, began = backend(name), self.tokenizer.graphs[spec.part], time.perf_counter()
+        maker, graph, began = backend(name), self.tokenizer.graph(spec), time.perf_counter()
         exports = Exports(graph, spec, self.scratch)
         is_here = target == local_target(self.tokenizer.device)
         with atomic_directory(folder, replace=True) as work:

@@ -222,7 +222,7 @@ def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | Non
     fastest, (folder, _, spec, name) = min(ready, key=lambda pair: pair[0]["ms_per_clip"])
     if settings.backend == "auto" and fastest["ms_per_clip"] > fastest.get("eager_ms_per_clip", float("inf")):
         return None
-    return Engine(name, spec, backend(name).load(folder, tokenizer.graphs[part], spec, tokenizer.device))
+    return Engine(name, spec, backend(name).load(folder, tokenizer.graph(spec), spec, tokenizer.device))
 
 
 def _proven(
@@ -231,7 +231,7 @@ def _proven(
     """The measurements of an engine; one that never ran is compared and timed first, and its manifest says so."""
     if manifest["status"] == VERIFIED:
         return dict(manifest["measured"])
-    engine = Engine(name, spec, backend(name).load(folder, tokenizer.graphs[spec.part], spec, tokenizer.device))
+    engine = Engine(name, spec, backend(name).load(folder, tokenizer.graph(spec), spec, tokenizer.device))
     gate = gate_for(tokenizer, spec)
     with torch.inference_mode():
         checks = [gate.check(engine.run, shape, name, LIMITS[spec.precision]) for shape in spec.shapes]

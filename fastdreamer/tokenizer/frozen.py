@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 from fastdreamer_engines import DecoderGraph, EncoderGraph, Engine, EngineSpec, eager_engine
+from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.spec import Part, Precision
 from fastdreamer_kernels import latent_pool
 from jaxtyping import Float, Shaped, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
@@ -58,7 +59,7 @@ class FrozenTokenizer:
         single = self.clock.frames_per_latent == 1
         model = (fold_single_frame(model) if single else model).to(self.device).eval().requires_grad_(False)
         spec = eager_spec(config, "encoder", precision)
-        self.graphs: dict[str, nn.Module] = {
+        self.graphs: dict[str, Graph] = {
             "encoder": EncoderGraph(model.encoder, model.quant_conv, spec).to(self.device),
             "decoder": DecoderGraph(model.decoder, model.post_quant_conv, spec),
         }
@@ -76,6 +77,15 @@ class FrozenTokenizer:
         """The tokenizer that the configuration names, eager (see `load_autoencoder` for what it raises)."""
         check_grid(config)
         return cls(load_autoencoder(config), config, device, precision, memory_gb)
+
+    def graph(self, spec: EngineSpec) -> Graph:
+        """What an engine compiles: the part on the same weights, with what the spec wants inside."""
+        plain = self.graphs[spec.part]
+        return (
+            EncoderGraph(plain.encoder, plain.quant_conv, spec).to(self.device)
+            if isinstance(plain, EncoderGraph)
+            else plain
+        )
 
     @property
     def precision(self) -> str:

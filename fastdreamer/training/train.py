@@ -61,6 +61,8 @@ def train(
     parent = resume_from or _parent(run, config, phase, checkpoint)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     _check_store(store, config, parent)
+    key = store.manifest["key"]
+    print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
     torch.manual_seed(config.seed)
     built = _build(config, phase, store, parent, backend.device)

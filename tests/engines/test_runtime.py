@@ -51,9 +51,7 @@ def _recording(spec: EngineSpec) -> tuple[Engine, list[tuple[int, ...]]]:
         (1, 1, [(1, 5)]),
     ],
 )
-def test_clips_are_split_and_padded_to_what_is_served(
-    clips: int, frames: int, expected: list[tuple[int, int]]
-) -> None:
+def test_clips_are_split_and_padded_to_what_is_served(clips: int, frames: int, expected: list[tuple[int, int]]) -> None:
     engine, calls = _recording(SPEC)
     inputs = torch.rand(clips, 3, frames, 8, 8)
     outputs = engine.run(inputs)
