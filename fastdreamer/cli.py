@@ -71,6 +71,7 @@ def build_parser() -> Parser:
 
     fetch = command("fetch-weights", "the Cosmos tokenizer's weights from the Hugging Face hub")
     fetch.add_argument("--out", type=Path, metavar="DIR", help="default: the configuration's tokenizer.weights")
+    fetch.add_argument("--repo", metavar="NAME", help="default: nvidia/Cosmos-1.0-Tokenizer-CV8x8x8")
     fetch.add_argument(
         "--revision", metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
     )

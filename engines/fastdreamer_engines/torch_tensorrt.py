@@ -45,7 +45,7 @@ class TorchTensorRT:
                     arg_inputs=[example],
                     require_full_compilation=True,
                     min_block_size=1,
-                    cache_built_engines=False,  # its default cache is a pickle in the shared temporary folder
+                    cache_built_engines=False,  # its caches, one a pickle, would lie in the shared temporary folder
                     reuse_cached_engines=False,
                     timing_cache_path=str(folder.parent / f"torch-tensorrt-timing-{target}.bin"),
                     engine_cache_dir=str(folder.parent / "torch-tensorrt-engines"),
