@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import warnings
@@ -64,14 +63,9 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"inputs": inputs.cpu().numpy()})[0])
+        return torch.from_numpy(session.run(None, {"inputs": inputs.cpu().numpy()})[0]).to(inputs.device)
 
     return run
-
-
-def graph_hash(path: Path) -> str:
-    """SHA-256 of an exported graph without its weights."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def needs(*modules: str) -> list[Any]:

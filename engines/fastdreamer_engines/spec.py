@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -89,9 +90,10 @@ def label(shape: Shape) -> str:
 def count_work(graph: nn.Module, spec: EngineSpec, shape: Shape) -> tuple[int, float]:
     """Parameters, and GFLOP of one call (multiplications and additions of convolutions and products), by tracing."""
     parameters = sum(p.numel() for p in graph.parameters())
+    device = next(chain(graph.parameters(), graph.buffers())).device
     counter = FlopCounterMode(display=False)
     # The fused attention of a CPU is not counted, and whether it runs depends on the batch.
     plain = sdpa_kernel(SDPBackend.MATH)
     with FakeTensorMode(allow_non_fake_inputs=True), counter, plain, torch.no_grad():
-        graph(torch.empty(spec.inputs(shape), dtype=spec.input_dtype))
+        graph(torch.empty(spec.inputs(shape), dtype=spec.input_dtype, device=device))
     return parameters, counter.get_total_flops() / 1e9

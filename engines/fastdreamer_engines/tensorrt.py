@@ -55,6 +55,8 @@ class TensorRT:
                 problems = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
                 raise EngineError(f"{self.name} does not accept the graph: {' '.join(problems.split())[:300]}")
             config = builder.create_builder_config()
+            if spec.precision == "fp32":
+                config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and keeps ten bits
             if self.is_rtx:
                 config.num_compute_capabilities = 1
                 config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)

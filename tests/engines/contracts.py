@@ -41,13 +41,14 @@ OBJECTS = {
 # What else has attributes there.
 OURS = {
     "' '", "', '", "'; '", "device", "exports", "flavour", "folder", "hashlib", "importlib", "inputs", "kernels",
-    "logger", "message", "nn", "outputs", "problems", "self", "self.caches", "self.flavour", "self.path", "self.spec",
+    "logger", "message", "outputs", "problems", "self", "self.caches", "self.flavour", "self.path", "self.spec",
     "spec", "str", "target", "torch",
 }  # fmt: skip
 USED = {
-    "": "Builder ComputeCapability ILogger NetworkDefinitionCreationFlag OnnxParser Runtime __version__",
+    "": "Builder BuilderFlag ComputeCapability ILogger NetworkDefinitionCreationFlag OnnxParser Runtime __version__",
     "Builder": "build_serialized_network create_builder_config create_network",
-    "IBuilderConfig": "create_timing_cache get_timing_cache num_compute_capabilities set_compute_capability "
+    "BuilderFlag": "TF32",
+    "IBuilderConfig": "clear_flag create_timing_cache get_timing_cache num_compute_capabilities set_compute_capability "
     "set_timing_cache",
     "ICudaEngine": "create_execution_context create_runtime_config",
     "IExecutionContext": "execute_async_v3 set_tensor_address",

@@ -173,6 +173,45 @@ def test_auto_takes_the_installed_engine_only_where_it_is_faster(own_root: Path)
         assert open_tokenizer(_config(own_root), CPU).backend == expected
 
 
+def _never_run(folder: Path) -> None:
+    """The manifest of an engine that was built on another machine."""
+    content = json.loads((folder / "manifest.json").read_text())["engine"]
+    body = {k: v for k, v in content.items() if k not in ("format", "files")}
+    body |= {"status": engines.UNRUN, "measured": {}, "parity": []}
+    (folder / "manifest.json").write_bytes(engines.manifest_bytes(folder, body))
+
+
+@pytest.mark.slow
+def test_an_engine_that_never_ran_is_compared_at_its_first_load_and_once(
+    own_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = _encoder(own_root), _config(own_root, backend="aot-inductor")
+    _never_run(folder)
+    with monkeypatch.context() as patch:
+        patch.setitem(engines.LIMITS, "fp32", 1e-12)
+        with pytest.raises(UserError, match=r"off by .* \(limit 1e-12\) and is not used; remove it with: rm -r"):
+            open_tokenizer(config, CPU)
+    assert open_tokenizer(config, CPU).backend == "aot-inductor"
+    manifest = json.loads((folder / "manifest.json").read_text())["engine"]
+    assert manifest["status"] == "verified" and manifest["measured"]["ms_per_clip"] > 0
+    assert [c["shape"] for c in manifest["parity"]] == ["1x17", "2x17"]
+    monkeypatch.setattr(engines, "gate_for", None)  # a second comparison would fail
+    assert open_tokenizer(config, CPU).backend == "aot-inductor"
+
+
+@pytest.mark.slow
+def test_acting_through_an_engine_gives_the_latents_of_the_store(aot_root: Path) -> None:
+    from fastdreamer.tokenizer.acting import ActingEncoder
+
+    compiled = open_tokenizer(_config(aot_root, backend="aot-inductor"), CPU)
+    episodes = np.random.default_rng(0).integers(0, 256, (3, 1 + 8 * 4, 20, 20, 3), dtype=np.uint8)
+    stored = torch.stack([compiled.encode_episode(episode) for episode in episodes])
+    acting, frames = ActingEncoder(compiled, 3), torch.from_numpy(episodes)
+    found = [acting.reset(frames[:, 0])]
+    found += [acting.push(frames[:, 1 + 8 * k : 9 + 8 * k]) for k in range(4)]
+    torch.testing.assert_close(torch.stack(found, 1), stored, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "word"),
@@ -279,3 +318,21 @@ def test_single_frame_tokenizers_get_engines_too(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (7, 20, 20, 3), dtype=np.uint8)
     expected = FrozenTokenizer.from_config(SHAPES[1]).encode_episode(frames)
     torch.testing.assert_close(open_tokenizer(config, CPU).encode_episode(frames), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_prints_a_table_and_json_and_its_exit_code_tells_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdreamer.cli import main
+
+    words = ["build-engines", "--config", "debug", "--random-weights", "--target", "sm120", "--backend", "tensorrt_rtx"]
+    words += [f"engines.directory={tmp_path / 'engines'}", "engines.batches=[1]", "--json"]
+    with monkeypatch.context() as patch:
+        patch.setitem(building.LIMITS, "fp32", 1e-12)
+        assert main(words) == 1
+    assert "REFUSED" in capsys.readouterr().out
+    assert main(words) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    (row,) = json.loads(last)["engines"]
+    assert any(line.split()[:4] == ["encoder", "tensorrt_rtx", "sm120", "fp16"] for line in table)
+    assert row["bytes"] > 0 and row["gflop"].keys() == {"1x33"} and not row["kept"]

@@ -1,0 +1,199 @@
+"""The frozen tokenizer's encoder in every backend that is there: the report that a card's owner sends.
+
+    PYTHONPATH=.:kernels:engines python -m bench.encoder [--memory-gb 12] [--out FILE] [dotted overrides]
+
+The full Cosmos CV8x8x8 with random weights, 33 frames of 256 x 256; on a card batches 1, 4, 16 in fp32, bf16, fp16 to
+bench/results/<card>-encoder.json, on a CPU 1, 4 in fp32 to --out. Compilers take minutes a row. Small: --config debug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import re
+import tempfile
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, util
+from pathlib import Path
+
+import torch
+from fastdreamer_engines import BACKENDS, LIMITS, Engine, EngineError, EngineSpec, Exports, eager_engine, local_target
+from fastdreamer_engines.spec import DTYPES, count_work
+
+from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
+from bench.results import Measured, write
+from bench.row import Arm
+from bench.timing import paired
+from fastdreamer.config import TokenizerConfig
+from fastdreamer.errors import UserError
+from fastdreamer.settings import load_config
+from fastdreamer.tokenizer.engines import gate_for
+from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
+
+ARMS = ("eager", "channels_last", *BACKENDS)
+
+
+@dataclass(frozen=True)
+class EncoderRow(Measured):
+    """One backend at one precision and batch; `speedup` is over eager of that precision, timed in turns with it.
+
+    Attributes:
+        batch: clips a call; `ms_per_clip`: median; `noise`: relative standard error of the speed-up.
+        peak_share: FLOP/s over those of a big square matmul of that precision, measured in the same process.
+        peak_bytes: most that torch reserved in a call, with the fp32 reference and the comparison (0.5 GB); 0 on a CPU.
+        outside_bytes: what the card lost besides: TensorRT's and AOTInductor's own memory, loaded code.
+        relative_error: the gate's worst, against eager fp32 with TF32 off, norm over norm; 1e9 for what is not finite.
+        reason: one line, why the backend cannot be used; what could not be measured is 0.
+    """
+
+    batch: int
+    precision: str
+    ms_per_clip: float = 0.0
+    noise: float = 0.0
+    peak_share: float = 0.0
+    peak_bytes: int = 0
+    outside_bytes: int = 0
+    relative_error: float = 0.0
+    reason: str = ""
+
+    @property
+    def gb_per_s(self) -> float:
+        """The floor's bytes over the time; 0 where there is no time."""
+        return super().gb_per_s if self.median_us else 0.0
+
+
+class Bench:
+    """One tokenizer's encoder on one device; `probes` are the machine's rates."""
+
+    def __init__(self, config: TokenizerConfig, device: torch.device, probes: dict[str, float]) -> None:
+        tokenizer = FrozenTokenizer.from_config(config, device)
+        tokenizer.graphs["decoder"].cpu()  # no part of the encoder's memory
+        self.graph, self.spec, self.window = tokenizer.graphs["encoder"], eager_spec(config, "encoder"), config.window
+        self.device, self.probes, self.gate = device, probes, gate_for(tokenizer, self.spec)
+        self.parameters, self.gflop = count_work(deepcopy(self.graph).cpu(), self.spec, (1, self.window))
+
+    def row(self, name: str, precision: str, batch: int) -> EncoderRow:
+        """Builds, compares and times; what fails says why in the row."""
+        spec = replace(self.spec, precision=precision, shapes=((batch, self.window),))  # type: ignore[arg-type]
+        moved = math.prod(spec.inputs(spec.shapes[0])) + math.prod(spec.outputs(spec.shapes[0]))
+        floor, flops = 4 * moved + DTYPES[precision].itemsize * self.parameters, int(1e9 * self.gflop * batch)
+        title, cache = f"encoder {precision} {batch}x{self.window}", "warm" if self.device.type == "cuda" else "host"
+        row = EncoderRow(title, name, cache, 0.0, floor, flops, None, 0.0, 0.0, batch, precision)
+        try:
+            with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+                return self._measured(row, spec, Path(folder))
+        except Exception as error:  # compilers raise anything, and the other rows are worth having
+            return replace(row, reason=" ".join(f"{type(error).__name__}: {error}".split())[:240])
+
+    def _measured(self, row: EncoderRow, spec: EngineSpec, folder: Path) -> EncoderRow:
+        before, pairs = self._others(), 20 if self.device.type == "cuda" else 4
+        eager, engine = eager_engine(self.graph, spec), self._engine(row.arm, spec, folder)
+        inputs = torch.rand(spec.inputs(spec.shapes[0]), device=self.device) * 2 - 1  # zeros would run cooler
+        with torch.inference_mode():
+            check = self.gate.check(engine.run, spec.shapes[0], row.arm, LIMITS[spec.precision])
+            self._others(), engine.run(inputs)
+            peak, run = torch.cuda.max_memory_reserved(), Arm(lambda _: engine.run(inputs))
+            outside = max(0, self._others() - before)
+            pair = None
+            with suppress(torch.OutOfMemoryError):
+                pair = paired(Arm(lambda _: eager.run(inputs)), run, pairs)
+            pair = pair or replace(paired(run, run, pairs), ratio=math.inf)  # eager does not fit: 0 times as fast
+        seconds, rate = pair.seconds_b, self.probes[f"matmul_{row.precision}_flop_per_s"]
+        return replace(
+            row, median_us=1e6 * seconds, ms_per_clip=1e3 * seconds / row.batch, speedup=1 / pair.ratio,
+            copy_share=row.floor_bytes / seconds / self.probes["copy_bytes_per_s"], noise=pair.error, peak_bytes=peak,
+            peak_share=row.flops / seconds / rate, outside_bytes=outside, relative_error=min(check.worst, 1e9),
+            reason="" if check.is_within else f"off by {check.worst:.2g}, the limit is {check.limit:g}",
+        )  # fmt: skip
+
+    def _engine(self, name: str, spec: EngineSpec, folder: Path) -> Engine:
+        if name not in BACKENDS:
+            layout = torch.channels_last_3d if name == "channels_last" else torch.preserve_format
+            return eager_engine(deepcopy(self.graph).to(memory_format=layout), spec)  # type: ignore[call-overload]
+        torch._dynamo.reset()  # or many rows of one function reach its limit of compiles
+        (work := folder / "engine").mkdir()
+        BACKENDS[name].build(Exports(self.graph, spec, folder), local_target(self.device), work, self.device)
+        return Engine(name, spec, BACKENDS[name].load(work, self.graph, spec, self.device))
+
+    def _others(self) -> int:
+        """Bytes of the card that are taken but not by torch's allocator; starts a new peak of torch's."""
+        gc.collect()
+        if self.device.type != "cuda":
+            return 0
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        free, total = torch.cuda.mem_get_info()
+        return total - free - torch.cuda.memory_reserved()
+
+
+def table(rows: list[EncoderRow]) -> str:
+    """The rows as text, reasons last, and the best usable row of every batch in one line."""
+    lines = [f"{'row':22}{'backend':>15}{'ms/clip':>10}{'x eager':>9}{'% peak':>8}{'GB':>7}{'+GB':>6}{'error':>9}"]
+    for r in rows:
+        memory = f"{r.peak_bytes / 1e9:7.2f}{r.outside_bytes / 1e9:6.2f}"
+        figures = f"{r.ms_per_clip:10.3f}{r.speedup:9.2f}{100 * r.peak_share:8.1f}{memory}{r.relative_error:9.1e}"
+        lines.append(f"{r.row:22}{r.arm:>15}{figures if r.median_us else ''}{'  ' + r.reason if r.reason else ''}")
+    best = {r.batch: r for r in sorted(rows, key=lambda r: -r.ms_per_clip) if not r.reason}
+    parts = [f"batch {b} {r.arm} {r.precision} {r.ms_per_clip:.3g} ms a clip" for b, r in sorted(best.items())]
+    return "\n".join([*lines, "fastest: " + ("; ".join(parts) or "none, every row failed")])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; leaves with 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m bench.encoder", description=(__doc__ or "").split("\n")[0])
+    has_card, add = torch.cuda.is_available(), parser.add_argument
+    add("--device", choices=("cuda", "cpu"), default="cuda" if has_card else "cpu")
+    add("--batches", type=lambda text: [int(n) for n in text.split(",")], help="clips a call: 1,4,16")
+    add("--precisions", type=lambda text: text.split(","), help=",".join(DTYPES))
+    add("--backends", type=lambda text: text.split(","), help=f"{','.join(ARMS)}; default: all that import")
+    add("--memory-gb", type=float, default=0.0, help="GiB that torch may take, as on a smaller card")
+    add("--size", type=int, choices=(32, 64, 128, 256), help="pixels a side; the configuration's")
+    add("--config", default="minerl_cosmos", help="preset or YAML file")
+    add("--out", type=Path, help="JSON file; on a card bench/results/<card>-encoder.json")
+    add("overrides", nargs="*", help="such as tokenizer.layers=1")
+    try:
+        _run(parser.parse_args(arguments), torch.cuda.get_device_properties(0).total_memory / 2**30 if has_card else 0)
+    except UserError as error:
+        parser.exit(2, f"bench.encoder: {error}\n")
+    return 0
+
+
+def _run(chosen: argparse.Namespace, card_gb: float) -> None:
+    if util.find_spec("diffusers") is None:
+        raise UserError("diffusers builds the encoder and is not installed: pip install diffusers")
+    is_card, libraries = chosen.device == "cuda", {"diffusers": metadata.version("diffusers")}
+    for name, maker in BACKENDS.items():
+        with suppress(EngineError):  # not installed
+            libraries[name] = maker.library()
+    if is_card > bool(card_gb) or not 0 <= chosen.memory_gb <= card_gb * is_card:
+        raise UserError(f"--device {chosen.device}, --memory-gb {chosen.memory_gb:g}: the card here has {card_gb:.1f}")
+    precisions = chosen.precisions or (list(DTYPES) if is_card else ["fp32"])
+    backends = chosen.backends or [name for name in ARMS if name in libraries or name not in BACKENDS]
+    if unknown := ({*precisions} - {*DTYPES}) | ({*backends} - {*ARMS}):
+        raise UserError(f"{', '.join(sorted(unknown))}: known are {', '.join((*DTYPES, *ARMS))}")
+    if chosen.memory_gb:
+        torch.cuda.set_per_process_memory_fraction(chosen.memory_gb / card_gb)
+    size = [f"tokenizer.image_size={chosen.size}", f"tokenizer.pool={chosen.size // 32}"] if chosen.size else []
+    config = load_config(chosen.config, ["tokenizer.weights=random", *size, *chosen.overrides]).tokenizer
+    probes = {"copy_bytes_per_s": copy_bandwidth(1 << (28 if is_card else 24), chosen.device)}
+    for name in precisions:
+        probes[f"matmul_{name}_flop_per_s"] = matrix_rate(8192 if is_card else 512, DTYPES[name], chosen.device)
+    bench = Bench(config, torch.device(chosen.device), probes)
+    about = machine() | {"libraries": libraries, "memory_gb": chosen.memory_gb, "tokenizer": asdict(config)}
+    card = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
+    out = chosen.out or (ROOT / "bench/results" / f"{card}-encoder.json" if is_card else None)
+    rows: list[EncoderRow] = []
+    batches = chosen.batches or ((1, 4, 16) if is_card else (1, 4))
+    for batch, precision, name in ((b, p, n) for b in batches for p in precisions for n in backends):
+        print(f"measuring {name} {precision} {batch}x{bench.window}", flush=True)
+        rows.append(bench.row(name, precision, batch))
+        if out is not None:
+            write(out, about, probes, rows)
+    print(*(f"{name}: {value}" for name, value in (about | probes).items()), table(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
