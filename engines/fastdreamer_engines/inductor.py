@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,7 @@ class AotInductor:
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
         """Compile every shape into `folder`."""
         spec = exports.spec
-        if not target.startswith("sm") and shutil.which("g++") is None and shutil.which("clang++") is None:
-            raise EngineError("aot-inductor needs a C++ compiler for the CPU: install g++ (Debian: apt install g++)")
+        _needs_compiler()
         graph = compilable(exports.graph, spec).to(device)
         for shape in spec.shapes:
             example = torch.zeros(spec.inputs(shape), dtype=spec.input_dtype, device=device)
@@ -48,14 +49,14 @@ class AotInductor:
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The packages of `folder`."""
-        packages = {
-            spec.inputs(shape): torch._inductor.aoti_load_package(str(folder / f"{label(shape)}.pt2"))
-            for shape in spec.shapes
-        }
+        paths = {spec.inputs(shape): folder / f"{label(shape)}.pt2" for shape in spec.shapes}
+
+        @cache  # each holds the weights: only those that are used
+        def package(shape: tuple[int, ...]) -> Call:
+            return torch._inductor.aoti_load_package(str(paths[shape]))
 
         def call(inputs: Tensor) -> Tensor:
-            outputs: Tensor = packages[tuple(inputs.shape)](inputs)
-            return outputs
+            return package(tuple(inputs.shape))(inputs)
 
         return call
 
@@ -72,6 +73,7 @@ class Inductor:
 
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
         """Nothing to write."""
+        _needs_compiler()
         return {}
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
@@ -83,3 +85,10 @@ class Inductor:
             return outputs
 
         return call
+
+
+def _needs_compiler() -> None:
+    """Wrappers are C++ on a card too."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        raise EngineError(f"torch's compiler needs {compiler}, which is not there: install g++, or name one with CXX")

@@ -73,7 +73,11 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name in sorted(there ^ set(manifest["files"])):
         raise EngineError(f"engine {folder} {'has the unknown file' if name in there else 'lacks the file'} {name}")
     for name, entry in manifest["files"].items():
-        if sha256(folder / name) != entry["sha256"]:
+        try:
+            found = sha256(folder / name)
+        except OSError as error:
+            raise EngineError(f"{folder / name} cannot be read: {error.strerror}") from error
+        if found != entry["sha256"]:
             raise EngineError(f"{folder / name} is damaged: its SHA-256 is not the manifest's")
 
 

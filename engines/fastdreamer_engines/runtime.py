@@ -40,11 +40,16 @@ class Engine:
         likewise.
 
         Raises:
-            EngineError: for clips longer than any it serves, or of another size.
+            EngineError: for clips longer than any it serves, of a length that is not 1 + kc, or of another type.
         """
-        if not self.spec.shapes:
-            return self._exact(inputs)
         spec, encodes = self.spec, self.spec.part == "encoder"
+        if encodes and (inputs.shape[2] - 1) % spec.frames_per_latent:
+            raise EngineError(
+                f"a clip of {inputs.shape[2]} frames would silently lose some: the encoder takes 1 + a multiple of "
+                f"{spec.frames_per_latent}"
+            )
+        if not spec.shapes:
+            return self._exact(inputs)
         frames = inputs.shape[2] if encodes else 1 + (inputs.shape[2] - 1) * spec.frames_per_latent
         lengths = sorted({t for _, t in spec.shapes if t >= frames})
         if not lengths:

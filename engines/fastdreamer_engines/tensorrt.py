@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fastdreamer_engines.export import INSTALL, Exports
 from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, label
-from fastdreamer_engines.targets import RTX_TARGETS, local_target
+from fastdreamer_engines.targets import local_target
 
 INSTALL_TENSORRT = "pip install 'fastdreamer[datacentre]'"
 
@@ -42,8 +42,6 @@ class TensorRT:
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
         """Build every shape's plan into `folder`."""
         trt, spec = _module(self.name), exports.spec
-        if self.is_rtx and target not in RTX_TARGETS:
-            raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
         if not self.is_rtx and (device.type != "cuda" or local_target(device) != target):
             raise EngineError(f"tensorrt builds only on the card itself; build for {target} on a machine that has one")
         logger = _logger(trt)
@@ -78,66 +76,80 @@ class TensorRT:
 
 
 class Plans:
-    """Deserialised plans that run on the current stream."""
+    """Deserialised plans that run on the current stream; each is loaded when its shape is first asked for."""
 
     def __init__(self, trt: Any, flavour: TensorRT, folder: Path, spec: EngineSpec) -> None:
-        self.flavour, self.spec, self.runtime = flavour, spec, trt.Runtime(_logger(trt))
-        self.contexts: dict[tuple[int, ...], tuple[Any, Shape]] = {}
-        self.caches: dict[str, Any] = {}
-        for shape in spec.shapes:
-            engine = self.runtime.deserialize_cuda_engine((folder / f"{label(shape)}.plan").read_bytes())
-            if engine is None:
-                raise EngineError(
-                    f"{flavour.name} does not load {folder / label(shape)}.plan on this card; build it anew"
-                )
-            self.contexts[spec.inputs(shape)] = self._context(engine, folder / f"{label(shape)}.cache"), shape
+        self.flavour, self.spec, self.folder, self.logger = flavour, spec, folder, _logger(trt)
+        self.runtime = trt.Runtime(self.logger)
+        self.shapes = {spec.inputs(shape): shape for shape in spec.shapes}
+        self.contexts: dict[Shape, Any] = {}
+        self.caches: dict[Path, Any] = {}
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """One call of a served shape."""
-        context, shape = self.contexts[tuple(inputs.shape)]
-        outputs = torch.empty(self.spec.outputs(shape), device=inputs.device)
+        shape = self.shapes[tuple(inputs.shape)]
+        if shape not in self.contexts:
+            self.contexts[shape] = self._context(self.folder / f"{label(shape)}.plan")
+        context, outputs = self.contexts[shape], torch.empty(self.spec.outputs(shape), device=inputs.device)
         context.set_tensor_address("inputs", inputs.data_ptr())
         context.set_tensor_address("outputs", outputs.data_ptr())
         if not context.execute_async_v3(torch.cuda.current_stream(inputs.device).cuda_stream):
             raise RuntimeError(f"{self.flavour.name} failed to run {label(shape)}")
         return outputs
 
-    def save(self, folder: Path) -> None:
-        """Write the kernels that TensorRT-RTX compiled at the first run, for later processes."""
-        for name, cache in self.caches.items():
-            (folder / name).write_bytes(bytes(cache.serialize()))
+    def save(self) -> None:
+        """Keep the kernels that TensorRT-RTX compiled at the first run, for later processes."""
+        for path, cache in self.caches.items():
+            write_sealed(path, bytes(cache.serialize()))
 
-    def _context(self, engine: Any, kernels: Path) -> Any:
-        if not self.flavour.is_rtx:
-            return engine.create_execution_context()
-        config = engine.create_runtime_config()
-        cache = config.create_runtime_cache()
-        if kernels.is_file():
-            cache.deserialize(kernels.read_bytes())
-        config.set_runtime_cache(cache)
-        self.caches[kernels.name] = cache
-        return engine.create_execution_context(config)
+    def _context(self, path: Path) -> Any:
+        plan = path.read_bytes()
+        engine = self.runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{self.flavour.name} does not load {path} on this card; build it anew")
+        if self.flavour.is_rtx:
+            kernels = path.parent.parent / f"kernels-{hashlib.sha256(plan).hexdigest()[:16]}.cache"
+            config = engine.create_runtime_config()
+            cache = config.create_runtime_cache()
+            cache.deserialize(read_sealed(kernels))
+            config.set_runtime_cache(cache)
+            self.caches[kernels] = cache
+            context = engine.create_execution_context(config)
+        else:
+            context = engine.create_execution_context()
+        if context is None:
+            raise RuntimeError(f"{self.flavour.name} has no memory for {path.stem}: {self.logger.last}")
+        return context
 
 
 class _timing_cache:  # noqa: N801
-    """Tactic timings kept between builds; they speed a build up and decide nothing else.
-
-    The file begins with the SHA-256 of the rest; one that does not match is made anew.
-    """
+    """Tactic timings kept between builds; they speed a build up and decide nothing else."""
 
     def __init__(self, config: Any, path: Path) -> None:
         self.config, self.path = config, path
 
     def __enter__(self) -> None:
-        data = self.path.read_bytes() if self.path.is_file() else b""
-        digest, payload = data[:32], data[32:]
-        is_sound = hashlib.sha256(payload).digest() == digest
-        cache = self.config.create_timing_cache(payload if is_sound else b"")
-        self.config.set_timing_cache(cache, ignore_mismatch=False)
+        cache = self.config.create_timing_cache(read_sealed(self.path))
+        if not self.config.set_timing_cache(cache, False):  # another card of the same architecture wrote it
+            self.config.set_timing_cache(self.config.create_timing_cache(b""), False)
 
-    def __exit__(self, *_: object) -> None:
-        payload = bytes(self.config.get_timing_cache().serialize())
-        self.path.write_bytes(hashlib.sha256(payload).digest() + payload)
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        cache = self.config.get_timing_cache()
+        if failed is None and cache is not None:
+            write_sealed(self.path, bytes(cache.serialize()))
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote; nothing if it is not there or a byte of it changed."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[32:] if hashlib.sha256(data[32:]).digest() == data[:32] else b""
+
+
+def write_sealed(path: Path, payload: bytes) -> None:
+    """Replace a cache file in one piece, its SHA-256 in front."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+    os.replace(temporary, path)
 
 
 def _module(name: str) -> Any:

@@ -43,6 +43,7 @@ class TorchTensorRT:
                 compiled = torch_tensorrt.dynamo.compile(
                     program,
                     arg_inputs=[example],
+                    disable_tf32=spec.precision == "fp32",
                     require_full_compilation=True,
                     min_block_size=1,
                     cache_built_engines=False,  # its caches, one a pickle, would lie in the shared temporary folder

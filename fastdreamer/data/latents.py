@@ -209,7 +209,9 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
     names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     if names:
         shown = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in names[:3])
-        keep = f", or go on with engines.backend={found['backend']}" if names == ["backend"] else ""
+        same = set(names) <= {"backend", "precision"}  # another engine: the one before can go on
+        settings = " ".join(f"engines.{name}={found.get(name)}" for name in ("backend", "precision"))
+        keep = f", or go on with {settings}" if same else ""
         raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
 
 

@@ -26,9 +26,12 @@ from fastdreamer_engines import (
     tensorrt_flavour,
     verdict,
 )
+from fastdreamer_engines.export import needs
 from fastdreamer_engines.manifest import MANIFEST, check_private, manifest_bytes
+from fastdreamer_engines.targets import RTX_TARGETS
 
 from fastdreamer.config import Config
+from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, scratch_directory
 from fastdreamer.progress import Bar, track
 from fastdreamer.shapes import CHANNELS
@@ -40,16 +43,13 @@ from fastdreamer.tokenizer.engines import (
     engine_root,
     folder_name,
     gate_for,
+    keep_kernels,
     measure,
     one_line,
 )
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 Job = tuple[EngineSpec, str, str]  # spec, backend, target
-
-
-class GateError(EngineError):
-    """The engine differs from eager by more than its precision explains."""
 
 
 def build_engines(
@@ -89,8 +89,11 @@ def build_engines(
             for job in jobs:
                 try:
                     rows.append(workshop.install(*job))
-                except GateError as error:
-                    refused[folder_name(config, *job)] = str(error)
+                except UserError:  # the disk: nothing else will fit either
+                    raise
+                except Exception as error:  # compilers raise anything; the others are still worth building
+                    kind = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
+                    refused[folder_name(config, *job)] = kind + " ".join(str(error).split())[:300]
                 bar.advance(1)
     return {"engines": rows, "refused": refused, "root": str(root), "seconds": round(time.perf_counter() - began, 1)}
 
@@ -104,8 +107,9 @@ def plan(
         EngineError: if one of them cannot be built here.
     """
     here = local_target(device)
-    wanted = list(dict.fromkeys([*(check_target(name) for name in targets), *([here] if not backends else [])]))
-    wanted = wanted or [here]
+    named = [check_target(name) for name in targets]
+    also_here = not backends or not all(backend(name).runs_elsewhere for name in backends)
+    wanted = list(dict.fromkeys([*named, *([here] if also_here else [])])) or [here]
     jobs: list[Job] = []
     for target in wanted:
         is_card = target.startswith("sm")
@@ -119,13 +123,19 @@ def plan(
                 continue
             if not is_card and maker.runs_elsewhere:
                 continue
+            if name == "tensorrt_rtx" and target not in RTX_TARGETS:
+                raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
             maker.library()
+            if name.startswith("tensorrt"):
+                needs("onnx", "onnxscript", "onnxruntime")
             jobs += [(engine_spec(config, part, target), name, target) for part in parts]
-    if not jobs:
-        raise EngineError(
-            f"{', '.join(backends)} cannot be built here for {', '.join(wanted)}: on this machine ({here}) build "
-            "aot-inductor, or tensorrt_rtx for other cards with --target sm86"
-        )
+    for kind, asked, got in (("backend", backends, {j[1] for j in jobs}), ("target", named, {j[2] for j in jobs})):
+        for name in asked:
+            if name not in got:
+                raise EngineError(
+                    f"{kind} {name} cannot be built here ({here}): this machine builds aot-inductor for itself, and "
+                    "tensorrt_rtx for other cards with --target sm86; a CPU engine beside a card needs device=cpu"
+                )
     return jobs
 
 
@@ -195,18 +205,20 @@ class Workshop:
             measured: dict[str, Any] = {}
             if is_here:
                 engine = Engine(name, spec, maker.load(work, graph, spec, self.tokenizer.device))
-                checks = [self._gate(spec).check(engine.run, s, name, LIMITS[spec.precision]) for s in spec.shapes]
+                with torch.inference_mode():  # as it will be served
+                    checks = [self._gate(spec).check(engine.run, s, name, LIMITS[spec.precision]) for s in spec.shapes]
             else:
                 checks = self._compare_onnx(exports)
             worst = verdict(checks)
             if not worst.is_within:
-                raise GateError(
+                raise EngineError(
                     f"{worst.how} at {worst.shape} is off by {worst.worst:.2g}, the limit of {spec.precision} is "
                     f"{worst.limit:g}: not installed"
                 )
             if is_here:
                 self.bar.advance(0, stage="time")
                 measured = measure(self.tokenizer, engine)
+                keep_kernels(engine)
             parameters, _ = count_work(graph, spec, spec.shapes[0])
             body = {
                 "key": engine_key(self.config, spec, name, target),

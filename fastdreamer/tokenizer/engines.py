@@ -92,8 +92,7 @@ def engine_root(config: Config) -> Path:
 def identity(config: Config) -> str:
     """A tokenizer's name in the cache: what the user calls it, not what it holds, so that changed weights show."""
     tokenizer = config.tokenizer
-    named = tokenizer.weights in ("embedded", "random")
-    where = tokenizer.weights if named else str(Path(tokenizer.weights).expanduser().absolute())
+    where = tokenizer.weights  # as the user writes it: an engine built on another machine is found by the same name
     parts = [where, tokenizer.image_size, tokenizer.frames_per_latent, tokenizer.window]
     if tokenizer.weights == "random":
         parts += [json.dumps(architecture(tokenizer), sort_keys=True), tokenizer.seed]
@@ -122,8 +121,16 @@ def engine_key(config: Config, spec: EngineSpec, name: str, target: str) -> dict
 
 def folder_name(config: Config, spec: EngineSpec, name: str, target: str) -> str:
     """Where an engine lies in the root."""
-    options = ("-pooled" if spec.pool else "") + (f"-uint8-{spec.frame_size}" if spec.frame_size else "")
-    return f"{identity(config)}.{spec.part}{options}.{spec.precision}.{name}.{target}"
+    return f"{identity(config)}.{described_part(config, spec.part)}.{spec.precision}.{name}.{target}"
+
+
+def described_part(config: Config, part: str) -> str:
+    """`encoder`, `decoder`, or an encoder with what it does besides."""
+    if part == "decoder":
+        return part
+    settings = config.engines
+    uint8 = f"-uint8-{config.data.frame_size}" if settings.resample_inside else ""
+    return part + ("-pooled" if settings.pool_inside else "") + uint8
 
 
 def checked_manifest(config: Config, folder: Path, target: str) -> tuple[dict[str, Any], EngineSpec]:
@@ -190,14 +197,13 @@ def one_line() -> Iterator[None]:
 def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | None:
     """The fastest engine of a part that is installed for this machine and allowed by the settings; None is eager."""
     settings, root, target = config.engines, engine_root(config), local_target(tokenizer.device)
-    folders = sorted(root.glob(f"{identity(config)}.{part}*.{target}")) if root.is_dir() else []
     found = []
-    if folders:
+    if root.is_dir():
         check_private(root)
+    folders = sorted(root.glob(f"{identity(config)}.{part}*.{target}")) if root.is_dir() else []
     for folder in folders:
-        _, options_, precision, name = (folder.name.removesuffix(f".{target}")).rsplit(".", 3)
-        spec_options = {"pooled": settings.pool_inside, "uint8": settings.resample_inside} if part == "encoder" else {}
-        if any((word in options_) != wanted for word, wanted in spec_options.items()):
+        _, described, precision, name = (folder.name.removesuffix(f".{target}")).rsplit(".", 3)
+        if described != described_part(config, part):
             continue
         if settings.backend not in ("auto", name) or settings.precision not in ("auto", precision):
             continue
@@ -212,10 +218,14 @@ def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | Non
             ) from error
         found.append((folder, manifest, spec, name))
     if not found:
-        if settings.backend != "auto" and part == "encoder":
+        asked = [
+            f"--{n} {v}" for n, v in (("backend", settings.backend), ("precision", settings.precision)) if v != "auto"
+        ]
+        if asked and part == "encoder":
+            what = " ".join(word.split()[1] for word in asked)
             raise EngineError(
-                f"no {settings.backend} engine of this tokenizer for {target} is installed in {root}: build it "
-                f"with: fastdreamer build-engines --backend {settings.backend} (and your --config)"
+                f"no {what} engine of this tokenizer for {target} is installed in {root}: build it with: "
+                f"fastdreamer build-engines {' '.join(asked)} (and your --config), or use engines.backend=eager"
             )
         return None
     ready = [(_proven(tokenizer, *entry), entry) for entry in found]
@@ -233,22 +243,33 @@ def _proven(
         return dict(manifest["measured"])
     engine = Engine(name, spec, backend(name).load(folder, tokenizer.graph(spec), spec, tokenizer.device))
     gate = gate_for(tokenizer, spec)
-    with torch.inference_mode():
-        checks = [gate.check(engine.run, shape, name, LIMITS[spec.precision]) for shape in spec.shapes]
+    try:
+        with torch.inference_mode():
+            checks = [gate.check(engine.run, shape, name, LIMITS[spec.precision]) for shape in spec.shapes]
+            measured = measure(tokenizer, engine)
+    except RuntimeError as error:  # out of memory, mostly
+        raise EngineError(
+            f"engine {folder} fails at its first run ({' '.join(str(error).split())[:200]}); build it with fewer "
+            "engines.batches, or use engines.backend=eager"
+        ) from error
     worst = verdict(checks)
     if not worst.is_within:
         raise EngineError(
             f"engine {folder} is off by {worst.worst:.2g} at {worst.shape} on this card (limit {worst.limit:g}) and is "
             f"not used; remove it with: rm -r {folder}"
         )
-    save = getattr(engine.call, "save", None)
-    if save is not None:
-        save(folder)
-    measured = measure(tokenizer, engine)
+    keep_kernels(engine)
     body = {k: v for k, v in manifest.items() if k not in ("format", "files")}
     body |= {"status": VERIFIED, "measured": measured, "parity": manifest["parity"] + [c.to_dict() for c in checks]}
     write_atomic(folder / MANIFEST, manifest_bytes(folder, body))
     return measured
+
+
+def keep_kernels(engine: Engine) -> None:
+    """What a backend compiled while it ran is kept for later processes, where it can be."""
+    save = getattr(engine.call, "save", None)
+    if save is not None:
+        save()
 
 
 def measure(tokenizer: FrozenTokenizer, engine: Engine) -> dict[str, Any]:

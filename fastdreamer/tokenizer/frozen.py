@@ -175,6 +175,8 @@ class FrozenTokenizer:
                     f"frames are {clips.dtype} of {tuple(clips.shape[3:])}, and the encoder engine resamples uint8 of "
                     f"{spec.frame_size} x {spec.frame_size}; use engines.resample_inside=false"
                 )
+            missing = padded_length(clips.shape[2], self.clock) - clips.shape[2]
+            clips = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
         else:
             clips = preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
         if self.clock.frames_per_latent > 1:

@@ -22,8 +22,7 @@ OBJECTS = {
     ("TensorRT.build", "parser"): "OnnxParser",
     ("TensorRT.build", "config"): "IBuilderConfig",
     ("TensorRT.build", "plan"): "IHostMemory",
-    ("Plans.__init__", "self.runtime"): "Runtime",
-    ("Plans.__init__", "engine"): "ICudaEngine",
+    ("Plans._context", "self.runtime"): "Runtime",
     ("Plans.__call__", "context"): "IExecutionContext",
     ("Plans.save", "cache"): "IRuntimeCache",
     ("Plans.save", "cache.serialize()"): "IHostMemory",
@@ -33,16 +32,15 @@ OBJECTS = {
     ("Plans._context", "engine.create_execution_context()"): "IExecutionContext",
     ("Plans._context", "engine.create_execution_context(config)"): "IExecutionContext",
     ("_timing_cache.__enter__", "self.config"): "IBuilderConfig",
-    ("_timing_cache.__enter__", "cache"): "ITimingCache",
     ("_timing_cache.__exit__", "self.config"): "IBuilderConfig",
-    ("_timing_cache.__exit__", "self.config.get_timing_cache()"): "ITimingCache",
-    ("_timing_cache.__exit__", "self.config.get_timing_cache().serialize()"): "IHostMemory",
+    ("_timing_cache.__exit__", "cache"): "ITimingCache",
+    ("_timing_cache.__exit__", "cache.serialize()"): "IHostMemory",
 }
 # What else has attributes there.
 OURS = {
     "' '", "', '", "'; '", "device", "exports", "flavour", "folder", "hashlib", "importlib", "inputs", "kernels",
-    "logger", "message", "outputs", "problems", "self", "self.caches", "self.flavour", "self.path", "self.spec",
-    "spec", "str", "target", "torch",
+    "logger", "message", "os", "outputs", "path", "problems", "self", "self.caches", "self.flavour", "self.logger",
+    "self.path", "self.spec", "spec", "str", "target", "temporary", "torch",
 }  # fmt: skip
 USED = {
     "": "Builder BuilderFlag ComputeCapability ILogger NetworkDefinitionCreationFlag OnnxParser Runtime __version__",

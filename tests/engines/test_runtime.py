@@ -46,7 +46,6 @@ def _recording(spec: EngineSpec) -> tuple[Engine, list[tuple[int, ...]]]:
     [
         (1, 9, [(1, 9)]),
         (7, 9, [(3, 9), (3, 9), (1, 9)]),
-        (2, 7, [(1, 9), (1, 9)]),
         (2, 5, [(1, 5), (1, 5)]),
         (1, 1, [(1, 5)]),
     ],
@@ -81,7 +80,10 @@ def test_a_decoder_is_padded_in_latent_steps_and_cut_in_frames() -> None:
 
 def test_what_no_shape_serves_is_refused() -> None:
     engine, _ = _recording(SPEC)
-    with pytest.raises(EngineError, match="up to 9 frames, not 10"):
-        engine.run(torch.rand(1, 3, 10, 8, 8))
+    with pytest.raises(EngineError, match="up to 9 frames, not 13"):
+        engine.run(torch.rand(1, 3, 13, 8, 8))
+    for served in (engine, eager_engine(nn.Identity(), replace(SPEC, shapes=()))):
+        with pytest.raises(EngineError, match="7 frames would silently lose some"):
+            served.run(torch.rand(1, 3, 7, 8, 8))
     with pytest.raises(EngineError, match="takes torch.float32, not torch.uint8"):
         engine.run(torch.zeros(1, 3, 9, 8, 8, dtype=torch.uint8))

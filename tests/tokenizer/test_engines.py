@@ -33,7 +33,8 @@ TINY = dataclasses.replace(SHAPES[8], window=17)
 
 
 def _config(root: Path, tokenizer: Any = TINY, **settings: Any) -> Config:
-    return Config(tokenizer=tokenizer, engines=EnginesConfig(directory=str(root), batches=(1, 2), **settings))
+    settings = {"batches": (1, 2), **settings}
+    return Config(tokenizer=tokenizer, engines=EnginesConfig(directory=str(root), **settings))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_lengths_that_are_none_of_the_tokenizer_are_refused(tmp_path: Path) -> N
 
 def test_a_graph_over_its_limit_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(building.LIMITS, "fp32", 1e-9)
-    built = build_engines(_config(tmp_path / "engines"), CPU, ["sm86"], ["tensorrt_rtx"])
+    built = build_engines(_config(tmp_path / "engines", batches=(1,)), CPU, ["sm86"], ["tensorrt_rtx"])
     assert built["engines"] == [] and "the limit of fp16 is 1e-09: not installed" in next(
         iter(built["refused"].values())
     )
@@ -251,7 +252,7 @@ def test_changed_weights_make_the_engine_stale(tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
     cosmos.write_autoencoder(cosmos.build_random(TINY), folder)
-    config = _config(tmp_path / "engines", dataclasses.replace(TINY, weights=str(folder)))
+    config = _config(tmp_path / "engines", dataclasses.replace(TINY, weights=str(folder)), batches=(1,))
     build_engines(config, CPU)
     assert open_tokenizer(config, CPU).encoder is not None
     state = load_file(folder / cosmos.WEIGHTS_FILE)
@@ -264,7 +265,7 @@ def test_changed_weights_make_the_engine_stale(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_without_the_mend_the_gate_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastdreamer_engines.graph.float_exponents", lambda module: None)
-    built = build_engines(_config(tmp_path / "engines"), CPU, backends=["aot-inductor"])
+    built = build_engines(_config(tmp_path / "engines", batches=(1,)), CPU, backends=["aot-inductor"])
     (reason,) = built["refused"].values()
     assert built["engines"] == [] and "aot-inductor at 1x17 is off by inf" in reason
 
@@ -274,7 +275,7 @@ def test_a_killed_build_leaves_the_cache_sound_and_the_next_one_goes_on(tmp_path
     code = f"""
 from pathlib import Path
 import test_engines as t
-config = t._config(Path({str(tmp_path / "engines")!r}))
+config = t._config(Path({str(tmp_path / "engines")!r}), batches=(1,))
 t.build_engines(config, t.CPU, ["sm86"], ["tensorrt_rtx"])
 t.build_engines(config, t.CPU)
 """
@@ -287,8 +288,8 @@ t.build_engines(config, t.CPU)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert open_tokenizer(_config(root), CPU).backend == "eager"
-    rows = build_engines(_config(root), CPU, ["sm86"], ["tensorrt_rtx"])["engines"]
-    rows += build_engines(_config(root), CPU)["engines"]
+    rows = build_engines(_config(root, batches=(1,)), CPU, ["sm86"], ["tensorrt_rtx"])["engines"]
+    rows += build_engines(_config(root, batches=(1,)), CPU)["engines"]
     assert [row["kept"] for row in rows] == [True, False]
     assert sorted(path.name for path in root.iterdir()) == sorted(Path(row["folder"]).name for row in rows)
 
@@ -303,8 +304,11 @@ def test_resampling_and_pooling_may_live_inside_the_engine(tmp_path: Path) -> No
         dataclasses.replace(config, engines=dataclasses.replace(config.engines, backend="aot-inductor")), CPU
     )
     frames = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
-    expected = FrozenTokenizer.from_config(TINY).encode_episode(frames)
+    eager = FrozenTokenizer.from_config(TINY)
+    expected = eager.encode_episode(frames)
     torch.testing.assert_close(compiled.encode_episode(frames), expected, rtol=1e-3, atol=1e-5)
+    odd = torch.from_numpy(frames[None, :12]).movedim(-1, 2)  # not a whole number of steps
+    torch.testing.assert_close(compiled.encode(odd, "btchw"), eager.encode(odd, "btchw"), rtol=1e-3, atol=1e-5)
     with pytest.raises(UserError, match="resamples uint8 of 20 x 20"):
         compiled.encode(torch.zeros(1, 3, 17, 32, 32), "bcthw")
     with pytest.raises(UserError, match="pools inside"):
@@ -313,7 +317,7 @@ def test_resampling_and_pooling_may_live_inside_the_engine(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_single_frame_tokenizers_get_engines_too(tmp_path: Path) -> None:
-    config = _config(tmp_path / "engines", SHAPES[1], backend="aot-inductor")
+    config = _config(tmp_path / "engines", SHAPES[1], backend="aot-inductor", batches=(1,))
     build_engines(config, CPU)
     frames = np.random.default_rng(0).integers(0, 256, (7, 20, 20, 3), dtype=np.uint8)
     expected = FrozenTokenizer.from_config(SHAPES[1]).encode_episode(frames)
