@@ -33,6 +33,7 @@ slow: $(VENV)/.installed-dev
 # From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
 gpu:
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_card.py
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
 
 bench: $(VENV)/.installed-dev
