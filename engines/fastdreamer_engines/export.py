@@ -18,7 +18,7 @@ from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.spec import EngineError, EngineSpec, Precision, Shape, label
 
 OPSET = 18
-INSTALL = "pip install 'fastdreamer[engines]'"
+INSTALL = "in FastDreamer's checkout: pip install -e '.[engines]'"
 
 
 class Exports:

@@ -24,7 +24,7 @@ from fastdreamer_engines.runtime import Call
 from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, label
 from fastdreamer_engines.targets import local_target
 
-INSTALL_TENSORRT = "pip install 'fastdreamer[datacentre]'"
+INSTALL_TENSORRT = "in FastDreamer's checkout: pip install -e '.[datacentre]'"
 
 
 class TensorRT:
