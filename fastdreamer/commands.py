@@ -19,7 +19,12 @@ DEFAULT_PRESET = "crafter"
 
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
 FREE_SECTIONS = ("evaluation.", "record.", "engines.")
-FREE_SETTINGS = ("device", "data.memory_limit_gb", "tokenizer.trust_jit")
+FREE_SETTINGS = (
+    "device",
+    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb", "decode_threads", "max_damaged")),
+    "sampling.prefetch",
+    "tokenizer.trust_jit",
+)
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every")
 
 

@@ -16,12 +16,25 @@ from fastdreamer.shapes import LatentClock
 class DataConfig:
     """Where recordings and latents live. Empty paths mean inside the run directory."""
 
-    env: str = setting("crafter", choices=("crafter", "minerl_treechop", "minerl_navigate", "minerl_obtain"))
+    env: str = setting(
+        "crafter",
+        choices=(
+            "crafter", "minerl_treechop", "minerl_navigate", "minerl_obtain", "minerl_basalt", "minerl_vector", "vpt"
+        ),
+    )  # fmt: skip
     recordings: str = ""
     store: str = ""
     frame_size: int = setting(64, at_least=8)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # fraction of episodes never trained on
     memory_limit_gb: float = setting(4.0, at_least=0.0)  # a larger store is memory-mapped instead of read
+    resident: str = setting("auto", choices=("auto", "ram", "card"))  # auto: on the card up to card_limit_gb, else RAM
+    card_limit_gb: float = setting(0.5, at_least=0.0)
+    decoder: str = setting("auto", choices=("auto", "pyav", "nvdec"))  # auto: nvdec on a card with DALI, else pyav
+    resampler: str = setting("auto", choices=("auto", "torch", "dali"))  # auto: dali on a card with DALI, else torch
+    decode_threads: int = setting(0, at_least=0)  # episodes decoded at once; 0: one a core, at most 8
+    max_damaged: float = setting(0.2, at_least=0.0, at_most=1.0)  # a larger share of damaged episodes stops `encode`
+    check_metadata: bool = True  # refuse a recording whose metadata.json contradicts its video or its rewards
+    skip_null: bool = False  # VPT: leave out frames at which nothing was done, as its own loader does
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,18 @@ class EnginesConfig:
     def __post_init__(self) -> None:
         if any(n < 1 for n in (*self.batches, *self.acting_frames)):
             raise ValueError("batches and acting_frames must be 1 or more")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which crops a batch holds."""
+
+    short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long ones only
+    long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
+    single_step: float = setting(0.0, at_least=0.0, below=1.0)  # share of phase 1's batches that are of one step
+    reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)  # share of a batch from episodes by their reward
+    unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)  # share of phase 1's batch from video without actions
+    prefetch: int = setting(2, at_least=0)  # batches made ahead by a thread; 0: none
 
 
 @dataclass(frozen=True)
@@ -217,6 +242,7 @@ class Config:
     record: RecordConfig = field(default_factory=RecordConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     engines: EnginesConfig = field(default_factory=EnginesConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
