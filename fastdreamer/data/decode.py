@@ -19,6 +19,8 @@ from jaxtyping import UInt8
 
 from fastdreamer.errors import UserError
 
+BLOCK = 256  # frames
+
 
 class DamagedVideo(UserError):
     """A video that cannot be decoded whole; the message names the file and the reason."""
@@ -30,8 +32,18 @@ def decode_video(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
     Raises:
         DamagedVideo: if the file is empty, truncated or no video, or if libav reports an error or leaves out a frame.
     """
+    return np.concatenate(list(decode_blocks(path, BLOCK)))
+
+
+def decode_blocks(path: Path, block: int) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+    """The same frames, at most `block` at once. What is only known at the end is raised after the last block.
+
+    Raises:
+        DamagedVideo: as `decode_video`; frames that came before it must then not be used.
+    """
     frames: list[np.ndarray] = []
     times: list[int] = []
+    shape: tuple[int, ...] | None = None
     with _open(path) as (container, stream):
         # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
         converter = VideoReformatter()
@@ -39,21 +51,26 @@ def decode_video(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
         for packet in _packets(path, container, stream):
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise DamagedVideo(f"{path}: frame {len(frames)} is corrupt")
+                    raise DamagedVideo(f"{path}: frame {len(times)} is corrupt")
                 frames.append(converter.reformat(frame, format="rgb24").to_ndarray())
                 times.append(frame.pts)
+                shape = shape or frames[-1].shape
+                if frames[-1].shape != shape:
+                    raise DamagedVideo(f"{path}: the frame size changes on the way")
+                if len(frames) == block:
+                    yield np.stack(frames)
+                    frames = []
             if packet.size and not packet.is_discard:
                 visible.append(packet.pts)
-    if not frames:
+    if frames:
+        yield np.stack(frames)
+    if not times:
         raise DamagedVideo(f"{path}: no frame can be decoded")
     # Frames that libav leaves out before its first output depend on packets that were never in the file, and no
     # alignment by the end needs them; a hole after that shifts everything before it.
     lost = {time for time in visible if time > times[0]} - set(times)
     if lost:
         raise DamagedVideo(f"{path}: {len(lost)} of {len(visible)} frames are lost in decoding")
-    if len({frame.shape for frame in frames}) != 1:
-        raise DamagedVideo(f"{path}: the frame size changes on the way")
-    return np.stack(frames)
 
 
 def count_frames(path: Path) -> int:

@@ -26,7 +26,8 @@ from fastdreamer.data.latents import (
     write_episode,
     write_manifest,
 )
-from fastdreamer.data.minerl import DamagedRecording, Recording, find_recordings, read_recording
+from fastdreamer.data.read import find_recordings, read_recording
+from fastdreamer.data.recording import DamagedRecording, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError

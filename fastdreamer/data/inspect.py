@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.minerl import Recording, find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.recording import Recording
 from fastdreamer.data.writer import FRAMES_PER_SECOND
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track

@@ -9,7 +9,6 @@ frames are an error instead of a shorter episode; and arrays are loaded without 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
-from fastdreamer.data.decode import count_frames, decode_video
+from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
@@ -33,19 +32,6 @@ BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to
 VERSIONS = ("3", "4")
 RECORDER = "fastdreamer"  # metadata's mark of our own recordings
 _VERSION_PREFIX = re.compile(r"v[0-9]+_")
-
-
-class DamagedRecording(UserError):
-    """One episode that cannot be read; the message names it and the reason."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Where one episode lies. `env` is the folder above it, `name` its own (with the env where that is ambiguous)."""
-
-    path: Path
-    name: str
-    env: str
 
 
 def find_recordings(root: Path) -> list[Recording]:
@@ -99,12 +85,47 @@ def guess_space(recording: Recording) -> ActionSpace:
     return best
 
 
-def read_recording(recording: Recording, space: ActionSpace, frames: bool = True) -> Trajectory:
-    """Read one episode, aligned by its video's end: the last frame is the last state, leading extra frames go.
+@dataclass(frozen=True)
+class MineRLLabels:
+    """The arrays of one recording, checked; its video is aligned by its end."""
 
-    MineRL's terminal is on the last row, and its last frame is masked in `valid` (its loader replaces it by the frame
-    before, so the pixels cannot be trusted). With our own recordings both come from the metadata and the game itself.
-    With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3).
+    recording: Recording
+    video: Path
+    actions: NDArray[np.uint8]
+    rewards: NDArray[np.float32]
+    metadata: dict[str, Any]
+
+    def align(self, visible: int) -> Aligned:
+        """The last frame is the last state; leading extra frames go.
+
+        MineRL's terminal is on the last row, and its last frame is masked in `valid` (its loader replaces it by the
+        frame before, so the pixels cannot be trusted). With our own recordings both come from the metadata and the
+        game itself.
+
+        Raises:
+            DamagedRecording: if there are too few frames.
+        """
+        needed = len(self.rewards) + 1
+        if visible < needed:
+            raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
+        terminals = np.zeros(needed - 1, np.bool_)
+        valid = np.ones(needed, np.bool_)
+        digest = None
+        if self.metadata.get("recorder") == RECORDER:
+            terminals[-1] = bool(self.metadata.get("terminated", False))
+            digest = self.metadata.get("frames_sha256")
+        else:
+            terminals[-1] = True
+            valid[-1] = False
+        frames = np.zeros((needed, 0, 0, 3), np.uint8)
+        trajectory = Trajectory(
+            self.recording.name, frames, self.actions, self.rewards, terminals, valid, self.metadata
+        )
+        return Aligned(trajectory, np.arange(visible - needed, visible), digest)
+
+
+def read_labels(recording: Recording, space: ActionSpace) -> MineRLLabels:
+    """Read one recording's arrays.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
@@ -114,19 +135,8 @@ def read_recording(recording: Recording, space: ActionSpace, frames: bool = True
     actions = _actions(recording, space, arrays)
     rewards = np.asarray(arrays["reward"], np.float32)
     if not np.isfinite(rewards).all():
-        raise _damaged(recording, "a reward is not finite")
-    pixels = _aligned_frames(recording, len(rewards) + 1, frames)
-    terminals = np.zeros(len(rewards), np.bool_)
-    valid = np.ones(len(rewards) + 1, np.bool_)
-    if metadata.get("recorder") == RECORDER:
-        terminals[-1] = bool(metadata.get("terminated", False))
-        digest = metadata.get("frames_sha256")
-        if frames and digest is not None and hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest() != digest:
-            raise _damaged(recording, "the decoded frames are not the recorded ones (SHA-256 differs)")
-    else:
-        terminals[-1] = True
-        valid[-1] = False
-    return Trajectory(recording.name, pixels, actions, rewards, terminals, valid, metadata)
+        raise recording.damaged("a reward is not finite")
+    return MineRLLabels(recording, _file(recording, "recording.mp4"), actions, rewards, metadata)
 
 
 def _walk(root: Path, blacklisted: bool = False) -> Iterator[tuple[Path, list[str]]]:
@@ -144,10 +154,6 @@ def _is_blacklisted(path: Path) -> bool:
 
 def _has(names: list[str], ending: str) -> bool:
     return any(name.endswith(ending) for name in names)
-
-
-def _damaged(recording: Recording, reason: object) -> DamagedRecording:
-    return DamagedRecording(f"recording {recording.name}: {' '.join(str(reason).split())}")
 
 
 def _file(recording: Recording, usual: str) -> Path:
@@ -168,17 +174,17 @@ def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
                 arrays[canonical_key(key)] = archive[key]
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
-            raise _damaged(recording, f"{path.name} holds pickled data ({key or 'no zip file'}), refused") from error
-        raise _damaged(recording, f"{path.name} cannot be read ({error})") from error
+            raise recording.damaged(f"{path.name} holds pickled data ({key or 'no zip file'}), refused") from error
+        raise recording.damaged(f"{path.name} cannot be read ({error})") from error
     if "reward" not in arrays:
-        raise _damaged(recording, f"{path.name} has no array `reward`")
+        raise recording.damaged(f"{path.name} has no array `reward`")
     rewards = arrays["reward"]
     if rewards.ndim != 1 or not len(rewards) or rewards.dtype.kind not in "fiu":
-        raise _damaged(recording, f"reward is {rewards.dtype} of shape {rewards.shape}; it must be numbers (rows,)")
+        raise recording.damaged(f"reward is {rewards.dtype} of shape {rewards.shape}; it must be numbers (rows,)")
     for key, array in arrays.items():
         rows = {"observation": len(rewards) + 1, "action": len(rewards)}.get(key.partition("$")[0])
         if rows is not None and (array.ndim == 0 or len(array) != rows):
-            raise _damaged(recording, f"{key} has shape {array.shape}; {len(rewards)} rewards need {rows} rows")
+            raise recording.damaged(f"{key} has shape {array.shape}; {len(rewards)} rewards need {rows} rows")
     return arrays
 
 
@@ -194,9 +200,9 @@ def _load_metadata(recording: Recording) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(recording, f"metadata.json is not JSON ({error})") from error
+        raise recording.damaged(f"metadata.json is not JSON ({error})") from error
     if not isinstance(metadata, dict):
-        raise _damaged(recording, "metadata.json is not an object")
+        raise recording.damaged("metadata.json is not an object")
     return metadata
 
 
@@ -204,15 +210,4 @@ def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray
     try:
         return space.from_recording(arrays)
     except UserError as error:
-        raise _damaged(recording, error) from error
-
-
-def _aligned_frames(recording: Recording, needed: int, decode: bool) -> NDArray[np.uint8]:
-    path = _file(recording, "recording.mp4")
-    try:
-        pixels = decode_video(path) if decode else np.zeros((count_frames(path), 0, 0, 3), np.uint8)
-    except UserError as error:
-        raise _damaged(recording, error) from error
-    if len(pixels) < needed:
-        raise _damaged(recording, f"{path.name} has {len(pixels)} frames, {needed - 1} rewards need {needed}")
-    return pixels[len(pixels) - needed :]
+        raise recording.damaged(error) from error

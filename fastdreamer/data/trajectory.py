@@ -14,7 +14,8 @@ class Trajectory:
     """An episode of t frames and s = t - 1 steps: row i is (frame i, action i) -> reward i, frame i + 1.
 
     `valid[i]` False means that frame i's pixels must not be a prediction target (its reward still counts).
-    `frames` is (t, 0, 0, 3) when only labels were read.
+    `frames` is (t, 0, 0, 3) when only labels were read. `labelled` False: the actions are unknown (all no-op);
+    `rewarded` False: so are the rewards (all 0).
     """
 
     name: str
@@ -24,6 +25,8 @@ class Trajectory:
     terminals: Bool[np.ndarray, "s"]
     valid: Bool[np.ndarray, "t"]
     metadata: dict[str, Any] = field(default_factory=dict)
+    labelled: bool = True
+    rewarded: bool = True
 
     def __post_init__(self) -> None:
         frames, steps = len(self.frames), len(self.rewards)

@@ -208,7 +208,7 @@ class RealFrames:
         self.recordings: Mapping[str, Any] = {}
         folder = run.recordings(config)
         if folder.is_dir():
-            from fastdreamer.data.minerl import find_recordings
+            from fastdreamer.data.read import find_recordings
 
             try:
                 self.recordings = {recording.name: recording for recording in find_recordings(folder)}
@@ -219,7 +219,7 @@ class RealFrames:
         """The episode's frames."""
         if name not in self.recordings:
             return None
-        from fastdreamer.data.minerl import read_recording
+        from fastdreamer.data.read import read_recording
 
         try:
             return read_recording(self.recordings[name], self.space).frames

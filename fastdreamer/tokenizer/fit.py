@@ -251,7 +251,8 @@ def _sampler(
 def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes, dict[str, Any]]:
     from fastdreamer.data.actions import action_space
     from fastdreamer.data.latents import assign_splits
-    from fastdreamer.data.minerl import DamagedRecording, find_recordings, read_recording
+    from fastdreamer.data.read import find_recordings, read_recording
+    from fastdreamer.data.recording import DamagedRecording
 
     space = action_space(config.data.env)
     episodes: Episodes = {}

@@ -88,7 +88,7 @@ def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Pix
 
 def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldModel) -> tuple[Tensor, Tensor]:
     """Normalised latents and their frames, for as many train episodes as fit in memory."""
-    from fastdreamer.data.minerl import find_recordings, read_recording
+    from fastdreamer.data.read import find_recordings, read_recording
 
     by_name = {r.name: r for r in find_recordings(recordings)}
     clock, c = store.clock, store.clock.frames_per_latent

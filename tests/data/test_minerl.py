@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fastdreamer.data import minerl
+from fastdreamer.data import read as read_module
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.minerl import DamagedRecording, find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.recording import DamagedRecording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
@@ -62,8 +64,8 @@ def test_actions_belong_to_the_frames_they_were_taken_at(tmp_path: Path, extra: 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_the_alignment_check_sees_a_shift_of_one_frame(folder: Path, monkeypatch: pytest.MonkeyPatch, shift: int):
     """The planted bug: frames and actions one off. The check above must go red, or it proves nothing."""
-    decode = minerl.decode_video
-    monkeypatch.setattr(minerl, "decode_video", lambda path: np.roll(decode(path), shift, axis=0))
+    decode = read_module.decode_video
+    monkeypatch.setattr(read_module, "decode_video", lambda path: np.roll(decode(path), shift, axis=0))
     trajectory = read(folder.parents[1])
     with pytest.raises(AssertionError):
         assert_aligned(trajectory, 7)
@@ -77,7 +79,7 @@ def test_the_metadata_frame_count_is_not_believed(folder: Path):
 
 def test_labels_alone_are_the_same_and_decode_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     whole = read(folder.parents[1])
-    monkeypatch.delattr(minerl, "decode_video")
+    monkeypatch.delattr(read_module, "decode_video")
     labels = read(folder.parents[1], frames=False)
     assert labels.frames.shape == (STEPS + 1, 0, 0, 3)
     for name in ("actions", "rewards", "terminals", "valid"):

@@ -10,7 +10,8 @@ import pytest
 
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.decode import decode_video
-from fastdreamer.data.minerl import DamagedRecording, find_recordings, read_recording
+from fastdreamer.data.read import find_recordings, read_recording
+from fastdreamer.data.recording import DamagedRecording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.writer import write_recording
 from fastdreamer.errors import UserError

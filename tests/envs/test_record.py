@@ -13,7 +13,7 @@ import pytest
 
 from fastdreamer.config import Config, DataConfig, RecordConfig
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.minerl import find_recordings, read_recording
+from fastdreamer.data.read import find_recordings, read_recording
 from fastdreamer.envs.record import play, record
 from fastdreamer.errors import UserError
 
