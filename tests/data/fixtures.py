@@ -1,80 +1,50 @@
-"""Recordings like MineRL's for tests: B-frames, long GOPs, an edit list, and frames that say their own number."""
+"""Recordings like MineRL's for tests: every row's action and every frame say their own number."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
-SIZE = 64
-_BITS, _BLOCK = 16, 8
+from .video_fixtures import barcode, cut, read_barcode, remux, write_video
+
+__all__ = ["barcode", "read_barcode", "write_video"]
+
 STREAM = "v3_absolute_grape_changeling-{number}_100-{end}"
 
-
-def barcode(number: int) -> np.ndarray:
-    """A frame (64, 64, 3) with `number` in black and white 8x8 blocks on top and a moving texture below."""
-    frame = np.random.default_rng(number // 5).integers(0, 100, (SIZE, SIZE, 3), dtype=np.uint8)
-    frame[..., 0] += number * 3 % 128
-    for bit in range(_BITS):
-        y, x = _BLOCK * (bit // 8), _BLOCK * (bit % 8)
-        frame[y : y + _BLOCK, x : x + _BLOCK] = 255 * (number >> bit & 1)
-    return frame
-
-
-def read_barcode(frame: np.ndarray) -> int:
-    """The number in a frame, whatever lossy coding did to it."""
-    blocks = frame[: 2 * _BLOCK].reshape(2, _BLOCK, 8, _BLOCK, 3).mean((1, 3, 4)).reshape(-1) > 127
-    return int((blocks << np.arange(_BITS)).sum())
-
-
-def write_video(path: Path, frames: int, hidden: int = 0) -> None:
-    """H.264 High, yuv420p, 20 fps, B-frames, one GOP; an edit list hides the first `hidden` of `hidden + frames`.
-
-    The visible frames carry the barcodes 0 .. frames - 1, the hidden ones 60000 and up.
-    """
-    plain = path.with_suffix(".plain.mp4") if hidden else path
-    parameters = "keyint=250:min-keyint=250:scenecut=0:b-adapt=0:threads=1"
-    with av.open(str(plain), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=20, options={"bf": "3", "crf": "20", "preset": "veryfast", "x264-params": parameters}
-        )
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        for number in range(-hidden, frames):
-            image = barcode(number if number >= 0 else 60000 - number)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    if hidden:
-        # Packets before time zero make the muxer write an edit list that starts in the middle of the GOP.
-        remux(plain, path, shift_frames=hidden)
-        plain.unlink()
-
-
-def remux(source: Path, target: Path, shift_frames: int = 0, faststart: bool = False) -> None:
-    """Copy the packets, `shift_frames` earlier, with the index before the data if `faststart`."""
-    options = {"movflags": "faststart"} if faststart else {}
-    with av.open(str(source)) as reader, av.open(str(target), "w", options=options) as writer:
-        stream = reader.streams.video[0]
-        copy = writer.add_stream_from_template(stream)
-        for packet in reader.demux(stream):
-            if packet.dts is not None:
-                shift = int(shift_frames / 20 / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = copy
-                writer.mux(packet)
+# Degrees of the 11 camera bins, written down here so that a fixture does not depend on the code under test.
+CAMERA = (-10.0, -5.8, -3.2, -1.6, -0.6, 0.0, 0.6, 1.6, 3.2, 5.8, 10.0)
+_PERIOD = 256 * len(CAMERA)
 
 
 def treechop_arrays(steps: int) -> dict[str, np.ndarray]:
-    """`rendered.npz` of a Treechop demonstration; the pressed buttons of row i spell i mod 17 in binary."""
+    """`rendered.npz` of a Treechop demonstration; `row_of` reads a row's number from its action.
+
+    The buttons spell row mod 256 and the pitch is row mod 11, which makes 2816 rows; yaw - 2 pitch counts those.
+    """
     rows = np.arange(steps)
     names = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack")
-    arrays: dict[str, Any] = {f"action${name}": (rows % 17 >> bit & 1) for bit, name in enumerate(names)}
-    arrays["action$camera"] = np.stack([rows % 5 - 2.0, -(rows % 3 - 1.0)], 1).astype(np.float32)
+    arrays: dict[str, Any] = {f"action${name}": (rows >> bit & 1) for bit, name in enumerate(names)}
+    pitch = rows % len(CAMERA)
+    yaw = (2 * pitch + rows // _PERIOD) % len(CAMERA)
+    arrays["action$camera"] = np.stack([np.array(CAMERA)[pitch], np.array(CAMERA)[yaw]], 1).astype(np.float32)
     arrays["reward"] = (rows % 10 == 9).astype(np.float32)
     return arrays
+
+
+def row_of(actions: np.ndarray) -> np.ndarray:
+    """The numbers of action rows (s, 10 or more) of any MineRL space, up to 30,976 rows."""
+    low = (actions[:, :8].astype(int) << np.arange(8)).sum(1)
+    pitch, yaw = actions[:, 8].astype(int), actions[:, 9].astype(int)
+    # Chinese remainder: 256 = 3 mod 11, and 3 * 4 = 1 mod 11.
+    within = low + 256 * ((pitch - low) * 4 % len(CAMERA))
+    return np.asarray(within + _PERIOD * ((yaw - 2 * pitch) % len(CAMERA)))
 
 
 def obtain_arrays(steps: int, dialect: int = 3) -> dict[str, np.ndarray]:
@@ -109,12 +79,16 @@ def write_minerl_recording(
     env: str = "MineRLTreechop-v0",
     number: int = 0,
     metadata: bool = True,
+    **video: Any,
 ) -> Path:
-    """One recording folder. The visible frames are `extra` before the first state, then one a state."""
+    """One recording folder. The visible frames are `extra` before the first state, then one a state.
+
+    `video` goes to `write_video`. An `extra` of -1 is one frame too few.
+    """
     steps = len(arrays["reward"])
     folder = root / env / STREAM.format(number=number, end=100 + steps)
     folder.mkdir(parents=True)
-    write_video(folder / "recording.mp4", extra + steps + 1, hidden)
+    write_video(folder / "recording.mp4", extra + steps + 1, hidden, **video)
     np.savez_compressed(folder / "rendered.npz", **arrays)
     if metadata:
         total = float(arrays["reward"].sum())
@@ -122,3 +96,81 @@ def write_minerl_recording(
         content |= {"stream_name": folder.name, "true_video_frame_count": extra + hidden + steps + 1}
         (folder / "metadata.json").write_text(json.dumps(content))
     return folder
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A kind of recording: `write(root)` makes its folder; the frame of row i carries the barcode `first + i`.
+
+    `refusal` is a pattern of the words it must be refused with, or empty if it must be read.
+    """
+
+    write: Callable[[Path], Path]
+    first: int = 0
+    refusal: str = ""
+
+
+def _recording(
+    root: Path, steps: int = 120, after: Callable[[Path], object] = lambda video: None, **options: Any
+) -> Path:
+    folder = write_minerl_recording(root, treechop_arrays(steps), **options)
+    after(folder / "recording.mp4")
+    return folder
+
+
+def _rewrite(video: Path, **options: Any) -> None:
+    remux(video, video.with_suffix(".new.mp4"), **options)
+    video.with_suffix(".new.mp4").replace(video)
+
+
+def _from_third_key(packets: list[av.Packet]) -> list[av.Packet]:
+    return packets[[i for i, packet in enumerate(packets) if packet.is_keyframe][2] :]
+
+
+def _truncate(video: Path, share: float, **options: Any) -> None:
+    _rewrite(video, **options)
+    cut(video, share)
+
+
+_OPEN_GOP = "open-gop=1:keyint=12:min-keyint=12:bframes=3"
+_TRUNCATED = r"recording.mp4: .*truncated"
+
+FIXTURES: dict[str, Fixture] = {
+    "b-frames": Fixture(partial(_recording)),
+    "gop-217": Fixture(partial(_recording, steps=450, x264="keyint=217:min-keyint=217:bframes=3")),
+    "open-gop": Fixture(partial(_recording, x264=_OPEN_GOP)),
+    # Key frames are frames 0, 12, 24, ...: cut before the third one, the file shows frames 24 .. 147; 121 are needed.
+    "open-gop-start": Fixture(
+        partial(
+            _recording, extra=27, x264=_OPEN_GOP, after=partial(_rewrite, change=_from_third_key, use_editlist="0")
+        ),
+        first=27,
+    ),
+    "open-gop-start-edit-list": Fixture(
+        partial(_recording, extra=27, x264=_OPEN_GOP, after=partial(_rewrite, change=_from_third_key)), first=27
+    ),
+    "edit-list": Fixture(partial(_recording, extra=7, hidden=33), first=7),
+    "variable-rate": Fixture(partial(_recording, extra=3, times=lambda i: i + i // 3 + 40 * (i > 60)), first=3),
+    "odd-extra": Fixture(partial(_recording, extra=5), first=5),
+    "fragmented": Fixture(
+        partial(_recording, x264="keyint=25:bframes=3", after=partial(_rewrite, movflags="frag_keyframe+empty_moov"))
+    ),
+    "mpeg4": Fixture(partial(_recording, extra=1, codec="mpeg4", bf="2", g="30", qscale="4"), first=1),
+    "lossless-rgb": Fixture(partial(_recording, codec="libx264rgb", pixels="rgb24", extra=2, qp="0"), first=2),
+    "too-few": Fixture(partial(_recording, extra=-1), refusal="has 120 frames, 120 rewards need 121"),
+    "truncated-index-last": Fixture(
+        partial(_recording, extra=30, after=partial(_truncate, share=0.9)), refusal=_TRUNCATED
+    ),
+    "truncated-index-first": Fixture(
+        partial(_recording, extra=30, after=partial(_truncate, share=0.9, movflags="faststart")), refusal=_TRUNCATED
+    ),
+    "truncated-fragments": Fixture(
+        partial(
+            _recording,
+            extra=60,
+            x264="keyint=25:bframes=3",
+            after=partial(_truncate, share=0.8, movflags="frag_keyframe+empty_moov"),
+        ),
+        refusal=_TRUNCATED,
+    ),
+}

@@ -10,7 +10,7 @@ import pytest
 
 from fastdreamer.data.decode import DamagedVideo, count_frames, decode_video
 
-from .fixtures import barcode, read_barcode, remux, write_video
+from .video_fixtures import barcode, packets_of, read_barcode, remux, write_video
 
 FRAMES, HIDDEN = 300, 33
 
@@ -27,11 +27,6 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "edited.mp4"
     write_video(path, FRAMES, hidden=HIDDEN)
     return path
-
-
-def packets_of(path: Path) -> list[av.Packet]:
-    with av.open(str(path)) as container:
-        return [packet for packet in container.demux(video=0) if packet.size]
 
 
 def test_fixture_has_b_frames_a_long_gop_and_an_edit_list(edited: Path):
@@ -95,12 +90,12 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path, content: bytes,
 
 
 @pytest.mark.parametrize("read", [decode_video, count_frames])
-@pytest.mark.parametrize("faststart", [False, True])
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.98])
 def test_a_truncated_file_is_refused_wherever_its_index_lies(
-    tmp_path: Path, edited: Path, share: float, faststart: bool, read
+    tmp_path: Path, edited: Path, share: float, options: dict[str, str], read
 ):
-    remux(edited, tmp_path / "whole.mp4", faststart=faststart)
+    remux(edited, tmp_path / "whole.mp4", **options)
     data = (tmp_path / "whole.mp4").read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: int(len(data) * share)])
@@ -110,7 +105,7 @@ def test_a_truncated_file_is_refused_wherever_its_index_lies(
 
 @pytest.mark.parametrize("read", [decode_video, count_frames])
 def test_a_cut_between_two_packets_is_not_a_shorter_video(tmp_path: Path, video: Path, read):
-    remux(video, tmp_path / "whole.mp4", faststart=True)
+    remux(video, tmp_path / "whole.mp4", movflags="faststart")
     with av.open(str(tmp_path / "whole.mp4")) as container:
         entry = container.streams.video[0].index_entries[200]
         end = entry.pos + entry.size
@@ -128,6 +123,46 @@ def test_a_packet_of_zeros_is_not_decoded_around(tmp_path: Path, video: Path):
     path.write_bytes(bytes(data))
     with pytest.raises(DamagedVideo, match="damaged"):
         decode_video(path)
+
+
+def swapped_times(packets: list[av.Packet]) -> list[av.Packet]:
+    packets[2].pts, packets[3].pts = packets[3].pts, packets[2].pts
+    return packets
+
+
+def late_start(packets: list[av.Packet]) -> list[av.Packet]:
+    packets[0].pts += 20 * (packets[1].dts - packets[0].dts)
+    return packets
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(swapped_times, "twice or out of order"), (late_start, "later than that of 17 others")]
+)
+def test_times_that_contradict_the_frames_are_refused(tmp_path: Path, video: Path, change, words: str):
+    remux(video, tmp_path / "changed.mp4", change)
+    with pytest.raises(DamagedVideo, match=words):
+        decode_video(tmp_path / "changed.mp4")
+
+
+@pytest.mark.parametrize(("bytes_left", "words"), [(0, "closing index"), (8, "truncated"), (60, "truncated")])
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+def test_missing_fragments_are_not_a_shorter_video(tmp_path: Path, bytes_left: int, words: str, read):
+    write_video(tmp_path / "plain.mp4", 100, x264="keyint=25:bframes=3")
+    remux(tmp_path / "plain.mp4", tmp_path / "fragments.mp4", movflags="frag_keyframe+empty_moov")
+    data = (tmp_path / "fragments.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: data.rindex(b"moof", 0, data.rindex(b"mfra")) - 4 + bytes_left])
+    with pytest.raises(DamagedVideo, match=words):
+        read(tmp_path / "cut.mp4")
+
+
+def test_frames_before_a_gradual_refresh_is_complete_are_left_out_by_both(tmp_path: Path):
+    """A recovery point instead of a key frame: a file cut there shows nothing until the whole picture is refreshed."""
+    write_video(tmp_path / "whole.mp4", 100, x264="intra-refresh=1:keyint=12:bframes=0")
+    second = [packet.is_keyframe for packet in packets_of(tmp_path / "whole.mp4")].index(True, 1)
+    remux(tmp_path / "whole.mp4", tmp_path / "cut.mp4", lambda packets: packets[second:])
+    frames = decode_video(tmp_path / "cut.mp4")
+    assert count_frames(tmp_path / "cut.mp4") == len(frames) < len(packets_of(tmp_path / "cut.mp4"))
+    assert [read_barcode(frame) for frame in frames] == list(range(100 - len(frames), 100))
 
 
 def decode_trustingly(path: Path, **options: str) -> tuple[int, int] | None:

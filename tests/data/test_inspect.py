@@ -63,7 +63,7 @@ def test_each_environment_gets_its_action_space(found: dict):
 def test_the_histogram_counts_every_step_by_label(found: dict):
     assert found["actions"]["action"]["do"] == 15 and found["actions"]["action"]["move_left"] == 5
     assert found["actions"]["equip"]["iron_pickaxe"] == 3
-    assert found["actions"]["back"] == {"0": 22, "1": 18}
+    assert found["actions"]["back"] == {"0": 20, "1": 20}
     for component, counts in found["actions"].items():
         assert sum(counts.values()) in (STEPS, 2 * STEPS), component
 
