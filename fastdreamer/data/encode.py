@@ -44,12 +44,17 @@ class _Damaged:
     reason: str
 
 
-def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str, Any]:
+def encode_recordings(
+    config: Config, recordings: Path, store: Path, tokenizer: FrozenTokenizer | None = None
+) -> dict[str, Any]:
     """Encode every recording into the latent store, keeping the episodes that are there and still current.
 
     Any number of processes (or torchrun ranks) may do so at once: each episode is encoded by one of them, and none
     ends before all are done. The manifest is rewritten after every episode, so that a kill loses only what is in hand.
     Episodes whose recording is gone leave the store; damaged recordings are set aside, with the reason in the manifest.
+
+    Args:
+        tokenizer: already open; default: what the configuration names.
 
     Returns:
         episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
@@ -63,7 +68,7 @@ def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str
     """
     space = action_space(config.data.env)
     found = find_recordings(recordings)
-    tokenizer = open_tokenizer(config, choose_device(config).device)
+    tokenizer = tokenizer or open_tokenizer(config, choose_device(config).device)
     print(f"tokenizer: {describe(tokenizer)}", flush=True)
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
     streamer = Streamer(tokenizer.clock, tokenizer.windows_at_once, pinned=tokenizer.device.type == "cuda")
