@@ -17,7 +17,7 @@ from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
 from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
 from fastdreamer.data.latents import FORMAT, Episode, store_key
-from fastdreamer.data.ledger import Ledger
+from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.read import find_recordings, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
@@ -73,9 +73,7 @@ def encode_recordings(
     tokenizer = tokenizer or open_tokenizer(config, choose_device(config).device)
     print(f"tokenizer: {describe(tokenizer)}", flush=True)
     tokenizer.resampler = resampler(config, tokenizer.precision, tokenizer.device)
-    key = store_key(
-        config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, tokenizer.resampler.name
-    )
+    key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, tokenizer.resampler.name)
     streamer = _streamer(config, tokenizer)
     print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {tokenizer.resampler.name}")
     described = {"name": space.name, "fingerprint": space.fingerprint}
@@ -96,7 +94,7 @@ def encode_recordings(
         run = _Run(tokenizer, ledger, config.data.max_damaged)
         with (
             track("encode", total=len(found), unit="episodes") as bar,
-            Writer(lambda work: ledger.enter(*work)) as writer,
+            Writer(ledger.enter) as writer,
             Background(partial(claims.each, found), read, threads, AHEAD_BYTES) as background,
         ):
             for event in background:
@@ -121,7 +119,7 @@ class _Run:
     encoded_frames: int = 0
     kept: int = 0
 
-    def take(self, event: object, writer: Writer[tuple[Episode, dict[str, object]]]) -> int:
+    def take(self, event: object, writer: Writer[Entry]) -> int:
         """One event of the readers; returns how many episodes are through."""
         match event:
             case Chunk():
@@ -150,8 +148,10 @@ class _Run:
         rate = self.seen_frames / max(time.perf_counter() - self.began, 1e-9)
         bound = max(self.times, key=self.times.__getitem__)
         share = self.times[bound] / max(sum(self.times.values()), 1e-9)
-        shown = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
-        return shown | ({"damaged": f"{len(self.ledger.skipped)}"} if self.ledger.skipped else {})
+        shown: dict[str, float | str] = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
+        if self.ledger.skipped:
+            shown["damaged"] = str(len(self.ledger.skipped))
+        return shown
 
     def finish(self, recordings: Path) -> dict[str, Any]:
         """The summary; what no recording stands behind leaves the store.
