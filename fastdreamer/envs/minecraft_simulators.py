@@ -49,8 +49,11 @@ class Moment:
 class Simulator(Protocol):
     """A running Minecraft."""
 
-    keys: Keys
-    noop: Mapping[str, Any]
+    @property
+    def keys(self) -> Keys: ...
+
+    @property
+    def noop(self) -> Mapping[str, Any]: ...
 
     def reset(self, seed: int) -> Moment: ...
 

@@ -126,11 +126,11 @@ def test_observer_of_whole_chunks_never_starts_a_clip_anew() -> None:
 
 
 def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
-    alone = RandomPolicy(17, 2, [11])
-    together = RandomPolicy(17, 2, [3, 11, 5])
+    alone = RandomPolicy((17,), 2, [11])
+    together = RandomPolicy((17,), 2, [3, 11, 5])
     for _ in range(5):
         assert np.array_equal(alone.act(None, 0)[0], together.act(None, 0)[1])
-    assert not np.array_equal(*RandomPolicy(17, 50, [3, 5]).act(None, 0))
+    assert not np.array_equal(*RandomPolicy((17,), 50, [3, 5]).act(None, 0))
     together.reset()
     alone.reset()
     draws = np.concatenate([together.act(None, 0) for _ in range(2000)])
@@ -139,7 +139,7 @@ def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
 
 
 def test_random_play_needs_no_encoder() -> None:
-    played = play(RandomPolicy(3, 4, [0, 1, 2]), ScriptedPool(), None, 4, 4, 10, "random")
+    played = play(RandomPolicy((3,), 4, [0, 1, 2]), ScriptedPool(), None, 4, 4, 10, "random")
     assert played.lengths.tolist() == [3, 7, 10]
 
 
@@ -163,6 +163,6 @@ def test_agent_policy_draws_the_same_after_a_reset() -> None:
     agent = Agent()
     policy = AgentPolicy(agent, greedy=True, seed=3, device=torch.device("cpu"))
     first = policy.act(torch.zeros(5, 16, 16), 2)
-    assert first.shape == (5, 2) and agent.seen == [(2, True)]
+    assert first.shape == (5, 2, 1) and agent.seen == [(2, True)]
     policy.reset()
     assert agent.seen == [] and np.array_equal(policy.act(torch.zeros(5, 16, 16), 2), first)
