@@ -20,6 +20,7 @@ from pathlib import Path
 from fastdreamer.errors import UserError
 
 JAVA = 8
+JAVA_ANSWERS_S = 60.0
 NAMES = {"minestudio": "MineStudio", "minerl": "minerl"}
 # In the order of `auto`. MineStudio crafts and places through Minecraft's own windows: it has no such actions.
 CANDIDATES = {
@@ -82,7 +83,12 @@ def check_java(name: str) -> Path:
         raise MinecraftError(f"no Java found (neither on PATH nor in JAVA_HOME); {wanted}")
     try:
         run = subprocess.run(
-            [java, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            [java, "-version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=JAVA_ANSWERS_S,
+            check=False,
         )
         found = re.search(r'version "(?:1\.)?(\d+)', run.stderr + run.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -61,5 +61,5 @@ def test_a_failure_in_a_worker_is_shown() -> None:
 
 
 def test_other_environments_are_refused() -> None:
-    with pytest.raises(UserError, match="crafter only"):
-        EnvPool("minerl_treechop", [0], 10)
+    with pytest.raises(UserError, match="no Minecraft simulator is known for data.env=atari"):
+        EnvPool("atari", [0], 10)
