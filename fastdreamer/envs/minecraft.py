@@ -143,11 +143,12 @@ def _one_line(backend: str, doing: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        where = ", its log lies in logs/mc_*.log" if backend == "minestudio" else ""
-        raise MinecraftError(f"{NAMES[backend]} failed while {doing}: {_words(error)}{where}") from error
+        # When its Java half is gone, MineStudio makes up an observation and often fails at that.
+        why = " (if Minecraft died, logs/mc_*.log says why)" if (backend, doing) == ("minestudio", "playing") else ""
+        raise MinecraftError(f"{NAMES[backend]} failed while {doing}: {_words(error)}{why}") from error
 
 
 def _words(error: BaseException) -> str:
-    """Type and last line: what Minecraft's processes raise begins with pages of their log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:SAID]}" if lines else type(error).__name__
+    """Type and last two lines: what Minecraft's processes raise is pages of their log, and a sentence."""
+    lines = [line.strip()[:SAID] for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, " / ".join(lines[-2:])] if lines else [type(error).__name__])

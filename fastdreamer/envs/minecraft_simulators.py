@@ -1,6 +1,7 @@
 """The two simulators behind one small interface: MineStudio 1.1.6 and minerl 0.4.4, by their sources' word.
 
-Nobody has run either with this package yet: what is here was read in their sources, and tests use a stand-in.
+Nobody has run either with a real Minecraft yet: what is here was read in their sources, and tests use stand-ins. With
+MineStudio's own Python code it has run, on a stand-in for the Java half (tests/envs/test_minestudio.py).
 
 | | MineStudio 1.1.6 | minerl 0.4.4 |
 |---|---|---|
@@ -73,13 +74,19 @@ class MineStudio:
         is_minerl = env.startswith("minerl_")
         self._is_treechop = env == "minerl_treechop"
         shape = (size, size) if is_minerl else VPT_SIZE
-        self._sim: Any = _import("minestudio", "minestudio.simulator").MinecraftSim(
-            action_type="env",
-            obs_size=shape,
-            render_size=shape,
-            inventory={0: {"type": "iron_axe", "quantity": 1}} if self._is_treechop else {},
-            preferred_spawn_biome="forest" if self._is_treechop else None,
-        )
+        module = _import("minestudio", "minestudio.simulator")
+        try:
+            self._sim: Any = module.MinecraftSim(
+                action_type="env",
+                obs_size=shape,
+                render_size=shape,
+                inventory={0: {"type": "iron_axe", "quantity": 1}} if self._is_treechop else {},
+                preferred_spawn_biome="forest" if self._is_treechop else None,
+            )
+        except AttributeError as error:  # 1.1.6 uses np.unicode_
+            if "NumPy 2" not in str(error):
+                raise
+            raise MinecraftError(f"this MineStudio needs NumPy 1 ({error}): pip install 'numpy<2'") from error
         spaces = self._sim.action_space.spaces
         self.keys = read_keys(spaces)
         # Its own no-op has the commands `chat`, `voxels` and `mobs` besides, which are no play.

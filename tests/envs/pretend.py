@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from envs.stand_in_minestudio import SOURCE
+
 VARIABLES = ("JAVA_HOME", "DISPLAY", "MINESTUDIO_GPU_RENDER", "MINERL_HEADLESS", "STAND_IN_FAILS", "STAND_IN_ENDS")
 
 
@@ -15,7 +17,7 @@ class Machine:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.bin, self.packages = folder, folder / "bin", folder / "packages"
-        self.jar = folder / "engine" / "build" / "libs" / "mcprec-6.13.jar"
+        self.jar = folder / SOURCE["engine"]
         for made in (self.bin, self.packages, self.jar.parent):
             made.mkdir(parents=True)
         for variable in VARIABLES:

@@ -102,6 +102,8 @@ def fail(where: str, tick: int) -> bool:
         return False
     if what == "log":
         raise EOFError("[12:00:00] Loading\n[12:00:01] ERROR\n\nMinecraft process finished unexpectedly.")
+    if what == "numpy":
+        raise AttributeError("`np.unicode_` was removed in the NumPy 2.0 release. Use `np.str_` instead.")
     if what == "exit":
         raise SystemExit(0)
     if what == "die":

@@ -105,11 +105,12 @@ def test_frames_are_averaged_over_areas() -> None:
 @pytest.mark.parametrize(
     ("fails", "message"),
     [
-        ("log@init", r"MineStudio failed while starting: EOFError: Minecraft process finished unexpectedly"),
+        ("log@init", r"failed while starting: EOFError: \[12:00:01\] ERROR / Minecraft process finished unexpectedly"),
+        ("numpy@init", r"this MineStudio needs NumPy 1 .*: pip install 'numpy<2'"),
         ("exit@init", r"MineStudio failed while starting: SystemExit: 0"),
-        ("log@reset", r"failed while making a world: .*its log lies in logs/mc_\*\.log"),
+        ("log@reset", r"failed while making a world: EOFError"),
         ("connection@2", r"the connection to Minecraft broke \(Connection timed out!\)"),
-        ("log@2", r"failed while playing: EOFError"),
+        ("log@2", r"failed while playing: EOFError.*logs/mc_"),
     ],
 )
 def test_a_simulator_that_dies_is_one_line(

@@ -128,6 +128,6 @@ def test_play_that_stops_keeps_what_was_finished(
 def test_components_left_out_are_named(trained: Path, tmp_path: Path, machine: Machine) -> None:
     machine.install_minestudio()
     run_dir, config = copy_of(trained, tmp_path / "run")
-    result = evaluated(run_dir, settings(config, episodes=1, max_steps=6, leave_out=("attack",)), [1])
+    result = evaluated(run_dir, settings(config, episodes=1, max_steps=30, leave_out=("attack",)), [1])
     assert result["policies"]["random"]["returns"] == [0.0], "no attack, no logs"
     assert "Kept at their no-op while playing: attack." in result["notes"]

@@ -138,6 +138,14 @@ def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
     assert np.bincount(draws.ravel(), minlength=17).min() > 0.8 * draws.size / 17
 
 
+def test_random_policy_draws_every_label_of_every_component() -> None:
+    policy = RandomPolicy((2, 11, 3), 300, [4, 5])
+    chunk = policy.act(None, 0)
+    assert chunk.shape == (2, 300, 3)
+    assert [set(chunk[..., column].ravel().tolist()) for column in range(3)] == [set(range(n)) for n in (2, 11, 3)]
+    assert np.abs(np.corrcoef(chunk[0].T) - np.eye(3)).max() < 0.2, "each component has its own draws"
+
+
 def test_random_play_needs_no_encoder() -> None:
     played = play(RandomPolicy((3,), 4, [0, 1, 2]), ScriptedPool(), None, 4, 4, 10, "random")
     assert played.lengths.tolist() == [3, 7, 10]
