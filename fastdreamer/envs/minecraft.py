@@ -37,8 +37,8 @@ class MinecraftSettings:
 class MinecraftEnv:
     """One Minecraft, played for at most `max_steps` actions an episode.
 
-    Frames are the recordings' size. For MineRL's spaces the simulator renders that size itself; larger ones (VPT's
-    640x360) are averaged over areas, which may change their aspect, as it does that of the recordings.
+    Frames are the recordings' size: `frame_size` square for MineRL's spaces (what a simulator renders otherwise is
+    averaged over areas), and 640x360 as rendered for VPT's, which `encode` reads at that size too.
 
     Args:
         space: the actions, as label indices.
@@ -54,6 +54,7 @@ class MinecraftEnv:
         assert seed >= 0 and max_steps >= 1, (seed, max_steps)
         self.seed, self.max_steps, self.settings = seed, max_steps, settings
         self.steps, self.is_over = 0, True
+        self._is_as_rendered = space.name == "vpt"
         self.backend = find_backend(space.name, settings.backend)
         put_java_on_path()
         with _one_line(self.backend, "starting"):
@@ -120,6 +121,8 @@ class MinecraftEnv:
             print(f"{NAMES[self.backend]} did not close cleanly: {_words(error)}", flush=True)
 
     def _frame(self, moment: Moment) -> UInt8[np.ndarray, "h w 3"]:
+        if self._is_as_rendered:
+            return np.ascontiguousarray(moment.frame, np.uint8)
         return fit_frame(moment.frame, self.settings.frame_size)
 
 

@@ -63,12 +63,12 @@ def test_the_end_of_an_episode_is_terminated_alone(machine: Machine, monkeypatch
     assert env.step(act(TREECHOP))[2:4] == (True, False)  # the simulator calls it a truncation too
 
 
-def test_vpt_is_rendered_wide_and_averaged(machine: Machine) -> None:
+def test_vpt_is_rendered_wide_as_it_was_recorded(machine: Machine) -> None:
     machine.install_minestudio()
     with pytest.raises(UserError, match="no action for drop"):
         MinecraftEnv(VPT, 0, 5, MinecraftSettings())
     env = MinecraftEnv(VPT, 0, 5, MinecraftSettings(leave_out=("drop",)))
-    assert env.reset().shape == (64, 64, 3)
+    assert env.reset().shape == (360, 640, 3)
     env.step(act(VPT, hotbar=9, inventory=1, drop=1))
     simulator: Any = env._simulator
     assert simulator._sim.render_size == (640, 360) and simulator._sim.inventory == {}
