@@ -137,8 +137,6 @@ def _without_leading(path: Path, packets: Iterator[Any]) -> Iterator[Any]:
     for packet in packets:
         if packet.size and packet.pts is None:
             raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; convert it to mp4")
-        if packet.is_corrupt:
-            raise DamagedVideo(f"{path}: the video is truncated or damaged (a packet is incomplete)")
         first = packet.pts if first is None else first
         if packet.size and packet.pts < first:
             leading += 1
@@ -166,8 +164,6 @@ def _check_end(path: Path, stream: Any) -> None:
                     break
                 kinds.append(kind)
                 position += length
-        if b"moof" in kinds:
-            end = max(end, position)
     if end > size:
         raise DamagedVideo(f"{path}: the video is truncated ({size} of at least {end} bytes are there)")
     if b"moof" in kinds and kinds[-1] != b"mfra":

@@ -52,6 +52,17 @@ def test_frames_hidden_by_the_edit_list_are_left_out(edited: Path):
     assert [read_barcode(frame) for frame in decode_video(edited)] == list(range(FRAMES))
 
 
+def test_frames_that_the_edit_list_hides_at_the_end_are_left_out(tmp_path: Path, edited: Path):
+    data = bytearray(edited.read_bytes())
+    duration = data.index(b"elst") + 12  # after type, version and number of entries; in thousandths of a second
+    assert int.from_bytes(data[duration : duration + 4], "big") == FRAMES * 50
+    data[duration : duration + 4] = ((FRAMES - 40) * 50).to_bytes(4, "big")
+    (tmp_path / "short.mp4").write_bytes(data)
+    frames = decode_video(tmp_path / "short.mp4")
+    assert [read_barcode(frame) for frame in frames] == list(range(FRAMES - 40))
+    assert count_frames(tmp_path / "short.mp4") == FRAMES - 40
+
+
 def test_counting_equals_decoding(video: Path, edited: Path):
     assert count_frames(video) == count_frames(edited) == FRAMES
 
