@@ -1,172 +1,191 @@
-"""Recordings to latent store: decode in the background, encode, one file an episode, resumable after any kill."""
+"""Recordings to latent store: decoding, encoding and writing at once, by any number of processes, resumable."""
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.latents import (
-    FOLDER,
-    FORMAT,
-    MANIFEST,
-    Episode,
-    assign_splits,
-    check_key,
-    read_manifest,
-    store_key,
-    write_episode,
-    write_manifest,
-)
-from fastdreamer.data.read import find_recordings, read_recording
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.claims import Claims
+from fastdreamer.data.latents import FORMAT, Episode, store_key
+from fastdreamer.data.ledger import Ledger
+from fastdreamer.data.overlap import Background, Outlet, Writer
+from fastdreamer.data.read import find_recordings, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
-from fastdreamer.files import sha256_file
 from fastdreamer.progress import track
 from fastdreamer.tokenizer.engines import describe, open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
-AHEAD = 2  # episodes decoded but not yet encoded; a MineRL episode of 8000 frames is 0.1 GB
+AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
+MOST_THREADS = 8
 
 
-def encode_recordings(config: Config, recordings: Path, store: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Kept:
+    """The store has this episode already, and it is current."""
+
+    recording: Recording
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    recording: Recording
+    reason: str
+
+
+def encode_recordings(
+    config: Config, recordings: Path, store: Path, tokenizer: FrozenTokenizer | None = None
+) -> dict[str, Any]:
     """Encode every recording into the latent store, keeping the episodes that are there and still current.
 
-    The manifest is rewritten after every episode, so that a kill loses at most the episode in hand. Episodes whose
-    recording is gone leave the store; damaged recordings are skipped, with the reason in the manifest.
+    Any number of processes (or torchrun ranks) may do so at once: each episode is encoded by one of them, and none
+    ends before all are done. The manifest is rewritten after every episode, so that a kill loses only what is in hand.
+    Episodes whose recording is gone leave the store; damaged recordings are set aside, with the reason in the manifest.
+
+    Args:
+        tokenizer: already open; default: what the configuration names.
 
     Returns:
-        episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s (of this run);
-        skipped (name to reason).
+        episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
+        shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
+        skipped, mended, disagreed (name to reason: damaged recordings; recordings of which something was put right;
+        recordings that PyAV decoded because another decoder showed other frames).
 
     Raises:
-        UserError: if the store was made with another key, or no recording can be read.
+        UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
+            cannot be read.
     """
     space = action_space(config.data.env)
     found = find_recordings(recordings)
-    tokenizer = open_tokenizer(config, choose_device(config).device)
+    tokenizer = tokenizer or open_tokenizer(config, choose_device(config).device)
     print(f"tokenizer: {describe(tokenizer)}", flush=True)
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
-    environments = {recording.name: recording.env for recording in found}
-    tasks = sorted(set(environments.values()))  # a task is the environment's folder that a recording lies in
-    splits = assign_splits((recording.name for recording in found), config.data.held_out)
-    entries = _existing(store, key)
-    entries = {name: entry for name, entry in entries.items() if name in splits}
-    skipped: dict[str, str] = {}
-    began = time.perf_counter()
-    kept = encoded_frames = 0
+    streamer = Streamer(tokenizer.clock, tokenizer.windows_at_once, pinned=tokenizer.device.type == "cuda")
+    described = {"name": space.name, "fingerprint": space.fingerprint}
+    with Claims(store) as claims:
+        ledger = Ledger(store, claims, {recording.name: recording for recording in found}, config.data.held_out)
+        ledger.open({"format": FORMAT, "key": key, "space": described})
 
-    def save() -> None:
-        final = assign_splits(entries, config.data.held_out)
-        for name, entry in entries.items():
-            entry["split"], entry["task"] = final[name], tasks.index(environments[name])
-        described = {"name": space.name, "fingerprint": space.fingerprint}
-        contents = {"tasks": tasks, "episodes": entries, "skipped": skipped}
-        write_manifest(store, {"format": FORMAT, "key": key, "space": described} | contents)
+        def read(recording: Recording, outlet: Outlet) -> None:
+            if ledger.is_current(recording):
+                claims.give_back(recording.name)
+                return outlet.put(_Kept(recording))
+            try:
+                streamer.stream(recording, read_labels(recording, space), outlet)
+            except DamagedRecording as error:
+                outlet.put(_Damaged(recording, str(error)))
 
-    with track("encode", total=len(found), unit="episodes") as bar:
-        for recording, source, outcome in _read_ahead(found, space, entries, store):
-            if isinstance(outcome, Trajectory):
-                episode = _encode(tokenizer, outcome, splits[recording.name])
-                entries[recording.name] = write_episode(store, episode, source)
-                encoded_frames += len(outcome)
-                save()
-            elif isinstance(outcome, DamagedRecording):
-                entries.pop(recording.name, None)
-                skipped[recording.name] = str(outcome)
-            else:
-                kept += 1
-            rate = encoded_frames / max(time.perf_counter() - began, 1e-9)
-            bar.advance(1, frames_per_s=rate, skipped=float(len(skipped)))
-    if not entries:
-        first = next(iter(skipped.values()))
-        raise UserError(f"none of the {len(found)} recordings in {recordings} can be read; the first: {first}")
-    save()
-    current = {entry["file"] for entry in entries.values()}
-    for file in (store / FOLDER).iterdir():  # of recordings that are gone, and temporary ones of killed runs
-        if file.name not in current:
-            file.unlink()
-    seconds = time.perf_counter() - began
-    return {
-        "episodes": len(entries),
-        "kept": kept,
-        "frames": sum(entry["frames"] for entry in entries.values()),
-        "steps": sum(entry["steps"] for entry in entries.values()),
-        "encoded_frames": encoded_frames,
-        "seconds": round(seconds, 3),
-        "frames_per_s": round(encoded_frames / seconds, 1),
-        "skipped": skipped,
-    }
+        threads = min(config.data.decode_threads or min(MOST_THREADS, os.cpu_count() or 1), len(found))
+        run = _Run(tokenizer, ledger, config.data.max_damaged)
+        with (
+            track("encode", total=len(found), unit="episodes") as bar,
+            Writer(lambda work: ledger.enter(*work)) as writer,
+            Background(partial(claims.each, found), read, threads, AHEAD_BYTES) as background,
+        ):
+            for event in background:
+                done = run.take(event, writer)
+                run.times |= {"decode": background.waited, "write": writer.waited}
+                bar.advance(done, **run.figures())
+        run.times["write"] = writer.waited  # leaving it waits for the last episodes
+        return run.finish(recordings)
 
 
-def _encode(tokenizer: FrozenTokenizer, trajectory: Trajectory, split: str) -> Episode:
+@dataclass
+class _Run:
+    """What the consumer knows: latents of the episodes in hand, and what bounds the rate."""
+
+    tokenizer: FrozenTokenizer
+    ledger: Ledger
+    max_damaged: float
+    latents: dict[str, list[Tensor]] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "write"), 0.0))
+    began: float = field(default_factory=time.perf_counter)
+    encoded_frames: int = 0
+    kept: int = 0
+
+    def take(self, event: object, writer: Writer[tuple[Episode, dict[str, object]]]) -> int:
+        """One event of the readers; returns how many episodes are through."""
+        match event:
+            case Chunk():
+                began = time.perf_counter()
+                self.latents.setdefault(event.recording.name, []).append(self.tokenizer.encode_windows(event.frames))
+                self.times["encode"] += time.perf_counter() - began
+                return 0
+            case Restart():
+                self.latents.pop(event.recording.name, None)
+                return 0
+            case Finished():
+                chunks = self.latents.pop(event.recording.name)
+                writer.put((_episode(event, self.tokenizer.join(chunks, len(event.trajectory))), event.proof))
+                self.encoded_frames += len(event.trajectory)
+            case _Damaged():
+                self.latents.pop(event.recording.name, None)
+                self.ledger.set_aside(event.recording, event.reason)
+                self.ledger.check_damage(self.max_damaged)
+            case _Kept():
+                self.kept += 1
+        return 1
+
+    def figures(self) -> dict[str, float | str]:
+        """Frames a second, what bounds them, how many episodes were set aside."""
+        rate = self.encoded_frames / max(time.perf_counter() - self.began, 1e-9)
+        bound = max(self.times, key=self.times.__getitem__)
+        share = self.times[bound] / max(sum(self.times.values()), 1e-9)
+        shown = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
+        return shown | ({"damaged": f"{len(self.ledger.skipped)}"} if self.ledger.skipped else {})
+
+    def finish(self, recordings: Path) -> dict[str, Any]:
+        """The summary; what no recording stands behind leaves the store.
+
+        Raises:
+            UserError: if the store is empty.
+        """
+        entries = self.ledger.close()
+        if not entries:
+            first = next(iter(self.ledger.skipped.values()))
+            total = len(self.ledger.found)
+            raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
+        self.ledger.check_damage(self.max_damaged)
+        seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
+        noted = {
+            what: {name: entry[what] for name, entry in entries.items() if what in entry}
+            for what in ("mended", "disagreed")
+        }
+        return {
+            "episodes": len(entries),
+            "kept": self.kept,
+            "frames": sum(entry["frames"] for entry in entries.values()),
+            "steps": sum(entry["steps"] for entry in entries.values()),
+            "encoded_frames": self.encoded_frames,
+            "seconds": round(seconds, 3),
+            "frames_per_s": round(self.encoded_frames / seconds, 1),
+            "bound_by": max(self.times, key=self.times.__getitem__) if self.encoded_frames else "nothing to encode",
+            "shares": {stage: round(spent / working, 3) for stage, spent in self.times.items()},
+            "skipped": self.ledger.skipped,
+            **noted,
+        }
+
+
+def _episode(finished: Finished, latents: Tensor) -> Episode:
+    trajectory = finished.trajectory
     return Episode(
         name=trajectory.name,
-        split=split,
-        latents=tokenizer.encode_episode(trajectory.frames).half(),
+        split="train",  # the manifest's to say
+        latents=latents.half(),
         actions=torch.from_numpy(trajectory.actions),
         rewards=torch.from_numpy(trajectory.rewards),
         terminals=torch.from_numpy(trajectory.terminals),
         valid=torch.from_numpy(trajectory.valid),
+        labelled=trajectory.labelled,
     )
-
-
-def _existing(store: Path, key: dict[str, Any]) -> dict[str, Any]:
-    """The manifest entries of a store that is being continued."""
-    if not (store / MANIFEST).exists():
-        return {}
-    manifest = read_manifest(store)
-    check_key(store, manifest["key"], key)
-    return dict(manifest["episodes"])
-
-
-def _read_ahead(
-    recordings: list[Recording], space: ActionSpace, entries: dict[str, Any], store: Path
-) -> Iterator[tuple[Recording, str, Trajectory | DamagedRecording | None]]:
-    """Each recording with the hash of its files and its trajectory, or why it is damaged, or None if it is current.
-
-    A thread reads ahead of the consumer: PyAV releases the interpreter lock while it decodes.
-    """
-
-    def read(recording: Recording, entry: dict[str, Any] | None) -> tuple[str, Trajectory | DamagedRecording | None]:
-        source = source_hash(recording)
-        if entry and entry["source_sha256"] == source and _intact(store / FOLDER / entry["file"], entry["sha256"]):
-            return source, None
-        try:
-            return source, read_recording(recording, space)
-        except DamagedRecording as error:
-            return source, error
-
-    executor = ThreadPoolExecutor(1)
-    queue: deque[tuple[Recording, Future[tuple[str, Trajectory | DamagedRecording | None]]]] = deque()
-    try:
-        for recording in recordings:
-            queue.append((recording, executor.submit(read, recording, entries.get(recording.name))))
-            if len(queue) > AHEAD:
-                first, future = queue.popleft()
-                yield first, *future.result()
-        while queue:
-            first, future = queue.popleft()
-            yield first, *future.result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def source_hash(recording: Recording) -> str:
-    """SHA-256 over names and contents of a recording's files."""
-    files = sorted(p for p in recording.path.iterdir() if p.suffix in (".mp4", ".npz", ".json") and p.is_file())
-    return hashlib.sha256("|".join(f"{p.name}:{sha256_file(p)}" for p in files).encode()).hexdigest()
-
-
-def _intact(file: Path, digest: str) -> bool:
-    return file.is_file() and sha256_file(file) == digest

@@ -32,6 +32,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FOLDER = "episodes"
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
+# What ran, by the setting that chooses it: latents differ by rounding, and must still not be mixed.
+RUNNERS = {"backend": "engines.backend", "precision": "engines.precision", "resampler": "data.resampler"}
 ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
 
 
@@ -160,9 +162,13 @@ def step_valid(valid: Bool[Tensor, " t"], clock: LatentClock) -> Bool[Tensor, " 
 
 
 def store_key(
-    config: Config, tokenizer_fingerprint: str, precision: str = "fp32", backend: str = "eager"
+    config: Config,
+    tokenizer_fingerprint: str,
+    precision: str = "fp32",
+    backend: str = "eager",
+    resampler: str = "torch",
 ) -> dict[str, Any]:
-    """What the latents depend on: tokenizer (weights, resampling), clock, pool, precision and backend."""
+    """What the latents depend on: tokenizer (weights, resampling), clock, pool, and what ran (`RUNNERS`)."""
     tokenizer = config.tokenizer
     return {
         "tokenizer": tokenizer_fingerprint,
@@ -173,6 +179,7 @@ def store_key(
         "pool": tokenizer.pool,
         "precision": precision,
         "backend": backend,
+        "resampler": resampler,
         "actions": action_space(config.data.env).fingerprint,
     }
 
@@ -206,11 +213,13 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
     Raises:
         UserError: naming what differs and the command that rebuilds the store.
     """
+    before = {"resampler": "torch"}  # the only one there was before it was noted
+    found, expected = before | dict(found), before | dict(expected)
     names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     if names:
         shown = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in names[:3])
-        same = set(names) <= {"backend", "precision"}  # another engine: the one before can go on
-        settings = " ".join(f"engines.{name}={found.get(name)}" for name in ("backend", "precision"))
+        same = set(names) <= set(RUNNERS)  # the one before can go on
+        settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
         keep = f", or go on with {settings}" if same else ""
         raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
 

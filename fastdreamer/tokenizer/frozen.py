@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,12 +22,14 @@ from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
 from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess
 from fastdreamer.tokenizer.single_frame import fold_single_frame
+from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
 # Activations of the eager Cosmos encoder: 0.12 GiB in bf16 for 33 frames of 256 x 256, twice that in fp32.
 BYTES_PER_PIXEL = 120
+WINDOWS = "bthwc"  # the layout of recorded frames in whole windows
 CHUNK_GB = {"cpu": 0.25, "cuda": 2.0}  # one Cosmos window on a CPU: more at once only takes memory there
 
 
@@ -38,6 +41,7 @@ class FrozenTokenizer:
         fingerprint: identifies weights, preprocessing, pool and window; part of the latent store's key.
         precision: of the encoder; `backend`: what runs it. Both part of the store's key.
         encoder, decoder: what runs; eager unless others were given.
+        resampler: what makes an encoder's input of recorded windows; None is `preprocess`.
         graphs: eager fp32, the reference of every engine.
     """
 
@@ -54,6 +58,7 @@ class FrozenTokenizer:
         self.clock: LatentClock = config.clock
         self.device = torch.device(device)
         self.fingerprint = tokenizer_fingerprint(config)
+        self.resampler: Callable[[Shaped[Tensor, "b t h w 3"]], Tensor] | None = None
         self.chunk_bytes = int((memory_gb or CHUNK_GB[self.device.type]) * 2**30)
         # One-frame clips need no temporal work; the folded copy equals the network up to rounding.
         single = self.clock.frames_per_latent == 1
@@ -102,7 +107,9 @@ class FrozenTokenizer:
 
         With one frame a latent step every frame is a clip of its own. The result may be used under autograd.
         """
-        encoded = self._encode(frames, layout)
+        return self._pool(self._encode(frames, layout))
+
+    def _pool(self, encoded: Tensor) -> Tensor:
         return encoded if self.encoder.spec.pool else latent_pool(encoded, self.config.pool)
 
     def encode_raw(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b z l h w"]:
@@ -129,20 +136,28 @@ class FrozenTokenizer:
 
         Source: ALGORITHM 1. The encoder's past is unbounded, so another cut would give other latents.
         """
-        count, (c, window) = len(frames), (self.clock.frames_per_latent, self.clock.window)
-        tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        if c == 1:
-            at_once = self._at_once(1)
-            return torch.cat([self.encode(part[None], "btchw")[0].cpu() for part in tensor.split(at_once)])
-        sequence: list[Tensor] = []
-        starts = range(0, max(1, count - 1), window - 1)
-        at_once = self._at_once(window)
-        for first in range(0, len(starts), at_once):
-            windows = [_padded_window(tensor, start, window) for start in starts[first : first + at_once]]
-            encoded = self.encode(torch.stack(windows), "btchw").cpu()
-            sequence += [encoded[:1, :1]] if first == 0 else []
-            sequence.append(encoded[:, 1:].flatten(0, 1)[None])
-        return torch.cat(sequence, 1)[0, : self.clock.steps(count)]
+        pieces = [torch.from_numpy(np.ascontiguousarray(frames))]
+        chunks = into_chunks(pieces, chunk_sizes(len(frames), self.clock, self.windows_at_once), self.clock)
+        return self.join([self.encode_windows(chunk) for chunk in chunks], len(frames))
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows that `encode_windows` takes in one chunk: always as many, so that latents do not depend on timing."""
+        return self._at_once(self.clock.window)
+
+    def encode_windows(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "l n z"]:
+        """Whole windows end to end (`into_chunks`) to their latents on the CPU, float32, the shared ones once."""
+        frames = frames.to(self.device, non_blocking=True)
+        window = self.clock.window
+        clips = frames[None] if window == 1 else frames.unfold(0, window, window - 1).movedim(-1, 1)
+        encoded = self._pool(self._encode(clips, WINDOWS)).cpu()
+        return encoded[0] if window == 1 else torch.cat([encoded[0, :1], encoded[:, 1:].flatten(0, 1)])
+
+    def join(self, chunks: list[Float[Tensor, "l n z"]], frames: int) -> Float[Tensor, "l n z"]:
+        """The latents of an episode's chunks as one sequence, without what the padding made."""
+        shared = int(self.clock.window > 1)
+        whole = torch.cat([chunk[shared if i else 0 :] for i, chunk in enumerate(chunks)])
+        return whole[: self.clock.steps(frames)]
 
     def decode_raw(self, latents: Float[Tensor, "b z l h w"]) -> Float[Tensor, "b 3 t h2 w2"]:
         """Unpooled latents to pictures in [0, 1] at image_size."""
@@ -167,18 +182,7 @@ class FrozenTokenizer:
         return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
 
     def _encode_part(self, frames: Tensor, layout: str | None) -> Tensor:
-        spec = self.encoder.spec
-        if spec.frame_size:
-            clips = channels_first(frames, layout).to(self.device)
-            if clips.dtype != torch.uint8 or tuple(clips.shape[3:]) != (spec.frame_size, spec.frame_size):
-                raise UserError(
-                    f"frames are {clips.dtype} of {tuple(clips.shape[3:])}, and the encoder engine resamples uint8 of "
-                    f"{spec.frame_size} x {spec.frame_size}; use engines.resample_inside=false"
-                )
-            missing = padded_length(clips.shape[2], self.clock) - clips.shape[2]
-            clips = torch.cat([clips, clips[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
-        else:
-            clips = preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
+        clips, spec = self._clips(frames, layout), self.encoder.spec
         if self.clock.frames_per_latent > 1:
             return self.encoder.run(clips)
         single = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)
@@ -186,6 +190,24 @@ class FrozenTokenizer:
         if spec.pool:
             return encoded.squeeze(1).unflatten(0, (len(frames), -1))
         return encoded.squeeze(2).unflatten(0, (len(frames), -1)).transpose(1, 2)
+
+    def _clips(self, frames: Tensor, layout: str | None) -> Tensor:
+        """What the encoder engine takes."""
+        spec = self.encoder.spec
+        if layout == WINDOWS:
+            if self.resampler is not None and not spec.frame_size:
+                return self.resampler(frames)
+            frames, layout = frames.movedim(-1, 2), "btchw"
+        if not spec.frame_size:
+            return preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
+        clips = channels_first(frames, layout).to(self.device)
+        if clips.dtype != torch.uint8 or tuple(clips.shape[3:]) != (spec.frame_size, spec.frame_size):
+            raise UserError(
+                f"frames are {clips.dtype} of {tuple(clips.shape[3:])}, and the encoder engine resamples uint8 of "
+                f"{spec.frame_size} x {spec.frame_size}; use engines.resample_inside=false"
+            )
+        missing = padded_length(clips.shape[2], self.clock) - clips.shape[2]
+        return torch.cat([clips, clips[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
 
     def _clips_at_once(self, frames: Tensor, layout: str | None) -> int:
         if frames.ndim != 5:
@@ -231,9 +253,3 @@ def check_grid(config: TokenizerConfig) -> None:
             f"tokenizer.image_size {config.image_size} with spatial_compression {config.spatial_compression} and pool "
             f"{config.pool} does not give {TOKENS} tokens a step; image_size must be {int(TOKENS**0.5) * block}"
         )
-
-
-def _padded_window(frames: Tensor, start: int, window: int) -> Tensor:
-    part = frames[start : start + window]
-    missing = window - len(part)
-    return torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part

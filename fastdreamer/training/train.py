@@ -10,7 +10,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import CropSampler
-from fastdreamer.data.latents import SYNTHETIC, LatentStore, check_key, store_key
+from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
@@ -98,7 +98,7 @@ def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -
 def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) -> None:
     if store.tokenizer != SYNTHETIC:
         expected = store_key(config, tokenizer_fingerprint(config.tokenizer))
-        free = {name: store.manifest["key"].get(name) for name in ("precision", "backend")}
+        free = {name: store.manifest["key"].get(name) for name in RUNNERS if name in store.manifest["key"]}
         check_key(store.path, store.manifest["key"], expected | free)
     elif store.clock != config.tokenizer.clock:
         raise UserError(f"{store.path} has another latent clock than the configuration: write it again")

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ import torch
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.data import encode as encode_module
+from fastdreamer.data import stream as stream_module
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.encode import encode_recordings
 from fastdreamer.data.latents import FOLDER, LatentStore, read_manifest, store_key
+from fastdreamer.data.ledger import Ledger
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.writer import write_recording
 from fastdreamer.errors import UserError
@@ -29,6 +33,10 @@ MICRO = TokenizerConfig(
     weights="random", encoder_channels=(8, 8, 8), decoder_channels=(8, 8, 8), frames_per_latent=4, window=9
 )
 CONFIG = Config(device="cpu", tokenizer=MICRO)
+
+
+def _with_data(**settings: Any) -> Config:
+    return replace(CONFIG, data=replace(CONFIG.data, **settings))
 
 
 def _trajectory(seed: int, frames: int = 23) -> Trajectory:
@@ -90,8 +98,8 @@ def test_current_episodes_are_kept_changed_ones_encoded_again_and_gone_ones_leav
     write_recording(folder, _trajectory(1), SPACE, {"terminated": False})
     _record(recordings, 3)
     encoded: list[str] = []
-    plain = encode_module._encode
-    monkeypatch.setattr(encode_module, "_encode", lambda *a: encoded.append(a[1].name) or plain(*a))
+    plain = encode_module._episode
+    monkeypatch.setattr(encode_module, "_episode", lambda *a: encoded.append(a[0].recording.name) or plain(*a))
     result = encode_recordings(CONFIG, recordings, store)
     assert result["kept"] == 1 and sorted(encoded) == [names[1], _trajectory(3).name]
     files = sorted(path.name for path in (store / FOLDER).iterdir())
@@ -125,16 +133,51 @@ def test_damaged_recordings_are_skipped_with_their_reasons(tmp_path: Path) -> No
     recordings = _record(tmp_path / "recordings", 0, 1, 2)
     video = recordings / "Crafter-test" / _trajectory(1).name / "recording.mp4"
     video.write_bytes(video.read_bytes()[:200])
-    result = encode_recordings(CONFIG, recordings, tmp_path / "store")
+    tolerant = _with_data(max_damaged=0.4)
+    result = encode_recordings(tolerant, recordings, tmp_path / "store")
     assert result["episodes"] == 2 and list(result["skipped"]) == [_trajectory(1).name]
     assert read_manifest(tmp_path / "store")["skipped"] == result["skipped"]
     for folder in (recordings / "Crafter-test").iterdir():
         (folder / "recording.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 3 recordings"):
-        encode_recordings(CONFIG, recordings, tmp_path / "other")
+        encode_recordings(_with_data(max_damaged=1), recordings, tmp_path / "other")
 
 
-def test_a_kill_loses_at_most_the_episode_in_hand(tmp_path: Path) -> None:
+def test_too_many_damaged_recordings_stop_the_run_and_keep_what_is_done(tmp_path: Path) -> None:
+    recordings, store = _record(tmp_path / "recordings", 0, 1, 2, 3, 4), tmp_path / "store"
+    for seed in (3, 4):
+        (recordings / "Crafter-test" / _trajectory(seed).name / "recording.mp4").write_bytes(b"")
+    words = r"2 of 5 recordings are damaged, more than data.max_damaged=0.2; the first: .*crafter-3.*0 bytes.* raise"
+    with pytest.raises(UserError, match=words):
+        encode_recordings(_with_data(decode_threads=1), recordings, store)
+    assert len(LatentStore.open(store).episodes) == 3
+    result = encode_recordings(_with_data(max_damaged=0.4), recordings, store)
+    assert result["kept"] == 3 and len(result["skipped"]) == 2
+    for seed in (3, 4):  # mended: they are no longer set aside
+        shutil.rmtree(recordings / "Crafter-test" / _trajectory(seed).name)
+        _record(recordings, seed)
+    result = encode_recordings(CONFIG, recordings, store)
+    assert (result["episodes"], result["kept"], result["skipped"]) == (5, 3, {})
+    assert read_manifest(store)["skipped"] == {}
+
+
+def test_what_bounds_the_rate_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = _record(tmp_path / "recordings", 0, 1)
+    assert encode_recordings(CONFIG, recordings, tmp_path / "a")["bound_by"] in ("decode", "encode", "write")
+    assert encode_recordings(CONFIG, recordings, tmp_path / "a")["bound_by"] == "nothing to encode"
+    for stage, (owner, name) in {
+        "decode": (stream_module, "count_frames"),
+        "encode": (FrozenTokenizer, "encode_windows"),
+        "write": (Ledger, "enter"),
+    }.items():
+        plain = getattr(owner, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *a, plain=plain: (time.sleep(0.5), plain(*a))[1])
+            result = encode_recordings(_with_data(decode_threads=1), recordings, tmp_path / stage)
+        assert result["bound_by"] == stage and result["shares"][stage] > 0.5, result
+
+
+def test_a_kill_loses_at_most_what_is_in_hand(tmp_path: Path) -> None:
     """kill -9 while the third episode is being encoded: two are kept, and the next run does the rest."""
     recordings, store = _record(tmp_path / "recordings", *range(4)), tmp_path / "store"
     script = f"""
@@ -143,21 +186,23 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from fastdreamer.data import encode
 from test_encode import CONFIG
-plain, calls = encode._encode, []
+plain, calls = encode._episode, []
 def slow(*arguments):
     calls.append(1)
     if len(calls) == 3:
         Path({str(tmp_path / "third")!r}).touch()
         time.sleep(60)
     return plain(*arguments)
-encode._encode = slow
+encode._episode = slow
 encode.encode_recordings(CONFIG, Path({str(recordings)!r}), Path({str(store)!r}))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "third").exists() and time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
+        if (tmp_path / "third").exists() and len(read_manifest(store)["episodes"]) == 2:
+            break
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(LatentStore.open(store).episodes) == 2

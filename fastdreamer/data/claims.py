@@ -1,0 +1,106 @@
+"""Several processes on one store: each episode is encoded by one of them, and a killed one holds nothing.
+
+Claims are POSIX record locks on bytes of one file in the store: the system gives them back when a process ends,
+however it ends, and they work between machines that share the folder over NFS 4.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fastdreamer.data.overlap import Outlet
+from fastdreamer.data.recording import Recording
+
+LOCK_FILE = ".claims"
+_MANIFEST, _USERS, _EPISODES = 0, 1, 16  # first bytes
+POLL_S = 0.2  # how often an episode that another process has is asked for
+
+
+class Claims:
+    """What this process holds of a store. Use it as a context manager.
+
+    Threads of one process share its claims: two of them must not claim the same episode.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.path = store / LOCK_FILE
+        self._turn = threading.RLock()  # record locks do not keep threads apart
+
+    def __enter__(self) -> Self:
+        """Join those who work on the store."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Give back all claims."""
+        os.close(self._file)
+
+    def take(self, name: str) -> bool:
+        """Claim an episode, unless another process has it."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def each(self, recordings: Sequence[Recording], outlet: Outlet) -> Iterator[Recording]:
+        """Claims the recordings one by one.
+
+        Those of other processes come last, when they are given back: theirs may have died, so none is left out.
+        """
+        waiting = deque(recordings)
+        while waiting:
+            for _ in range(len(waiting)):
+                recording = waiting.popleft()
+                if self.take(recording.name):
+                    yield recording
+                else:
+                    waiting.append(recording)
+            if waiting:
+                outlet.check()
+                time.sleep(POLL_S)
+
+    def give_back(self, name: str) -> None:
+        """Another process may claim the episode; it finds in the manifest what became of it."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
+
+    @contextmanager
+    def manifest(self) -> Iterator[None]:
+        """Nobody else reads and replaces the manifest meanwhile."""
+        with self._turn:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, _MANIFEST)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _MANIFEST)
+
+    @contextmanager
+    def leave(self) -> Iterator[bool]:
+        """Whether this is the last process that works on the store; when the block ends it no longer does.
+
+        Call it within `manifest`, so that of two that leave at once one is the last.
+        """
+        is_last = False
+        with suppress(BlockingIOError, PermissionError):
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _USERS)
+            is_last = True
+        try:
+            yield is_last
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _USERS)
+
+
+def _byte(name: str) -> int:
+    return _EPISODES + int.from_bytes(sha256(name.encode()).digest()[:7], "big")

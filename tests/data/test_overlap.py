@@ -1,0 +1,150 @@
+"""Stages run at once, within their memory, and end however they are left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fastdreamer.data.overlap import Background, Outlet, Stopped, Writer
+
+
+def items(count: int):
+    return lambda outlet: iter(range(count))
+
+
+def test_every_item_is_worked_on_once_and_its_results_come_in_its_order() -> None:
+    def work(item: int, outlet: Outlet) -> None:
+        for part in range(3):
+            outlet.reserve(10)
+            outlet.put((item, part), 10)
+
+    with Background(items(50), work, 4, 35) as background:
+        results = list(background)
+    assert len(results) == 150 and set(results) == {(i, p) for i in range(50) for p in range(3)}
+    for item in range(50):
+        assert [part for found, part in results if found == item] == [0, 1, 2]
+    assert not threading.enumerate()[1:]
+
+
+def test_producers_work_while_the_consumer_does() -> None:
+    """The consumer holds item 0 until item 1 has been started: without overlap this waits in vain."""
+    started = [threading.Event() for _ in range(3)]
+
+    def work(item: int, outlet: Outlet) -> None:
+        started[item].set()
+        outlet.reserve(1)
+        outlet.put(item, 1)
+
+    with Background(items(3), work, 1, 100) as background:
+        for item in background:
+            assert item == 2 or started[item + 1].wait(10), "the next item waits for the consumer"
+
+
+@pytest.mark.parametrize("limit", [1, 30, 100])
+def test_what_waits_never_exceeds_the_limit(limit: int) -> None:
+    held, most, lock = 0, 0, threading.Lock()
+
+    def work(item: int, outlet: Outlet) -> None:
+        nonlocal held, most
+        outlet.reserve(10)
+        with lock:
+            held += 10
+            most = max(most, held)
+        outlet.put(item, 10)
+
+    with Background(items(60), work, 8, limit) as background:
+        for _ in background:
+            time.sleep(0.002)
+            with lock:
+                held -= 10
+    assert most <= max(limit, 10) and held == 0  # one that is larger than the limit goes alone
+
+
+def test_what_a_failed_item_reserved_is_free_again() -> None:
+    def work(item: int, outlet: Outlet) -> None:
+        outlet.reserve(10)
+        outlet.release(10)
+        outlet.put(item)
+
+    with Background(items(20), work, 2, 10) as background:
+        assert sorted(background) == list(range(20))
+
+
+def test_an_error_of_a_producer_is_the_consumers() -> None:
+    def work(item: int, outlet: Outlet) -> None:
+        if item == 2:
+            raise ZeroDivisionError("item 2")
+        outlet.put(item)
+
+    with pytest.raises(ZeroDivisionError, match="item 2"), Background(items(9), work, 1, 9) as background:
+        list(background)
+    assert not threading.enumerate()[1:]
+
+
+def test_an_error_among_the_items_is_the_consumers() -> None:
+    def broken(outlet: Outlet) -> Iterator[int]:
+        yield 0
+        raise ZeroDivisionError("no item 1")
+
+    with pytest.raises(ZeroDivisionError), Background(broken, lambda item, outlet: None, 3, 9) as background:
+        list(background)
+
+
+def test_a_consumer_that_leaves_ends_blocked_and_waiting_producers() -> None:
+    ended = []
+
+    def work(item: int, outlet: Outlet) -> None:
+        try:
+            for _ in range(100):
+                outlet.reserve(10)
+                outlet.put(item, 10)
+        except Stopped:
+            ended.append(item)
+            raise
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Background(items(4), work, 4, 20) as background:
+        for _ in background:
+            raise KeyboardInterrupt
+    assert len(ended) == 4 and time.monotonic() - began < 5
+    assert not threading.enumerate()[1:]
+
+
+def test_time_spent_waiting_is_counted() -> None:
+    def work(item: int, outlet: Outlet) -> None:
+        time.sleep(0.1)
+        outlet.put(item)
+
+    with Background(items(3), work, 1, 9) as background:
+        list(background)
+    assert 0.25 < background.waited < 2
+
+
+def test_the_writer_writes_everything_in_order_and_waits_for_room() -> None:
+    written: list[int] = []
+
+    def write(item: int) -> None:
+        time.sleep(0.01)
+        written.append(item)
+
+    with Writer(write, ahead=2) as writer:
+        for item in range(10):
+            writer.put(item)
+            assert item - len(written) <= 4  # two wait, one is being written
+    assert written == list(range(10)) and writer.waited > 0.05
+    assert not threading.enumerate()[1:]
+
+
+def test_an_error_of_the_writer_comes_out_and_never_blocks() -> None:
+    def write(item: int) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), Writer(write, ahead=1) as writer:
+        for item in range(100):
+            writer.put(item)
+            time.sleep(0.001)
+    with pytest.raises(OSError, match="disk full"), Writer(write, ahead=9) as writer:
+        writer.put(1)  # noticed on leaving
