@@ -61,8 +61,8 @@ def encode_recordings(
     Returns:
         episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
-        skipped, mended, disagreed (name to reason: damaged recordings; recordings of which something was put right;
-        recordings that PyAV decoded because another decoder showed other frames).
+        skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
+        recordings that PyAV decoded because the card could not, or showed other frames).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -168,7 +168,7 @@ class _Run:
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
         noted = {
             what: {name: entry[what] for name, entry in entries.items() if what in entry}
-            for what in ("mended", "disagreed")
+            for what in ("mended", "by_pyav")
         }
         return {
             "episodes": len(entries),

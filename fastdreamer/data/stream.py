@@ -49,7 +49,7 @@ class Finished:
 
     Attributes:
         trajectory: without pixels.
-        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them; `disagreed`:
+        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them; `by_pyav`:
             why another decoder was not used; `mended`: what was wrong with the recording and could be put right.
     """
 
@@ -205,7 +205,7 @@ class _Passage:
         if expected is not None and decoder == "pyav" and self._hash.hexdigest() != expected:
             raise recording.damaged("the decoded frames are not the recorded ones (SHA-256 differs)")
         proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": digest}
-        proof |= {"disagreed": disagreed} if disagreed else {}
+        proof |= {"by_pyav": disagreed} if disagreed else {}
         proof |= {"mended": list(self.aligned.mended)} if self.aligned.mended else {}
         return Finished(recording, self.aligned.trajectory, proof)
 

@@ -111,7 +111,7 @@ def test_a_card_that_shows_the_same_frames_is_used(recording: Recording, hidden:
     on_card = Streamer(COSMOS, 4, card=lambda path, block: card(path, block, hidden=hidden))
     chunks, finished, restarts = stream(recording, on_card)
     assert restarts == (1 if hidden else 0)
-    assert finished.proof["decoder"] == "nvdec" and "disagreed" not in finished.proof
+    assert finished.proof["decoder"] == "nvdec" and "by_pyav" not in finished.proof
     expected = read_recording(recording, SPACE)
     difference = np.abs(joined(chunks, COSMOS)[: STEPS + 1].astype(int) - expected.frames)
     assert 0 < difference.max() <= 1
@@ -136,14 +136,14 @@ def test_a_card_that_shows_other_frames_gives_way_and_is_listed(recording: Recor
     decoder, words = WRONG[defect]
     chunks, finished, restarts = stream(recording, Streamer(COSMOS, 4, card=decoder))
     assert restarts >= 1 and finished.proof["decoder"] == "pyav"
-    assert words in str(finished.proof["disagreed"])
+    assert words in str(finished.proof["by_pyav"])
     assert np.array_equal(joined(chunks, COSMOS)[: STEPS + 1], read_recording(recording, SPACE).frames)
 
 
 def test_what_a_card_cannot_take_goes_through_pyav_and_is_listed(recording: Recording) -> None:
     streamer = Streamer(COSMOS, 4, card=broken, refused=lambda path: "lossless RGB")
     _, finished, restarts = stream(recording, streamer)
-    assert restarts == 0 and finished.proof["disagreed"] == "lossless RGB"
+    assert restarts == 0 and finished.proof["by_pyav"] == "lossless RGB"
 
 
 def test_damage_is_named_and_what_was_reserved_is_free(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
