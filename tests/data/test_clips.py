@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fastdreamer.data.clips import CropSampler, align, crop
+from fastdreamer.data.clips import align, crop
 from fastdreamer.shapes import LatentClock
 
 
@@ -22,6 +22,7 @@ class Numbered:
     valid: torch.Tensor
     labelled: bool = True
     task: int = 0
+    rewarded: bool = True
 
 
 def numbered(frames: int, clock: LatentClock, ends: bool = True) -> Numbered:
@@ -98,21 +99,3 @@ def test_a_crop_past_the_end_is_masked_padding() -> None:
 def test_a_crop_that_starts_inside_keeps_the_chunk_that_led_into_it() -> None:
     batch = crop(align(numbered(41, CLOCK), CLOCK), 2, 3)
     assert batch.actions[0, 0, :, 0].tolist() == list(range(8, 16)) and bool(batch.action_valid[0, 0].all())
-
-
-def test_the_generator_is_the_whole_data_position() -> None:
-    clock = LatentClock(1, 1)
-    sampler = CropSampler([numbered(40, clock), numbered(25, clock), numbered(3, clock)], clock, 8, 16, seed=5)
-    sampler.draw()
-    state = sampler.generator.get_state()
-    first = sampler.draw().latents
-    assert not torch.equal(first, sampler.draw().latents)
-    sampler.generator.set_state(state)
-    assert torch.equal(first, sampler.draw().latents)
-
-
-def test_every_start_of_every_episode_is_drawn() -> None:
-    clock = LatentClock(1, 1)
-    sampler = CropSampler([numbered(12, clock), numbered(9, clock)], clock, 8, 400, seed=0)
-    starts = set(sampler.draw().latents[:, 0, 0, 0].tolist())
-    assert starts == {0.0, 1.0, 2.0, 3.0, 4.0}
