@@ -113,7 +113,9 @@ class SamplingConfig:
     reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
     # Share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
-    prefetch: int = setting(2, at_least=0)  # batches made ahead by a thread while the store is in RAM; 0: none
+    # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
+    # draw from RAM is a fraction of a millisecond, so on a CPU the thread would only contend with the step.
+    prefetch: int = setting(2, at_least=0)
 
     def __post_init__(self) -> None:
         if self.short_window == 1:

@@ -46,8 +46,9 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
     batch_size = getattr(config, f"phase{phase}").batch_size
     discount = config.imagination.gamma
     sampler = CropSampler(episodes, store.clock, window, batch_size, config.seed, discount, sampling, home)
-    # A few gathers on the card need no thread: one would only contend with the launches of the step.
-    return Feed(sampler, device, config.sampling.prefetch if home == CPU else 0)
+    # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
+    is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
+    return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
 
 
 def held_out_batch(config: Config, store: LatentStore, crops: int) -> Batch | None:

@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def _slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_the_share_of_time_spent_waiting_is_logged(
     small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small("sampling.prefetch=0", "phase1.checkpoint_every=6")
+    config = small("phase1.checkpoint_every=6")
     shares = {}
     for name, seconds in (("fast", 0.0), ("slow", 0.25)):
         with monkeypatch.context() as patch:
@@ -186,7 +187,8 @@ def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, mon
     _slow(monkeypatch, 0.1)
     shares = []
     for ahead in (0, 2):
-        config = small(f"sampling.prefetch={ahead}", "phase1.steps=4", "phase1.checkpoint_every=4")
+        mapped = ("data.memory_limit_gb=0", f"sampling.prefetch={ahead}")
+        config = small(*mapped, "phase1.steps=4", "phase1.checkpoint_every=4")
         run = new_run(config, f"ahead{ahead}")
         train(config, run, 1)
         shares.append(read_metrics(run)[-1]["data/wait_share"])
@@ -194,12 +196,32 @@ def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, mon
 
 
 @pytest.mark.parametrize("ending", ["done", "diverged"])
-def test_the_thread_ends_with_the_phase(small: Small, new_run: MakeRun, ending: str) -> None:
-    config = small("sampling.prefetch=3", *(["phase1.learning_rate=1e30"] if ending == "diverged" else []))
+def test_the_thread_ends_with_the_phase(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    overrides = ["phase1.learning_rate=1e30"] if ending == "diverged" else []
+    config = small("sampling.prefetch=3", "data.memory_limit_gb=0", *overrides)
+    made_by, plain = set(), CropSampler.batch
+
+    def batch(sampler: CropSampler, number: int) -> Any:
+        made_by.add(threading.current_thread().name)
+        return plain(sampler, number)
+
+    monkeypatch.setattr(CropSampler, "batch", batch)
     run = new_run(config)
-    if ending == "done":
+    with pytest.raises(UserError, match="diverged") if ending == "diverged" else nullcontext():
         train(config, run, 1)
-    else:
-        with pytest.raises(UserError, match="diverged"):
-            train(config, run, 1)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert made_by == {"batches_0"}
+    assert "batches_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_thread_makes_batches_where_it_can_gain(small: Small, new_run: MakeRun) -> None:
+    run = new_run(small())
+    for overrides, ahead in (
+        ((), 0),
+        (["data.memory_limit_gb=0"], 2),
+        (["data.memory_limit_gb=0", "sampling.prefetch=0"], 0),
+    ):
+        config = small(*overrides)
+        store = LatentStore.open(run / "store", memory_limit_gb=config.data.memory_limit_gb)
+        assert training_feed(config, 1, store, CPU).ahead == ahead

@@ -65,10 +65,11 @@ EVERY_OPTION = [
 ]
 
 
-def test_a_resumed_run_with_every_sampling_option_and_prefetch_equals_an_uninterrupted_one_without_prefetch(
+def test_a_resumed_run_with_every_sampling_option_and_a_thread_equals_an_uninterrupted_one_without(
     small: Callable[..., Config], mixed_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, ahead = (small(*EVERY_OPTION, "phase1.steps=12", f"sampling.prefetch={n}") for n in (0, 3))
+    config = small(*EVERY_OPTION, "phase1.steps=12")
+    ahead = small(*EVERY_OPTION, "phase1.steps=12", "sampling.prefetch=3", "data.memory_limit_gb=0")
     straight, broken = mixed_run(config, "straight"), mixed_run(ahead, "broken")
     for phase, stop_at in ((1, 7), (2, 4), (3, 3)):
         train(config, straight, phase)
