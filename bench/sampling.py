@@ -30,7 +30,7 @@ from fastdreamer.training.train import train
 
 DRAWS = 300
 STORES = (("crafter", 80, 250), ("minerl_cosmos", 300, 250))  # preset, episodes, steps of each
-EVERY_OPTION = dict(short_window=8, single_step=0.05, reward_weighted=0.5, unlabelled=0.5)
+EVERY_OPTION = SamplingConfig(short_window=8, single_step=0.05, reward_weighted=0.5, unlabelled=0.5)
 
 
 def main(steps: int) -> None:
@@ -39,7 +39,7 @@ def main(steps: int) -> None:
     for preset, episodes, length in STORES:
         config = load_config(preset, [])
         for home in sorted({"cpu", device.type}):
-            for name, sampling in (("plain", SamplingConfig()), ("every option", SamplingConfig(**EVERY_OPTION))):
+            for name, sampling in (("plain", SamplingConfig()), ("every option", EVERY_OPTION)):
                 made = made_up(config, episodes, length, unlabelled=0 if name == "plain" else episodes // 2)
                 print(f"{preset}, store on {home}, {name}: {draw(config, made, sampling, device, home)}", flush=True)
     for preset in ("debug", "crafter"):
