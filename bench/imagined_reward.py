@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdreamer.data.clips import Batch, CropSampler, crop, stack
+from fastdreamer.data.clips import Batch, align, crop, stack
 from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.sampler import CropSampler
 from fastdreamer.dynamics.forcing import context_index, mix
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
@@ -37,11 +38,12 @@ def main(run_dir: Path) -> None:
     world, agent = world_model_from(checkpoint, config, device).eval(), agent_from(checkpoint, config, device).eval()
     store = LatentStore.open(run.store(config))
     context, horizon = config.evaluation.context, config.imagination.horizon
-    sampler = CropSampler(store.split("held_out"), store.clock, context + horizon, 192, 1)
-    batch = windows(sampler.episodes, context, horizon)
+    episodes = store.split("held_out")
+    sampler = CropSampler(episodes, store.clock, context + horizon, 192, 1)
+    batch = windows([align(episode, store.clock) for episode in episodes], context, horizon)
     with torch.no_grad():
         reward(world, agent, batch, context)
-        one_step(world, sampler.draw())
+        one_step(world, sampler.batch(0))
 
 
 def windows(episodes: list[Batch], context: int, horizon: int) -> Batch:

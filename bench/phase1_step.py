@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.clips import CropSampler
+from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.sampler import CropSampler
 from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.settings import load_config
@@ -38,7 +39,7 @@ def main(preset: str, overrides: list[str]) -> None:
     sampler = CropSampler(
         episodes, config.tokenizer.clock, config.dynamics.window, config.phase1.batch_size, config.seed
     )
-    phase = WorldModelPhase(config, world, sampler, device)
+    phase = WorldModelPhase(config, world, Feed(sampler, device), device)
     print(f"{sum(p.numel() for p in world.parameters()):,} parameters on {device}, {torch.get_num_threads()} threads")
     for precision in ("fp32", "bf16"):
         walls, cpus = [], []

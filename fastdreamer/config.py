@@ -27,7 +27,8 @@ class DataConfig:
     frame_size: int = setting(64, at_least=8)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # fraction of episodes never trained on
     memory_limit_gb: float = setting(4.0, at_least=0.0)  # a larger store is memory-mapped instead of read
-    resident: str = setting("auto", choices=("auto", "ram", "card"))  # auto: on the card up to card_limit_gb, else RAM
+    # Where training keeps the latents; ram maps a store beyond memory_limit_gb. auto: the card up to card_limit_gb.
+    resident: str = setting("auto", choices=("auto", "ram", "card"))
     card_limit_gb: float = setting(0.5, at_least=0.0)
     decoder: str = setting("auto", choices=("auto", "pyav", "nvdec"))  # auto: nvdec on a card with DALI, else pyav
     resampler: str = setting("auto", choices=("auto", "torch", "dali"))  # auto: dali on a card with DALI, else torch
@@ -103,14 +104,22 @@ class EnginesConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which crops a batch holds."""
+    """Which crops a batch holds; lengths and unlabelled video are phase 1's. Every batch has batch_size crops."""
 
     short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long ones only
     long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
-    single_step: float = setting(0.0, at_least=0.0, below=1.0)  # share of phase 1's batches that are of one step
-    reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)  # share of a batch from episodes by their reward
-    unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)  # share of phase 1's batch from video without actions
-    prefetch: int = setting(2, at_least=0)  # batches made ahead by a thread; 0: none
+    single_step: float = setting(0.0, at_least=0.0, below=1.0)  # share of batches of one step, its action masked
+    # Share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 and 2.
+    reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Share of the crops from video without actions, where the store has video with them too.
+    unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
+    # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
+    # draw from RAM is a fraction of a millisecond, so on a CPU the thread would only contend with the step.
+    prefetch: int = setting(2, at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.short_window == 1:
+            raise ValueError("short_window is 1: crops of one step are sampling.single_step's; set it to 0, or 2 up")
 
 
 @dataclass(frozen=True)
@@ -264,6 +273,11 @@ class Config:
             raise ValueError(
                 f"imagination.start_context + imagination.horizon is {reach}, past the trained window "
                 f"{dynamics.window}: lower them, or train with dynamics.context below dynamics.window"
+            )
+        if self.sampling.short_window >= dynamics.window:
+            raise ValueError(
+                f"sampling.short_window {self.sampling.short_window} must be below dynamics.window {dynamics.window}; "
+                "0 is for long crops alone"
             )
         if self.evaluation.context >= dynamics.window:
             raise ValueError(f"evaluation.context {self.evaluation.context} must be below the window {dynamics.window}")

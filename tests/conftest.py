@@ -14,5 +14,11 @@ from jaxtyping import install_import_hook
 
 # The modules that hand shaped tensors to one another. Run-time checks and torch.compile do not mix: a test that
 # compiles imports its model in a process of its own.
-CHECKED = ("data.clips", "dynamics", "heads", "imagination", "training")
+CHECKED = (
+    *(f"data.{name}" for name in ("clips", "feed", "resident", "sampler", "schedule")),
+    "dynamics",
+    "heads",
+    "imagination",
+    "training",
+)
 install_import_hook([f"fastdreamer.{name}" for name in CHECKED], "shape_checks.check")

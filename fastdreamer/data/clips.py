@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,7 +34,9 @@ class EpisodeArrays(Protocol):
     @property
     def valid(self) -> Tensor: ...  # (N,)
     @property
-    def labelled(self) -> bool: ...
+    def labelled(self) -> bool: ...  # actions are known
+    @property
+    def rewarded(self) -> bool: ...  # rewards and terminals are known
     @property
     def task(self) -> int: ...
 
@@ -46,13 +48,13 @@ class Batch:
     latents: Float[Tensor, "b l n z"]  # raw pooled latents
     positions: Int[Tensor, "b l"]  # position of the step in its tokenizer window
     target_valid: Bool[Tensor, "b l"]  # every frame of the step is a real, trustworthy picture
-    actions: Int[Tensor, "b l c k"]  # the chunk that led INTO the step
-    action_valid: Bool[Tensor, "b l c"]
-    next_actions: Int[Tensor, "b l c k"]  # the chunk taken AT the step
+    actions: Integer[Tensor, "b l c k"]  # the chunk that led INTO the step
+    action_valid: Bool[Tensor, "b l c"]  # False all through where actions are unknown
+    next_actions: Integer[Tensor, "b l c k"]  # the chunk taken AT the step
     next_valid: Bool[Tensor, "b l c"]
     rewards: Float[Tensor, "b l"]  # discounted sum over the chunk that led into the step
     continues: Float[Tensor, "b l"]  # 0 where that chunk ended the episode
-    reward_valid: Bool[Tensor, "b l"]
+    reward_valid: Bool[Tensor, "b l"]  # of rewards and continues; False all through where they are unknown
     labelled: Bool[Tensor, " b"]  # False: actions are unknown (plain video)
     task: Int[Tensor, " b"]
 
@@ -60,9 +62,18 @@ class Batch:
         """The same batch on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a card copies while the host goes on."""
+        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+
+MASKS = frozenset({"target_valid", "action_valid", "next_valid", "reward_valid"})
+WIDE = {"latents": torch.float32, "actions": torch.int64, "next_actions": torch.int64}
+"""What a crop holds; a store has halves and bytes."""
+
 
 def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.0) -> Batch:
-    """A whole episode on the latent clock, as a batch of one crop.
+    """A whole episode on the latent clock, as a batch of one crop; latents and actions in the type they are stored in.
 
     Raises:
         ValueError: if the number of latents is not what the clock gives for the episode's frames.
@@ -74,7 +85,7 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
     chunks = steps  # chunk s is taken at step s and leads into step s+1; the last one may be partly or wholly missing
     padding = chunks * c - (frames - 1)
     known = torch.arange(chunks * c).view(chunks, c) < frames - 1
-    taken = F.pad(episode.actions.long(), (0, 0, 0, padding)).view(chunks, c, -1)
+    taken = F.pad(episode.actions, (0, 0, 0, padding)).view(chunks, c, -1)
     discounts = frame_discount ** torch.arange(c, dtype=torch.float64)
     reward = (F.pad(episode.rewards.double(), (0, padding)).view(chunks, c) * known * discounts).sum(1).float()
     ends = (F.pad(episode.terminals.bool(), (0, padding)).view(chunks, c) & known).any(1)
@@ -90,12 +101,12 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
         positions=torch.tensor([clock.position(s) for s in range(steps)]),
         target_valid=real.all(1),
         actions=arriving(taken),
-        action_valid=arriving(known),
+        action_valid=arriving(known) & episode.labelled,
         next_actions=taken,
-        next_valid=known,
+        next_valid=known & episode.labelled,
         rewards=arriving(reward),
         continues=1.0 - arriving(ends).float(),
-        reward_valid=arriving(known.any(1)),
+        reward_valid=arriving(known.any(1)) & episode.rewarded,
         labelled=torch.tensor(bool(episode.labelled)),
         task=torch.tensor(episode.task),
     )
@@ -110,52 +121,16 @@ def crop(episode: Batch, start: int, length: int) -> Batch:
         if value.ndim == 1:
             return value
         part = value[:, start : start + length]
-        part = part.float() if name == "latents" else part  # stored in half precision
+        part = part.to(WIDE.get(name, part.dtype))
         missing = length - part.shape[1]
         if not missing:
             return part
         filler = part[:, -1:].expand(-1, missing, *part.shape[2:])
-        return torch.cat([part, torch.zeros_like(filler) if name in _MASKS else filler], 1)
+        return torch.cat([part, torch.zeros_like(filler) if name in MASKS else filler], 1)
 
     return Batch(**{f.name: cut(f.name) for f in fields(Batch)})
-
-
-_MASKS = frozenset({"target_valid", "action_valid", "next_valid", "reward_valid"})
 
 
 def stack(crops: Sequence[Batch]) -> Batch:
     """Crops of equal length as one batch."""
     return Batch(**{f.name: torch.cat([getattr(c, f.name) for c in crops]) for f in fields(Batch)})
-
-
-class CropSampler:
-    """Draws batches of crops, uniformly over every start of every episode.
-
-    The generator is the whole data position: saving and restoring its state continues the same sequence of batches.
-    """
-
-    def __init__(
-        self,
-        episodes: Sequence[EpisodeArrays],
-        clock: LatentClock,
-        length: int,
-        batch_size: int,
-        seed: int,
-        frame_discount: float = 1.0,
-    ) -> None:
-        if not episodes:
-            raise ValueError("no episodes to draw crops from")
-        self.episodes = [align(e, clock, frame_discount) for e in episodes]
-        self.length, self.batch_size = length, batch_size
-        starts = torch.tensor([max(1, e.positions.shape[1] - length + 1) for e in self.episodes])
-        self._ends = starts.cumsum(0)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def draw(self) -> Batch:
-        """The next batch of `batch_size` crops, on the CPU."""
-        picks = torch.randint(int(self._ends[-1]), (self.batch_size,), generator=self.generator)
-        which = torch.searchsorted(self._ends, picks, right=True)
-        first = torch.cat([torch.zeros(1, dtype=torch.long), self._ends[:-1]])
-        return stack(
-            [crop(self.episodes[e], int(p - first[e]), self.length) for e, p in zip(which, picks, strict=True)]
-        )

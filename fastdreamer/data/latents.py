@@ -48,8 +48,9 @@ class Episode:
     rewards: Float32[Tensor, " m"]
     terminals: Bool[Tensor, " m"]
     valid: Bool[Tensor, " t"]
-    labelled: bool = True
+    labelled: bool = True  # False: actions are unknown (plain video)
     task: int = 0
+    rewarded: bool = True  # False: rewards and terminals are unknown
 
     @property
     def length(self) -> int:
@@ -57,7 +58,7 @@ class Episode:
         return len(self.valid)
 
     def to_bytes(self) -> bytes:
-        """The episode's file: safetensors; name, split, labelled and task are the manifest's."""
+        """The episode's file: safetensors; name, split, labelled, rewarded and task are the manifest's."""
         return save({name: getattr(self, name).contiguous() for name in ARRAYS})
 
 
@@ -66,14 +67,18 @@ class LatentStore:
 
     Attributes:
         path, manifest: where it lies and what its manifest says.
-        episodes: all of them, in RAM, or memory-mapped when larger than the limit.
+        episodes: all of them, in RAM, or memory-mapped when larger than the limit (`is_mapped`).
+        size_bytes: of all its episode files.
         clock, space: the latent clock and the action space they were made with.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode]) -> None:
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode], size_bytes: int, is_mapped: bool
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.episodes = episodes
+        self.size_bytes, self.is_mapped = size_bytes, is_mapped
         self.clock = LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
         self.space: ActionSpace = action_space(manifest["space"]["name"])
 
@@ -107,9 +112,10 @@ class LatentStore:
             raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {rebuild(path)}")
         if not files:
             raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
-        mapped = sum(file.stat().st_size for file in files.values()) > memory_limit_gb * 2**30
+        size = sum(file.stat().st_size for file in files.values())
+        mapped = size > memory_limit_gb * 2**30
         episodes = [_read(path, name, files[name], entry, mapped) for name, entry in manifest["episodes"].items()]
-        return cls(path, manifest, episodes)
+        return cls(path, manifest, episodes, size, mapped)
 
     @property
     def tokenizer(self) -> str:
@@ -255,8 +261,8 @@ def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: b
             )
         tensors = load_file(file) if data is None else load(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
-        labelled, task = entry["labelled"], entry.get("task", 0)
-        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, labelled, task)
+        known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
+        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known)
     except (OSError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
 
@@ -274,6 +280,7 @@ def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
         "steps": len(episode.latents),
         "split": episode.split,
         "labelled": episode.labelled,
+        "rewarded": episode.rewarded,
         "task": episode.task,
     }
 

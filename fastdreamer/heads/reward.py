@@ -34,6 +34,11 @@ class TwoHotHead(nn.Module):
         out: Tensor = self.net(features)
         return out
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has ever learned: its output starts as zeros and stays so without a target."""
+        return bool(self.net.out.weight.any())
+
     def decode(self, logits: Float[Tensor, "*b cols"]) -> Float[Tensor, "*b"]:
         """The expected scalar."""
         return two_hot_decode(logits, self.centres)

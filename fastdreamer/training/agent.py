@@ -6,14 +6,14 @@ phase 3 does not open on an untrained critic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch, CropSampler
+from fastdreamer.data.clips import Batch
+from fastdreamer.data.feed import Feed
+from fastdreamer.data.resident import ResidentSteps
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import cloning_loss
@@ -26,33 +26,36 @@ TERMS = ("policy", "reward", "continue", "value")
 
 
 class AgentPhase(Phase):
-    """Heads on real latents."""
+    """Heads on real latents. Where no reward is known the policy alone trains."""
 
     number = 2
+    feed: Feed
 
     def __init__(
         self,
         config: Config,
         world: WorldModel,
         agent: Agent,
-        sampler: CropSampler,
-        held_out: CropSampler | None,
+        feed: Feed,
+        held_out: Batch | None,
         device: torch.device,
     ) -> None:
         self.config, self.world, self.agent, self.device = config, world.eval().requires_grad_(False), agent, device
-        self.sampler, self.held_out = sampler, held_out
-        self.scale = RunningScale(TERMS).to(device)
+        self.feed = feed
+        table = feed.sampler.table
+        self.terms = TERMS if table.fields["reward_valid"].any() else TERMS[:1]
+        self.scale = RunningScale(self.terms).to(device)
         self.model = nn.ModuleDict({"agent": agent, "scale": self.scale})
         self.frozen = {"world": world}
         self.noise = torch.Generator().manual_seed(config.seed + 2)
-        self.generators = {"data": sampler.generator, "noise": self.noise}
+        self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
-        self.majority = majority_accuracy(sampler.episodes, world.sizes)
-        self._check = held_out.draw().to(device) if held_out is not None else None
+        self.majority = majority_accuracy(table, world.sizes)
+        self._check = held_out
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """One batch."""
-        batch = self.sampler.draw().to(self.device)
+        batch = self.feed.draw()
         losses, figures = self._losses(batch, self._noise(batch))
         figures = {f"loss/{name}": value.detach() for name, value in losses.items()} | figures
         figures["majority_accuracy"] = torch.tensor(self.majority)
@@ -87,15 +90,16 @@ class AgentPhase(Phase):
             "continue": continuation_loss(continue_logits, batch.continues, batch.reward_valid),
             "value": agent.value.loss(value_logits, targets, known),
         }
-        predicted = agent.reward.decode(reward_logits.detach())[arrived]
         figures = {
             "bc_accuracy": cloning_accuracy(agent, logits.detach(), batch.next_actions, labelled),
             "entropy": agent.policy.entropy(logits.detach()).mean(),
-            "reward_error": (predicted - batch.rewards[arrived]).abs().mean(),
-            "reward_std": predicted.std(),
             "value_mean": values.mean(),
         }
-        return losses, figures
+        predicted = agent.reward.decode(reward_logits.detach())[arrived]
+        if len(predicted) > 1:
+            figures["reward_error"] = (predicted - batch.rewards[arrived]).abs().mean()
+            figures["reward_std"] = predicted.std()
+        return {name: losses[name] for name in self.terms}, figures
 
     @torch.no_grad()
     def _watch(self, batch: Batch) -> dict[str, Tensor]:
@@ -113,9 +117,9 @@ def cloning_accuracy(agent: Agent, logits: Tensor, actions: Tensor, valid: Tenso
     return right[valid].float().mean()
 
 
-def majority_accuracy(episodes: Sequence[Batch], sizes: tuple[int, ...]) -> float:
+def majority_accuracy(table: ResidentSteps, sizes: tuple[int, ...]) -> float:
     """Accuracy of always naming each component's most frequent choice: what `bc_accuracy` has to beat."""
-    taken = torch.cat([e.next_actions[e.next_valid] for e in episodes if bool(e.labelled)])
+    taken = table.fields["next_actions"][table.fields["next_valid"]]
     best = [float(torch.bincount(taken[:, i], minlength=size).max()) for i, size in enumerate(sizes)]
     return sum(best) / len(best) / max(1, len(taken))
 

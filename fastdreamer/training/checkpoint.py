@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON that appears whole, with a SHA-256 of every file, checked on load.
 
 A checkpoint holds everything a phase needs to go on bit for bit: trainable modules and running scales, EMA, optimiser,
-random generators (which are the data position too) and the step; and the frozen modules, so that it stands alone.
+random generators, the data position and the step; and the frozen modules, so that it stands alone.
 No pickle is written or read.
 """
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import CropSampler
+from fastdreamer.data.feed import Feed
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
@@ -24,6 +24,7 @@ class ImaginationPhase(Phase):
     """PMPO on imagined rollouts."""
 
     number = 3
+    feed: Feed
 
     def __init__(
         self,
@@ -31,10 +32,10 @@ class ImaginationPhase(Phase):
         world: WorldModel,
         agent: Agent,
         prior: Policy,
-        sampler: CropSampler,
+        feed: Feed,
         device: torch.device,
     ) -> None:
-        self.config, self.sampler, self.device = config, sampler, device
+        self.config, self.feed, self.device = config, feed, device
         self.world = world.eval().requires_grad_(False)
         self.agent = agent.eval().requires_grad_(False)
         for module in agent.policy.modules():
@@ -46,13 +47,13 @@ class ImaginationPhase(Phase):
         self.model = nn.ModuleDict(trained | {"scale": self.scale})
         self.frozen = {"world": world, "agent": agent, "prior": prior}
         self.noise = torch.Generator().manual_seed(config.seed + 3)
-        self.generators = {"data": sampler.generator, "noise": self.noise}
+        self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """One imagined batch. The first `critic_steps` steps train the value head alone."""
         settings, agent = self.config.imagination, self.agent
-        batch = self.sampler.draw().to(self.device)
+        batch = self.feed.draw()
         rollout = imagine(self.world, agent, batch, settings.horizon, self.noise)
         states = rollout.features[:, :-1]
         weight = survival(rollout.continues)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, TrainConfig
+from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, build_optimizers, learning_rate
+
+
+class Stateful(Protocol):
+    """A torch.Generator, or anything else whose state is a tensor."""
+
+    def get_state(self) -> Tensor: ...
+    def set_state(self, state: Tensor, /) -> Any: ...
 
 
 class Phase(ABC):
@@ -30,8 +39,10 @@ class Phase(ABC):
     """Everything that trains (and its buffers): saved, averaged, optimised."""
     frozen: Mapping[str, nn.Module]
     """What it was built on: saved beside the model, never changed."""
-    generators: Mapping[str, torch.Generator]
-    """All randomness of the phase; the data sampler's generator is the data position."""
+    generators: Mapping[str, Stateful]
+    """All randomness of the phase, and the data position."""
+    feed: Feed | None = None
+    """Where its batches come from, if it has to wait for them; the loop closes it."""
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,10 +90,12 @@ def fit(
     figures: dict[str, float] = {}
     phase.model.train()
     with (
+        phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(title or f"phase {phase.number}", total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
+        waiting = _Waiting(phase.feed) if phase.feed is not None else None
         for step in range(done, train.steps):
             rate = learning_rate(train, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -107,11 +120,17 @@ def fit(
             if is_logging:
                 figures = {k: float(v) for k, v in logged.items()}
                 figures |= {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate}
+                shown: dict[str, float | str] = {"loss": figures["loss"]}
+                if waiting is not None:
+                    figures["data/wait_share"] = waiting.share()
+                    shown["waiting"] = f"{figures['data/wait_share']:.1%}"
                 metrics.write(done, figures)
-                bar.advance(0, loss=figures["loss"])
+                bar.advance(0, **shown)
             bar.advance(1)
             if is_saving:
                 save(done)
+                if waiting is not None:
+                    waiting.restart()  # saving is no step
             if stop:
                 if stop[0] == signal.SIGINT:
                     raise KeyboardInterrupt
@@ -148,6 +167,23 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
         for index, entry in state.items()
         for key, value in entry.items()
     }
+
+
+class _Waiting:
+    """Which share of the time since the last reading went by waiting for batches (see Feed.waited_s)."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.restart()
+
+    def restart(self) -> None:
+        self.began_s, self.waited_s = time.perf_counter(), self.feed.waited_s
+
+    def share(self) -> float:
+        """From 0 to 1; a new reading begins."""
+        began_s, waited_s = self.began_s, self.waited_s
+        self.restart()
+        return (self.waited_s - waited_s) / (self.began_s - began_s)
 
 
 @contextmanager

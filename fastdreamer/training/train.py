@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import CropSampler
 from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
@@ -24,6 +23,7 @@ from fastdreamer.training.checkpoint import (
     check_resumable,
     load_checkpoint,
 )
+from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.loop import Phase, fit
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
@@ -110,26 +110,24 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
 
 
 def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, device: torch.device) -> Phase:
-    discount, seed = config.imagination.gamma, config.seed
-
-    def sampler(split: str, length: int, batch: int) -> CropSampler:
-        return CropSampler(store.split(split), store.clock, length, batch, seed, discount)
-
-    window = config.dynamics.window
+    feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
-        return WorldModelPhase(config, world, sampler("train", window, config.phase1.batch_size), device)
+        return WorldModelPhase(config, world, feed, device)
     assert parent is not None
     world = world_model_from(parent, config, device)
     if phase == 2:
         agent = Agent(config, store.space.sizes).to(device)
-        batch = config.phase2.batch_size
-        watch = sampler("held_out", window, max(64, batch)) if store.split("held_out") else None
-        return AgentPhase(config, world, agent, sampler("train", window, batch), watch, device)
-    crops = sampler("train", config.imagination.start_context, config.phase3.batch_size)
+        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
+        return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, device)
     agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
-    return ImaginationPhase(config, world, agent, prior, crops, device)
+    if not agent.reward.is_trained:
+        raise UserError(
+            f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
+            "train phase 2 on a store with rewards"
+        )
+    return ImaginationPhase(config, world, agent, prior, feed, device)
 
 
 def _train_decoder(

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from fastdreamer.data.clips import CropSampler, align, crop
+from fastdreamer.data.clips import align, crop
 from fastdreamer.shapes import LatentClock
 
-
-@dataclass(frozen=True)
-class Numbered:
-    """An episode whose every number says where it comes from: action i is i, reward i is 10^-i-like, latents k."""
-
-    latents: torch.Tensor
-    actions: torch.Tensor
-    rewards: torch.Tensor
-    terminals: torch.Tensor
-    valid: torch.Tensor
-    labelled: bool = True
-    task: int = 0
-
-
-def numbered(frames: int, clock: LatentClock, ends: bool = True) -> Numbered:
-    steps = clock.steps(frames)
-    terminals = torch.zeros(frames - 1, dtype=torch.bool)
-    terminals[-1:] = ends
-    return Numbered(
-        latents=torch.arange(steps, dtype=torch.float32).view(-1, 1, 1).expand(-1, 16, 16),
-        actions=torch.arange(frames - 1).view(-1, 1),
-        rewards=torch.arange(frames - 1, dtype=torch.float32) + 1,
-        terminals=terminals,
-        valid=torch.ones(frames, dtype=torch.bool),
-    )
-
+from .episodes import numbered
 
 CLOCK = LatentClock(8, 33)
 
@@ -100,19 +75,21 @@ def test_a_crop_that_starts_inside_keeps_the_chunk_that_led_into_it() -> None:
     assert batch.actions[0, 0, :, 0].tolist() == list(range(8, 16)) and bool(batch.action_valid[0, 0].all())
 
 
-def test_the_generator_is_the_whole_data_position() -> None:
-    clock = LatentClock(1, 1)
-    sampler = CropSampler([numbered(40, clock), numbered(25, clock), numbered(3, clock)], clock, 8, 16, seed=5)
-    sampler.draw()
-    state = sampler.generator.get_state()
-    first = sampler.draw().latents
-    assert not torch.equal(first, sampler.draw().latents)
-    sampler.generator.set_state(state)
-    assert torch.equal(first, sampler.draw().latents)
+def test_unknown_actions_and_unknown_rewards_are_masked_each_for_themselves() -> None:
+    episode = numbered(20, CLOCK)
+    whole = align(episode, CLOCK)
+    masks = {"action_valid", "next_valid", "reward_valid", "target_valid"}
+    for change, hidden in (("labelled", {"action_valid", "next_valid"}), ("rewarded", {"reward_valid"})):
+        batch = align(replace(episode, **{change: False}), CLOCK)
+        for name in masks:
+            assert getattr(batch, name).any() == (name not in hidden), (change, name)
+        for name in masks - hidden:
+            assert torch.equal(getattr(batch, name), getattr(whole, name))
 
 
-def test_every_start_of_every_episode_is_drawn() -> None:
-    clock = LatentClock(1, 1)
-    sampler = CropSampler([numbered(12, clock), numbered(9, clock)], clock, 8, 400, seed=0)
-    starts = set(sampler.draw().latents[:, 0, 0, 0].tolist())
-    assert starts == {0.0, 1.0, 2.0, 3.0, 4.0}
+def test_a_crop_of_stored_bytes_and_halves_is_wide() -> None:
+    episode = numbered(20, CLOCK)
+    stored = replace(episode, latents=episode.latents.half(), actions=episode.actions.to(torch.uint8))
+    batch = crop(align(stored, CLOCK), 0, 5)
+    assert batch.latents.dtype == torch.float32
+    assert batch.actions.dtype == batch.next_actions.dtype == torch.int64

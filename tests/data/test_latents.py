@@ -71,8 +71,21 @@ def test_synthetic_episodes_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 def test_a_mapped_store_holds_the_same(store: Path) -> None:
     in_ram, mapped = LatentStore.open(store), LatentStore.open(store, memory_limit_gb=0)
+    assert mapped.is_mapped and not in_ram.is_mapped and in_ram.size_bytes == mapped.size_bytes > 5 * 7 * 512
     for a, b in zip(in_ram.episodes, mapped.episodes, strict=True):
         assert torch.equal(a.latents, b.latents) and torch.equal(a.actions, b.actions)
+
+
+def test_what_is_unknown_of_an_episode_is_kept_and_old_manifests_know_all(store: Path) -> None:
+    first, second, *_ = LatentStore.open(store).episodes
+    _replace(store, dataclasses.replace(first, rewarded=False), dataclasses.replace(second, labelled=False))
+    opened = LatentStore.open(store).episodes
+    assert [(e.labelled, e.rewarded) for e in opened] == [(True, False), (False, True)]
+    manifest = read_manifest(store)
+    for entry in manifest["episodes"].values():
+        del entry["rewarded"]
+    write_manifest(store, manifest)
+    assert all(episode.rewarded for episode in LatentStore.open(store).episodes)
 
 
 def test_a_key_that_does_not_match_is_refused_with_the_command(store: Path) -> None:

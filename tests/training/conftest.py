@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
+from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.settings import load_config
 
@@ -44,3 +47,40 @@ def new_run(tmp_path: Path) -> Callable[[Config, str], Path]:
         return run_dir
 
     return make
+
+
+def relabel(store: Path, changes: Callable[[int], Mapping[str, Any]]) -> None:
+    """Writes a store's episodes anew, number i with `changes(i)`."""
+    manifest = read_manifest(store)
+    for number, episode in enumerate(LatentStore.open(store).episodes):
+        manifest["episodes"][episode.name] = write_episode(store, replace(episode, **changes(number)), "test")
+    write_manifest(store, manifest)
+
+
+@pytest.fixture
+def changed_run(new_run: Callable[..., Path]) -> Callable[..., Path]:
+    """As `new_run`, with episode i of the store changed by `changes(i)`."""
+
+    def make(config: Config, changes: Callable[[int], Mapping[str, Any]], name: str = "run") -> Path:
+        run_dir = new_run(config, name)
+        relabel(run_dir / "store", changes)
+        return run_dir
+
+    return make
+
+
+@pytest.fixture
+def mixed_run(changed_run: Callable[..., Path]) -> Callable[..., Path]:
+    """As `new_run`, with one of the two training episodes unlabelled and without rewards."""
+
+    def make(config: Config, name: str = "run") -> Path:
+        def unlabel(number: int) -> Mapping[str, Any]:
+            return {"split": "held_out"} if number == 2 else {"split": "train"} | _plain_video(number == 1)
+
+        return changed_run(config, unlabel, name)
+
+    return make
+
+
+def _plain_video(is_plain: bool) -> dict[str, bool]:
+    return {"labelled": not is_plain, "rewarded": not is_plain}

@@ -1,0 +1,80 @@
+"""Where training reads latents from: every step of its episodes in RAM, memory-mapped, or on the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fastdreamer.data.clips import MASKS, WIDE, Batch, EpisodeArrays, align
+from fastdreamer.shapes import LatentClock
+
+PER_EPISODE = frozenset({"labelled", "task"})
+
+
+class ResidentSteps:
+    """The steps of some episodes, one after another, from which crops are cut by index.
+
+    What is small (actions, rewards, masks) is one tensor over all steps, so that a batch is one gather a field. Latents
+    are such a tensor on the card alone: in host memory crops are copied out of the episodes, which costs no second copy
+    of the store and leaves a memory-mapped one on disk.
+
+    Attributes:
+        device: where the crops are cut and come out.
+        steps: latent steps of each episode.
+        fields: the aligned episodes' fields but latents, (all steps, ...) or (episodes,).
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[EpisodeArrays],
+        clock: LatentClock,
+        frame_discount: float = 1.0,
+        device: torch.device | None = None,
+    ) -> None:
+        if not episodes:
+            raise ValueError("no episodes to cut crops from")
+        self.device = device or torch.device("cpu")
+        aligned = [align(episode, clock, frame_discount) for episode in episodes]
+        self.steps: Int[Tensor, " e"] = torch.tensor([batch.latents.shape[1] for batch in aligned])
+        self._last = self.steps.cumsum(0) - 1
+        self._latents = [batch.latents[0] for batch in aligned]
+        self._on_card = torch.cat([x.to(self.device) for x in self._latents]) if self.device.type != "cpu" else None
+        self.fields = {f.name: self._joined(aligned, f.name) for f in fields(Batch) if f.name != "latents"}
+
+    def _joined(self, aligned: Sequence[Batch], name: str) -> Tensor:
+        values: list[Tensor] = [getattr(batch, name) for batch in aligned]
+        return torch.cat([value if name in PER_EPISODE else value[0] for value in values]).to(self.device)
+
+    def cut(self, episodes: Int[Tensor, " b"], starts: Int[Tensor, " b"], length: int) -> Batch:
+        """Steps start .. start+length-1 of each episode; past an episode's end the last step repeats, masks False.
+
+        Args:
+            episodes, starts: on the CPU.
+            length: steps, the same of every crop.
+        """
+        last = self._last[episodes]
+        first = last + 1 - self.steps[episodes] + starts
+        first, last, which = torch.stack([first, last, episodes]).to(self.device, non_blocking=True)
+        rows = first[:, None] + torch.arange(length, device=self.device)
+        inside = rows <= last[:, None]
+        rows = torch.minimum(rows, last[:, None])
+        values = {name: value[which if name in PER_EPISODE else rows] for name, value in self.fields.items()}
+        for name in MASKS:
+            values[name] &= inside if values[name].ndim == 2 else inside[..., None]
+        latents = self._cut_on_host(episodes, starts, length) if self._on_card is None else self._on_card[rows]
+        values["latents"] = latents
+        return Batch(**{name: value.to(WIDE.get(name, value.dtype)) for name, value in values.items()})
+
+    def _cut_on_host(
+        self, episodes: Int[Tensor, " b"], starts: Int[Tensor, " b"], length: int
+    ) -> Float[Tensor, "b l n z"]:
+        crops = torch.empty(len(starts), length, *self._latents[0].shape[1:])
+        for crop, episode, start in zip(crops, episodes.tolist(), starts.tolist(), strict=True):
+            part = self._latents[episode][start : start + length]
+            crop[: len(part)] = part
+            crop[len(part) :] = part[-1]
+        return crops

@@ -1,0 +1,87 @@
+"""What each phase trains on: which episodes, which crops, and where the latents live."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.data.clips import Batch
+from fastdreamer.data.feed import Feed
+from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.sampler import CropSampler, total_reward
+from fastdreamer.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def training_feed(config: Config, phase: int, store: LatentStore, device: torch.device) -> Feed:
+    """The batches of a phase; prints once where the store lives.
+
+    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes.
+
+    Raises:
+        UserError: where the store lacks what the phase needs, or the card cannot hold it.
+    """
+    episodes, sampling = episodes_of(store, "train", phase), config.sampling
+    if not episodes:
+        raise UserError(
+            f"store {store.path} has no labelled episode to train phase {phase} on: encode recordings with actions, "
+            "or train phase 1 alone"
+        )
+    if phase > 1:
+        sampling = replace(sampling, short_window=0, single_step=0.0)
+    if phase > 2:
+        sampling = replace(sampling, reward_weighted=0.0)
+    if sampling.reward_weighted and not any(total_reward(e) for e in episodes if e.labelled):
+        raise UserError(
+            f"sampling.reward_weighted is {sampling.reward_weighted}, but no labelled training episode of store "
+            f"{store.path} has a reward: set it to 0"
+        )
+    if phase == 2 and not any(episode.rewarded for episode in episodes):
+        print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
+    home = choose_home(config, store, device)
+    window = config.imagination.start_context if phase == 3 else config.dynamics.window
+    batch_size = getattr(config, f"phase{phase}").batch_size
+    discount = config.imagination.gamma
+    sampler = CropSampler(episodes, store.clock, window, batch_size, config.seed, discount, sampling, home)
+    # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
+    is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
+    return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
+
+
+def held_out_batch(config: Config, store: LatentStore, crops: int) -> Batch | None:
+    """One batch of phase 2's held-out crops, the same for a whole run; None without labelled held-out episodes."""
+    episodes = episodes_of(store, "held_out", 2)
+    if not episodes:
+        return None
+    discount = config.imagination.gamma
+    return CropSampler(episodes, store.clock, config.dynamics.window, crops, config.seed, discount).batch(0)
+
+
+def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:
+    """A split's episodes that a phase can use."""
+    return [episode for episode in store.split(split) if phase == 1 or episode.labelled]
+
+
+def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
+    """Where the training latents live: the card, or host memory; printed, so that nobody has to guess.
+
+    Raises:
+        UserError: if `data.resident` is card and there is none, or too little room on it.
+    """
+    settings, size_gb = config.data, store.size_bytes / 2**30
+    size = f"{size_gb:.2f} GiB" if size_gb >= 0.1 else f"{size_gb * 1024:.1f} MiB"
+    if settings.resident == "card" and device.type != "cuda":
+        raise UserError(f"data.resident is card but training runs on {device.type}: use data.resident=auto")
+    fits = settings.resident == "auto" and device.type == "cuda" and size_gb <= settings.card_limit_gb
+    if settings.resident == "card" or fits:
+        free_gb = torch.cuda.mem_get_info(device)[0] / 2**30
+        if size_gb > free_gb:
+            raise UserError(f"the store ({size}) does not fit the card ({free_gb:.2f} GiB free): use data.resident=ram")
+        print(f"latent store: {size}, on the card", flush=True)
+        return device
+    beyond = f"memory-mapped: over data.memory_limit_gb {settings.memory_limit_gb:g}"
+    print(f"latent store: {size}, {beyond if store.is_mapped else 'in RAM'}", flush=True)
+    return CPU

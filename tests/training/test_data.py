@@ -1,0 +1,227 @@
+"""What each phase trains on, what it refuses, where the store lives, and the share of time spent waiting."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.data.feed import Feed
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.sampler import CropSampler
+from fastdreamer.errors import UserError
+from fastdreamer.training.data import choose_home, held_out_batch, training_feed
+from fastdreamer.training.metrics import read_metrics
+from fastdreamer.training.runs import RunDirectory
+from fastdreamer.training.train import _build, train
+
+CPU = torch.device("cpu")
+Small = Callable[..., Config]
+MakeRun = Callable[..., Path]
+
+
+def feed_of(config: Config, phase: int, run: Path) -> Feed:
+    return training_feed(config, phase, LatentStore.open(run / "store"), CPU)
+
+
+def test_phase_one_mixes_lengths_and_video_and_the_others_take_whole_labelled_crops(
+    small: Small, mixed_run: MakeRun
+) -> None:
+    config = small(
+        "sampling.short_window=2", "sampling.long_every=2", "sampling.single_step=0.25", "sampling.unlabelled=0.25"
+    )
+    run = mixed_run(config)
+    batches = {}
+    for phase in (1, 2, 3):
+        with feed_of(config, phase, run) as feed:
+            batches[phase] = [feed.draw() for _ in range(8)]
+    assert sorted(b.latents.shape[1] for b in batches[1]) == [1, 1, 2, 2, 2, 5, 5, 5]
+    assert [int(b.labelled.sum()) for b in batches[1]] == [3] * 8
+    for phase, length in ((2, 5), (3, config.imagination.start_context)):
+        assert all(b.latents.shape[1] == length and b.labelled.all() for b in batches[phase])
+
+
+def test_every_phase_trains_on_a_mixed_store_with_every_option(small: Small, mixed_run: MakeRun) -> None:
+    config = small("sampling.short_window=2", "sampling.single_step=0.3", "sampling.reward_weighted=0.5")
+    run = mixed_run(config)
+    for phase in (1, 2, 3):
+        assert torch.tensor(train(config, run, phase)["figures"]["loss"]).isfinite()
+    steps = {row["data/steps"] for row in read_metrics(run) if row["phase"] == 1}
+    assert len(steps) > 1 and steps <= {1.0, 2.0, 5.0}
+
+
+def test_video_without_actions_alone_trains_phase_one_and_is_refused_by_phase_two(
+    small: Small, changed_run: MakeRun
+) -> None:
+    config = small()
+    run = changed_run(config, lambda i: {"labelled": False, "rewarded": False})
+    assert torch.tensor(train(config, run, 1)["figures"]["loss"]).isfinite()
+    with pytest.raises(UserError, match="no labelled episode to train phase 2 on") as caught:
+        train(config, run, 2)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="phase 3"):
+        feed_of(config, 3, run)
+    assert held_out_batch(config, LatentStore.open(run / "store"), 4) is None
+
+
+def test_recordings_without_rewards_clone_a_policy_and_go_no_further(
+    small: Small, changed_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small("phase2.log_every=1")
+    run = changed_run(config, lambda i: {"rewarded": False})
+    for phase in (1, 2):
+        train(config, run, phase)
+    printed = [line for line in capsys.readouterr().out.splitlines() if "has rewards" in line]
+    assert printed == ["no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow"]
+    rows = [row for row in read_metrics(run) if row["phase"] == 2]
+    assert all(row["loss/policy"] > 0 and row["loss"] > 0 for row in rows)
+    assert not any(name.endswith(("reward", "value", "continue")) for row in rows for name in row)
+    saved = RunDirectory(run).load(2, config).tensors["ema"]
+    assert not saved["agent.reward.net.out.weight"].any() and saved["agent.policy.net.out.weight"].any()
+    with pytest.raises(UserError, match="cloned from recordings without rewards.*store with rewards") as caught:
+        train(config, run, 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_without_a_reward_has_a_finite_loss_and_teaches_the_reward_nothing(
+    small: Small, changed_run: MakeRun
+) -> None:
+    config = small("phase2.batch_size=1")
+    run = changed_run(config, lambda i: {"split": "train", "rewarded": i == 0})
+    train(config, run, 1)
+    store = LatentStore.open(run / "store")
+    phase = _build(config, 2, store, RunDirectory(run).load(1, config), CPU)
+    seen = set()
+    for step in range(12):
+        known = bool(phase.feed.sampler.batch(step).reward_valid.any())  # type: ignore[union-attr]
+        phase.model.zero_grad()
+        loss, _ = phase.loss(step)
+        loss.backward()
+        gradients = [p.grad for p in phase.model.get_submodule("agent.reward").parameters() if p.grad is not None]
+        assert loss.isfinite() and all(g.isfinite().all() for g in gradients)
+        assert any(bool(g.any()) for g in gradients) == known
+        seen.add(known)
+    assert seen == {True, False}
+
+
+def test_rewards_to_draw_by_that_are_not_there_are_refused(small: Small, changed_run: MakeRun) -> None:
+    config = small("sampling.reward_weighted=0.5")
+    run = changed_run(config, lambda i: {"rewarded": False})
+    for phase in (1, 2):
+        with pytest.raises(UserError, match=r"reward_weighted is 0\.5, but no labelled .*: set it to 0"):
+            feed_of(config, phase, run)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.short_window=5", "short_window 5 must be below dynamics.window 5"),
+        ("sampling.short_window=1", "single_step"),
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(small: Small, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        small(override)
+
+
+def test_where_the_store_lives_is_printed(small: Small, new_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small()
+    path = new_run(config) / "store"
+    for limit, expected in ((4.0, "in RAM"), (0.0, "memory-mapped: over data.memory_limit_gb 4")):
+        assert choose_home(config, LatentStore.open(path, memory_limit_gb=limit), CPU) == CPU
+        printed = capsys.readouterr().out
+        assert printed.startswith("latent store: 0.0 MiB, ") and printed.strip().endswith(expected)
+    with pytest.raises(UserError, match="resident is card but training runs on cpu"):
+        choose_home(small("data.resident=card"), LatentStore.open(path), CPU)
+
+
+@pytest.mark.gpu
+def test_a_store_lives_on_the_card_up_to_its_limit(small: Small, new_run: MakeRun) -> None:
+    card = torch.device("cuda", torch.cuda.current_device())
+    store = LatentStore.open(new_run(small()) / "store")
+    for overrides, home in ((), card), (["data.card_limit_gb=0"], CPU), (["data.resident=ram"], CPU):
+        feed = training_feed(small(*overrides), 1, store, card)
+        assert feed.sampler.table.device == home and (feed.ahead > 0) == (home == CPU)
+        assert feed.draw().latents.device == card
+
+
+def _slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    plain = CropSampler.batch
+
+    def batch(sampler: CropSampler, number: int) -> Any:
+        time.sleep(seconds)
+        return plain(sampler, number)
+
+    monkeypatch.setattr(CropSampler, "batch", batch)
+
+
+def test_the_share_of_time_spent_waiting_is_logged(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small("phase1.checkpoint_every=6")
+    shares = {}
+    for name, seconds in (("fast", 0.0), ("slow", 0.25)):
+        with monkeypatch.context() as patch:
+            _slow(patch, seconds)
+            run = new_run(config, name)
+            train(config, run, 1)
+        shares[name] = [row["data/wait_share"] for row in read_metrics(run)]
+    assert all(0 <= share <= 1 for found in shares.values() for share in found)
+    assert statistics.median(shares["fast"]) < 0.1 and min(shares["slow"][1:]) > 0.7, shares
+    assert "waiting " in capsys.readouterr().err
+
+
+def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdreamer.training import optim
+
+    inner = optim.Average.update
+    monkeypatch.setattr(optim.Average, "update", lambda average, *a: (time.sleep(0.2), inner(average, *a)))
+    _slow(monkeypatch, 0.1)
+    shares = []
+    for ahead in (0, 2):
+        mapped = ("data.memory_limit_gb=0", f"sampling.prefetch={ahead}")
+        config = small(*mapped, "phase1.steps=4", "phase1.checkpoint_every=4")
+        run = new_run(config, f"ahead{ahead}")
+        train(config, run, 1)
+        shares.append(read_metrics(run)[-1]["data/wait_share"])
+    assert shares[0] > 0.2 and shares[1] < 0.05, shares
+
+
+@pytest.mark.parametrize("ending", ["done", "diverged"])
+def test_the_thread_ends_with_the_phase(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    overrides = ["phase1.learning_rate=1e30"] if ending == "diverged" else []
+    config = small("sampling.prefetch=3", "data.memory_limit_gb=0", *overrides)
+    made_by, plain = set(), CropSampler.batch
+
+    def batch(sampler: CropSampler, number: int) -> Any:
+        made_by.add(threading.current_thread().name)
+        return plain(sampler, number)
+
+    monkeypatch.setattr(CropSampler, "batch", batch)
+    run = new_run(config)
+    with pytest.raises(UserError, match="diverged") if ending == "diverged" else nullcontext():
+        train(config, run, 1)
+    assert made_by == {"batches_0"}
+    assert "batches_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_thread_makes_batches_where_it_can_gain(small: Small, new_run: MakeRun) -> None:
+    run = new_run(small())
+    for overrides, ahead in (
+        ((), 0),
+        (["data.memory_limit_gb=0"], 2),
+        (["data.memory_limit_gb=0", "sampling.prefetch=0"], 0),
+    ):
+        config = small(*overrides)
+        store = LatentStore.open(run / "store", memory_limit_gb=config.data.memory_limit_gb)
+        assert training_feed(config, 1, store, CPU).ahead == ahead
