@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--size", default="64x64", help="width x height of the recorded frames; VPT's are 640x360")
     add("--image-size", type=int, default=256, help="pixels a side for the encoder")
     add("--frames", type=int, default=1185, help="of the file")
-    add("--pairs", type=int, default=10, help="timings of each path")
+    add("--pairs", type=int, default=6, help="timings of each path")
     add("--out", type=Path, help="JSON file; on a card bench/results/<card>-data-path.json")
     try:
         _main(parser.parse_args(arguments))

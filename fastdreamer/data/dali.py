@@ -13,6 +13,7 @@ import torch
 from fastdreamer_engines.spec import DTYPES
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastdreamer.data.nvdec import can_nvdec as can_nvdec
 from fastdreamer.data.nvdec import presentation
@@ -63,30 +64,30 @@ class DaliResampler:
     def __call__(self, windows: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t s s"]:
         check_windows(windows)
         given = windows.to(self.device).contiguous()
-        pipeline = self._pipeline(*given.shape[2:4], len(given))
+        pipeline = self._pipeline((given.shape[2], given.shape[3]), len(given))
         if self.device.type == "cuda":
             # The result is bound to torch's stream: torch may read it without waiting, and DALI reuses its memory only
             # after what torch had queued when it was dropped.
             with torch.cuda.device(self.device):
                 (output,) = pipeline.run(torch.cuda.current_stream(), windows=given)
-                images: Tensor = torch.from_dlpack(output.as_tensor())
+                images: Tensor = from_dlpack(output.as_tensor())
         else:
             (output,) = pipeline.run(windows=given.numpy())
-            images = torch.from_dlpack(output.as_tensor())
+            images = from_dlpack(output.as_tensor())
         return images.to(self.dtype)
 
-    def _pipeline(self, height: int, width: int, count: int) -> Any:
+    def _pipeline(self, frame_size: tuple[int, int], count: int) -> Any:
         from fastdreamer.data.dali_graph import resample_pipeline
 
         if count > self.batch:
             self.batch = count
             self._pipelines.clear()
-        if (height, width) not in self._pipelines:
+        if frame_size not in self._pipelines:
             half = self.dtype == torch.float16
-            self._pipelines[height, width] = resample_pipeline(
-                (height, width), self.image_size, half, self.device.index, self.threads, self.batch
+            self._pipelines[frame_size] = resample_pipeline(
+                frame_size, self.image_size, half, self.device.index, self.threads, self.batch
             )
-        return self._pipelines[height, width]
+        return self._pipelines[frame_size]
 
 
 def nvdec_blocks(path: Path, block: int, device: torch.device | None = None) -> Iterator[UInt8[Tensor, "n h w 3"]]:
@@ -111,8 +112,7 @@ def nvdec_blocks(path: Path, block: int, device: torch.device | None = None) -> 
     if reason:
         raise UserError(f"{path}: {reason}; use data.decoder=auto, or pyav")
     card = torch.device("cuda", torch.cuda.current_device()) if device is None else device
-    with torch.cuda.device(card):
-        yield from stream_blocks(path, is_visible, block, card)
+    yield from stream_blocks(path, is_visible, block, card)
 
 
 def stream_blocks(
@@ -130,10 +130,10 @@ def stream_blocks(
     for first in range(0, len(is_visible), block):
         shown = torch.tensor(is_visible[first : first + block])
         try:
-            (output,) = pipeline.run(*([torch.cuda.current_stream()] if device.type == "cuda" else []))
+            (output,) = pipeline.run(*([torch.cuda.current_stream(device)] if device.type == "cuda" else []))
         except RuntimeError as error:
             raise UserError(f"{path}: DALI cannot decode frames {first} and on: {_line(error)}") from error
-        frames: Tensor = torch.from_dlpack(output[0])
+        frames: Tensor = from_dlpack(output[0])
         if len(frames) != len(shown):
             raise UserError(f"{path}: DALI gives {len(frames)} frames from {first} on, not {len(shown)}; use pyav")
         if shown.any():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from nvidia.dali import Pipeline, fn, types
-from nvidia.dali import math as elementwise
+import nvidia.dali.fn
+import nvidia.dali.math
+import nvidia.dali.types
+
+dali: Any = nvidia.dali  # it makes its operators while it is imported, and its stubs know half of them
+fn, types = dali.fn, dali.types
 
 WINDOWS, VIDEO = "windows", "video"  # the pipelines' inputs
 
@@ -29,22 +32,21 @@ def resample_graph(windows: Any, frame_size: tuple[int, int], image_size: int, h
     if frame_size != (image_size, image_size):
         ones = fn.constant(idata=1, shape=(1, *frame_size, 1), dtype=types.UINT8, layout="FHWC", device=device)
         inside = _cubic(ones, frame_size, image_size)
-        windows = elementwise.clamp(_cubic(windows, frame_size, image_size) / inside, 0.0, 255.0)
+        windows = dali.math.clamp(_cubic(windows, frame_size, image_size) / inside, 0.0, 255.0)
     dtype = types.FLOAT16 if half else types.FLOAT
     return fn.crop_mirror_normalize(windows, mean=[127.5] * 3, std=[127.5] * 3, dtype=dtype, output_layout="CFHW")
 
 
 def _cubic(frames: Any, frame_size: tuple[int, int], image_size: int) -> Any:
     """Resampled as if the frame lay in a field of zeros; float32, not clamped."""
-    reach = [math.ceil(2 * max(1.0, side / image_size)) + 1 for side in frame_size]  # of the widened kernel, in pixels
-    outer = [float(side + 2 * margin) for side, margin in zip(frame_size, reach, strict=True)]
-    padded = fn.crop(frames, crop=outer, out_of_bounds_policy="pad", fill_values=0.0)
-    end = [float(side + margin) for side, margin in zip(frame_size, reach, strict=True)]
+    height, width = frame_size
+    # One pixel is enough: what DALI repeats beyond it is zero too.
+    padded = fn.crop(frames, crop=(height + 2.0, width + 2.0), out_of_bounds_policy="pad", fill_values=0.0)
     return fn.resize(
         padded,
         size=(image_size, image_size),
-        roi_start=[float(margin) for margin in reach],
-        roi_end=end,
+        roi_start=(1.0, 1.0),
+        roi_end=(height + 1.0, width + 1.0),
         interp_type=types.INTERP_CUBIC,
         antialias=True,
         dtype=types.FLOAT,
@@ -53,7 +55,7 @@ def _cubic(frames: Any, frame_size: tuple[int, int], image_size: int) -> Any:
 
 def resample_pipeline(
     frame_size: tuple[int, int], image_size: int, half: bool, device_id: int | None, threads: int, batch: int
-) -> Pipeline:
+) -> Any:
     """A built pipeline over `resample_graph`, fed by name, on a card or, with device_id None, on the CPU.
 
     With exec_dynamic every run has buffers of its own, which live as long as somebody holds them. One run at a time:
@@ -61,7 +63,7 @@ def resample_pipeline(
     DALI keeps a copy of the small uint8 input, because it reads on a stream that torch's allocator does not know.
     """
     device = "cpu" if device_id is None else "gpu"
-    pipeline = Pipeline(batch, threads, device_id, exec_dynamic=True, prefetch_queue_depth=1, set_affinity=False)
+    pipeline = dali.Pipeline(batch, threads, device_id, exec_dynamic=True, prefetch_queue_depth=1, set_affinity=False)
     with pipeline:
         windows = fn.external_source(
             name=WINDOWS, layout="FHWC", dtype=types.UINT8, ndim=4, device=device, no_copy=device == "cpu"
@@ -71,13 +73,13 @@ def resample_pipeline(
     return pipeline
 
 
-def decode_pipeline(block: int, device_id: int | None, threads: int = 2) -> Pipeline:
+def decode_pipeline(block: int, device_id: int | None, threads: int = 2) -> Any:
     """Fed one encoded file, every run gives its next `block` frames (the last run fewer), RGB uint8 FHWC.
 
     NVDEC decodes on a card; with device_id None libav does, VP8, VP9 and MJPEG alone.
     """
     device = "cpu" if device_id is None else "mixed"
-    pipeline = Pipeline(1, threads, device_id, exec_dynamic=True, prefetch_queue_depth=1, set_affinity=False)
+    pipeline = dali.Pipeline(1, threads, device_id, exec_dynamic=True, prefetch_queue_depth=1, set_affinity=False)
     with pipeline:
         frames = fn.experimental.inputs.video(
             name=VIDEO, device=device, sequence_length=block, last_sequence_policy="partial", affine=False

@@ -26,12 +26,12 @@ def test_every_path_is_timed_and_compared(tmp_path: Path, capsys: pytest.Capture
     for row in rows.values():
         assert row["row"] == "48x32 to 32" and row["frames_per_s"] == pytest.approx(70 / (row["median_us"] / 1e6))
         assert row["speedup"] > 0 and row["gb_per_s"] > 0 and row["cache"] == "host"
-    assert rows["pyav"]["frames_per_s"] > rows["pyav+torch"]["frames_per_s"]
     assert rows["pyav+torch"]["max_error"] == 0 and rows["pyav+torch"]["reason"] == ""
     assert 0.1 < rows["pyav+torch-uint8"]["max_error"] < 4
     if dali_available():
         assert 0 < rows["pyav+dali"]["max_error"] < 0.5 and rows["pyav+dali"]["reason"] == ""
-    assert all(name in capsys.readouterr().out for name in names[:1])
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in names)
 
 
 def test_a_path_that_is_wrong_or_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

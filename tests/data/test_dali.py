@@ -96,7 +96,8 @@ def test_a_result_that_is_kept_is_not_overwritten() -> None:
     assert all(torch.equal(result, copy) for result, copy in zip(results, copies, strict=True))
 
 
-def test_the_result_is_dalis_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_result_is_dalis_own_memory(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     build = dali_graph.resample_pipeline
 
@@ -111,7 +112,15 @@ def test_the_result_is_dalis_own_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(dali_graph, "resample_pipeline", Watched)
     windows = pictures("noise", (2, 5, 32, 32))
-    assert [windows.data_ptr(), DaliResampler(64, "fp32", CPU)(windows).data_ptr()] == seen
+    assert [windows.data_ptr(), DaliResampler(64, precision, CPU)(windows).data_ptr()] == seen
+
+
+def test_dali_reads_the_input_where_it_lies() -> None:
+    pipeline = dali_graph.resample_pipeline((8, 8), 16, False, None, 1, 2)
+    windows = pictures("noise", (2, 1, 8, 8))
+    pipeline.feed_input(dali_graph.WINDOWS, windows.numpy())
+    windows.fill_(255)
+    assert torch.from_dlpack(pipeline.run()[0].as_tensor()).min() == 1
 
 
 def test_latents_are_the_same_whichever_resampled() -> None:
@@ -140,9 +149,14 @@ def test_the_cards_graphs_are_right_up_to_the_missing_card(half: bool, monkeypat
     def decode() -> None:
         dali_graph.decode_pipeline(64, 0)
 
+    devices = []
+    for name in ("external_source", "constant"):
+        plain = getattr(dali_graph.fn, name)
+        monkeypatch.setattr(dali_graph.fn, name, lambda plain=plain, **k: devices.append(k["device"]) or plain(**k))
     for build in (resample, decode):
         with pytest.raises(RuntimeError, match="CUDA is not available"):
             build()
+    assert devices == ["gpu", "gpu"]
     operators = [("resize", resample), ("crop", resample), ("crop_mirror_normalize", resample)]
     for name, build in [*operators, ("constant", resample), ("external_source", resample)]:
         with monkeypatch.context() as planted:

@@ -37,9 +37,9 @@ def encode(
 
 def test_minerls_files_are_taken_and_hidden_frames_are_known(tmp_path: Path) -> None:
     write_video(tmp_path / "plain.mp4", 40)
-    write_video(tmp_path / "hidden.mp4", 40, hidden=13)
+    write_video(tmp_path / "hidden.mp4", 40, hidden=11)
     assert presentation(tmp_path / "plain.mp4") == ("", [True] * 40)
-    assert presentation(tmp_path / "hidden.mp4") == ("", [False] * 13 + [True] * 40)
+    assert presentation(tmp_path / "hidden.mp4") == ("", [False] * 11 + [True] * 40)
     assert len(decode_video(tmp_path / "hidden.mp4")) == 40
 
 
@@ -65,7 +65,7 @@ def test_other_codecs_that_it_takes(
         ("ten-bit", "libx264", "yuv420p10le", (64, 64), {}, "pixels are yuv420p10le"),
         ("lossless", "libx264", "yuv420p", (64, 64), {"qp": "0"}, "the profile is High 4:4:4 Predictive"),
         ("small", "libx264", "yuv420p", (32, 32), {}, "frames are 32 x 32; NVDEC's smallest in h264 are 48 x 16"),
-        ("small-vp9", "libvpx-vp9", "yuv420p", (64, 64), {}, "frames are 64 x 64; NVDEC's smallest in vp9 are 128 x 128"),
+        ("small-vp9", "libvpx-vp9", "yuv420p", (64, 64), {}, "frames are 64 x 64; NVDEC's smallest in vp9"),
         ("wide", "libx264", "yuv420p", (4112, 16), {}, "frames are 4112 x 16; NVDEC's largest are 4096 a side"),
         ("motion-jpeg", "mjpeg", "yuvj420p", (64, 64), {}, "the codec is mjpeg"),
         ("colour", "libx264", "yuv420p", (64, 64), {}, "the colour matrix is number 1"),
