@@ -107,7 +107,7 @@ def _draw(
     recordings = find_recordings(root)
     order = [recordings[i] for i in random.permutation(len(recordings))]
     left = windows
-    while left and order:
+    while left > 0 and order:
         for recording in order[:left]:
             try:
                 chosen = guess_space(recording) if space == "auto" else action_space(space)

@@ -42,7 +42,7 @@ def psnr(picture: torch.Tensor, original: torch.Tensor) -> float:
     return round(float(10 * torch.log10(1 / (picture - original).double().square().mean())), 2)
 
 
-@pytest.mark.parametrize(("tokenizer", "steps"), [(MICRO, 15), (TEMPORAL, 8), (TEMPORAL, 5)])
+@pytest.mark.parametrize(("tokenizer", "steps"), [(TokenizerConfig(), 15), (TEMPORAL, 8), (TEMPORAL, 5)])
 def test_the_figures_are_those_of_the_tokenizers_own_pictures(tmp_path: Path, tokenizer: TokenizerConfig, steps: int):
     """One recording as long as the window (or, the last one, shorter: its padding does not count)."""
     write_minerl_recording(tmp_path, treechop_arrays(steps))
@@ -56,7 +56,7 @@ def test_the_figures_are_those_of_the_tokenizers_own_pictures(tmp_path: Path, to
     pooled = frozen.decode_pooled(frozen.encode(clip, "btchw"))[:, :, : steps + 1]
     expected = [psnr(picture, original) for picture in (unpooled, pooled, original.mean(2, keepdim=True))]
     assert [found["unpooled_db"], found["pooled_db"], found["mean_frame_db"]] == pytest.approx(expected, abs=0.011)
-    assert tokenizer is TEMPORAL or expected[0] != expected[1]
+    assert tokenizer is TEMPORAL or abs(expected[0] - expected[1]) > 0.1  # random weights draw alike
     assert (found["windows"], found["frames"], found["image_size"]) == (1, steps + 1, 64)
     assert found["drop_db"] == pytest.approx(found["unpooled_db"] - found["pooled_db"], abs=0.011)
     assert json.loads(json.dumps(found)) == found
