@@ -64,6 +64,14 @@ def build_parser() -> Parser:
     inspect = command("inspect", "episodes, returns, actions and damage of recordings")
     inspect.add_argument("recordings", type=Path, metavar="DIR", help="the recordings")
     inspect.add_argument("--no-decode", action="store_true", help="count frames without decoding every video")
+    inspect.add_argument(
+        "--reconstruct",
+        type=int,
+        default=4,
+        metavar="N",
+        help="windows that go through the tokenizer and back; 0: none",
+    )
+    inspect.add_argument("--pictures", type=Path, metavar="FILE", help="PNG of a window: original, unpooled, pooled")
 
     fit = command("fit-tokenizer", "train a small tokenizer on recordings")
     fit.add_argument("--recordings", type=Path, metavar="DIR", required=True)

@@ -63,6 +63,8 @@ def record(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     """What recordings hold. With --config the action space is the configuration's, else it is told from the data."""
+    if arguments.reconstruct < 0:
+        raise UserError(f"--reconstruct is {arguments.reconstruct}; it must be at least 0 (0: not measured)")
     config = resolve(arguments)
     has_space = arguments.config is not None or any(word.startswith("data.env=") for word in arguments.overrides)
     from fastdreamer.data.inspect import inspect_recordings, render_inspection
@@ -70,6 +72,13 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     space = config.data.env if has_space else "auto"
     result = inspect_recordings(arguments.recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))
+    if arguments.reconstruct and not arguments.no_decode:
+        from fastdreamer.data.reconstruction import measure_reconstruction, render_reconstruction
+
+        result["reconstruction"] = measure_reconstruction(
+            arguments.recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
+        )
+        print(render_reconstruction(result["reconstruction"]))
     return result
 
 

@@ -32,7 +32,7 @@ from fastdreamer.data.recording import DamagedRecording
 from .fixtures import read_barcode, row_of, treechop_arrays, write_minerl_recording
 from .video_fixtures import packets_of
 
-COPIES = int(os.environ.get("COPIES", 200))
+COPIES = 200
 FILES = ("recording.mp4", "rendered.npz", "metadata.json")
 SPACE = action_space("minerl_treechop")
 APART = 1000  # between the numbers of one recording's rows and the next one's
