@@ -34,7 +34,9 @@ slow: $(VENV)/.installed-dev
 gpu:
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/data/test_dali_on_card.py tests/data/test_sampling_on_card.py
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.data_path --device cuda
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q bench --benchmark-group-by=group --benchmark-columns=median,iqr,rounds

@@ -72,10 +72,10 @@ def encode_recordings(
     found = find_recordings(recordings)
     tokenizer = tokenizer or open_tokenizer(config, choose_device(config).device)
     print(f"tokenizer: {describe(tokenizer)}", flush=True)
-    tokenizer.resampler = resampler(config, tokenizer.precision, tokenizer.device)
-    key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, tokenizer.resampler.name)
+    resampled_by = _attach_resampler(config, tokenizer)
+    key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, resampled_by)
     streamer = _streamer(config, tokenizer)
-    print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {tokenizer.resampler.name}")
+    print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {resampled_by}", flush=True)
     described = {"name": space.name, "fingerprint": space.fingerprint}
     with Claims(store) as claims:
         ledger = Ledger(store, claims, {recording.name: recording for recording in found}, config.data.held_out)
@@ -185,6 +185,21 @@ class _Run:
         }
 
 
+def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
+    """Give the tokenizer what resamples its windows, and say which.
+
+    Raises:
+        UserError: if DALI is asked for and the engine resamples inside, or DALI is not installed.
+    """
+    if tokenizer.encoder.spec.frame_size:
+        if config.data.resampler == "dali":
+            raise UserError("data.resampler=dali and engines.resample_inside=true resample twice: drop one of them")
+        return "torch"  # the engine has the same arithmetic inside
+    chosen = resampler(config, tokenizer.precision, tokenizer.device)
+    tokenizer.resampler = chosen
+    return chosen.name
+
+
 def _streamer(config: Config, tokenizer: FrozenTokenizer) -> Streamer:
     """PyAV, or NVDEC where it is asked for or there is a card and DALI."""
     clock, at_once, on_card = tokenizer.clock, tokenizer.windows_at_once, tokenizer.device.type == "cuda"
@@ -206,4 +221,5 @@ def _episode(finished: Finished, latents: Tensor) -> Episode:
         terminals=torch.from_numpy(trajectory.terminals),
         valid=torch.from_numpy(trajectory.valid),
         labelled=trajectory.labelled,
+        rewarded=trajectory.rewarded,
     )

@@ -114,12 +114,3 @@ def test_waiting_is_the_time_spent_in_draw() -> None:
     for _ in range(5):
         feed.draw()
     assert 0 < feed.waited_s <= time.perf_counter() - began
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_batches_reach_the_card_from_pinned_memory(ahead: int) -> None:
-    with Feed(sampler(mixed(), **MIXED), torch.device("cuda"), ahead) as feed:
-        assert feed._make(0).latents.is_pinned()
-        for number in range(20):
-            assert equal(feed.draw().to(CPU), feed.sampler.batch(number))

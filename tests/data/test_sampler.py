@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdreamer.config import SamplingConfig
 from fastdreamer.data.clips import align, crop, stack
 from fastdreamer.data.resident import ResidentSteps
 from fastdreamer.data.sampler import CropSampler
@@ -139,15 +138,3 @@ def test_host_memory_holds_the_latents_once() -> None:
     own = [e.latents.untyped_storage().data_ptr() for e in found]
     assert [x.untyped_storage().data_ptr() for x in table._latents] == own
     assert all(value.shape[0] == 21 or value.ndim == 1 for value in table.fields.values())
-
-
-@pytest.mark.gpu
-def test_a_card_holds_the_store_and_cuts_the_same_batches() -> None:
-    card = torch.device("cuda", torch.cuda.current_device())
-    plain, resident = (
-        CropSampler(mixed(), CLOCK, 4, 8, 0, sampling=SamplingConfig(**MIXED), device=device) for device in (None, card)
-    )
-    for number in range(20):
-        batch = resident.batch(number)
-        assert all(getattr(batch, f.name).device == card for f in fields(Batch))
-        assert equal(batch.to(torch.device("cpu")), plain.batch(number))
