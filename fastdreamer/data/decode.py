@@ -92,6 +92,16 @@ def count_frames(path: Path) -> int:
     return len(_decodable(visible, first))
 
 
+def count_packets(path: Path) -> int:
+    """How many frames are stored in the file, those included that an edit list hides and that cannot be decoded.
+
+    Raises:
+        DamagedVideo: if the file is empty, truncated or no video.
+    """
+    with _packets(path) as packets:
+        return sum(packet.size > 0 for packet in packets)
+
+
 def _visible(packet: Any) -> list[int]:
     """When a packet's frame is shown; nothing for the packet that flushes and those that an edit list hides."""
     return [packet.pts] if packet.size and not packet.is_discard else []
