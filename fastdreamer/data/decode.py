@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastdreamer.errors import UserError
 
 BLOCK = 256  # frames
 MAX_REORDERED = 16  # frames that may be stored after a later one, by the H.264 standard
+HIDDEN_LATE = "its edit list hides frames after the first one it shows; cut them off, or convert the file without it"
 
 
 class DamagedVideo(UserError):
@@ -44,34 +46,30 @@ def decode_blocks(path: Path, block: int) -> Iterator[UInt8[np.ndarray, "n h w 3
         DamagedVideo: as `decode_video`; frames that came before it must then not be used.
     """
     frames: list[np.ndarray] = []
-    times: list[int] = []
-    visible: list[int] = []
     shape: tuple[int, ...] | None = None
-    with _packets(path) as packets:
+    came: list[int] = []
+    with _packets(path) as (packets, known):
         # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
         converter = VideoReformatter()
         for packet in packets:
-            for frame in packet.decode():
+            for frame in _decode(packet, known):
+                came.append(frame.pts)
+                if frame.pts in known.hidden:
+                    continue
                 if frame.is_corrupt:
-                    raise DamagedVideo(f"{path}: frame {len(times)} is corrupt")
+                    raise DamagedVideo(f"{path}: frame {len(came) - 1} is corrupt")
                 frames.append(converter.reformat(frame, format="rgb24").to_ndarray())
-                times.append(frame.pts)
                 shape = shape or frames[-1].shape
                 if frames[-1].shape != shape:
                     raise DamagedVideo(f"{path}: the frame size changes on the way")
                 if len(frames) == block:
                     yield np.stack(frames)
                     frames = []
-            visible += _visible(packet)
     if frames:
         yield np.stack(frames)
-    if not times:
+    if shape is None:
         raise DamagedVideo(f"{path}: no frame can be decoded")
-    expected = _decodable(visible, times[0])
-    if lost := len(set(expected) - set(times)):
-        raise DamagedVideo(f"{path}: {lost} of {len(visible)} frames are lost in decoding")
-    if times != expected:
-        raise DamagedVideo(f"{path}: frames come twice or out of order")
+    known.check(path, came)
 
 
 def count_frames(path: Path) -> int:
@@ -81,44 +79,66 @@ def count_frames(path: Path) -> int:
         DamagedVideo: if the file is empty, truncated or no video, or if its first frame cannot be decoded.
     """
     first: int | None = None
-    visible: list[int] = []
-    with _packets(path) as packets:
+    with _packets(path) as (packets, known):
         for packet in packets:
             if first is None:
-                first = next((frame.pts for frame in packet.decode()), None)
-            visible += _visible(packet)
+                first = next((frame.pts for frame in _decode(packet, known)), None)
     if first is None:
         raise DamagedVideo(f"{path}: no frame can be decoded")
-    return len(_decodable(visible, first))
+    return len(known.shown(path, first))
 
 
 def count_packets(path: Path) -> int:
-    """How many frames are stored in the file, those included that an edit list hides and that cannot be decoded.
+    """How many frames are stored in the file, those included that an edit list hides.
 
     Raises:
         DamagedVideo: if the file is empty, truncated or no video.
     """
-    with _packets(path) as packets:
+    with _packets(path) as (packets, _):
         return sum(packet.size > 0 for packet in packets)
 
 
-def _visible(packet: Any) -> list[int]:
-    """When a packet's frame is shown; nothing for the packet that flushes and those that an edit list hides."""
-    return [packet.pts] if packet.size and not packet.is_discard else []
+@dataclass
+class _Times:
+    """When the frames of the packets so far are to be shown, in the order of the file."""
 
+    visible: list[int] = field(default_factory=list)
+    hidden: set[int] = field(default_factory=set)
+    first: int = 0  # that of the first packet
 
-def _decodable(visible: list[int], first: int) -> list[int]:
-    """When frames must come out, in order, given when the first one did.
+    def check(self, path: Path, came: list[int]) -> None:
+        """Hold the times of the frames that came out against those of the packets.
 
-    What libav leaves out before that depends on packets that were never in the file, and no alignment by the end
-    needs it; a hole after that shifts everything before it.
-    """
-    return sorted(time for time in visible if time >= first)
+        The decoder takes the order from the pictures, the times are the container's: a damaged time shows as a frame
+        out of order, even if the edit list would hide it. What libav leaves out before its first frame depends on
+        packets that were never in the file, and no alignment by the end needs it; a hole after that shifts everything
+        before it.
+
+        Raises:
+            DamagedVideo: if they contradict each other.
+        """
+        expected = sorted(time for time in [*self.visible, *self.hidden] if time >= came[0])
+        if lost := len(set(expected) - set(came)):
+            raise DamagedVideo(f"{path}: {lost} of {len(expected)} frames are lost in decoding")
+        if came != expected or len(set(came)) < len(came):
+            raise DamagedVideo(f"{path}: frames come twice or out of order")
+        self.shown(path, came[0])
+
+    def shown(self, path: Path, first: int) -> list[int]:
+        """The visible frames' times, given the first one that came out.
+
+        Raises:
+            DamagedVideo: if frames after the first visible one are hidden.
+        """
+        shown = [time for time in self.visible if time >= first]
+        if self.hidden and max(self.hidden) > min(shown, default=first):
+            raise DamagedVideo(f"{path}: {HIDDEN_LATE}")
+        return shown
 
 
 @contextmanager
-def _packets(path: Path) -> Iterator[Iterator[Any]]:
-    """All packets of the file's video, and the empty one that flushes the decoder."""
+def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
+    """All packets of the file's video, none marked as hidden, and the empty one that flushes the decoder."""
     if not path.is_file():
         raise DamagedVideo(f"{path}: there is no such file")
     if path.stat().st_size == 0:
@@ -131,54 +151,74 @@ def _packets(path: Path) -> Iterator[Iterator[Any]]:
             # One thread: 64-pixel frames decode at 28,000/s on one core, and callers run a process a core.
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"err_detect": "explode"}
-            _check_end(path, stream)
-            yield _without_leading(path, container.demux(stream))
+            if "mp4" in container.format.name.split(","):
+                _check_index(path, stream)
+            known = _Times()
+            yield _record(path, container.demux(stream), known), known
     except av.FFmpegError as error:
         raise DamagedVideo(f"{path}: the video is truncated or damaged ({error.strerror})") from error
 
 
-def _without_leading(path: Path, packets: Iterator[Any]) -> Iterator[Any]:
-    """Leave out frames that come before the first key frame but are stored after it.
-
-    They open a file that was cut at an open GOP, and refer to the GOP that is gone: no player shows them.
-    """
-    first: int | None = None
-    leading = 0
+def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
     for packet in packets:
         if packet.size and packet.pts is None:
             raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; convert it to mp4")
-        if packet.is_corrupt:
-            raise DamagedVideo(f"{path}: the video is truncated or damaged (a packet is incomplete)")
-        first = packet.pts if first is None else first
-        if packet.size and packet.pts < first:
-            leading += 1
-            if leading > MAX_REORDERED:
-                raise DamagedVideo(f"{path}: the first frame's time is later than that of {leading} others")
-            continue
+        if not known.visible and not known.hidden:
+            known.first = packet.pts
+        if packet.is_discard:  # libav would drop the frame unseen; the mark cannot be taken off
+            known.hidden.add(packet.pts)
+            copy = av.Packet(bytes(packet))
+            copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, packet.stream
+            copy.is_keyframe = packet.is_keyframe
+            packet = copy
+        elif packet.size:
+            known.visible.append(packet.pts)
         yield packet
 
 
-def _check_end(path: Path, stream: Any) -> None:
-    """The file must reach as far as its index says; one in fragments must end with its closing index (`mfra`).
+def _decode(packet: Any, known: _Times) -> list[Any]:
+    """The frames that a packet brings out.
 
-    Libav takes a file whose last fragments are missing for a shorter one, and alignment is by the end.
+    A file that was cut at an open GOP begins with a key frame and frames that are shown before it; those refer to the
+    GOP that is gone, and no player shows them.
     """
-    size, end = path.stat().st_size, max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    kinds = []
-    if "mp4" in stream.container.format.name.split(","):
-        position = 0
-        with path.open("rb") as file:
-            while position + 8 <= size:
-                file.seek(position)
-                length, kind, long_length = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-                length = long_length if length == 1 else length or size - position
-                if length < 8:
-                    break
-                kinds.append(kind)
-                position += length
-        if b"moof" in kinds:
-            end = max(end, position)
+    try:
+        return list(packet.decode())
+    except av.FFmpegError:
+        sent = len(known.visible) + len(known.hidden)
+        if sent <= 1 + MAX_REORDERED and packet.pts is not None and packet.pts < known.first:
+            return []
+        raise
+
+
+def _check_index(path: Path, stream: Any) -> None:
+    """Refuse an mp4 whose end is not there or not shown: alignment by the end would be off in silence.
+
+    Raises:
+        DamagedVideo: if the file ends before its index does, or if frames at its end are in no index or hidden.
+    """
+    size = path.stat().st_size
+    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
+        plain = container.streams.video[0]
+        entries = [(entry.pos, entry.size) for entry in plain.index_entries]  # they live no longer than the container
+        count = plain.frames
+    end = max((position + length for position, length in entries), default=0)
     if end > size:
         raise DamagedVideo(f"{path}: the video is truncated ({size} of at least {end} bytes are there)")
+    if count and count != len(entries):
+        raise DamagedVideo(f"{path}: the index is damaged (it has {len(entries)} of {count} frames)")
+    if entries and entries[-1][0] != stream.index_entries[-1].pos:
+        raise DamagedVideo(f"{path}: {HIDDEN_LATE}")
+    kinds, position = [b""], 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            length, kind, long_length = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            length = long_length if length == 1 else length or size - position
+            if length < 8:
+                break
+            kinds.append(kind)
+            position += length
     if b"moof" in kinds and kinds[-1] != b"mfra":
+        # Libav takes a file whose last fragments are missing for a shorter one.
         raise DamagedVideo(f"{path}: the video is in fragments and may be truncated (its closing index is missing)")

@@ -23,12 +23,12 @@ CAMERA = (-10.0, -5.8, -3.2, -1.6, -0.6, 0.0, 0.6, 1.6, 3.2, 5.8, 10.0)
 _PERIOD = 256 * len(CAMERA)
 
 
-def treechop_arrays(steps: int) -> dict[str, np.ndarray]:
-    """`rendered.npz` of a Treechop demonstration; `row_of` reads a row's number from its action.
+def treechop_arrays(steps: int, start: int = 0) -> dict[str, np.ndarray]:
+    """`rendered.npz` of a Treechop demonstration; `row_of` reads a row's number, from `start` on, from its action.
 
     The buttons spell row mod 256 and the pitch is row mod 11, which makes 2816 rows; yaw - 2 pitch counts those.
     """
-    rows = np.arange(steps)
+    rows = np.arange(start, start + steps)
     names = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack")
     arrays: dict[str, Any] = {f"action${name}": (rows >> bit & 1) for bit, name in enumerate(names)}
     pitch = rows % len(CAMERA)

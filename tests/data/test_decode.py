@@ -52,6 +52,19 @@ def test_frames_hidden_by_the_edit_list_are_left_out(edited: Path):
     assert [read_barcode(frame) for frame in decode_video(edited)] == list(range(FRAMES))
 
 
+@pytest.mark.parametrize("hidden", [1, 40, 60])
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+def test_an_edit_list_that_hides_the_end_is_refused(tmp_path: Path, edited: Path, hidden: int, read):
+    """Whether somebody cut the end off or a bit flipped: alignment by the end would be off."""
+    data = bytearray(edited.read_bytes())
+    duration = data.index(b"elst") + 12  # after type, version and number of entries; in thousandths of a second
+    assert int.from_bytes(data[duration : duration + 4], "big") == FRAMES * 50
+    data[duration : duration + 4] = ((FRAMES - hidden) * 50).to_bytes(4, "big")
+    (tmp_path / "short.mp4").write_bytes(data)
+    with pytest.raises(DamagedVideo, match="hides frames"):
+        read(tmp_path / "short.mp4")
+
+
 def test_counting_equals_decoding(video: Path, edited: Path):
     assert count_frames(video) == count_frames(edited) == FRAMES
 
@@ -135,12 +148,15 @@ def late_start(packets: list[av.Packet]) -> list[av.Packet]:
     return packets
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), [(swapped_times, "twice or out of order"), (late_start, "later than that of 17 others")]
-)
-def test_times_that_contradict_the_frames_are_refused(tmp_path: Path, video: Path, change, words: str):
+def hidden_in_the_middle(packets: list[av.Packet]) -> list[av.Packet]:
+    packets[150].pts += 10000 * (packets[1].dts - packets[0].dts)  # long after the end of the edit list
+    return packets
+
+
+@pytest.mark.parametrize("change", [swapped_times, late_start, hidden_in_the_middle])
+def test_times_that_contradict_the_frames_are_refused(tmp_path: Path, video: Path, change):
     remux(video, tmp_path / "changed.mp4", change)
-    with pytest.raises(DamagedVideo, match=words):
+    with pytest.raises(DamagedVideo, match="twice or out of order"):
         decode_video(tmp_path / "changed.mp4")
 
 

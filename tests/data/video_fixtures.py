@@ -40,12 +40,13 @@ def write_video(
     pixels: str = "yuv420p",
     x264: str = "keyint=250:bframes=3",
     times: Callable[[int], int] = lambda number: number,
+    start: int = 0,
     **options: str,
 ) -> None:
     """H.264 High with B-frames, 20 fps; an edit list hides the first `hidden` of `hidden + frames`.
 
-    The visible frames carry the barcodes 0 .. frames - 1, the hidden ones 60000 and up. `times` gives frame i's time
-    in twentieths of a second.
+    The visible frames carry the barcodes start .. start + frames - 1, the hidden ones 60000 and up. `times` gives
+    frame i's time in twentieths of a second.
     """
     plain = path.with_suffix(".plain.mp4") if hidden else path
     if codec.startswith("libx264"):
@@ -56,7 +57,7 @@ def write_video(
         stream.width = stream.height = SIZE
         stream.pix_fmt = pixels
         for number in range(-hidden, frames):
-            image = barcode(number if number >= 0 else HIDDEN - number)
+            image = barcode(start + number if number >= 0 else HIDDEN - number)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = times(number + hidden), Fraction(1, FPS)
             container.mux(stream.encode(frame))
