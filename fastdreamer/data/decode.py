@@ -39,8 +39,10 @@ def decode_video(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
     return np.concatenate(list(decode_blocks(path, BLOCK)))
 
 
-def decode_blocks(path: Path, block: int) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+def decode_blocks(path: Path, block: int, size: int = 0) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
     """The same frames, at most `block` at once. What is only known at the end is raised after the last block.
+
+    With `size` they are averaged over areas to size x size, for pictures.
 
     Raises:
         DamagedVideo: as `decode_video`; frames that came before it must then not be used.
@@ -51,6 +53,7 @@ def decode_blocks(path: Path, block: int) -> Iterator[UInt8[np.ndarray, "n h w 3
     with _packets(path) as (packets, known):
         # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
         converter = VideoReformatter()
+        options = {"format": "rgb24"} | ({"width": size, "height": size, "interpolation": "AREA"} if size else {})
         for packet in packets:
             for frame in _decode(packet, known):
                 came.append(frame.pts)
@@ -58,7 +61,7 @@ def decode_blocks(path: Path, block: int) -> Iterator[UInt8[np.ndarray, "n h w 3
                     continue
                 if frame.is_corrupt:
                     raise DamagedVideo(f"{path}: frame {len(came) - 1} is corrupt")
-                frames.append(converter.reformat(frame, format="rgb24").to_ndarray())
+                frames.append(converter.reformat(frame, **options).to_ndarray())
                 shape = shape or frames[-1].shape
                 if frames[-1].shape != shape:
                     raise DamagedVideo(f"{path}: the frame size changes on the way")

@@ -19,7 +19,7 @@ from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, requi
 from fastdreamer.data.latents import FORMAT, Episode, store_key
 from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
-from fastdreamer.data.read import find_recordings, read_labels
+from fastdreamer.data.read import find_recordings, options_of, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
 from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
@@ -86,7 +86,7 @@ def encode_recordings(
                 claims.give_back(recording.name)
                 return outlet.put(_Kept(recording))
             try:
-                streamer.stream(recording, read_labels(recording, space), outlet)
+                streamer.stream(recording, read_labels(recording, space, options_of(config)), outlet)
             except DamagedRecording as error:
                 outlet.put(_Damaged(recording, str(error)))
 

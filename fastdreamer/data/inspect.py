@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_aligned
+from fastdreamer.data.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.data.recording import Recording
 from fastdreamer.data.writer import FRAMES_PER_SECOND
 from fastdreamer.errors import UserError
@@ -135,14 +135,13 @@ def _read_all(recordings: list[Recording], spaces: Spaces, decode: bool) -> Iter
 
 
 def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
-    aligned = read_aligned(recording, space, frames=decode)
+    aligned, (height, width) = check_recording(recording, space, decode)
     trajectory = aligned.trajectory
     components = space.components if trajectory.labelled else ()
     counts = {
         component.name: dict(zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True))
         for component, column in zip(components, trajectory.actions.T, strict=trajectory.labelled)
     }
-    height, width = trajectory.frames.shape[1:3]
     total = float(trajectory.rewards.sum(dtype=np.float64))
     return _Episode(
         recording,

@@ -187,6 +187,7 @@ def store_key(
         "backend": backend,
         "resampler": resampler,
         "actions": action_space(config.data.env).fingerprint,
+        "skip_null": config.data.skip_null,
     }
 
 
@@ -219,7 +220,7 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
     Raises:
         UserError: naming what differs and the command that rebuilds the store.
     """
-    before = {"resampler": "torch"}  # the only one there was before it was noted
+    before = {"resampler": "torch", "skip_null": False}  # so it was before it was noted
     found, expected = before | dict(found), before | dict(expected)
     names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     if names:

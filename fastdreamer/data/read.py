@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from jaxtyping import UInt8
 
+from fastdreamer.config import Config
 from fastdreamer.data import minerl, plain, vpt
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.decode import count_frames, decode_video
+from fastdreamer.data.decode import BLOCK, DamagedVideo, count_frames, decode_blocks
 from fastdreamer.data.find import find_incomplete, find_recordings
+from fastdreamer.data.passage import Passage, align
 from fastdreamer.data.recording import Aligned, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.errors import UserError
 
-__all__ = ["find_incomplete", "find_recordings", "guess_space", "read_aligned", "read_labels", "read_recording"]
+__all__ = ["find_incomplete", "find_recordings"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read; the settings of the same names in `data.`."""
+
+    skip_null: bool = False
+    check_metadata: bool = True
+
+
+DEFAULT = Options()
+
+
+def options_of(config: Config) -> Options:
+    """Those of a configuration."""
+    return Options(config.data.skip_null, config.data.check_metadata)
 
 
 def guess_space(recording: Recording) -> ActionSpace:
@@ -33,68 +51,92 @@ def guess_space(recording: Recording) -> ActionSpace:
             return minerl.guess_space(recording)
 
 
-def read_labels(
-    recording: Recording, space: ActionSpace, skip_null: bool = False, check_metadata: bool = True
-) -> Labels:
-    """A recording's actions and rewards, checked.
-
-    Args:
-        recording: of any format.
-        space: what its actions must be; a video without actions takes any.
-        skip_null: `data.skip_null`, for VPT.
-        check_metadata: `data.check_metadata`, for MineRL.
+def read_labels(recording: Recording, space: ActionSpace, options: Options = DEFAULT) -> Labels:
+    """A recording's actions and rewards, checked; a video without actions takes any space.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
     match recording.format:
         case "vpt":
-            return vpt.read_labels(recording, space, skip_null)
+            return vpt.read_labels(recording, space, options.skip_null)
         case "video":
             return plain.PlainLabels(recording, space)
         case _:
-            return minerl.read_labels(recording, space, check_metadata)
+            return minerl.read_labels(recording, space, options.check_metadata)
 
 
 def read_recording(
-    recording: Recording,
-    space: ActionSpace,
-    frames: bool = True,
-    skip_null: bool = False,
-    check_metadata: bool = True,
+    recording: Recording, space: ActionSpace, frames: bool = True, options: Options = DEFAULT, size: int = 0
 ) -> Trajectory:
     """One whole episode in memory, its frames aligned with its rows.
 
-    With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3).
+    With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3). With
+    `size` they are averaged over areas to size x size, for pictures.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    return read_aligned(recording, space, frames, skip_null, check_metadata).trajectory
+    labels = read_labels(recording, space, options)
+    if frames:
+        aligned, pixels = _decode(recording, labels, slice(None), size)
+        return replace(aligned.trajectory, frames=pixels)
+    return _aligned_by_packets(recording, labels).trajectory
 
 
-def read_aligned(
-    recording: Recording,
-    space: ActionSpace,
-    frames: bool = True,
-    skip_null: bool = False,
-    check_metadata: bool = True,
-) -> Aligned:
-    """As `read_recording`, with what was mended."""
-    labels = read_labels(recording, space, skip_null, check_metadata)
+def read_frames(
+    recording: Recording, space: ActionSpace, rows: slice, options: Options = DEFAULT
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Some frames of an episode; only those are held in memory, though all are decoded.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it, wherever in it.
+    """
+    return _decode(recording, read_labels(recording, space, options), rows)[1]
+
+
+def check_recording(
+    recording: Recording, space: ActionSpace, decode: bool = True, options: Options = DEFAULT
+) -> tuple[Aligned, tuple[int, int]]:
+    """What a recording is, and its frames' height and width (0, 0 if not decoded); no frames are kept.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    labels = read_labels(recording, space, options)
+    if not decode:
+        return _aligned_by_packets(recording, labels), (0, 0)
+    aligned, first = _decode(recording, labels, slice(1))
+    return aligned, (first.shape[1], first.shape[2])
+
+
+def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
     try:
-        decoded = decode_video(labels.video) if frames else np.zeros((count_frames(labels.video), 0, 0, 3), np.uint8)
-    except UserError as error:
+        return labels.align(count_frames(labels.video))
+    except DamagedVideo as error:
         raise recording.damaged(error) from error
-    aligned = labels.align(len(decoded))
-    if not frames:
-        return aligned
-    if aligned.retouch is not None:
-        for number in aligned.picked:
-            aligned.retouch(int(number), decoded[number])
-    first, last = int(aligned.picked[0]), int(aligned.picked[-1])
-    whole = last - first + 1 == len(aligned.picked)
-    pixels = np.ascontiguousarray(decoded[first : last + 1] if whole else decoded[aligned.picked])
-    if aligned.sha256 is not None and hashlib.sha256(pixels.data).hexdigest() != aligned.sha256:
-        raise recording.damaged("the decoded frames are not the recorded ones (SHA-256 differs)")
-    return replace(aligned, trajectory=replace(aligned.trajectory, frames=pixels))
+
+
+def _decode(
+    recording: Recording, labels: Labels, rows: slice, size: int = 0
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """Decodes all and keeps the frames of some rows."""
+    try:
+        visible = count_frames(labels.video)
+        for _ in range(3):
+            aligned = align(labels, visible)
+            wanted = range(len(aligned.picked))[rows]
+            passage = Passage(aligned, np.zeros(0, int), whole=not size)
+            kept, row = [], 0
+            for part in passage.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
+                first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
+                kept.append(part[first:last].clone() if len(wanted) < len(aligned.picked) else part)
+                row += len(part)
+            if passage.count == visible:
+                break
+            visible = passage.count
+    except DamagedVideo as error:
+        raise recording.damaged(error) from error
+    if not size:
+        passage.check(recording)
+    return aligned, torch.cat(kept).numpy()

@@ -6,7 +6,6 @@ the frames stream on, and if another number came out in the end everything begin
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks
 from fastdreamer.data.overlap import Outlet
+from fastdreamer.data.passage import Frames, Passage, align
 from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.verify import disagreement, sample_numbers, sampled_sha256
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
-
-Frames = UInt8[Tensor, "n h w 3"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Streamer:
         try:
             visible = count_frames(labels.video)
             why = "" if self.card is None else self.refused(labels.video)
-            if self.card is None or why or self._align(labels, visible).retouch is not None:
+            if self.card is None or why or align(labels, visible).retouch is not None:
                 self._by_pyav(recording, labels, visible, outlet, why)
             else:
                 self._by_card(recording, labels, visible, outlet)
@@ -96,12 +94,13 @@ class Streamer:
 
     def _by_pyav(self, recording: Recording, labels: Labels, visible: int, outlet: Outlet, why: str) -> None:
         for _ in range(3):
-            aligned = self._align(labels, visible)
-            passage = _Passage(aligned, sample_numbers(visible))
+            aligned = align(labels, visible)
+            passage = Passage(aligned, sample_numbers(visible))
             blocks = (torch.from_numpy(block) for block in decode_blocks(labels.video, BLOCK))
             self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
             if passage.count == visible:
-                return outlet.put(passage.finished(recording, "pyav", sampled_sha256(passage.samples), why))
+                passage.check(recording)
+                return outlet.put(_finished(recording, aligned, "pyav", passage.samples, why))
             outlet.put(Restart(recording))
             visible = passage.count
         raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
@@ -113,7 +112,7 @@ class Streamer:
         aligned, shown = labels.align(visible), visible
         why = "it shows another number of frames each time"
         for _ in range(2):
-            passage = _Passage(aligned, sample_numbers(visible), shown - visible)
+            passage = Passage(aligned, sample_numbers(visible), shown - visible)
             try:
                 self._put(recording, passage.frames(self.card(labels.video, BLOCK)), len(aligned.picked), outlet)
             except (UserError, RuntimeError) as error:
@@ -122,18 +121,12 @@ class Streamer:
             if passage.count == shown:
                 why = disagreement(sample_numbers(visible), reference, passage.samples)
                 if not why:
-                    return outlet.put(passage.finished(recording, "nvdec", sampled_sha256(reference)))
+                    return outlet.put(_finished(recording, aligned, "nvdec", reference))
                 break
             outlet.put(Restart(recording))
             shown = passage.count
         outlet.put(Restart(recording))
         self._by_pyav(recording, labels, visible, outlet, why)
-
-    def _align(self, labels: Labels, visible: int) -> Aligned:
-        try:
-            return labels.align(visible)
-        except DamagedRecording:  # the packets may be wrong: only what decodes counts
-            return labels.align(sum(len(block) for block in decode_blocks(labels.video, BLOCK)))
 
     def _put(self, recording: Recording, frames: Iterable[Frames], count: int, outlet: Outlet) -> None:
         sizes = chunk_sizes(count, self.clock, self.at_once)
@@ -161,57 +154,13 @@ class Streamer:
             outlet.release(held)
 
 
-class _Passage:
-    """Lets a trajectory's frames pass and keeps count, samples and hash of what passed."""
-
-    def __init__(self, aligned: Aligned, wanted: np.ndarray, offset: int = 0) -> None:
-        self.aligned, self.offset = aligned, offset
-        self.count = 0
-        self._samples: list[np.ndarray] = []
-        self._wanted = wanted + offset
-        self._picked = aligned.picked + offset
-        self._hash = hashlib.sha256()
-
-    def frames(self, blocks: Iterable[Frames]) -> Iterator[Frames]:
-        """The trajectory's frames of all decoded ones."""
-        for block in blocks:
-            for number in self._within(self._wanted, block):
-                self._samples.append(block[number].cpu().numpy().copy())
-            picked = self._within(self._picked, block)
-            if self.aligned.retouch is not None:
-                for number in picked:
-                    self.aligned.retouch(self.count + int(number) - self.offset, block[int(number)].numpy())
-            self.count += len(block)
-            if len(picked):
-                first, last = int(picked[0]), int(picked[-1])
-                whole = last - first + 1 == len(picked)
-                part = block[first : last + 1] if whole else block[torch.from_numpy(picked).to(block.device)]
-                if self.aligned.sha256 is not None and part.device.type == "cpu":
-                    self._hash.update(np.ascontiguousarray(part.numpy()).data)
-                yield part
-
-    @property
-    def samples(self) -> UInt8[np.ndarray, "k h w 3"]:
-        """Those of the wanted frames that passed."""
-        return np.stack(self._samples) if self._samples else np.zeros((0, 0, 0, 3), np.uint8)
-
-    def finished(self, recording: Recording, decoder: str, digest: str, disagreed: str = "") -> Finished:
-        """The proof.
-
-        Raises:
-            DamagedRecording: if the recording says what its frames are, and they are not.
-        """
-        expected = self.aligned.sha256
-        if expected is not None and decoder == "pyav" and self._hash.hexdigest() != expected:
-            raise recording.damaged("the decoded frames are not the recorded ones (SHA-256 differs)")
-        proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": digest}
-        proof |= {"by_pyav": disagreed} if disagreed else {}
-        proof |= {"mended": list(self.aligned.mended)} if self.aligned.mended else {}
-        return Finished(recording, self.aligned.trajectory, proof)
-
-    def _within(self, numbers: np.ndarray, block: Tensor) -> np.ndarray:
-        inside = (numbers >= self.count) & (numbers < self.count + len(block))
-        return np.asarray(numbers[inside] - self.count)
+def _finished(
+    recording: Recording, aligned: Aligned, decoder: str, samples: UInt8[np.ndarray, "k h w 3"], by_pyav: str = ""
+) -> Finished:
+    proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": sampled_sha256(samples)}
+    proof |= {"by_pyav": by_pyav} if by_pyav else {}
+    proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
+    return Finished(recording, aligned.trajectory, proof)
 
 
 def _reference(labels: Labels, visible: int) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:

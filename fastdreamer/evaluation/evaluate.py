@@ -216,7 +216,7 @@ class RealFrames:
     """Frames of a recorded episode by its name; None where the recording is gone or cannot be read."""
 
     def __init__(self, config: Config, run: RunDirectory) -> None:
-        self.space = action_space(config.data.env)
+        self.config, self.space = config, action_space(config.data.env)
         self.recordings: Mapping[str, Any] = {}
         folder = run.recordings(config)
         if folder.is_dir():
@@ -231,9 +231,10 @@ class RealFrames:
         """The episode's frames."""
         if name not in self.recordings:
             return None
-        from fastdreamer.data.read import read_recording
+        from fastdreamer.data.read import options_of, read_recording
 
+        options, size = options_of(self.config), self.config.data.frame_size
         try:
-            return read_recording(self.recordings[name], self.space).frames
+            return read_recording(self.recordings[name], self.space, options=options, size=size).frames
         except UserError:
             return None
