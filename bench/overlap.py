@@ -26,6 +26,7 @@ from fastdreamer.data.actions import action_space
 from fastdreamer.data.encode import encode_recordings
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.writer import write_recording
+from fastdreamer.tokenizer.cosmos import load_autoencoder
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 TINY = TokenizerConfig(
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    tokenizer = SleepingTokenizer.from_config(TINY)
+    tokenizer = SleepingTokenizer(load_autoencoder(TINY), TINY)
     with tempfile.TemporaryDirectory() as folder:
         recordings = Path(folder)
         write_episodes(recordings, given.episodes, given.steps)

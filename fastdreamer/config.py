@@ -223,10 +223,13 @@ class EvaluationConfig:
     max_steps: int = setting(300, at_least=1)
     seed: int = setting(1_000_000, at_least=0)  # worlds of evaluation; recordings count up from record.seed
     execute: int = setting(0, at_least=0)  # actions of a chunk that are executed; 0 means the whole chunk
-    workers: int = setting(0, at_least=0)  # environment processes; 0 means one a core
+    workers: int = setting(0, at_least=0)  # processes; 0: one a core for Crafter, one for Minecraft
     crops: int = setting(64, at_least=1)  # held-out windows for the world-model evaluation
     samples: int = setting(8, at_least=1)
     context: int = setting(4, at_least=1)  # real steps before the open loop
+    backend: str = setting("auto", choices=("auto", "minestudio", "minerl"))  # Minecraft; auto: what is installed
+    minerl_task: str = ""  # the `minerl` package's name of the task to play; empty: the one of data.env
+    leave_out: tuple[str, ...] = ()  # action components kept at their no-op because the simulator has none of them
     task: int = setting(0, at_least=0)  # which TASK token acts, where dynamics.tasks is above 0
     bootstrap: int = setting(2000, at_least=100)
 

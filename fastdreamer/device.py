@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,7 @@ def choose_device(config: Config) -> Backend:
 
     `auto` takes a CUDA card where there is one, and bf16 where the device multiplies it in hardware. On CPU only
     deterministic algorithms run, so that a resumed run gives the bits of an uninterrupted one. Threads are set the
-    usual way, with OMP_NUM_THREADS.
+    usual way, with OMP_NUM_THREADS. A rank of torchrun takes the card of its local rank.
 
     Raises:
         UserError: if a card, or bf16 on a card, is asked for and not there.
@@ -39,6 +40,9 @@ def choose_device(config: Config) -> Backend:
     if config.device == "cuda" and not has_card:
         raise UserError("device is cuda but torch sees no CUDA card: use device=cpu, or a CUDA build of torch")
     device = torch.device("cuda" if has_card and config.device != "cpu" else "cpu")
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if config.precision == "bf16" and device.type == "cuda" and not has_bf16:
         raise UserError("precision is bf16 but this card has none: use precision=fp32 or precision=auto")

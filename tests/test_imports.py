@@ -41,6 +41,8 @@ HEAVY = (
     "diffusers",
     "av",
     "crafter",
+    "minestudio",
+    "minerl",
     "rich",
     "nvidia.dali",
     "tensorrt",

@@ -2,68 +2,36 @@
 
 An action is one label index a component, uint8: Crafter has one component of 17 labels, MineRL has a component a
 button (labels 0 and 1), two mu-law camera axes and the string enums of its task. Every label list starts with its
-no-op, except the camera's, whose no-op is the middle bin.
+no-op, except those of binned numbers (camera, obfuscated vector), whose no-op is the bin of zero.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 
+from fastdreamer.data.bins import COLUMNS, Column, decode_camera, encode_camera
+from fastdreamer.data.spaces import (
+    BASALT_ENUMS,
+    BUTTON,
+    BUTTONS,
+    CRAFTER_ACTIONS,
+    NAVIGATE_ENUMS,
+    OBTAIN_ENUMS,
+    VPT_BUTTONS,
+    VPT_ENUMS,
+)
 from fastdreamer.errors import UserError
 
-CAMERA_CLIP = 10.0  # degrees; a larger change in one step counts as this
-CAMERA_MU = 10.0
-CAMERA_BINS = 11
-
-CRAFTER_ACTIONS = (
-    "noop", "move_left", "move_right", "move_up", "move_down", "do", "sleep", "place_stone", "place_table",
-    "place_furnace", "place_plant", "make_wood_pickaxe", "make_stone_pickaxe", "make_iron_pickaxe", "make_wood_sword",
-    "make_stone_sword", "make_iron_sword",
-)  # fmt: skip
-BUTTONS = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack")
-_TOOLS = ("wooden_axe", "wooden_pickaxe", "stone_axe", "stone_pickaxe", "iron_axe", "iron_pickaxe")
-NAVIGATE_ENUMS = {"place": ("none", "dirt")}
-OBTAIN_ENUMS = {
-    "place": ("none", "dirt", "stone", "cobblestone", "crafting_table", "furnace", "torch"),
-    "equip": ("none", "air", *_TOOLS),
-    "craft": ("none", "torch", "stick", "planks", "crafting_table"),
-    "nearbyCraft": ("none", *_TOOLS, "furnace"),
-    "nearbySmelt": ("none", "iron_ingot", "coal"),
-}
-
-
-def _expand(compressed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the mu-law scale in [-1, 1] to degrees."""
-    return CAMERA_CLIP * np.sign(compressed) * ((1.0 + CAMERA_MU) ** np.abs(compressed) - 1.0) / CAMERA_MU
-
-
-# The bins are equally wide on the mu-law scale, and the outermost centres sit on the clip itself.
-_SCALE = np.linspace(-1.0, 1.0, CAMERA_BINS)
-CAMERA_CENTRES = _expand(_SCALE)
-CAMERA_EDGES = _expand((_SCALE[1:] + _SCALE[:-1]) / 2.0)
-
-
-def encode_camera(degrees: float | ArrayLike) -> NDArray[np.uint8]:
-    """Degrees of one step's pitch or yaw change to one of 11 mu-law bins (mu 10, clip 10), as floats throughout.
-
-    Source: VPT (arXiv:2206.11795), appendix on the action space; its loader truncates to whole degrees first, which
-    puts slow mouse movement in the wrong bin, so that step is left out on purpose.
-    """
-    return np.asarray(np.searchsorted(CAMERA_EDGES, np.asarray(degrees, np.float64)), np.uint8)
-
-
-def decode_camera(bins: int | ArrayLike) -> NDArray[np.float64]:
-    """Camera bins to their centres in degrees."""
-    return np.asarray(CAMERA_CENTRES[np.asarray(bins, np.int64)])
+__all__ = ["SPACES", "ActionSpace", "Component", "action_space", "decode_camera", "encode_camera"]
 
 
 @dataclass(frozen=True)
@@ -81,30 +49,36 @@ class Component:
     @property
     def noop(self) -> int:
         """The value that does nothing."""
-        return self.size // 2 if self.camera_axis is not None else 0
+        return self.column.bins.noop if self.column is not None else 0
 
     @property
     def key(self) -> str:
         """The recording's array that holds this component."""
-        return "action$camera" if self.camera_axis is not None else f"action${self.name}"
+        return self.column.key if self.column is not None else f"action${self.name}"
+
+    @property
+    def column(self) -> Column | None:
+        """Where its numbers lie and how they are binned, or None if the array holds its values by name."""
+        return COLUMNS.get(self.name)
 
     @property
     def camera_axis(self) -> int | None:
         """Which column of `action$camera` this is (0 pitch, 1 yaw), or None."""
-        return {"camera_pitch": 0, "camera_yaw": 1}.get(self.name)
+        return self.column.index if self.column is not None and self.column.key == "action$camera" else None
 
-    def read(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """One recording array (rows,) or (rows, 2) to label indices (rows,).
+    def read(self, array: NDArray[Any]) -> UInt8[np.ndarray, " rows"]:
+        """One recording array (rows,), or (rows, columns) of which this is one, to label indices (rows,).
 
         Raises:
             UserError: naming the key and the value that is no label, not finite, or of the wrong shape.
         """
-        if self.camera_axis is not None:
-            if array.ndim != 2 or array.shape[1] != 2 or array.dtype.kind not in "fiu":
-                raise UserError(f"{self.key} is {array.dtype} of shape {array.shape}; it must be numbers (rows, 2)")
+        if (column := self.column) is not None:
+            if array.ndim != 2 or array.shape[1] != column.width or array.dtype.kind not in "fiu":
+                wanted = f"numbers (rows, {column.width})"
+                raise UserError(f"{self.key} is {array.dtype} of shape {array.shape}; it must be {wanted}")
             if not np.isfinite(array).all():
                 raise UserError(f"{self.key} holds a value that is not finite: the recording is damaged")
-            return encode_camera(array[:, self.camera_axis])
+            return column.bins.encode(array[:, column.index])
         if array.ndim != 1:
             raise UserError(f"{self.key} has shape {array.shape}; it must have one value a row")
         values, inverse = np.unique(array, return_inverse=True)
@@ -163,20 +137,18 @@ class ActionSpace:
         return np.stack([component.read(arrays[component.key]) for component in self.components], axis=1)
 
     def to_recording(self, actions: UInt8[np.ndarray, "s k"]) -> dict[str, NDArray[Any]]:
-        """Label indices to the arrays of a recording: buttons int64, camera float32 degrees, enums strings."""
+        """Label indices to the arrays of a recording: buttons int64, binned numbers float32, enums strings."""
         assert actions.ndim == 2 and actions.shape[1] == len(self.components), actions.shape
         arrays: dict[str, NDArray[Any]] = {}
-        for column, component in zip(actions.T, self.components, strict=True):
-            axis = component.camera_axis
-            if axis is not None:
-                camera: Float[np.ndarray, "s 2"] = arrays.setdefault(
-                    component.key, np.zeros((len(actions), 2), np.float32)
-                )
-                camera[:, axis] = decode_camera(column)
-            elif component.labels == ("0", "1"):
-                arrays[component.key] = column.astype(np.int64)
+        for labels, component in zip(actions.T, self.components, strict=True):
+            if (column := component.column) is not None:
+                shape = (len(actions), column.width)
+                table = arrays.setdefault(component.key, np.zeros(shape, np.float32))
+                table[:, column.index] = column.bins.decode(labels)
+            elif component.labels == BUTTON:
+                arrays[component.key] = labels.astype(np.int64)
             else:
-                arrays[component.key] = np.array(component.labels)[column.astype(np.int64)]
+                arrays[component.key] = np.array(component.labels)[labels.astype(np.int64)]
         return arrays
 
 
@@ -184,21 +156,26 @@ def _is_idle(array: NDArray[Any]) -> bool:
     return bool(np.all(array == "none")) if array.dtype.kind in "US" else not np.any(array)
 
 
-def _minerl(name: str, enums: Mapping[str, tuple[str, ...]]) -> ActionSpace:
-    camera = tuple(f"{centre:+.3f}" for centre in CAMERA_CENTRES)
-    components = [Component(button, ("0", "1")) for button in BUTTONS]
-    components += [Component("camera_pitch", camera), Component("camera_yaw", camera)]
-    components += [Component(key, labels) for key, labels in enums.items()]
-    return ActionSpace(name, tuple(components))
+def _binned(prefix: str) -> tuple[Component, ...]:
+    return tuple(Component(name, c.bins.labels) for name, c in COLUMNS.items() if name.startswith(prefix))
+
+
+def _minecraft(name: str, buttons: Iterable[str], enums: Mapping[str, tuple[str, ...]]) -> ActionSpace:
+    keys = (Component(button, BUTTON) for button in buttons)
+    values = (Component(key, labels) for key, labels in enums.items())
+    return ActionSpace(name, (*keys, *_binned("camera"), *values))
 
 
 SPACES: dict[str, ActionSpace] = {
     space.name: space
     for space in (
         ActionSpace("crafter", (Component("action", CRAFTER_ACTIONS),)),
-        _minerl("minerl_treechop", {}),
-        _minerl("minerl_navigate", NAVIGATE_ENUMS),
-        _minerl("minerl_obtain", OBTAIN_ENUMS),
+        _minecraft("minerl_treechop", BUTTONS, {}),
+        _minecraft("minerl_navigate", BUTTONS, NAVIGATE_ENUMS),
+        _minecraft("minerl_obtain", BUTTONS, OBTAIN_ENUMS),
+        _minecraft("minerl_basalt", BUTTONS, BASALT_ENUMS),
+        ActionSpace("minerl_vector", _binned("vector")),
+        _minecraft("vpt", VPT_BUTTONS, VPT_ENUMS),
     )
 }
 

@@ -88,6 +88,16 @@ def count_frames(path: Path) -> int:
     return len(known.shown(path, first))
 
 
+def count_packets(path: Path) -> int:
+    """How many frames are stored in the file, those included that an edit list hides.
+
+    Raises:
+        DamagedVideo: if the file is empty, truncated or no video.
+    """
+    with _packets(path) as (packets, _):
+        return sum(packet.size > 0 for packet in packets)
+
+
 @dataclass
 class _Times:
     """When the frames of the packets so far are to be shown, in the order of the file."""

@@ -15,11 +15,13 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
+from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
 from fastdreamer.data.latents import FORMAT, Episode, store_key
-from fastdreamer.data.ledger import Ledger
+from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.read import find_recordings, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
+from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
@@ -70,8 +72,10 @@ def encode_recordings(
     found = find_recordings(recordings)
     tokenizer = tokenizer or open_tokenizer(config, choose_device(config).device)
     print(f"tokenizer: {describe(tokenizer)}", flush=True)
-    key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend)
-    streamer = Streamer(tokenizer.clock, tokenizer.windows_at_once, pinned=tokenizer.device.type == "cuda")
+    tokenizer.resampler = resampler(config, tokenizer.precision, tokenizer.device)
+    key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, tokenizer.resampler.name)
+    streamer = _streamer(config, tokenizer)
+    print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {tokenizer.resampler.name}")
     described = {"name": space.name, "fingerprint": space.fingerprint}
     with Claims(store) as claims:
         ledger = Ledger(store, claims, {recording.name: recording for recording in found}, config.data.held_out)
@@ -90,7 +94,7 @@ def encode_recordings(
         run = _Run(tokenizer, ledger, config.data.max_damaged)
         with (
             track("encode", total=len(found), unit="episodes") as bar,
-            Writer(lambda work: ledger.enter(*work)) as writer,
+            Writer(ledger.enter) as writer,
             Background(partial(claims.each, found), read, threads, AHEAD_BYTES) as background,
         ):
             for event in background:
@@ -111,16 +115,18 @@ class _Run:
     latents: dict[str, list[Tensor]] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "write"), 0.0))
     began: float = field(default_factory=time.perf_counter)
+    seen_frames: int = 0
     encoded_frames: int = 0
     kept: int = 0
 
-    def take(self, event: object, writer: Writer[tuple[Episode, dict[str, object]]]) -> int:
+    def take(self, event: object, writer: Writer[Entry]) -> int:
         """One event of the readers; returns how many episodes are through."""
         match event:
             case Chunk():
                 began = time.perf_counter()
                 self.latents.setdefault(event.recording.name, []).append(self.tokenizer.encode_windows(event.frames))
                 self.times["encode"] += time.perf_counter() - began
+                self.seen_frames += len(event.frames)
                 return 0
             case Restart():
                 self.latents.pop(event.recording.name, None)
@@ -139,11 +145,13 @@ class _Run:
 
     def figures(self) -> dict[str, float | str]:
         """Frames a second, what bounds them, how many episodes were set aside."""
-        rate = self.encoded_frames / max(time.perf_counter() - self.began, 1e-9)
+        rate = self.seen_frames / max(time.perf_counter() - self.began, 1e-9)
         bound = max(self.times, key=self.times.__getitem__)
         share = self.times[bound] / max(sum(self.times.values()), 1e-9)
-        shown = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
-        return shown | ({"damaged": f"{len(self.ledger.skipped)}"} if self.ledger.skipped else {})
+        shown: dict[str, float | str] = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
+        if self.ledger.skipped:
+            shown["damaged"] = str(len(self.ledger.skipped))
+        return shown
 
     def finish(self, recordings: Path) -> dict[str, Any]:
         """The summary; what no recording stands behind leaves the store.
@@ -175,6 +183,16 @@ class _Run:
             "skipped": self.ledger.skipped,
             **noted,
         }
+
+
+def _streamer(config: Config, tokenizer: FrozenTokenizer) -> Streamer:
+    """PyAV, or NVDEC where it is asked for or there is a card and DALI."""
+    clock, at_once, on_card = tokenizer.clock, tokenizer.windows_at_once, tokenizer.device.type == "cuda"
+    if config.data.decoder == "nvdec":
+        require_dali("data.decoder=nvdec", card=True)
+    if config.data.decoder == "nvdec" or (config.data.decoder == "auto" and on_card and dali_available()):
+        return Streamer(clock, at_once, partial(nvdec_blocks, device=tokenizer.device), can_nvdec, pinned=True)
+    return Streamer(clock, at_once, pinned=on_card)
 
 
 def _episode(finished: Finished, latents: Tensor) -> Episode:

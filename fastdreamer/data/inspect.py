@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_aligned
 from fastdreamer.data.recording import Recording
 from fastdreamer.data.writer import FRAMES_PER_SECOND
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 
 _BAR_WIDTH = 30
+_LISTED = 20  # mended recordings in the text; the JSON has all
 
 
 @dataclass
@@ -28,6 +29,9 @@ class _Episode:
 
     recording: Recording
     damaged: str = ""
+    mended: tuple[str, ...] = ()
+    labelled: bool = True
+    rewarded: bool = True
     frames: int = 0
     size: str = ""
     total: float = 0.0
@@ -45,10 +49,12 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         decode: decode every video whole; else only count its frames, which finds truncation but not damaged pixels.
 
     Returns:
-        Plain numbers, lists and dicts (ready for JSON): `episodes`, `frames`, `seconds` of play, `return_mean`, `_min`
-        and `_max` and `length_mean` (steps; None without an episode), `terminated` (episodes), `envs` (episodes each),
-        `spaces` (action space of each env), `frame_sizes`, `actions` (component -> label -> count), `achievements`
-        (name -> share of the episodes that recorded them) and `damaged` ([{"name", "reason"}]).
+        Plain numbers, lists and dicts (ready for JSON): `episodes`, `unlabelled` (those of them without actions),
+        `frames`, `seconds` of play, `return_mean`, `_min` and `_max` (of episodes with rewards) and `length_mean`
+        (steps; None without an episode), `terminated` (episodes), `envs` (episodes each), `spaces` (action space of
+        each env), `frame_sizes`, `actions` (component -> label -> count), `achievements` (name -> share of the
+        episodes that recorded them), `mended` (what was put right in good episodes) and `damaged` ([{"name",
+        "reason"}] both).
 
     Raises:
         UserError: the folder is missing or holds no recording, or there is no such action space.
@@ -59,7 +65,8 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
     good = [episode for episode in episodes if not episode.damaged]
     damaged = [{"name": episode.recording.name, "reason": episode.damaged} for episode in episodes if episode.damaged]
     damaged += [{"name": name, "reason": reason} for name, reason in find_incomplete(root)]
-    returns = [episode.total for episode in good]
+    mended = [{"name": episode.recording.name, "reason": line} for episode in good for line in episode.mended]
+    returns = [episode.total for episode in good if episode.rewarded]
     actions: dict[str, Counter[str]] = {}
     for episode in good:
         for component, counts in episode.actions.items():
@@ -71,39 +78,52 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         "root": str(root),
         "decoded": decode,
         "episodes": len(good),
+        "unlabelled": sum(not episode.labelled for episode in good),
         "frames": sum(episode.frames for episode in good),
         "seconds": sum(steps) / FRAMES_PER_SECOND,
-        "return_mean": float(np.mean(returns)) if good else None,
+        "return_mean": float(np.mean(returns)) if returns else None,
         "return_min": min(returns, default=None),
         "return_max": max(returns, default=None),
         "length_mean": float(np.mean(steps)) if good else None,
         "terminated": sum(episode.terminated for episode in good),
         "envs": dict(Counter(episode.recording.env for episode in good)),
-        "spaces": {env: chosen.name for env, chosen in spaces.items()},
+        "spaces": _space_names(spaces),
         "frame_sizes": dict(Counter(episode.size for episode in good)) if decode else {},
         "actions": {component: dict(counts) for component, counts in actions.items()},
         "achievements": {name: count / len(unlocked) for name, count in achieved.most_common()},
+        "mended": mended,
         "damaged": damaged,
     }
 
 
-def _choose_spaces(recordings: list[Recording], name: str) -> dict[str, ActionSpace]:
-    """The action space of each env: the named one, or that of its first readable recording."""
-    spaces: dict[str, ActionSpace] = {}
+Spaces = dict[tuple[str, str], ActionSpace]  # of an env's recordings of one format
+
+
+def _choose_spaces(recordings: list[Recording], name: str) -> Spaces:
+    """The named action space, or that of the first readable recording of an env and format."""
+    spaces: Spaces = {}
     for recording in recordings:
-        if recording.env not in spaces:
+        if (recording.env, recording.format) not in spaces:
             try:
-                spaces[recording.env] = guess_space(recording) if name == "auto" else action_space(name)
+                space = guess_space(recording) if name == "auto" else action_space(name)
+                spaces[recording.env, recording.format] = space
             except UserError:
                 if name != "auto":
                     raise
     return spaces
 
 
-def _read_all(recordings: list[Recording], spaces: dict[str, ActionSpace], decode: bool) -> Iterator[_Episode]:
+def _space_names(spaces: Spaces) -> dict[str, str]:
+    names: dict[str, list[str]] = {}
+    for (env, _), space in spaces.items():
+        names.setdefault(env, []).append(space.name)
+    return {env: " and ".join(sorted(set(found))) for env, found in names.items()}
+
+
+def _read_all(recordings: list[Recording], spaces: Spaces, decode: bool) -> Iterator[_Episode]:
     def read(recording: Recording) -> _Episode:
         try:
-            return _read(recording, spaces.get(recording.env) or guess_space(recording), decode)
+            return _read(recording, spaces.get((recording.env, recording.format)) or guess_space(recording), decode)
         except UserError as error:
             return _Episode(recording, damaged=str(error).removeprefix(f"recording {recording.name}: "))
 
@@ -115,15 +135,20 @@ def _read_all(recordings: list[Recording], spaces: dict[str, ActionSpace], decod
 
 
 def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
-    trajectory = read_recording(recording, space, frames=decode)
+    aligned = read_aligned(recording, space, frames=decode)
+    trajectory = aligned.trajectory
+    components = space.components if trajectory.labelled else ()
     counts = {
         component.name: dict(zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True))
-        for component, column in zip(space.components, trajectory.actions.T, strict=True)
+        for component, column in zip(components, trajectory.actions.T, strict=trajectory.labelled)
     }
     height, width = trajectory.frames.shape[1:3]
     total = float(trajectory.rewards.sum(dtype=np.float64))
     return _Episode(
         recording,
+        mended=aligned.mended,
+        labelled=trajectory.labelled,
+        rewarded=trajectory.rewarded,
         frames=len(trajectory),
         size=f"{width}x{height}",
         total=round(total, 6),
@@ -142,17 +167,24 @@ def render_inspection(found: dict[str, Any]) -> str:
         f"{minutes:,.1f} minutes of play"
     ]
     lines += [f"  {env}: {count:,} episodes, actions as {found['spaces'][env]}" for env, count in found["envs"].items()]
+    if found["unlabelled"]:
+        lines.append(f"unlabelled {found['unlabelled']:,} of {found['episodes']:,} episodes: videos without actions")
     if found["episodes"]:
+        mean, low, high = (found[f"return_{what}"] for what in ("mean", "min", "max"))
         lines.append(
-            f"return   mean {found['return_mean']:.2f}, from {found['return_min']:.2f} to {found['return_max']:.2f}; "
-            f"{found['length_mean']:,.0f} steps an episode; {found['terminated']:,} end in a terminal state"
+            ("return   unknown; " if mean is None else f"return   mean {mean:.2f}, from {low:.2f} to {high:.2f}; ")
+            + f"{found['length_mean']:,.0f} steps an episode; {found['terminated']:,} end in a terminal state"
         )
     for component, counts in found["actions"].items():
         lines += _histogram(component, counts)
     if found["achievements"]:
         lines.append("achievements (share of episodes)")
         lines += [_bar(name, f"{share:7.1%}", share) for name, share in found["achievements"].items()]
-    damaged = found["damaged"]
+    mended, damaged = found["mended"], found["damaged"]
+    if mended:
+        lines.append(f"mended   {len(mended)}")
+        lines += [f"  {item['name']}: {item['reason']}" for item in mended[:_LISTED]]
+        lines += [f"  and {len(mended) - _LISTED} more"] if len(mended) > _LISTED else []
     lines.append(f"damaged  {len(damaged)}" if damaged else "damaged  none")
     lines += [f"  {item['name']}: {item['reason']}" for item in damaged]
     return "\n".join(lines)

@@ -23,6 +23,8 @@ from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
 
+Entry = tuple[Episode, Mapping[str, Any]]  # an episode and its proof (`stream.Finished`)
+
 
 class Ledger:
     """Episodes that are in the store, and recordings that are set aside.
@@ -60,13 +62,14 @@ class Ledger:
         file = self.store / FOLDER / entry["file"]
         return file.is_file() and sha256_file(file) == entry["sha256"]
 
-    def enter(self, episode: Episode, proof: Mapping[str, Any]) -> None:
-        """Write an episode and enter it; `proof` is what its entry says besides."""
+    def enter(self, entry: Entry) -> None:
+        """Write an episode and enter it; the proof is what its entry says besides."""
+        episode, proof = entry
         name = episode.name
-        entry = write_episode(self.store, episode, self._sources.pop(name)) | dict(proof)
+        written = write_episode(self.store, episode, self._sources.pop(name)) | dict(proof)
         with self.claims.manifest():
             manifest = self._read()
-            manifest["episodes"][name] = entry
+            manifest["episodes"][name] = written
             manifest["skipped"].pop(name, None)
             self._replace(manifest)
         self.claims.give_back(name)

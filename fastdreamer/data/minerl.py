@@ -2,26 +2,28 @@
 
     ROOT/<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz, metadata.json}
 
-The rules are those of MineRL's own loader (minerl.data.data_pipeline), with three differences: the number of leading
-frames to skip comes from the frames that decode instead of metadata.json, which may be missing or wrong; too few
-frames are an error instead of a shorter episode; and arrays are loaded without pickle.
+A folder counts with any .mp4, any .npz and a version in its path. The rules are those of MineRL's own loader
+(minerl.data.data_pipeline), with three differences: the number of leading frames to skip comes from the frames that
+decode instead of metadata.json, which may be missing or wrong; too few frames are an error instead of a shorter
+episode; and arrays are loaded without pickle.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
+from fastdreamer.data.decode import count_packets
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
@@ -29,45 +31,35 @@ from fastdreamer.errors import UserError
 BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
 VERSIONS = ("3", "4")
 RECORDER = "fastdreamer"  # metadata's mark of our own recordings
+UNREWARDED = "minerl_basalt"
+REWARD_TOLERANCE = 1e-3  # relative, and absolute for small sums: what summing in another order or precision can cost
+_WAY_OUT = " (data.check_metadata=false reads it all the same)"
 _VERSION_PREFIX = re.compile(r"v[0-9]+_")
 
 
-def find_recordings(root: Path) -> list[Recording]:
-    """All recordings under `root`, sorted by env and name: folders with any .mp4, any .npz and a version in the path.
-
-    Raises:
-        UserError: if the folder is missing, holds no recording, or says in VERSION that it is of another format.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}; make one with `fastdreamer record`, or give MineRL's root folder")
+def check_version(root: Path) -> None:
+    """Raises UserError if `root` says in VERSION that its recordings are of another format."""
     file = root / "VERSION"
     version = file.read_text(errors="replace").strip() if file.is_file() else VERSIONS[0]
     if version not in VERSIONS:
         raise UserError(f"{file} says {version!r}; readable versions are {' and '.join(VERSIONS)}")
-    folders = [path for path, names in _walk(root) if _has(names, ".mp4") and _has(names, ".npz")]
-    if not folders:
-        raise UserError(
-            f"{root} holds no recording: expected folders like <EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/ "
-            "with recording.mp4 and rendered.npz"
-        )
-    times = Counter(path.name for path in folders)
-    return [
-        Recording(path, path.name if times[path.name] == 1 else f"{path.parent.name}.{path.name}", path.parent.name)
-        for path in sorted(folders)
-    ]
 
 
-def find_incomplete(root: Path) -> list[tuple[str, str]]:
-    """Name and reason of the folders that are named like a recording but do not count as one, black-listed included."""
-    incomplete = []
-    for path, names in _walk(Path(root), blacklisted=True):
-        missing = " and ".join(ending for ending in (".mp4", ".npz") if not _has(names, ending))
-        if _is_blacklisted(path):
-            incomplete.append((path.name, "black-listed by MineRL: its frames and actions do not belong together"))
-        elif missing and _VERSION_PREFIX.match(path.name):
-            incomplete.append((path.name, f"there is no {missing} file in {path}"))
-    return sorted(incomplete)
+def claims(path: Path, names: list[str]) -> bool:
+    """Whether a folder with these files is MineRL's, whole or not: by its name, or by what lies in it."""
+    return bool(_VERSION_PREFIX.match(path.name)) or (_has(names, ".mp4") and _has(names, ".npz"))
+
+
+def refusal(path: Path, names: list[str]) -> str:
+    """Why a folder that MineRL claims does not count as a recording, or ""."""
+    if any(stream in str(path) for stream in BLACKLIST):
+        return "black-listed by MineRL: its frames and actions do not belong together"
+    missing = " and ".join(ending for ending in (".mp4", ".npz") if not _has(names, ending))
+    if missing:
+        return f"there is no {missing} file in {path}"
+    if not _VERSION_PREFIX.search(os.path.abspath(path)):
+        return f"there is no version such as v3_ in {path}; MineRL's folders are v3_<player>_<mob>-<n>_<start>-<end>"
+    return ""
 
 
 def guess_space(recording: Recording) -> ActionSpace:
@@ -85,13 +77,20 @@ def guess_space(recording: Recording) -> ActionSpace:
 
 @dataclass(frozen=True)
 class MineRLLabels:
-    """The arrays of one recording, checked; its video is aligned by its end."""
+    """The arrays of one recording, checked; its video is aligned by its end.
+
+    Attributes:
+        rewarded: False for BASALT, which has no rewards: its array is all zeros.
+        check_metadata: whether the video must have as many frames as metadata.json says.
+    """
 
     recording: Recording
     video: Path
-    actions: NDArray[np.uint8]
-    rewards: NDArray[np.float32]
+    actions: UInt8[np.ndarray, "s k"]
+    rewards: Float[np.ndarray, " s"]
     metadata: dict[str, Any]
+    rewarded: bool = True
+    check_metadata: bool = True
 
     def align(self, visible: int) -> Aligned:
         """The last frame is the last state; leading extra frames go.
@@ -101,11 +100,13 @@ class MineRLLabels:
         game itself.
 
         Raises:
-            DamagedRecording: if there are too few frames.
+            DamagedRecording: if there are too few frames, or another number than metadata.json says.
         """
         needed = len(self.rewards) + 1
         if visible < needed:
             raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
+        if self.check_metadata:
+            self._check_frame_count(visible)
         terminals = np.zeros(needed - 1, np.bool_)
         valid = np.ones(needed, np.bool_)
         digest = None
@@ -117,13 +118,36 @@ class MineRLLabels:
             valid[-1] = False
         frames = np.zeros((needed, 0, 0, 3), np.uint8)
         trajectory = Trajectory(
-            self.recording.name, frames, self.actions, self.rewards, terminals, valid, self.metadata
+            self.recording.name,
+            frames,
+            self.actions,
+            self.rewards,
+            terminals,
+            valid,
+            self.metadata,
+            rewarded=self.rewarded,
         )
         return Aligned(trajectory, np.arange(visible - needed, visible), digest)
 
+    def _check_frame_count(self, visible: int) -> None:
+        """MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides."""
+        said = _number(self.recording, self.metadata, "true_video_frame_count")
+        if said is None or said == visible:
+            return
+        try:
+            packets = count_packets(self.video)
+        except UserError as error:
+            raise self.recording.damaged(error) from error
+        if said != packets:
+            counted = f"{visible} frames" + (f" ({packets} with hidden ones)" if packets != visible else "")
+            raise self.recording.damaged(
+                f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
+                f"one of them is damaged or another recording's{_WAY_OUT}"
+            )
 
-def read_labels(recording: Recording, space: ActionSpace) -> MineRLLabels:
-    """Read one recording's arrays.
+
+def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool = True) -> MineRLLabels:
+    """Read one recording's arrays; `check_metadata` compares them, and later the video, with metadata.json.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
@@ -134,20 +158,12 @@ def read_labels(recording: Recording, space: ActionSpace) -> MineRLLabels:
     rewards = np.asarray(arrays["reward"], np.float32)
     if not np.isfinite(rewards).all():
         raise recording.damaged("a reward is not finite")
-    return MineRLLabels(recording, _file(recording, "recording.mp4"), actions, rewards, metadata)
-
-
-def _walk(root: Path, blacklisted: bool = False) -> Iterator[tuple[Path, list[str]]]:
-    """Folders under `root` (itself included) with a version in their path; hidden ones are half-written recordings."""
-    for path, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        is_versioned = _VERSION_PREFIX.search(os.path.abspath(path))
-        if is_versioned and (blacklisted or not _is_blacklisted(Path(path))):
-            yield Path(path), names
-
-
-def _is_blacklisted(path: Path) -> bool:
-    return any(stream in str(path) for stream in BLACKLIST)
+    if check_metadata:
+        _check_rewards(recording, metadata, rewards)
+    rewarded = space.name != UNREWARDED or bool(rewards.any())
+    return MineRLLabels(
+        recording, _file(recording, "recording.mp4"), actions, rewards, metadata, rewarded, check_metadata
+    )
 
 
 def _has(names: list[str], ending: str) -> bool:
@@ -197,14 +213,36 @@ def _load_metadata(recording: Recording) -> dict[str, Any]:
         return {}
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise recording.damaged(f"metadata.json is not JSON ({error})") from error
     if not isinstance(metadata, dict):
         raise recording.damaged("metadata.json is not an object")
     return metadata
 
 
-def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+def _check_rewards(recording: Recording, metadata: dict[str, Any], rewards: Float[np.ndarray, " s"]) -> None:
+    steps = _number(recording, metadata, "duration_steps")
+    if steps is not None and steps != len(rewards):
+        raise recording.damaged(
+            f"duration_steps in metadata.json is {steps:g}, but there are {len(rewards)} rewards{_WAY_OUT}"
+        )
+    total, found = _number(recording, metadata, "total_reward"), float(rewards.sum(dtype=np.float64))
+    if total is not None and not math.isclose(total, found, rel_tol=REWARD_TOLERANCE, abs_tol=REWARD_TOLERANCE):
+        raise recording.damaged(
+            f"total_reward in metadata.json is {total:g}, but the rewards sum to {found:g}{_WAY_OUT}"
+        )
+
+
+def _number(recording: Recording, metadata: dict[str, Any], key: str) -> float | None:
+    value = metadata.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+        raise recording.damaged(f"{key} in metadata.json is {str(value)[:40]!r}, which is no number{_WAY_OUT}")
+    return float(value)
+
+
+def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray[Any]]) -> UInt8[np.ndarray, "s k"]:
     try:
         return space.from_recording(arrays)
     except UserError as error:

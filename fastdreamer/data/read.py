@@ -4,51 +4,65 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from fastdreamer.data import minerl
-from fastdreamer.data.actions import ActionSpace
+from fastdreamer.data import minerl, plain, vpt
+from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.decode import count_frames, decode_video
-from fastdreamer.data.recording import Labels, Recording
+from fastdreamer.data.find import find_incomplete, find_recordings
+from fastdreamer.data.recording import Aligned, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
-
-def find_recordings(root: Path) -> list[Recording]:
-    """All recordings under `root`, sorted.
-
-    Raises:
-        UserError: if the folder is missing or holds no recording.
-    """
-    return minerl.find_recordings(root)
-
-
-def find_incomplete(root: Path) -> list[tuple[str, str]]:
-    """Name and reason of what looks like a recording and is none."""
-    return minerl.find_incomplete(root)
+__all__ = ["find_incomplete", "find_recordings", "guess_space", "read_aligned", "read_labels", "read_recording"]
 
 
 def guess_space(recording: Recording) -> ActionSpace:
-    """The smallest action space that reads the recording.
+    """The smallest action space that reads the recording; a space of no components for a video without actions.
 
     Raises:
         DamagedRecording: if none does; the reason is that of the space whose components fit best.
     """
-    return minerl.guess_space(recording)
+    match recording.format:
+        case "vpt":
+            return action_space(vpt.SPACE)
+        case "video":
+            return plain.UNLABELLED
+        case _:
+            return minerl.guess_space(recording)
 
 
-def read_labels(recording: Recording, space: ActionSpace) -> Labels:
+def read_labels(
+    recording: Recording, space: ActionSpace, skip_null: bool = False, check_metadata: bool = True
+) -> Labels:
     """A recording's actions and rewards, checked.
+
+    Args:
+        recording: of any format.
+        space: what its actions must be; a video without actions takes any.
+        skip_null: `data.skip_null`, for VPT.
+        check_metadata: `data.check_metadata`, for MineRL.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    return minerl.read_labels(recording, space)
+    match recording.format:
+        case "vpt":
+            return vpt.read_labels(recording, space, skip_null)
+        case "video":
+            return plain.PlainLabels(recording, space)
+        case _:
+            return minerl.read_labels(recording, space, check_metadata)
 
 
-def read_recording(recording: Recording, space: ActionSpace, frames: bool = True) -> Trajectory:
+def read_recording(
+    recording: Recording,
+    space: ActionSpace,
+    frames: bool = True,
+    skip_null: bool = False,
+    check_metadata: bool = True,
+) -> Trajectory:
     """One whole episode in memory, its frames aligned with its rows.
 
     With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3).
@@ -56,14 +70,25 @@ def read_recording(recording: Recording, space: ActionSpace, frames: bool = True
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    labels = read_labels(recording, space)
+    return read_aligned(recording, space, frames, skip_null, check_metadata).trajectory
+
+
+def read_aligned(
+    recording: Recording,
+    space: ActionSpace,
+    frames: bool = True,
+    skip_null: bool = False,
+    check_metadata: bool = True,
+) -> Aligned:
+    """As `read_recording`, with what was mended."""
+    labels = read_labels(recording, space, skip_null, check_metadata)
     try:
         decoded = decode_video(labels.video) if frames else np.zeros((count_frames(labels.video), 0, 0, 3), np.uint8)
     except UserError as error:
         raise recording.damaged(error) from error
     aligned = labels.align(len(decoded))
     if not frames:
-        return aligned.trajectory
+        return aligned
     if aligned.retouch is not None:
         for number in aligned.picked:
             aligned.retouch(int(number), decoded[number])
@@ -72,4 +97,4 @@ def read_recording(recording: Recording, space: ActionSpace, frames: bool = True
     pixels = np.ascontiguousarray(decoded[first : last + 1] if whole else decoded[aligned.picked])
     if aligned.sha256 is not None and hashlib.sha256(pixels.data).hexdigest() != aligned.sha256:
         raise recording.damaged("the decoded frames are not the recorded ones (SHA-256 differs)")
-    return replace(aligned.trajectory, frames=pixels)
+    return replace(aligned, trajectory=replace(aligned.trajectory, frames=pixels))

@@ -138,6 +138,7 @@ class Streamer:
     def _put(self, recording: Recording, frames: Iterable[Frames], count: int, outlet: Outlet) -> None:
         sizes = chunk_sizes(count, self.clock, self.at_once)
         held = 0
+        last: Tensor | None = None
 
         def new(shape: tuple[int, ...]) -> Tensor:
             nonlocal held
@@ -152,7 +153,6 @@ class Streamer:
                 outlet.check()
                 yield last
 
-        last: Tensor | None = None
         try:
             for chunk in into_chunks(watched(), sizes, self.clock, new):
                 held = 0

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
@@ -87,7 +87,9 @@ class CrafterEnv:
         self._semantic = None
         return np.asarray(env.render())
 
-    def step(self, action: int) -> tuple[UInt8[np.ndarray, "64 64 3"], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: int | Int[np.ndarray, "1"]
+    ) -> tuple[UInt8[np.ndarray, "64 64 3"], float, bool, bool, dict[str, Any]]:
         """Play one action (an index into `action_names`).
 
         Returns:
@@ -96,7 +98,7 @@ class CrafterEnv:
             `achievements` (name -> times), `semantic` (64, 64) ids indexed [x, y], `player_pos` (x, y), `inventory`.
         """
         assert not self.is_over, "step after the end of an episode: reset first"
-        frame, reward, _, info = self._env.step(int(action))
+        frame, reward, _, info = self._env.step(int(np.asarray(action).item()))
         self.steps += 1
         terminated = info["discount"] == 0.0
         truncated = self.steps >= self.max_steps and not terminated
@@ -114,6 +116,9 @@ class CrafterEnv:
                 "inventory": info["inventory"],
             },
         )
+
+    def close(self) -> None:
+        """Nothing to end: a world lives in this process."""
 
     @property
     def unlocked(self) -> list[str]:

@@ -1,60 +1,111 @@
-"""Many environments stepped in parallel by a few worker processes, for evaluation."""
+"""Many environments stepped in parallel by worker processes, for evaluation: Crafter worlds, or Minecrafts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
+from fastdreamer.data.actions import action_space
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
-from fastdreamer.envs.workers import Worker, count_cores
+from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
+from fastdreamer.envs.minecraft_backends import find_backend
+from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, count_cores
 from fastdreamer.errors import UserError
 
 Frames = UInt8[np.ndarray, "e h w 3"]
 Stepped = tuple[Frames, Float32[np.ndarray, " e"], Bool[np.ndarray, " e"], Bool[np.ndarray, " e"], list[dict[str, Any]]]
 
+# Minecraft's own socket gives up after 120 s; its start and the making of a world take a minute or two.
+MINECRAFT_STEP_S = 180.0
+MINECRAFT_RESET_S = 900.0
+CLOSE_S = 30.0
+
+
+class World(Protocol):
+    """One environment: `CrafterEnv` or `MinecraftEnv`."""
+
+    seed: int
+    steps: int
+
+    def reset(self) -> UInt8[np.ndarray, "h w 3"]: ...
+
+    def step(self, action: Any) -> tuple[UInt8[np.ndarray, "h w 3"], float, bool, bool, dict[str, Any]]: ...
+
+    @property
+    def unlocked(self) -> list[str]: ...
+
+    def close(self) -> None: ...
+
 
 class EnvPool:
     """One environment for each seed, in seed order, spread over worker processes.
 
-    The worker count changes nothing but the time: each environment depends on its seed and its actions alone. Worlds
-    are kept, so that a second `reset` (the next policy, on the same seeds) costs almost nothing. Use it as a context
-    manager: leaving it ends the processes.
+    Crafter: the worker count changes nothing but the time, for each environment depends on its seed and its actions
+    alone. Worlds are kept, so that a second `reset` (the next policy, on the same seeds) costs almost nothing.
+
+    Minecraft: every environment is a process of its own that starts a Minecraft at the first `reset`; more worlds than
+    that are played one after another, with `choose` between them.
+
+    Use it as a context manager: leaving it ends the processes.
 
     Args:
-        env: `crafter`, the one environment that runs here.
+        env: `crafter`, or a `data.env` that a Minecraft simulator plays.
         seeds: One an environment.
         max_steps: Actions until an episode is truncated.
-        workers: Processes; 0 means one a core.
+        workers: Processes for Crafter; 0 means one a core.
+        minecraft: How to play Minecraft.
 
     Raises:
-        UserError: for another environment, or if crafter is not installed.
+        UserError: for another environment, or if what it needs is not installed.
     """
 
-    def __init__(self, env: str, seeds: Sequence[int], max_steps: int, workers: int = 0) -> None:
-        if env != "crafter":
-            raise UserError(f"no environment to act in for {env!r}: closed-loop evaluation runs in crafter only")
-        import_crafter()
+    def __init__(
+        self,
+        env: str,
+        seeds: Sequence[int],
+        max_steps: int,
+        workers: int = 0,
+        minecraft: MinecraftSettings | None = None,
+    ) -> None:
         assert len(seeds) > 0, "an EnvPool needs at least one seed"
-        count = min(workers or count_cores(), len(seeds))
-        self.size = len(seeds)
-        self._shares = [np.arange(index, len(seeds), count) for index in range(count)]
+        self._is_minecraft = env != "crafter"
+        if self._is_minecraft:
+            minecraft = minecraft or MinecraftSettings()
+            find_backend(env, minecraft.backend)
+            count = len(seeds)
+        else:
+            import_crafter()
+            count = min(workers or count_cores(), len(seeds))
         self._workers: list[Worker] = []
+        self._assign(seeds, count)
         try:
             for share in self._shares:
-                self._workers.append(Worker(_Worlds, [int(seeds[index]) for index in share.tolist()], max_steps))
+                self._workers.append(Worker(_Worlds, env, self._seeds_of(share), max_steps, minecraft))
         except BaseException:
             self.close()
             raise
 
+    @property
+    def size(self) -> int:
+        """How many worlds are played at once."""
+        return len(self._seeds)
+
+    def choose(self, seeds: Sequence[int]) -> None:
+        """The worlds of the next `reset`, in Minecraft: at most as many as there are processes."""
+        assert self._is_minecraft and 0 < len(seeds) <= len(self._workers), (len(seeds), len(self._workers))
+        self._assign(seeds, len(seeds))
+
     def reset(self) -> Frames:
         """Restart every world; the first frames."""
-        return self._exchange([None] * len(self._workers))[0]
+        seeds = [self._seeds_of(share) for share in self._shares]
+        return self._exchange(seeds, MINECRAFT_RESET_S if self._is_minecraft else None)[0]
 
-    def step(self, actions: Int[np.ndarray, " e"], active: Bool[np.ndarray, " e"]) -> Stepped:
+    def step(self, actions: Int[np.ndarray, "e k"], active: Bool[np.ndarray, " e"]) -> Stepped:
         """Play `actions` where `active`; the others stay as they are and earn 0.
 
         Returns:
@@ -63,13 +114,17 @@ class EnvPool:
 
         Raises:
             WorkerDied: if a worker process died or failed.
+            UserError: if Minecraft did.
         """
         actions, active = np.asarray(actions), np.asarray(active, bool)
-        assert actions.shape == active.shape == (self.size,), (actions.shape, active.shape, self.size)
-        return self._exchange([(actions[share], active[share]) for share in self._shares])
+        assert actions.ndim == 2 and actions.shape[:1] == active.shape == (self.size,), (actions.shape, active.shape)
+        requests = [(actions[share], active[share]) for share in self._shares]
+        return self._exchange(requests, MINECRAFT_STEP_S if self._is_minecraft else None)
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes, and with them their Minecrafts."""
+        if self._is_minecraft:  # or they would outlive the processes that started them
+            _say_goodbye(self._workers)
         for worker in self._workers:
             worker.close()
         self._workers = []
@@ -82,11 +137,19 @@ class EnvPool:
         """Close the pool."""
         self.close()
 
-    def _exchange(self, requests: Sequence[Any]) -> Stepped:
+    def _assign(self, seeds: Sequence[int], count: int) -> None:
+        self._seeds = [int(seed) for seed in seeds]
+        self._shares = [np.arange(index, len(seeds), count) for index in range(count)]
+
+    def _seeds_of(self, share: Int[np.ndarray, " n"]) -> list[int]:
+        return [self._seeds[index] for index in share.tolist()]
+
+    def _exchange(self, requests: Sequence[Any], timeout_s: float | None) -> Stepped:
         assert self._workers, "the pool is closed"
-        for worker, request in zip(self._workers, requests, strict=True):
+        workers = self._workers[: len(requests)]
+        for worker, request in zip(workers, requests, strict=True):
             worker.send(request)
-        replies = [worker.receive() for worker in self._workers]
+        replies = [worker.receive(timeout_s) for worker in workers]
         order = np.argsort(np.concatenate(self._shares))
         frames, rewards, terminated, truncated = (
             np.concatenate([reply[index] for reply in replies])[order] for index in range(4)
@@ -95,23 +158,46 @@ class EnvPool:
         return frames, rewards, terminated, truncated, [infos[index] for index in order]
 
 
-class _Worlds:
-    """A worker's share of the environments: request None resets, (actions, active) steps."""
+def _say_goodbye(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        with suppress(WorkerDied):
+            worker.send(None)
+    for worker in workers:
+        while worker.pending:
+            try:
+                worker.receive(CLOSE_S)
+            except WorkerLost:
+                break
+            except (WorkerDied, UserError):  # of this or an earlier request: it ends in any case
+                continue
 
-    def __init__(self, seeds: Sequence[int], max_steps: int) -> None:
-        self._envs = [CrafterEnv(seed, max_steps) for seed in seeds]
+
+class _Worlds:
+    """A worker's share of the environments: seeds reset them, (actions, active) steps them, None ends them."""
+
+    def __init__(self, env: str, seeds: Sequence[int], max_steps: int, minecraft: MinecraftSettings | None) -> None:
+        self._envs: list[World] = [
+            MinecraftEnv(action_space(env), seed, max_steps, minecraft) if minecraft else CrafterEnv(seed, max_steps)
+            for seed in seeds
+        ]
         self._frames: list[UInt8[np.ndarray, "h w 3"]] = []
         self._ended: list[tuple[bool, bool]] = []
 
-    def __call__(self, request: tuple[np.ndarray, np.ndarray] | None) -> Stepped:
-        rewards = np.zeros(len(self._envs), np.float32)
+    def __call__(self, request: list[int] | tuple[np.ndarray, np.ndarray] | None) -> Stepped | None:
         if request is None:
+            for env in self._envs:
+                env.close()
+            return None
+        rewards = np.zeros(len(self._envs), np.float32)
+        if isinstance(request, list):
+            for env, seed in zip(self._envs, request, strict=True):
+                env.seed = seed
             self._frames = [env.reset() for env in self._envs]
             self._ended = [(False, False)] * len(self._envs)
         else:
             for index, (action, is_active) in enumerate(zip(*request, strict=True)):
                 if is_active:
-                    frame, reward, terminated, truncated, _ = self._envs[index].step(int(action))
+                    frame, reward, terminated, truncated, _ = self._envs[index].step(action)
                     self._frames[index], rewards[index] = frame, reward
                     self._ended[index] = (terminated, truncated)
         ended = np.array(self._ended)

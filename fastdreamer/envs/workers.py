@@ -24,6 +24,10 @@ class WorkerDied(RuntimeError):
     """A worker process ended, or failed, in the middle of its work."""
 
 
+class WorkerLost(WorkerDied, UserError):
+    """The process is gone or silent (killed, out of memory, hung): one line, for nothing in it can be traced."""
+
+
 def count_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -39,6 +43,7 @@ class Worker:
 
     def __init__(self, factory: Callable[..., Handler], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
+        self.pending = 0  # requests without a reply yet
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, factory, arguments), daemon=True)
         self.process.start()
@@ -48,18 +53,23 @@ class Worker:
         """Hand over a request; its reply comes from `receive`."""
         try:
             self.connection.send(request)
+            self.pending += 1
         except OSError as error:
             raise self._death() from error
 
-    def receive(self) -> Any:
+    def receive(self, timeout_s: float | None = None) -> Any:
         """Wait for the reply.
 
         Raises:
             UserError: one raised in the worker.
-            WorkerDied: if the worker died or raised anything else (with its traceback).
+            WorkerLost: if the worker died, or did not answer in `timeout_s`.
+            WorkerDied: if it raised anything else (with its traceback).
         """
         try:
+            if timeout_s is not None and not self.connection.poll(timeout_s):
+                raise WorkerLost(f"worker process {self.process.pid} did not answer for {timeout_s:.0f} s")
             failure, reply = self.connection.recv()
+            self.pending -= 1
         except (EOFError, OSError) as error:
             raise self._death() from error
         if isinstance(failure, UserError):
@@ -77,9 +87,9 @@ class Worker:
             self.process.kill()
             self.process.join()
 
-    def _death(self) -> WorkerDied:
+    def _death(self) -> WorkerLost:
         self.process.join(5)
-        return WorkerDied(f"worker process {self.process.pid} died, exit code {self.process.exitcode}")
+        return WorkerLost(f"worker process {self.process.pid} died, exit code {self.process.exitcode}")
 
 
 def map_unordered(

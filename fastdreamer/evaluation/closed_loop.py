@@ -24,7 +24,7 @@ class Environments(Protocol):
     def reset(self) -> UInt8[ndarray, "e h w 3"]: ...
 
     def step(
-        self, actions: Int[ndarray, " e"], active: Bool[ndarray, " e"]
+        self, actions: Int[ndarray, "e k"], active: Bool[ndarray, " e"]
     ) -> tuple[ndarray, ndarray, ndarray, ndarray, Sequence[Mapping[str, Any]]]: ...
 
 
@@ -46,16 +46,16 @@ class Policy(Protocol):
 
     def reset(self) -> None: ...
 
-    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]: ...
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c k"]: ...
 
 
 class RandomPolicy:
-    """Uniform actions; a generator of its own for every world, so that one episode never changes another."""
+    """Uniform labels of every component; a generator for every world, so that one episode never changes another."""
 
     uses_latents = False
 
-    def __init__(self, actions: int, chunk: int, seeds: Sequence[int]) -> None:
-        self.actions, self.chunk = actions, chunk
+    def __init__(self, sizes: Sequence[int], chunk: int, seeds: Sequence[int]) -> None:
+        self.sizes, self.chunk = sizes, chunk
         self.seeds = seeds
         self.reset()
 
@@ -63,13 +63,15 @@ class RandomPolicy:
         """Start the generators anew."""
         self.generators = [np.random.default_rng(seed) for seed in self.seeds]
 
-    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]:
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c k"]:
         """One chunk a world."""
-        return np.stack([rng.integers(0, self.actions, self.chunk) for rng in self.generators])
+        return np.stack(
+            [np.stack([rng.integers(0, size, self.chunk) for size in self.sizes], -1) for rng in self.generators]
+        )
 
 
 class AgentPolicy:
-    """A trained agent, sampled or greedy, for environments with one action component."""
+    """A trained agent, sampled or greedy."""
 
     uses_latents = True
 
@@ -83,12 +85,12 @@ class AgentPolicy:
         self.agent.reset()
 
     @torch.no_grad()
-    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c"]:
+    def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c k"]:
         """The agent's chunk for every world from its latents at this step."""
         assert latents is not None
         positions = torch.full((len(latents),), position, dtype=torch.int64, device=self.device)
         chunk = self.agent.act(latents.to(self.device), positions, greedy=self.greedy, generator=self.generator)
-        return np.asarray(chunk[..., 0].cpu().numpy())
+        return np.asarray(chunk.cpu().numpy())
 
 
 class Observer:
@@ -136,6 +138,15 @@ class Episodes:
             "returns": [float(value) for value in self.returns],
             "achievements": {name: counts[name] / episodes for name in sorted(counts)},
         }
+
+
+def join(parts: Sequence[Episodes]) -> Episodes:
+    """The episodes of one policy that were played one wave after another."""
+    return Episodes(
+        np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        [unlocked for part in parts for unlocked in part.achievements],
+    )
 
 
 def check_worlds(seeds: Sequence[int], recorded: Sequence[int]) -> None:

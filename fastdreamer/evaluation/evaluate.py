@@ -19,8 +19,9 @@ from fastdreamer.data.latents import LatentStore, read_manifest, rebuild
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation import acting
 from fastdreamer.evaluation.bootstrap import mean_interval
-from fastdreamer.evaluation.closed_loop import AgentPolicy, Policy, RandomPolicy, check_worlds, play
+from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
 from fastdreamer.evaluation.summary import write_json
 from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model, take
@@ -44,8 +45,9 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not trained:
         raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+    acting.check(config)  # first: all else takes minutes
     if config.data.env == "crafter":
-        check_worlds(evaluation_seeds(config), recorded_seeds(config, run))  # first: all else takes minutes
+        check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
     device = (backend or choose_device(config)).device
     world_model = evaluate_open_loop(config, run, trained, device)
     write_json(run_dir / "world_model.json", world_model)
@@ -69,14 +71,12 @@ def evaluate_policies(
         "execute": settings.execute or config.tokenizer.frames_per_latent,
         "notes": [f"Phase {phase} is not trained in this run." for phase in (2, 3) if phase not in trained],
     }
-    if config.data.env != "crafter":
-        result["notes"].append(
-            f"No policy was played: {config.data.env} has no environment that can be installed from the package "
-            "registry (MineRL needs JDK 8 and Gradle downloads from mirrors that are gone). Only the world model was "
-            "evaluated."
-        )
+    missing = acting.missing(config)
+    if missing:
+        result["notes"].append(missing)
         return result
-    episodes = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
+    episodes, stopped = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
+    result["notes"] += acting.notes(config, stopped)
     result["policies"] = {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()}
     result["differences"] = {
         f"{one}_minus_{other}": mean_interval(
@@ -90,9 +90,8 @@ def evaluate_policies(
 
 def _play_all(
     config: Config, run: RunDirectory, phases: Sequence[int], seeds: Sequence[int], device: torch.device
-) -> dict[str, Any]:
-    from fastdreamer.envs.pool import EnvPool
-
+) -> tuple[dict[str, Episodes], UserError | None]:
+    """Every policy's episodes; with the reason if Minecraft stopped before every policy had played."""
     settings, c = config.evaluation, config.tokenizer.frames_per_latent
     execute = settings.execute or c
     if execute < c and config.heads.readout == "agent_tokens":
@@ -101,17 +100,30 @@ def _play_all(
             "remembers whole chunks; set evaluation.execute to 0"
         )
     agents = {phase: load_agent(run, config, phase, device) for phase in phases}  # refuse before an hour of play
-    encoder = _acting_encoder(config, run, len(seeds), device) if agents else None
-    episodes = {}
-    with EnvPool(config.data.env, seeds, settings.max_steps, settings.workers) as pool:
-        space = action_space(config.data.env)
-        policies: dict[str, Policy] = {"random": RandomPolicy(space.sizes[0], c, seeds)}
-        for phase, agent in agents.items():
-            for suffix, greedy in (("", False), ("_greedy", True)):
-                policies[f"phase{phase}{suffix}"] = AgentPolicy(agent, greedy, settings.seed, device)
-        for name, policy in policies.items():
-            episodes[name] = play(policy, pool, encoder, c, execute, settings.max_steps, name)
-    return episodes
+    waves = acting.waves(config, seeds)
+    encoders = {size: _acting_encoder(config, run, size, device) for size in {len(wave) for wave in waves} if agents}
+    variants = [(f"phase{phase}{end}", phase, end != "") for phase in agents for end in ("", "_greedy")]
+    sizes = action_space(config.data.env).sizes
+    episodes: dict[str, Episodes] = {}
+    try:
+        with acting.open_pool(config, waves[0]) as pool:
+            for name, phase, greedy in [("random", 0, False), *variants]:
+                parts = []
+                for wave in waves:
+                    if len(waves) > 1:
+                        pool.choose(wave)
+                    draws = settings.seed + wave[0] - seeds[0]  # others in every wave, the same at every evaluation
+                    policy: Policy = (
+                        AgentPolicy(agents[phase], greedy, draws, device) if phase else RandomPolicy(sizes, c, wave)
+                    )
+                    encoder = encoders.get(len(wave))
+                    parts.append(play(policy, pool, encoder, c, execute, settings.max_steps, name))
+                episodes[name] = join(parts)
+    except UserError as error:
+        if config.data.env == "crafter" or (settings.backend != "auto" and not episodes):
+            raise
+        return episodes, error
+    return episodes, None
 
 
 def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:

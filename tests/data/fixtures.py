@@ -142,12 +142,17 @@ FIXTURES: dict[str, Fixture] = {
     # Key frames are frames 0, 12, 24, ...: cut before the third one, the file shows frames 24 .. 147; 121 are needed.
     "open-gop-start": Fixture(
         partial(
-            _recording, extra=27, x264=_OPEN_GOP, after=partial(_rewrite, change=_from_third_key, use_editlist="0")
+            _recording,
+            extra=27,
+            x264=_OPEN_GOP,
+            after=partial(_rewrite, change=_from_third_key, use_editlist="0"),
+            metadata=False,  # it would count the frames that are gone
         ),
         first=27,
     ),
     "open-gop-start-edit-list": Fixture(
-        partial(_recording, extra=27, x264=_OPEN_GOP, after=partial(_rewrite, change=_from_third_key)), first=27
+        partial(_recording, extra=27, x264=_OPEN_GOP, after=partial(_rewrite, change=_from_third_key), metadata=False),
+        first=27,
     ),
     "edit-list": Fixture(partial(_recording, extra=7, hidden=33), first=7),
     "variable-rate": Fixture(partial(_recording, extra=3, times=lambda i: i + i // 3 + 40 * (i > 60)), first=3),

@@ -64,8 +64,7 @@ def test_each_episode_is_encoded_by_one_process(recordings: Path, tmp_path: Path
 def test_what_a_killed_process_had_is_encoded_by_another(recordings: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     victim, survivor = start(recordings, store), start(recordings, store)
-    assert victim.stdout and victim.stdout.readline().startswith("tokenizer")
-    assert victim.stdout.readline().startswith("encoded")
+    assert victim.stdout and any(line.startswith("encoded") for line in victim.stdout)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     finish(survivor)

@@ -70,7 +70,7 @@ def test_the_alignment_check_sees_a_shift_of_one_frame(folder: Path, monkeypatch
 def test_the_metadata_frame_count_is_not_believed(folder: Path):
     content = json.loads((folder / "metadata.json").read_text())
     (folder / "metadata.json").write_text(json.dumps({**content, "true_video_frame_count": 9999}))
-    assert_aligned(read(folder.parents[1]), 7)
+    assert_aligned(read(folder.parents[1], check_metadata=False), 7)
 
 
 def test_labels_alone_are_the_same_and_decode_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -126,7 +126,8 @@ def test_folders_count_by_endings_and_version(tmp_path: Path):
     assert {recording.env for recording in found} == {"MineRLTreechop-v0"}
     assert len(read_recording(found[1], TREECHOP)) == 4
     reasons = dict(find_incomplete(tmp_path))
-    assert len(reasons) == 3
+    assert len(reasons) == 4
+    assert "no version" in reasons[whole.name.replace("-0_", "-3_").removeprefix("v3_")]
     assert "no .mp4" in reasons[whole.name.replace("-0_", "-1_")]
     assert "no .npz" in reasons[whole.name.replace("-0_", "-2_")]
     assert "black-listed" in reasons["v3_tempting_capers_shapeshifter-14_39-520"]
@@ -254,8 +255,8 @@ def test_the_wrong_space_is_named(folder: Path):
         read(folder.parents[1], action_space("minerl_obtain"))
 
 
-def test_an_obfuscated_recording_is_refused_by_its_keys(tmp_path: Path):
-    arrays = {"reward": np.zeros(4, np.float32), "action$vector": np.ones((4, 64), np.float32)}
+def test_actions_that_no_space_has_are_refused_by_their_keys(tmp_path: Path):
+    arrays = {"reward": np.zeros(4, np.float32), "action$strange": np.ones((4, 64), np.float32)}
     write_minerl_recording(tmp_path, arrays)
-    with pytest.raises(DamagedRecording, match=r"there are: action\$vector"):
+    with pytest.raises(DamagedRecording, match=r"there are: action\$strange"):
         guess_space(find_recordings(tmp_path)[0])

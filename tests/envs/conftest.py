@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from fastdreamer.envs.crafter import CrafterEnv
+
+from .pretend import Machine, forget_stand_ins
 
 World = Callable[[int, int], CrafterEnv]
 
@@ -20,3 +23,11 @@ def world() -> World:
         return env
 
     return get
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """A machine with Java, a display and Minecraft's files, on which a test installs the stand-ins it wants."""
+    forget_stand_ins()
+    yield Machine(tmp_path / "machine", monkeypatch)
+    forget_stand_ins()

@@ -26,7 +26,7 @@ def test_pool_equals_serial_play_whatever_the_workers(world: World) -> None:
         for _ in range(2):  # a second reset plays the same worlds again
             assert np.array_equal(pool.reset(), np.stack([env.reset() for env in envs]))
             for actions, active in zip(plan, masks, strict=True):
-                frames, rewards, terminated, truncated, infos = pool.step(actions, active)
+                frames, rewards, terminated, truncated, infos = pool.step(actions[:, None], active)
                 for index, env in enumerate(envs):
                     if not active[index]:
                         assert rewards[index] == 0 and infos[index]["steps"] == 4
@@ -47,7 +47,7 @@ def test_a_dead_worker_raises_and_the_rest_are_ended() -> None:
         os.kill(processes[1].pid or 0, signal.SIGKILL)
         began = time.monotonic()
         for _ in range(5):
-            pool.step(np.zeros(2, int), np.ones(2, bool))
+            pool.step(np.zeros((2, 1), int), np.ones(2, bool))
     assert time.monotonic() - began < 10
     assert not any(process.is_alive() for process in processes)
 
@@ -55,11 +55,11 @@ def test_a_dead_worker_raises_and_the_rest_are_ended() -> None:
 def test_a_failure_in_a_worker_is_shown() -> None:
     with EnvPool("crafter", [1], 1, workers=1) as pool:
         pool.reset()
-        pool.step(np.zeros(1, int), np.ones(1, bool))
+        pool.step(np.zeros((1, 1), int), np.ones(1, bool))
         with pytest.raises(WorkerDied, match="reset first"):
-            pool.step(np.zeros(1, int), np.ones(1, bool))
+            pool.step(np.zeros((1, 1), int), np.ones(1, bool))
 
 
 def test_other_environments_are_refused() -> None:
-    with pytest.raises(UserError, match="crafter only"):
-        EnvPool("minerl_treechop", [0], 10)
+    with pytest.raises(UserError, match="no Minecraft simulator is known for data.env=atari"):
+        EnvPool("atari", [0], 10)

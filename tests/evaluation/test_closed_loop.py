@@ -126,11 +126,11 @@ def test_observer_of_whole_chunks_never_starts_a_clip_anew() -> None:
 
 
 def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
-    alone = RandomPolicy(17, 2, [11])
-    together = RandomPolicy(17, 2, [3, 11, 5])
+    alone = RandomPolicy((17,), 2, [11])
+    together = RandomPolicy((17,), 2, [3, 11, 5])
     for _ in range(5):
         assert np.array_equal(alone.act(None, 0)[0], together.act(None, 0)[1])
-    assert not np.array_equal(*RandomPolicy(17, 50, [3, 5]).act(None, 0))
+    assert not np.array_equal(*RandomPolicy((17,), 50, [3, 5]).act(None, 0))
     together.reset()
     alone.reset()
     draws = np.concatenate([together.act(None, 0) for _ in range(2000)])
@@ -138,8 +138,16 @@ def test_random_policy_of_a_world_does_not_depend_on_the_others() -> None:
     assert np.bincount(draws.ravel(), minlength=17).min() > 0.8 * draws.size / 17
 
 
+def test_random_policy_draws_every_label_of_every_component() -> None:
+    policy = RandomPolicy((2, 11, 3), 300, [4, 5])
+    chunk = policy.act(None, 0)
+    assert chunk.shape == (2, 300, 3)
+    assert [set(chunk[..., column].ravel().tolist()) for column in range(3)] == [set(range(n)) for n in (2, 11, 3)]
+    assert np.abs(np.corrcoef(chunk[0].T) - np.eye(3)).max() < 0.2, "each component has its own draws"
+
+
 def test_random_play_needs_no_encoder() -> None:
-    played = play(RandomPolicy(3, 4, [0, 1, 2]), ScriptedPool(), None, 4, 4, 10, "random")
+    played = play(RandomPolicy((3,), 4, [0, 1, 2]), ScriptedPool(), None, 4, 4, 10, "random")
     assert played.lengths.tolist() == [3, 7, 10]
 
 
@@ -163,6 +171,6 @@ def test_agent_policy_draws_the_same_after_a_reset() -> None:
     agent = Agent()
     policy = AgentPolicy(agent, greedy=True, seed=3, device=torch.device("cpu"))
     first = policy.act(torch.zeros(5, 16, 16), 2)
-    assert first.shape == (5, 2) and agent.seen == [(2, True)]
+    assert first.shape == (5, 2, 1) and agent.seen == [(2, True)]
     policy.reset()
     assert agent.seen == [] and np.array_equal(policy.act(torch.zeros(5, 16, 16), 2), first)

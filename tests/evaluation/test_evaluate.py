@@ -68,7 +68,7 @@ class StandInPool:
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> tuple[Any, ...]:
         self.steps += 1
-        rewards = (actions % 3 == 0).astype(np.float32)
+        rewards = (actions[:, 0] % 3 == 0).astype(np.float32)
         self.paid += rewards
         ended = np.full(len(self.seeds), self.steps == self.max_steps)
         return (

@@ -1,0 +1,103 @@
+"""Which recordings lie under a folder, of every format, mixed as they may be; and what looks like one and is none.
+
+    <EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz}    MineRL, and ours
+    <folder>/<name>.mp4 and <folder>/<name>.jsonl                                  VPT
+    <folder>/<name>.mp4                                                            a video without actions
+
+A video becomes unlabelled only where nothing says that it had labels: beside an .npz, in a folder named like MineRL's,
+or in one where other files are .jsonl, it is incomplete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastdreamer.data import minerl, plain, vpt
+from fastdreamer.data.recording import Recording
+from fastdreamer.errors import UserError
+
+LAYOUTS = (
+    "<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/ with recording.mp4 and rendered.npz (MineRL), "
+    "<folder>/<name>.mp4 with <name>.jsonl (VPT), or <folder>/<name>.mp4 alone (no actions)"
+)
+
+
+def find_recordings(root: Path) -> list[Recording]:
+    """All recordings under `root`, sorted by path; hidden files and folders are left out.
+
+    Raises:
+        UserError: if the folder is missing, holds no recording, or says in VERSION that it is of another format.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; make one with `fastdreamer record`, or give MineRL's root folder")
+    found, incomplete = _survey(root)
+    if any(kind == "minerl" for _, kind in found):
+        minerl.check_version(root)
+    if not found:
+        first = f"; {len(incomplete)} incomplete, the first {': '.join(incomplete[0])}" if incomplete else ""
+        raise UserError(f"{root} holds no recording: expected {LAYOUTS}{first}")
+    return _named(root, sorted(found))
+
+
+def find_incomplete(root: Path) -> list[tuple[str, str]]:
+    """Name and reason of what looks like a recording and is none: files are missing, or MineRL black-listed it."""
+    return _survey(Path(root))[1]
+
+
+def _survey(root: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
+    """What was found, with its format, and what is incomplete, with the reason."""
+    found: list[tuple[Path, str]] = []
+    incomplete: list[tuple[str, str]] = []
+    for path, names in _walk(root):
+        if minerl.claims(path, names):
+            if reason := minerl.refusal(path, names):
+                incomplete.append((path.name, reason))
+            else:
+                found.append((path, "minerl"))
+            continue
+        videos = {name for name in names if plain.is_video(name)}
+        lines = {Path(name).stem for name in names if name.endswith(vpt.ENDING)} if videos else set()
+        for name in videos:
+            stem = Path(name).stem
+            if lines and stem not in lines:
+                reason = f"there is no {stem}{vpt.ENDING} in {path}, where other videos have their actions"
+                incomplete.append((stem, reason))
+            else:
+                found.append((path / name, "vpt" if lines else "video"))
+        for stem in lines - {Path(name).stem for name in videos}:
+            incomplete.append((stem, f"there is no video for {stem}{vpt.ENDING} in {path}"))
+    there = {path.stem for path, _ in found} | {name for name, _ in incomplete}
+    incomplete += [(name, reason) for name, reason in vpt.read_indices(root) if name not in there]
+    return found, sorted(incomplete)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders under `root`, itself included, with their files; hidden ones are half-written, or another system's."""
+    for path, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield Path(path), [name for name in names if not name.startswith(".")]
+
+
+def _named(root: Path, found: list[tuple[Path, str]]) -> list[Recording]:
+    """Each with the shortest name that no other has: its own, with its folder's, or with its whole path."""
+    envs = [Path(os.path.abspath(path)).parent.name for path, _ in found]
+    stems = [path.name if kind == "minerl" else path.stem for path, kind in found]
+    choices = [
+        (stem, f"{env}.{stem}", ".".join(path.relative_to(root).parts))
+        for (path, _), env, stem in zip(found, envs, stems, strict=True)
+    ]
+    times = Counter(name for names in choices for name in set(names))
+    recordings = [
+        Recording(path, next((name for name in names if times[name] == 1), names[-1]), env, kind)
+        for (path, kind), env, names in zip(found, envs, choices, strict=True)
+    ]
+    first: dict[str, Recording] = {}
+    for recording in recordings:
+        other = first.setdefault(recording.name, recording)
+        if other is not recording:
+            raise UserError(f"{other.path} and {recording.path} would both be named {recording.name}; rename one")
+    return recordings

@@ -1,0 +1,193 @@
+"""Read the contractors' recordings of VPT: `<name>.mp4` and `<name>.jsonl`, whose line i is the action at frame i.
+
+Key names and camera scale are those of VPT's loader (github.com/openai/Video-Pre-Training), which converts one line to
+one action as here, with these differences: the camera is never truncated to whole degrees; a hotbar slot that the wheel
+selects is the action of the frame before the change, not after it; keys that cannot be pressed together cancel, as they
+do in VPT's own action space; ESC that closes a window is `inventory`, as in VPT's training (says the loader); null
+actions are kept unless `data.skip_null`; damage is told instead of skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from fastdreamer.data.actions import ActionSpace
+from fastdreamer.data.cursor import draw_cursor
+from fastdreamer.data.recording import Aligned, Recording
+from fastdreamer.data.spaces import VPT_BUTTONS
+from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.data.vpt_lines import KEYS, Line, parse_line
+
+SPACE = "vpt"
+ENDING = ".jsonl"
+DEGREES_PER_PIXEL = 360 / 2400
+
+# Recorder and video encoder stop a few frames apart. A larger difference means frames lost on the way, and then line i
+# is no longer frame i. A recording has at most 6000 frames: 200 of them are 10 s.
+MAX_LENGTH_DIFFERENCE = 200  # frames
+MAX_LENGTH_SHARE = 0.1
+
+
+def read_indices(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and reason for all that the index files in `root` list: {"basedir": ..., "relpaths": [...]}."""
+    for path in sorted(root.glob("*.json")):
+        try:
+            index = json.loads(path.read_bytes())
+        except (ValueError, OSError, RecursionError):
+            continue  # some other file
+        relpaths = index.get("relpaths") if isinstance(index, dict) and "basedir" in index else None
+        for relpath in relpaths if isinstance(relpaths, list) else []:
+            name = Path(str(relpath)).name.removesuffix(".mp4")
+            yield name, f"{path.name} lists {relpath}, but there is no {name}.mp4 with {name}{ENDING}"
+
+
+@dataclass(frozen=True)
+class VPTLabels:
+    """The lines of one recording, read; line i is frame i.
+
+    Attributes:
+        actions: one a line that can be read.
+        lines: how many there are, broken ones included.
+        cursors: where the mouse is, by frame, while a window is open.
+    """
+
+    recording: Recording
+    actions: UInt8[np.ndarray, "n k"]
+    noop: tuple[int, ...]
+    lines: int
+    cursors: dict[int, tuple[float, float]]
+    mended: tuple[str, ...]
+    skip_null: bool
+
+    @property
+    def video(self) -> Path:
+        """The recording itself."""
+        return self.recording.path
+
+    def align(self, visible: int) -> Aligned:
+        """Frame i belongs to line i, as far as there are both; the last frame's action leads nowhere and is left out.
+
+        With `skip_null` frames whose action is the no-op go, with their rows; the last frame stays.
+
+        Raises:
+            DamagedRecording: if lines and frames differ by much, or nothing is left.
+        """
+        difference, longer = abs(visible - self.lines), max(visible, self.lines)
+        names = f"{self.video.name} has {visible} frames, but {self.video.stem}{ENDING} has {self.lines} lines"
+        if difference > min(MAX_LENGTH_DIFFERENCE, MAX_LENGTH_SHARE * longer):
+            raise self.recording.damaged(f"{names}: they cannot belong together")
+        mended = [*self.mended, f"{names}: read to the shorter"] if difference else list(self.mended)
+        last = min(visible, len(self.actions)) - 1
+        if last < 1:
+            raise self.recording.damaged(f"{last + 1} frames have an action that can be read; one step needs 2")
+        rows = np.arange(last)
+        if self.skip_null:
+            rows = np.flatnonzero((self.actions[:last] != self.noop).any(1))
+            if not len(rows):
+                raise self.recording.damaged(f"nothing is done in {last} steps, and data.skip_null leaves those out")
+        steps = len(rows)
+        trajectory = Trajectory(
+            name=self.recording.name,
+            frames=np.zeros((steps + 1, 0, 0, 3), np.uint8),
+            actions=self.actions[rows],
+            rewards=np.zeros(steps, np.float32),
+            terminals=np.zeros(steps, np.bool_),
+            valid=np.ones(steps + 1, np.bool_),
+            rewarded=False,
+        )
+        picked = np.append(rows, last)
+        retouch = self._draw if self.cursors.keys() & set(picked.tolist()) else None
+        return Aligned(trajectory, picked, mended=tuple(mended), retouch=retouch)
+
+    def _draw(self, number: int, frame: UInt8[np.ndarray, "h w 3"]) -> None:
+        if number in self.cursors:
+            draw_cursor(frame, *self.cursors[number])
+
+
+def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = False) -> VPTLabels:
+    """Read all lines up to the first broken one.
+
+    Raises:
+        DamagedRecording: if the space is another, or there is no line that can be read.
+    """
+    if space.name != SPACE:
+        raise recording.damaged(f"it is a VPT recording: its actions are read with data.env=vpt, not {space.name}")
+    path = recording.path.with_suffix(ENDING)
+    try:
+        content = path.read_bytes().rstrip()
+    except OSError as error:
+        raise recording.damaged(f"{path.name} cannot be read ({error.strerror})") from error
+    texts = content.split(b"\n") if content else []
+    lines: list[Line] = []
+    mended = []
+    for text in texts:
+        try:
+            lines.append(parse_line(text))
+        except (ValueError, RecursionError) as error:
+            reason = f"line {len(lines) + 1} of {len(texts)} in {path.name} is broken ({str(error)[:80]})"
+            if not lines:
+                raise recording.damaged(reason) from error
+            mended.append(f"{reason}: read up to it")
+            break
+    if not lines:
+        raise recording.damaged(f"{path.name} is empty")
+    if silent := sum(line.is_silent for line in lines):
+        mended.append(f"{silent} lines without mouse or keyboard are read as no input")
+    if stuck := _release_stuck_attack(lines):
+        mended.append(f"attack was stuck down at the start: left out of {stuck} lines")
+    cursors = {number: line.cursor for number, line in enumerate(lines) if line.cursor is not None}
+    actions = space.from_recording(_arrays(lines))
+    return VPTLabels(recording, actions, space.noop, len(texts), cursors, tuple(mended), skip_null)
+
+
+def _release_stuck_attack(lines: list[Line]) -> int:
+    """Lines from the first on report attack as held though nobody pressed it, until somebody does."""
+    if lines[0].new_buttons != (0,):
+        return 0
+    end = next((i for i, line in enumerate(lines) if i and 0 in line.new_buttons), len(lines))
+    for line in lines[:end]:
+        line.pressed.discard("attack")
+    return end
+
+
+def _arrays(lines: list[Line]) -> dict[str, np.ndarray]:
+    """The lines as the arrays of a recording."""
+    down: Int[np.ndarray, "n k"] = np.array([[name in line.pressed for name in VPT_BUTTONS] for line in lines], int)
+    pressed = dict(zip(VPT_BUTTONS, down.T, strict=True))
+    for one, other in (("forward", "back"), ("left", "right")):
+        both = (pressed[one] & pressed[other]) == 1
+        pressed[one][both] = pressed[other][both] = 0
+    camera: Float[np.ndarray, "n 2"] = np.array([[line.dy, line.dx] for line in lines]) * DEGREES_PER_PIXEL
+    hotbar = np.array(_hotbar(lines))
+    alone = pressed["inventory"] == 1
+    for name in VPT_BUTTONS:
+        if name != "inventory":
+            pressed[name][alone] = 0
+    camera[alone], hotbar[alone] = 0.0, "none"
+    return {f"action${name}": column for name, column in pressed.items()} | {
+        "action$camera": camera,
+        "action$hotbar": hotbar,
+    }
+
+
+def _hotbar(lines: list[Line]) -> list[str]:
+    """The slot that each line selects: by its key, or by the wheel, which only the state of the next line shows.
+
+    A change that the next line's own key explains is that line's, in case its state already counts it.
+    """
+    selected = [line.slots[-1] if line.slots else "none" for line in lines]
+    for i, (line, following) in enumerate(zip(lines, lines[1:], strict=False)):
+        if line.hotbar is None or following.hotbar is None or line.hotbar == following.hotbar or line.slots:
+            continue
+        if str(following.hotbar + 1) not in following.slots:
+            selected[i] = str(following.hotbar + 1)
+    return selected
+
+
+assert set(KEYS.values()) < set(VPT_BUTTONS)
