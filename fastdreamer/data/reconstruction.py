@@ -65,7 +65,7 @@ def _measure(root: Path, config: Config, space: str, windows: int, seed: int, pi
     length = FRAMES if clock.frames_per_latent == 1 else clock.window
     errors, frames = torch.zeros(3, dtype=torch.float64), 0
     drawn = 0
-    for clip in _draw(root, space, windows, length, np.random.default_rng(seed)):
+    for clip in _draw(root, config, space, windows, length, np.random.default_rng(seed)):
         batch = torch.from_numpy(clip)[None].permute(0, 1, 4, 2, 3)
         original = (preprocess(batch, clock, size, "btchw") + 1)[:, :, : len(clip)] / 2
         raw = tokenizer.encode_raw(batch, "btchw")
@@ -101,7 +101,7 @@ def _measure(root: Path, config: Config, space: str, windows: int, seed: int, pi
 
 
 def _draw(
-    root: Path, space: str, windows: int, length: int, random: np.random.Generator
+    root: Path, config: Config, space: str, windows: int, length: int, random: np.random.Generator
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     """Windows of up to `length` frames, from as many different readable recordings as there are."""
     recordings = find_recordings(root)
@@ -111,7 +111,7 @@ def _draw(
         for recording in order[:left]:
             try:
                 chosen = guess_space(recording) if space == "auto" else action_space(space)
-                frames = read_recording(recording, chosen).frames
+                frames = read_recording(recording, chosen, check_metadata=config.data.check_metadata).frames
             except UserError:  # inspect lists it with its reason
                 order.remove(recording)
                 continue

@@ -52,14 +52,19 @@ def test_frames_hidden_by_the_edit_list_are_left_out(edited: Path):
     assert [read_barcode(frame) for frame in decode_video(edited)] == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("hidden", [1, 40, 60])
+@pytest.mark.parametrize("hidden", [1, 40, 62, 63, 64])
+@pytest.mark.parametrize("x264", ["keyint=250:bframes=3", "keyint=25:bframes=0"])
 @pytest.mark.parametrize("read", [decode_video, count_frames])
-def test_an_edit_list_that_hides_the_end_is_refused(tmp_path: Path, edited: Path, hidden: int, read):
-    """Whether somebody cut the end off or a bit flipped: alignment by the end would be off."""
-    data = bytearray(edited.read_bytes())
+def test_an_edit_list_that_hides_the_end_is_refused(tmp_path: Path, x264: str, hidden: int, read):
+    """Whether somebody cut the end off or a bit flipped: alignment by the end would be off.
+
+    Libav keeps quiet about what is hidden from a key frame on: with a GOP of 25 one lies near the 62nd from the end.
+    """
+    write_video(tmp_path / "edited.mp4", 180, hidden=HIDDEN, x264=x264)
+    data = bytearray((tmp_path / "edited.mp4").read_bytes())
     duration = data.index(b"elst") + 12  # after type, version and number of entries; in thousandths of a second
-    assert int.from_bytes(data[duration : duration + 4], "big") == FRAMES * 50
-    data[duration : duration + 4] = ((FRAMES - hidden) * 50).to_bytes(4, "big")
+    assert int.from_bytes(data[duration : duration + 4], "big") == 180 * 50
+    data[duration : duration + 4] = ((180 - hidden) * 50).to_bytes(4, "big")
     (tmp_path / "short.mp4").write_bytes(data)
     with pytest.raises(DamagedVideo, match="hides frames"):
         read(tmp_path / "short.mp4")
@@ -158,6 +163,17 @@ def test_times_that_contradict_the_frames_are_refused(tmp_path: Path, video: Pat
     remux(video, tmp_path / "changed.mp4", change)
     with pytest.raises(DamagedVideo, match="twice or out of order"):
         decode_video(tmp_path / "changed.mp4")
+
+
+@pytest.mark.parametrize("read", [decode_video, count_frames])
+def test_an_index_that_lost_its_last_frames_is_not_a_shorter_video(tmp_path: Path, video: Path, read):
+    data = bytearray(video.read_bytes())
+    count = data.index(b"stsz") + 12  # after type, version and the size of all samples
+    assert int.from_bytes(data[count : count + 4], "big") == FRAMES
+    data[count : count + 4] = (FRAMES - 20).to_bytes(4, "big")
+    (tmp_path / "short.mp4").write_bytes(data)
+    with pytest.raises(DamagedVideo, match=f"{FRAMES - 20} of {FRAMES} frames"):
+        read(tmp_path / "short.mp4")
 
 
 @pytest.mark.parametrize(("bytes_left", "words"), [(0, "closing index"), (8, "truncated"), (60, "truncated")])

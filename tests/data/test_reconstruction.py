@@ -67,7 +67,7 @@ def test_windows_go_over_all_readable_recordings_and_come_from_the_seed(root: Pa
     assert (found["windows"], found["frames"]) == (5, 5 * 16)
     assert found == measure_reconstruction(root, CONFIG, windows=5)
     assert found != measure_reconstruction(root, CONFIG, windows=5, seed=1)
-    drawn = list(reconstruction._draw(root, "auto", 2, 16, np.random.default_rng(0)))
+    drawn = list(reconstruction._draw(root, CONFIG, "auto", 2, 16, np.random.default_rng(0)))
     assert len({clip.mean() > 0 and tuple(clip[0, 0, ::8, 0]) for clip in drawn}) == 2
 
 
