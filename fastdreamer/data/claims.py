@@ -30,11 +30,16 @@ class Claims:
     """What this process holds of a store. Use it as a context manager.
 
     Threads of one process share its claims: two of them must not claim the same episode.
+
+    Args:
+        store: its folder.
+        most: episodes that `each` may hold at once, so that a fast reader does not take them all from the others.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, most: int = 1_000_000) -> None:
         self.path = store / LOCK_FILE
         self._turn = threading.RLock()  # record locks do not keep threads apart
+        self._held = threading.Semaphore(most)
 
     def __enter__(self) -> Self:
         """Join those who work on the store."""
@@ -63,10 +68,13 @@ class Claims:
         waiting = deque(recordings)
         while waiting:
             for _ in range(len(waiting)):
+                while not self._held.acquire(timeout=POLL_S):
+                    outlet.check()
                 recording = waiting.popleft()
                 if self.take(recording.name):
                     yield recording
                 else:
+                    self._held.release()
                     waiting.append(recording)
             if waiting:
                 outlet.check()
@@ -75,6 +83,7 @@ class Claims:
     def give_back(self, name: str) -> None:
         """Another process may claim the episode; it finds in the manifest what became of it."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
+        self._held.release()
 
     @contextmanager
     def manifest(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ everything it does know is asked for and compared with the container's index.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,12 +48,37 @@ def decode_blocks(path: Path, block: int, size: int = 0) -> Iterator[UInt8[np.nd
         DamagedVideo: as `decode_video`; frames that came before it must then not be used.
     """
     frames: list[np.ndarray] = []
-    shape: tuple[int, ...] | None = None
+    # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
+    converter = VideoReformatter()
+    options: dict[str, Any] = {"width": size, "height": size, "interpolation": "AREA"} if size else {}
+    for frame in _frames(path):
+        frames.append(converter.reformat(frame, format="rgb24", **options).to_ndarray())
+        if len(frames) == block:
+            yield np.stack(frames)
+            frames = []
+    if frames:
+        yield np.stack(frames)
+
+
+def decode_some(path: Path, numbers: Collection[int]) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:
+    """How many frames there are, and those of some numbers; all are decoded, but only those are made RGB.
+
+    Raises:
+        DamagedVideo: as `decode_video`.
+    """
+    count, some, converter = 0, [], VideoReformatter()
+    for frame in _frames(path):
+        if count in numbers:
+            some.append(converter.reformat(frame, format="rgb24").to_ndarray())
+        count += 1
+    return count, np.stack(some) if some else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def _frames(path: Path) -> Iterator[Any]:
+    """The visible frames as libav has them. What is only known at the end is raised there."""
+    size: tuple[int, int] | None = None
     came: list[int] = []
     with _packets(path) as (packets, known):
-        # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
-        converter = VideoReformatter()
-        options = {"format": "rgb24"} | ({"width": size, "height": size, "interpolation": "AREA"} if size else {})
         for packet in packets:
             for frame in _decode(packet, known):
                 came.append(frame.pts)
@@ -61,16 +86,11 @@ def decode_blocks(path: Path, block: int, size: int = 0) -> Iterator[UInt8[np.nd
                     continue
                 if frame.is_corrupt:
                     raise DamagedVideo(f"{path}: frame {len(came) - 1} is corrupt")
-                frames.append(converter.reformat(frame, **options).to_ndarray())
-                shape = shape or frames[-1].shape
-                if frames[-1].shape != shape:
+                size = size or (frame.width, frame.height)
+                if (frame.width, frame.height) != size:
                     raise DamagedVideo(f"{path}: the frame size changes on the way")
-                if len(frames) == block:
-                    yield np.stack(frames)
-                    frames = []
-    if frames:
-        yield np.stack(frames)
-    if shape is None:
+                yield frame
+    if size is None:
         raise DamagedVideo(f"{path}: no frame can be decoded")
     known.check(path, came)
 

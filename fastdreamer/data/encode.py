@@ -19,7 +19,7 @@ from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, requi
 from fastdreamer.data.latents import FORMAT, Episode, store_key
 from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
-from fastdreamer.data.read import find_recordings, options_of, read_labels
+from fastdreamer.data.read import find_recordings, how_to_read, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
 from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
@@ -31,6 +31,7 @@ from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
 MOST_THREADS = 8
+WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def encode_recordings(
     streamer = _streamer(config, tokenizer)
     print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {resampled_by}", flush=True)
     described = {"name": space.name, "fingerprint": space.fingerprint}
-    with Claims(store) as claims:
+    threads = min(config.data.decode_threads or min(MOST_THREADS, os.cpu_count() or 1), len(found))
+    with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
         ledger = Ledger(store, claims, {recording.name: recording for recording in found}, config.data.held_out)
         ledger.open({"format": FORMAT, "key": key, "space": described})
 
@@ -86,15 +88,14 @@ def encode_recordings(
                 claims.give_back(recording.name)
                 return outlet.put(_Kept(recording))
             try:
-                streamer.stream(recording, read_labels(recording, space, options_of(config)), outlet)
+                streamer.stream(recording, read_labels(recording, space, **how_to_read(config)), outlet)
             except DamagedRecording as error:
                 outlet.put(_Damaged(recording, str(error)))
 
-        threads = min(config.data.decode_threads or min(MOST_THREADS, os.cpu_count() or 1), len(found))
         run = _Run(tokenizer, ledger, config.data.max_damaged)
         with (
             track("encode", total=len(found), unit="episodes") as bar,
-            Writer(ledger.enter) as writer,
+            Writer(ledger.enter, WRITTEN_AHEAD) as writer,
             Background(partial(claims.each, found), read, threads, AHEAD_BYTES) as background,
         ):
             for event in background:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,20 +20,9 @@ from fastdreamer.data.trajectory import Trajectory
 __all__ = ["find_incomplete", "find_recordings"]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to read; the settings of the same names in `data.`."""
-
-    skip_null: bool = False
-    check_metadata: bool = True
-
-
-DEFAULT = Options()
-
-
-def options_of(config: Config) -> Options:
-    """Those of a configuration."""
-    return Options(config.data.skip_null, config.data.check_metadata)
+def how_to_read(config: Config) -> dict[str, bool]:
+    """The settings of `data.` that the functions below take."""
+    return {"skip_null": config.data.skip_null, "check_metadata": config.data.check_metadata}
 
 
 def guess_space(recording: Recording) -> ActionSpace:
@@ -51,59 +40,65 @@ def guess_space(recording: Recording) -> ActionSpace:
             return minerl.guess_space(recording)
 
 
-def read_labels(recording: Recording, space: ActionSpace, options: Options = DEFAULT) -> Labels:
-    """A recording's actions and rewards, checked; a video without actions takes any space.
+def read_labels(
+    recording: Recording, space: ActionSpace, skip_null: bool = False, check_metadata: bool = True
+) -> Labels:
+    """A recording's actions and rewards, checked.
+
+    Args:
+        recording: of any format.
+        space: what its actions must be; a video without actions takes any.
+        skip_null: `data.skip_null`, for VPT.
+        check_metadata: `data.check_metadata`, for MineRL.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
     match recording.format:
         case "vpt":
-            return vpt.read_labels(recording, space, options.skip_null)
+            return vpt.read_labels(recording, space, skip_null)
         case "video":
             return plain.PlainLabels(recording, space)
         case _:
-            return minerl.read_labels(recording, space, options.check_metadata)
+            return minerl.read_labels(recording, space, check_metadata)
 
 
 def read_recording(
-    recording: Recording, space: ActionSpace, frames: bool = True, options: Options = DEFAULT, size: int = 0
+    recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool
 ) -> Trajectory:
     """One whole episode in memory, its frames aligned with its rows.
 
     With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3). With
-    `size` they are averaged over areas to size x size, for pictures.
+    `size` they are averaged over areas to size x size, for pictures. `how` is `read_labels`'.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    labels = read_labels(recording, space, options)
+    labels = read_labels(recording, space, **how)
     if frames:
         aligned, pixels = _decode(recording, labels, slice(None), size)
         return replace(aligned.trajectory, frames=pixels)
     return _aligned_by_packets(recording, labels).trajectory
 
 
-def read_frames(
-    recording: Recording, space: ActionSpace, rows: slice, options: Options = DEFAULT
-) -> UInt8[np.ndarray, "n h w 3"]:
+def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bool) -> UInt8[np.ndarray, "n h w 3"]:
     """Some frames of an episode; only those are held in memory, though all are decoded.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it, wherever in it.
     """
-    return _decode(recording, read_labels(recording, space, options), rows)[1]
+    return _decode(recording, read_labels(recording, space, **how), rows)[1]
 
 
 def check_recording(
-    recording: Recording, space: ActionSpace, decode: bool = True, options: Options = DEFAULT
+    recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
 ) -> tuple[Aligned, tuple[int, int]]:
     """What a recording is, and its frames' height and width (0, 0 if not decoded); no frames are kept.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    labels = read_labels(recording, space, options)
+    labels = read_labels(recording, space, **how)
     if not decode:
         return _aligned_by_packets(recording, labels), (0, 0)
     aligned, first = _decode(recording, labels, slice(1))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, guess_space, read_recording
+from fastdreamer.data.read import find_recordings, guess_space, how_to_read, read_frames, read_recording
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines import describe, open_tokenizer
@@ -111,12 +111,13 @@ def _draw(
         for recording in order[:left]:
             try:
                 chosen = guess_space(recording) if space == "auto" else action_space(space)
-                frames = read_recording(recording, chosen, check_metadata=config.data.check_metadata).frames
+                count = len(read_recording(recording, chosen, frames=False, **how_to_read(config)))
+                start = int(random.integers(max(1, count - length + 1)))
+                frames = read_frames(recording, chosen, slice(start, start + length), **how_to_read(config))
             except UserError:  # inspect lists it with its reason
                 order.remove(recording)
                 continue
-            start = int(random.integers(max(1, len(frames) - length + 1)))
-            yield frames[start : start + length]
+            yield frames
             left -= 1
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks
+from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, decode_some
 from fastdreamer.data.overlap import Outlet
 from fastdreamer.data.passage import Frames, Passage, align
 from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
@@ -165,12 +165,5 @@ def _finished(
 
 def _reference(labels: Labels, visible: int) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:
     """How many frames PyAV shows, and the sampled ones of them."""
-    for _ in range(2):
-        wanted, samples, count = set(sample_numbers(visible).tolist()), [], 0
-        for block in decode_blocks(labels.video, BLOCK):
-            samples += [frame for number, frame in enumerate(block, count) if number in wanted]
-            count += len(block)
-        if count == visible:
-            break
-        visible = count
-    return visible, np.stack(samples)
+    count, samples = decode_some(labels.video, sample_numbers(visible).tolist())
+    return (count, samples) if count == visible else decode_some(labels.video, sample_numbers(count).tolist())

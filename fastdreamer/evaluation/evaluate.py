@@ -231,10 +231,10 @@ class RealFrames:
         """The episode's frames."""
         if name not in self.recordings:
             return None
-        from fastdreamer.data.read import options_of, read_recording
+        from fastdreamer.data.read import how_to_read, read_recording
 
-        options, size = options_of(self.config), self.config.data.frame_size
+        how, size = how_to_read(self.config), self.config.data.frame_size
         try:
-            return read_recording(self.recordings[name], self.space, options=options, size=size).frames
+            return read_recording(self.recordings[name], self.space, size=size, **how).frames
         except UserError:
             return None

@@ -251,7 +251,7 @@ def _sampler(
 def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes, dict[str, Any]]:
     from fastdreamer.data.actions import action_space
     from fastdreamer.data.latents import assign_splits
-    from fastdreamer.data.read import find_recordings, options_of, read_recording
+    from fastdreamer.data.read import find_recordings, how_to_read, read_recording
     from fastdreamer.data.recording import DamagedRecording
 
     space = action_space(config.data.env)
@@ -262,7 +262,7 @@ def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes
     with track("read recordings", total=len(found), unit="episodes") as bar:
         for recording in found:
             try:
-                trajectory = read_recording(recording, space, options=options_of(config))
+                trajectory = read_recording(recording, space, **how_to_read(config))
                 episodes[recording.name] = trajectory.frames
                 origins.append({"env": recording.env, **trajectory.metadata})
             except DamagedRecording:

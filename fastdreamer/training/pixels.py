@@ -88,7 +88,7 @@ def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Pix
 
 def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldModel) -> tuple[Tensor, Tensor]:
     """Normalised latents and their frames, for as many train episodes as fit in memory."""
-    from fastdreamer.data.read import find_recordings, options_of, read_recording
+    from fastdreamer.data.read import find_recordings, how_to_read, read_recording
 
     by_name = {r.name: r for r in find_recordings(recordings)}
     clock, c = store.clock, store.clock.frames_per_latent
@@ -96,8 +96,8 @@ def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldMod
     for episode in store.split("train"):
         if episode.name not in by_name or total > FRAMES_IN_MEMORY:
             continue
-        options, size = options_of(config), config.data.frame_size
-        found = read_recording(by_name[episode.name], store.space, options=options, size=size)
+        how, size = how_to_read(config), config.data.frame_size
+        found = read_recording(by_name[episode.name], store.space, size=size, **how)
         pictures = torch.from_numpy(found.frames)
         steps = torch.arange(1 if c > 1 else 0, (len(pictures) - 1) // c + 1)  # whole steps; step 0 has one frame only
         rows = steps[:, None] * c - torch.arange(c - 1, -1, -1)

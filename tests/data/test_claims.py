@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fastdreamer.data.claims import LOCK_FILE, Claims
-from fastdreamer.data.overlap import Outlet
+from fastdreamer.data.overlap import Outlet, Stopped
 from fastdreamer.data.recording import Recording
 
 HOLDER = """
@@ -69,3 +71,18 @@ def test_the_last_to_leave_knows(tmp_path: Path) -> None:
     with Claims(tmp_path) as claims, claims.manifest(), claims.leave() as is_last:
         assert is_last
     assert os.listdir(tmp_path) == [LOCK_FILE]
+
+
+def test_no_more_are_held_than_was_said(tmp_path: Path) -> None:
+    with Claims(tmp_path, most=2) as claims:
+        outlet = Outlet(1)
+        names = claims.each(recordings("a", "b", "c"), outlet)
+        next(names), next(names)
+        claims.give_back("a")
+        assert next(names).name == "c"
+        with Claims(tmp_path, most=2) as again:  # a third has to wait, until the consumer is gone
+            names = again.each(recordings("a", "b", "c"), outlet)
+            next(names), next(names)
+            outlet.stop()
+            with pytest.raises(Stopped):
+                next(names)

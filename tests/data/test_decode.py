@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.decode import DamagedVideo, count_frames, decode_video
+from fastdreamer.data.decode import DamagedVideo, count_frames, decode_blocks, decode_some, decode_video
 
 from .video_fixtures import barcode, packets_of, read_barcode, remux, write_video
 
@@ -253,3 +253,17 @@ def test_sound_alone_is_no_video(tmp_path: Path):
         container.mux(stream.encode())
     with pytest.raises(DamagedVideo, match="no video in it"):
         decode_video(path)
+
+
+def test_some_frames_are_those_of_the_whole(edited: Path):
+    count, some = decode_some(edited, [0, 7, FRAMES - 1])
+    whole = decode_video(edited)
+    assert count == len(whole)
+    np.testing.assert_array_equal(some, whole[[0, 7, FRAMES - 1]])
+
+
+def test_pictures_are_averaged_over_areas(video: Path):
+    small = np.concatenate(list(decode_blocks(video, 100, size=16)))
+    whole = decode_video(video).reshape(FRAMES, 16, 4, 16, 4, 3).mean((2, 4))
+    assert small.shape == (FRAMES, 16, 16, 3)
+    assert np.abs(small - whole).mean() < 3

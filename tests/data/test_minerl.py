@@ -12,6 +12,7 @@ import pytest
 from fastdreamer.data import minerl
 from fastdreamer.data import read as read_module
 from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.data.decode import decode_video
 from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_recording
 from fastdreamer.data.recording import DamagedRecording
 from fastdreamer.data.trajectory import Trajectory
@@ -60,8 +61,7 @@ def test_actions_belong_to_the_frames_they_were_taken_at(tmp_path: Path, extra: 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_the_alignment_check_sees_a_shift_of_one_frame(folder: Path, monkeypatch: pytest.MonkeyPatch, shift: int):
     """The planted bug: frames and actions one off. The check above must go red, or it proves nothing."""
-    decode = read_module.decode_video
-    monkeypatch.setattr(read_module, "decode_video", lambda path: np.roll(decode(path), shift, axis=0))
+    monkeypatch.setattr(read_module, "decode_blocks", lambda path, *_: [np.roll(decode_video(path), shift, axis=0)])
     trajectory = read(folder.parents[1])
     with pytest.raises(AssertionError):
         assert_aligned(trajectory, 7)
@@ -75,7 +75,7 @@ def test_the_metadata_frame_count_is_not_believed(folder: Path):
 
 def test_labels_alone_are_the_same_and_decode_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     whole = read(folder.parents[1])
-    monkeypatch.delattr(read_module, "decode_video")
+    monkeypatch.delattr(read_module, "decode_blocks")
     labels = read(folder.parents[1], frames=False)
     assert labels.frames.shape == (STEPS + 1, 0, 0, 3)
     for name in ("actions", "rewards", "terminals", "valid"):
