@@ -74,11 +74,16 @@ def read_recording(
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
+    return read_aligned(recording, space, frames, size, **how).trajectory
+
+
+def read_aligned(recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool) -> Aligned:
+    """As `read_recording`, with what was mended."""
     labels = read_labels(recording, space, **how)
-    if frames:
-        aligned, pixels = _decode(recording, labels, slice(None), size)
-        return replace(aligned.trajectory, frames=pixels)
-    return _aligned_by_packets(recording, labels).trajectory
+    if not frames:
+        return _aligned_by_packets(recording, labels)
+    aligned, pixels = _decode(recording, labels, slice(None), size)
+    return replace(aligned, trajectory=replace(aligned.trajectory, frames=pixels))
 
 
 def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bool) -> UInt8[np.ndarray, "n h w 3"]:

@@ -12,7 +12,7 @@ import pytest
 from fastdreamer.data.actions import SPACES, action_space
 from fastdreamer.data.inspect import inspect_recordings, render_inspection
 from fastdreamer.data.plain import ENDINGS
-from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_recording
+from fastdreamer.data.read import find_incomplete, find_recordings, read_recording
 from fastdreamer.data.recording import DamagedRecording
 
 from .fixtures import treechop_arrays, write_minerl_recording

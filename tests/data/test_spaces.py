@@ -15,6 +15,7 @@ from fastdreamer.config import DataConfig
 from fastdreamer.data import read as read_module
 from fastdreamer.data.actions import SPACES, action_space, decode_camera, encode_camera
 from fastdreamer.data.bins import VECTOR
+from fastdreamer.data.decode import decode_video
 from fastdreamer.data.read import find_recordings, guess_space, read_recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
@@ -133,8 +134,7 @@ def test_obfuscated_recordings_are_read_with_the_right_frames(tmp_path: Path):
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_shift_of_one_frame_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: int):
-    decode = read_module.decode_video
-    monkeypatch.setattr(read_module, "decode_video", lambda path: np.roll(decode(path), shift, axis=0))
+    monkeypatch.setattr(read_module, "decode_blocks", lambda path, *_: [np.roll(decode_video(path), shift, axis=0)])
     write_minerl_recording(tmp_path / "vector", vector_arrays(STEPS), extra=3)
     with pytest.raises(AssertionError):
         assert_vector_aligned(read(tmp_path / "vector", "minerl_vector"))
