@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from fastdreamer.config import Config, DataConfig, TokenizerConfig
 from fastdreamer.data import encode as encode_module
 from fastdreamer.data import minerl
 from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.latents import Episode, LatentStore
 from fastdreamer.data.stream import Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
@@ -29,6 +30,8 @@ from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
 
 from .fixtures import FIXTURES, row_of
 from .test_stream import card
+from .video_fixtures import write_video
+from .vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording
 
 CLOCKS = {
     "c8": TokenizerConfig(weights="random", frames_per_latent=8, window=33, image_size=128, pool=4),
@@ -68,10 +71,20 @@ def tokenizer(clock: str) -> FrozenTokenizer:
     return made
 
 
-def encode(recordings: Path, store: Path, clock: str, path: str) -> None:
-    data = DataConfig(env="minerl_treechop", resampler=path.partition("-")[2], max_damaged=1)
+def encode(recordings: Path, store: Path, clock: str, path: str, **settings: Any) -> None:
+    data = DataConfig(**{"env": "minerl_treechop", "max_damaged": 1, **settings}, resampler=path.partition("-")[2])
     config = Config(device="cpu", tokenizer=tokenizer(clock).config, data=data)
     encode_recordings(config, recordings, store, tokenizer(clock))
+
+
+def shown(episode: Episode, clock: LatentClock) -> np.ndarray:
+    """The numbers of the frames that each step of an episode was made of."""
+    latents = episode.latents.float()
+    assert torch.equal(latents, latents[:, :1].expand_as(latents)), "tokens of a step differ"
+    pairs = latents[:, 0].unflatten(-1, (8, 2)).long()
+    numbers = (pairs[..., 0] << 8) + pairs[..., 1]  # (l, 8)
+    flat = numbers[:, 0] if clock.window == 1 else torch.cat([numbers[:1, 0], numbers[1:].flatten()])
+    return flat[: episode.length].numpy()
 
 
 def misaligned(store: Path, first: int) -> int:
@@ -79,13 +92,8 @@ def misaligned(store: Path, first: int) -> int:
     opened = LatentStore.open(store)
     (episode,) = opened.episodes
     assert len(episode.actions) == episode.length - 1 >= 120
-    latents, clock = episode.latents.float(), opened.clock
-    assert torch.equal(latents, latents[:, :1].expand_as(latents)), "tokens of a step differ"
-    pairs = latents[:, 0].unflatten(-1, (8, 2)).long()
-    numbers = (pairs[..., 0] << 8) + pairs[..., 1]  # (l, 8)
-    shown = numbers[:, 0] if clock.window == 1 else torch.cat([numbers[:1, 0], numbers[1:].flatten()])
     frames, rows = np.arange(episode.length), np.arange(episode.length - 1)
-    wrong = (shown[: episode.length].numpy() != first + frames).sum()
+    wrong = (shown(episode, opened.clock) != first + frames).sum()
     return int(wrong + (row_of(episode.actions.numpy()) != rows).sum())
 
 
@@ -141,6 +149,63 @@ def test_a_shift_of_one_frame_is_seen(
     FIXTURES["odd-extra"].write(tmp_path / "recordings")
     encode(tmp_path / "recordings", tmp_path / "store", clock, path)
     assert misaligned(tmp_path / "store", FIXTURES["odd-extra"].first) >= 120
+
+
+def gui(lines: list[Any]) -> None:
+    for line in lines[30:60]:
+        line["isGuiOpen"] = True
+
+
+def some_null(lines: list[Any]) -> None:
+    for row in (0, 5, 6, 7, 60, 128):
+        lines[row] = vpt_line()
+
+
+# Lines, frames, which rows stay, how the lines are changed, settings.
+VPT_KINDS: dict[str, tuple[int, int, list[int], Any, dict[str, Any]]] = {
+    "equal": (130, 130, list(range(129)), None, {}),
+    "more lines": (135, 130, list(range(129)), None, {}),
+    "more frames": (130, 135, list(range(129)), None, {}),
+    "a window open": (130, 130, list(range(129)), gui, {}),
+    "null left out": (
+        130,
+        130,
+        [i for i in range(129) if i not in (0, 5, 6, 7, 60, 128)],
+        some_null,
+        {"skip_null": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VPT_KINDS)
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+def test_every_line_of_vpt_has_its_frame(tmp_path: Path, kind: str, clock: str, path: str) -> None:
+    lines, frames, rows, change, settings = VPT_KINDS[kind]
+    write_vpt_recording(tmp_path / "recordings", lines, frames, change=change or (lambda lines: None))
+    encode(tmp_path / "recordings", tmp_path / "store", clock, path, env="vpt", **settings)
+    opened = LatentStore.open(tmp_path / "store")
+    (episode,) = opened.episodes
+    names = [component.name for component in opened.space.components]
+    assert row_of_vpt(episode.actions.numpy(), names) == rows
+    assert shown(episode, opened.clock).tolist() == [*rows, 129]
+    assert episode.labelled and not episode.rewarded
+    (entry,) = opened.manifest["episodes"].values()
+    assert entry["decoder"] == ("nvdec" if path.startswith("card") and change is not gui else "pyav")
+    assert ("mended" in entry) == (lines != frames)
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+def test_video_without_actions_stands_beside_recordings(tmp_path: Path, path: str) -> None:
+    FIXTURES["edit-list"].write(tmp_path / "recordings")
+    (tmp_path / "recordings" / "walks").mkdir()
+    write_video(tmp_path / "recordings" / "walks" / "walk.mp4", 50)
+    encode(tmp_path / "recordings", tmp_path / "store", "c8", path)
+    opened = LatentStore.open(tmp_path / "store")
+    walk, play = sorted(opened.episodes, key=lambda episode: episode.labelled)
+    assert (walk.labelled, walk.rewarded, play.labelled, play.rewarded) == (False, False, True, True)
+    assert shown(walk, opened.clock).tolist() == list(range(50)) and (walk.actions.numpy() == opened.space.noop).all()
+    assert shown(play, opened.clock).tolist() == list(range(7, 7 + play.length))
 
 
 def test_the_clocks_are_those_of_the_project() -> None:
