@@ -261,7 +261,10 @@ def show(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def show_evaluation(summary: Mapping[str, Any]) -> None:
     """Print the table of policies, and seconds a stage where they are known."""
-    policies = summary.get("eval", {}).get("policies", {})
+    evaluation = summary.get("eval", {})
+    for note in evaluation.get("notes", []):
+        print(f"note: {note}")
+    policies = evaluation.get("policies", {})
     print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}")
     for name, row in policies.items():
         interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from fastdreamer.errors import UserError
 
 BLOCK = 256  # frames
+BLOCK_BYTES = 2**25  # large frames come in smaller blocks
 MAX_REORDERED = 16  # frames that may be stored after a later one, by the H.264 standard
 HIDDEN_LATE = "its edit list hides frames after the first one it shows; cut them off, or convert the file without it"
 
@@ -53,7 +54,7 @@ def decode_blocks(path: Path, block: int, size: int = 0) -> Iterator[UInt8[np.nd
     options: dict[str, Any] = {"width": size, "height": size, "interpolation": "AREA"} if size else {}
     for frame in _frames(path):
         frames.append(converter.reformat(frame, format="rgb24", **options).to_ndarray())
-        if len(frames) == block:
+        if len(frames) >= min(block, BLOCK_BYTES // frames[0].nbytes):
             yield np.stack(frames)
             frames = []
     if frames:

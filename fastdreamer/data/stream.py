@@ -150,6 +150,7 @@ class Streamer:
             for chunk in into_chunks(watched(), sizes, self.clock, new):
                 held = 0
                 outlet.put(Chunk(recording, chunk), chunk.numel())
+                del chunk  # the consumer's alone, so that its memory is free when it is done
         finally:
             outlet.release(held)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Activations of the eager Cosmos encoder: 0.12 GiB in bf16 for 33 frames of 256 x 256, twice that in fp32.
 BYTES_PER_PIXEL = 120
+RESAMPLED_BYTES = 2**26  # recorded pixels resampled at once: many windows of MineRL's, one or two of VPT's
 WINDOWS = "bthwc"  # the layout of recorded frames in whole windows
 CHUNK_GB = {"cpu": 0.25, "cuda": 2.0}  # one Cosmos window on a CPU: more at once only takes memory there
 
@@ -196,7 +197,9 @@ class FrozenTokenizer:
         spec = self.encoder.spec
         if layout == WINDOWS:
             if self.resampler is not None and not spec.frame_size:
-                return self.resampler(frames)
+                pieces = frames.split(max(1, RESAMPLED_BYTES // frames[0].numel()))
+                clips = [self.resampler(piece) for piece in pieces]
+                return clips[0] if len(clips) == 1 else torch.cat(clips)
             frames, layout = frames.movedim(-1, 2), "btchw"
         if not spec.frame_size:
             return preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)

@@ -35,25 +35,27 @@ def into_chunks(
 
     Ends with the pieces: if they are fewer than the sizes need, the chunk in hand is padded and the rest left out.
     """
-    remaining, shared = iter(sizes), int(clock.window > 1)
+    remaining = iter(sizes)
     chunk: Tensor | None = None
-    filled, full = 0, False
+    border: Tensor | None = None  # a copy: a chunk that was handed over is not held here
+    filled = 0
     for piece in pieces:
         while len(piece):
-            if chunk is None or full:
+            if chunk is None:
                 size = next(remaining, 0)
                 if not size:
                     return
-                border = chunk[-1:] if chunk is not None and shared else None
-                chunk, filled, full = new((size, *piece.shape[1:])), 0, False
+                chunk, filled = new((size, *piece.shape[1:])), 0
                 if border is not None:
                     chunk[:1], filled = border, 1
             taken = piece[: len(chunk) - filled]
             chunk[filled : filled + len(taken)] = taken
             filled, piece = filled + len(taken), piece[len(taken) :]
             if filled == len(chunk):
-                full = True
-                yield chunk
-    if chunk is not None and not full:
+                border = chunk[-1:].clone() if clock.window > 1 else None
+                full, chunk = chunk, None
+                yield full
+                del full
+    if chunk is not None:
         chunk[filled:] = chunk[filled - 1]
         yield chunk
