@@ -198,8 +198,8 @@ class FrozenTokenizer:
         if layout == WINDOWS:
             if self.resampler is not None and not spec.frame_size:
                 pieces = frames.split(max(1, RESAMPLED_BYTES // frames[0].numel()))
-                clips = [self.resampler(piece) for piece in pieces]
-                return clips[0] if len(clips) == 1 else torch.cat(clips)
+                made = [self.resampler(piece) for piece in pieces]
+                return made[0] if len(made) == 1 else torch.cat(made)
             frames, layout = frames.movedim(-1, 2), "btchw"
         if not spec.frame_size:
             return preprocess(frames.to(self.device), self.clock, self.config.image_size, layout)
