@@ -21,7 +21,8 @@ DEFAULT_PRESET = "crafter"
 FREE_SECTIONS = ("evaluation.", "record.", "engines.")
 FREE_SETTINGS = (
     "device",
-    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb", "decode_threads", "max_damaged")),
+    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
+    *(f"data.{name}" for name in ("decoder", "resampler", "decode_threads", "max_damaged", "check_metadata")),
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )

@@ -20,6 +20,7 @@ from typing import Self
 
 from fastdreamer.data.overlap import Outlet
 from fastdreamer.data.recording import Recording
+from fastdreamer.errors import UserError
 
 LOCK_FILE = ".claims"
 _MANIFEST, _USERS, _EPISODES = 0, 1, 16  # first bytes
@@ -42,10 +43,21 @@ class Claims:
         self._held = threading.Semaphore(most)
 
     def __enter__(self) -> Self:
-        """Join those who work on the store."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
+        """Join those who work on the store.
+
+        Raises:
+            UserError: if its folder cannot be made or written to, or has no locks.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
+        except OSError as error:
+            folder = self.path.parent
+            raise UserError(
+                f"cannot work in {folder} ({error.strerror}): choose a folder that can be written to, on a file system "
+                "with POSIX locks"
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -49,8 +49,9 @@ class Ledger:
         """
         self._header = header
         with self.claims.manifest():
-            if (self.store / MANIFEST).exists():
-                check_key(self.store, read_manifest(self.store)["key"], header["key"])
+            manifest = self._read()
+            if manifest["episodes"]:
+                check_key(self.store, manifest["key"], header["key"])
 
     def is_current(self, recording: Recording) -> bool:
         """Whether the store has this recording, as it is now, in a file that is whole."""

@@ -12,6 +12,7 @@ import pytest
 from fastdreamer.data.claims import LOCK_FILE, Claims
 from fastdreamer.data.overlap import Outlet, Stopped
 from fastdreamer.data.recording import Recording
+from fastdreamer.errors import UserError
 
 HOLDER = """
 import sys
@@ -86,3 +87,10 @@ def test_no_more_are_held_than_was_said(tmp_path: Path) -> None:
             outlet.stop()
             with pytest.raises(Stopped):
                 next(names)
+
+
+def test_a_place_that_cannot_hold_a_store_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for store in (tmp_path / "file", tmp_path / "file" / "store"):
+        with pytest.raises(UserError, match=f"cannot work in {store} .*: choose a folder"), Claims(store):
+            pass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs import stand_in_minerl, stand_in_minestudio
-from fastdreamer.data.actions import CAMERA_CENTRES, ActionSpace, Component, action_space
+from fastdreamer.data.actions import ActionSpace, Component, action_space
 from fastdreamer.envs.minecraft_actions import ActionTranslator, Keys, read_keys
 from fastdreamer.errors import UserError
 
@@ -15,18 +15,7 @@ MINESTUDIO = read_keys(
 )
 NOOP = {key: np.zeros(2, np.float32) if key == "camera" else 0 for key in MINESTUDIO}
 OBTAIN = stand_in_minerl.make("MineRLObtainDiamond-v0")
-VPT_BUTTONS = ("attack", "back", "forward", "jump", "left", "right", "sneak", "sprint", "use", "drop", "inventory")
-CAMERA = tuple(f"{centre:+.3f}" for centre in CAMERA_CENTRES)
-# Until data/actions.py has it: the components of VPT's actions.
-VPT = ActionSpace(
-    "vpt",
-    (
-        *(Component(name, ("0", "1")) for name in VPT_BUTTONS),
-        Component("hotbar", ("none", *map(str, range(1, 10)))),
-        Component("camera_pitch", CAMERA),
-        Component("camera_yaw", CAMERA),
-    ),
-)
+VPT = action_space("vpt")
 
 
 def every_label(space: ActionSpace) -> list[np.ndarray]:
