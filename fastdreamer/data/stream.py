@@ -83,7 +83,9 @@ class Streamer:
         try:
             visible = count_frames(labels.video)
             why = "" if self.card is None else self.refused(labels.video)
-            if self.card is None or why or align(labels, visible).retouch is not None:
+            if self.card is not None and not why and align(labels, visible).retouch is not None:
+                why = "its frames are drawn upon (a cursor), which is done on the host"
+            if self.card is None or why:
                 self._by_pyav(recording, labels, visible, outlet, why)
             else:
                 self._by_card(recording, labels, visible, outlet)

@@ -200,6 +200,7 @@ def test_every_line_of_vpt_has_its_frame(tmp_path: Path, kind: str, clock: str, 
     assert episode.labelled and not episode.rewarded
     (entry,) = opened.manifest["episodes"].values()
     assert decoded_as_expected(entry, path if change is not gui else "pyav")
+    assert ("cursor" in entry.get("by_pyav", "")) == (change is gui and not path.startswith("pyav"))
     assert ("mended" in entry) == (lines != frames)
 
 
