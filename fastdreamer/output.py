@@ -1,0 +1,78 @@
+"""What commands print: numbers one a line, tables, and the one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def show(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Print numbers one a line, nested ones under dotted names; returns them."""
+    lines = dict(_lines(result))
+    width = max(map(len, lines), default=0)
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
+    return dict(result)
+
+
+def show_evaluation(summary: Mapping[str, Any]) -> None:
+    """Print the table of policies, and seconds a stage where they are known."""
+    evaluation = summary.get("eval", {})
+    for note in evaluation.get("notes", []):
+        print(f"note: {note}")
+    policies = evaluation.get("policies", {})
+    print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}")
+    for name, row in policies.items():
+        interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
+        print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
+    if summary.get("seconds"):
+        show({"seconds": summary["seconds"]})
+
+
+def show_engines(result: Mapping[str, Any]) -> None:
+    """Print a row an engine: what it is for, its size, and how it compares with eager."""
+    print(f"{'part':<8} {'backend':<14} {'target':<20} {'prec':<5} {'MB':>6} {'build s':>8} {'error':>8}  ms a clip")
+    for row in result["engines"]:
+        times = ", ".join(f"{shape} {ms:g}" for shape, ms in row["ms"].items()) or row["status"]
+        eager = f" (eager fp32 {row['eager_ms_per_clip']:g})" if row["eager_ms_per_clip"] else ""
+        print(
+            f"{row['part']:<8} {row['backend']:<14} {row['target']:<20} {row['precision']:<5} "
+            f"{row['bytes'] / 1e6:>6.0f} {row['seconds']:>8.1f} {row['relative_error']:>8.1e}  {times}{eager}"
+            f"{', kept' if row['kept'] else ''}"
+        )
+    for name, reason in result["refused"].items():
+        print(f"REFUSED {name}: {reason}")
+    print(f"{result['root']}, {result['seconds']} s")
+
+
+def to_json(result: Mapping[str, Any]) -> str:
+    """One line of strict JSON: what is not a finite number becomes null, paths become text."""
+    return json.dumps(_strict(result), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a NumPy or torch scalar
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _lines(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", f"{value:.5g}"
+        elif isinstance(value, list | tuple) and len(value) > 6:
+            yield f"{prefix}{key}", f"{len(value)} values"
+        else:
+            yield f"{prefix}{key}", str(value)
