@@ -142,9 +142,12 @@ def test_an_error_of_the_writer_comes_out_and_never_blocks() -> None:
     def write(item: int) -> None:
         raise OSError("disk full")
 
+    put = []
     with pytest.raises(OSError, match="disk full"), Writer(write, ahead=1) as writer:
-        for item in range(100):
+        for item in range(1000):
             writer.put(item)
+            put.append(item)
             time.sleep(0.001)
+    assert len(put) < 900, "only noticed on leaving"
     with pytest.raises(OSError, match="disk full"), Writer(write, ahead=9) as writer:
         writer.put(1)  # noticed on leaving
