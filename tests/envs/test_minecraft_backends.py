@@ -22,7 +22,7 @@ def test_each_thing_in_its_turn(machine: Machine, monkeypatch: pytest.MonkeyPatc
     java, xvfb = machine.bin / "java", machine.bin / "xvfb-run"
     for part in (java, xvfb, machine.jar):
         part.unlink()
-    assert missing().startswith("MineStudio is not installed: pip install minestudio, or minerl with")
+    assert missing().startswith("MineStudio is not installed: pip install --no-deps minestudio==1.1.6, or minerl with")
     machine.install_minestudio()
     assert "no Java found (neither on PATH nor in JAVA_HOME); MineStudio needs a JDK 8" in missing()
     machine.write_java("17.0.9")

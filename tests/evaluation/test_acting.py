@@ -96,7 +96,7 @@ def test_nothing_to_play_in_is_a_note_or_an_error_if_it_was_asked_for(
 ) -> None:
     run_dir, config = copy_of(trained, tmp_path / "run")
     (note,) = [note for note in evaluated(run_dir, config, [1, 2])["notes"] if "No policy" in note]
-    assert "MineStudio is not installed: pip install minestudio" in note and "\n" not in note
+    assert "MineStudio is not installed: pip install --no-deps minestudio" in note and "\n" not in note
     with pytest.raises(UserError, match="minerl is not installed"):
         module.evaluate(settings(config, backend="minerl"), run_dir)
     assert not (run_dir / "world_model.json").exists(), "refused before anything is computed"
