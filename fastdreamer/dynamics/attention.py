@@ -1,5 +1,8 @@
 """Attention, RoPE and feed-forward layers of the block-causal transformer, with a ring cache for the time layers.
 
+No mask over all pairs of steps is ever built: space layers and a band that covers the crop need none, a narrower band
+is attended block by block, and cached steps share one row a query. Grouped queries are folded into the query axis, so
+that keys and values are not repeated.
 Source: Dreamer 4 (arXiv:2509.24527), section 3.4: pre-norm RMSNorm, SwiGLU, RoPE, QK-norm, logit soft-cap, GQA.
 """
 
@@ -11,20 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdreamer.config import DynamicsConfig
-from fastdreamer.dynamics.cache import LayerCache
+from fastdreamer.dynamics.cache import CacheView, LayerCache
 from fastdreamer.dynamics.norm import RMSNorm
 
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines (s, e / 2) of the positions, in fp32."""
 
-def rotate(x: Float[Tensor, "... s e"], at: Int[Tensor, " s"]) -> Float[Tensor, "... s e"]:
-    """Rotary position embedding of the last two axes (positions, head width), angles in fp32.
+
+def angles_of(at: Int[Tensor, " s"], width: int) -> Angles:
+    """Rotation angles of positions for heads of `width` channels.
 
     Source: RoFormer, arXiv:2104.09864, Eq. 34, base 10,000.
     """
-    half = x.shape[-1] // 2
-    rates = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    half = width // 2
+    rates = 10_000.0 ** (-torch.arange(half, device=at.device, dtype=torch.float32) / half)
     angles = at.to(torch.float32)[:, None] * rates
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x.split(half, dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "... s e"], angles: Angles) -> Float[Tensor, "... s e"]:
+    """Rotary position embedding of the last two axes (positions, head width)."""
+    cos, sin = (table.to(x.dtype) for table in angles)
+    first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
@@ -35,28 +46,39 @@ def attend(
     mask: Bool[Tensor, "s t"] | None = None,
     is_causal: bool = False,
     soft_cap: float = 0.0,
+    is_fused: bool | None = None,
 ) -> Float[Tensor, "b q s e"]:
     """Grouped-query attention; fused, but for a soft-cap, and for bf16 on a CPU.
 
-    The fused CPU kernel's backward is 10 times slower in bf16 than two batched products are (NOTES.md).
+    The fused CPU kernel's backward is 10 times slower in bf16 than two batched products are (NOTES.md). `is_fused`
+    overrules that choice (a memory plan for a card, made on a CPU).
     """
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    if soft_cap <= 0 and not (query.device.type == "cpu" and query.dtype == torch.bfloat16):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if soft_cap > 0:
-        scores = soft_cap * torch.tanh(scores / soft_cap)
+    if is_fused is None:
+        is_fused = not (query.device.type == "cpu" and query.dtype == torch.bfloat16)
+    if is_causal and soft_cap <= 0 and is_fused:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups > 1)
     if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1).to(value.dtype) @ value
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if groups > 1:  # the queries that share a key stand in a row
+        query = query.unflatten(1, (-1, groups)).flatten(2, 3)
+        mask = None if mask is None else mask.repeat(groups, 1)
+    if soft_cap <= 0 and is_fused:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        if soft_cap > 0:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        out = scores.softmax(-1).to(value.dtype) @ value
+    return out.unflatten(2, (groups, -1)).flatten(1, 2) if groups > 1 else out
 
 
 class Attention(nn.Module):
     """Projections, QK-norm and RoPE shared by space and time layers."""
+
+    is_fused: bool | None = None  # see `attend`
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
@@ -68,11 +90,17 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(self.width)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def project(self, x: Float[Tensor, "b s d"], at: Int[Tensor, " s"]) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Float[Tensor, "b s d"], angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as (b, heads, s, e), rotated to their positions."""
         heads = self.qkv(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
         query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(self.query_norm(query), at), rotate(self.key_norm(key), at), value
+        return rotate(self.query_norm(query), angles), rotate(self.key_norm(key), angles), value
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, is_causal: bool = False
+    ) -> Float[Tensor, "b q s e"]:
+        """`attend` with this layer's settings."""
+        return attend(query, key, value, mask, is_causal, self.soft_cap, self.is_fused)
 
     def merge(self, heads: Float[Tensor, "b q s e"]) -> Float[Tensor, "b s d"]:
         out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
@@ -82,13 +110,15 @@ class Attention(nn.Module):
 class SpaceAttention(Attention):
     """Full attention inside a step. The last `agents` tokens read everything and are read by nothing."""
 
-    def forward(self, x: Float[Tensor, "b l s d"], agents: int) -> Float[Tensor, "b l s d"]:
+    def forward(self, x: Float[Tensor, "b l s d"], agents: int, angles: Angles) -> Float[Tensor, "b l s d"]:
         batch, steps, tokens, _ = x.shape
-        query, key, value = self.project(x.flatten(0, 1), torch.arange(tokens, device=x.device))
-        world = tokens - agents
-        heads = attend(query[:, :, :world], key[:, :, :world], value[:, :, :world], soft_cap=self.soft_cap)
+        query, key, value = self.project(x.flatten(0, 1), angles)
         if agents:
-            heads = torch.cat([heads, attend(query[:, :, world:], key, value, soft_cap=self.soft_cap)], dim=2)
+            world = tokens - agents
+            inside = self.attend(query[:, :, :world], key[:, :, :world], value[:, :, :world])
+            heads = torch.cat([inside, self.attend(query[:, :, world:], key, value)], dim=2)
+        else:
+            heads = self.attend(query, key, value)
         return self.merge(heads).unflatten(0, (batch, steps))
 
 
@@ -99,22 +129,29 @@ class TimeAttention(Attention):
         super().__init__(config)
         self.context = config.context
 
-    def forward(self, x: Float[Tensor, "b l s d"], cache: LayerCache | None = None) -> Float[Tensor, "b l s d"]:
-        batch, steps, tokens, _ = x.shape
-        sequences = x.transpose(1, 2).flatten(0, 1)
-        if cache is not None:
-            query, key, value = self.project(sequences, cache.position)
-            heads = attend(query, *cache.write(key, value), mask=cache.mask(), soft_cap=self.soft_cap)
+    def forward(
+        self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache | None = None, view: CacheView | None = None
+    ) -> Float[Tensor, "b l s d"]:
+        batch, _, tokens, _ = x.shape
+        query, key, value = self.project(x.transpose(1, 2).flatten(0, 1), angles)
+        if cache is not None and view is not None:
+            heads = self.attend(query, *cache.write(key, value, view.slots), mask=view.mask)
         else:
-            at = torch.arange(steps, device=x.device)
-            query, key, value = self.project(sequences, at)
-            if steps <= self.context:
-                heads = attend(query, key, value, is_causal=True, soft_cap=self.soft_cap)
-            else:
-                back = at[:, None] - at[None, :]
-                band = (back >= 0) & (back < self.context)
-                heads = attend(query, key, value, mask=band, soft_cap=self.soft_cap)
+            heads = self._banded(query, key, value)
         return self.merge(heads).unflatten(0, (batch, tokens)).transpose(1, 2)
+
+    def _banded(self, query: Tensor, key: Tensor, value: Tensor) -> Float[Tensor, "b q s e"]:
+        """Blocks of `context` steps: each sees itself and the end of the one before it."""
+        width, steps = self.context, query.shape[2]
+        out = [self.attend(*(x[:, :, :width] for x in (query, key, value)), is_causal=True)]
+        for start in range(width, steps, width):
+            last = min(start + width, steps)
+            back = torch.arange(last - start + width, device=query.device) - torch.arange(
+                last - start, device=query.device
+            ).unsqueeze(1)
+            keys, values = (x[:, :, start - width : last] for x in (key, value))
+            out.append(self.attend(query[:, :, start:last], keys, values, mask=(back > 0) & (back <= width)))
+        return torch.cat(out, dim=2) if len(out) > 1 else out[0]
 
 
 class FeedForward(nn.Module):

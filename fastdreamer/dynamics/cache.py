@@ -1,11 +1,14 @@
 """A static ring cache of keys and values for the time layers: fixed memory, no concatenation, no eviction cost.
 
-Step t writes slot t mod C and reads every slot that holds one of the steps t-C+1 .. t. Writing the same step again
-(the denoising passes of one step) overwrites its slot; `advance` commits it. The position is a tensor, so the whole
-step can be captured in a CUDA graph.
+Step t lies in slot t mod R and reads the slots of the steps t-C+1 .. t. A forward pass may write several steps at once
+(`steps`): R = C + steps - 1 slots keep the oldest of them from losing what its band still holds. Writing the same step
+again (the denoising passes of one step) overwrites its slot; `advance` commits. The position is a tensor, so that
+a whole step can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,47 +17,56 @@ from torch import Tensor
 from fastdreamer.config import DynamicsConfig
 
 
+@dataclass(frozen=True)
+class CacheView:
+    """Where `l` steps are written and what each of them reads; the same for all layers."""
+
+    steps: Int[Tensor, " l"]
+    slots: Int[Tensor, " l"]
+    mask: Bool[Tensor, "l r"]
+
+
 class LayerCache:
-    """Keys and values of one time layer; `position` (shape (1,)) is shared by all layers and owned by RingCache."""
+    """Keys and values of one time layer."""
 
-    def __init__(
-        self, keys: Float[Tensor, "b kv c e"], values: Float[Tensor, "b kv c e"], position: Int[Tensor, "1"]
-    ) -> None:
+    def __init__(self, keys: Float[Tensor, "b kv r e"], values: Float[Tensor, "b kv r e"]) -> None:
         self.keys, self.values = keys, values
-        self.position = position
 
-    def write(self, key: Float[Tensor, "b kv 1 e"], value: Float[Tensor, "b kv 1 e"]) -> tuple[Tensor, Tensor]:
-        """Puts the current step into its slot and returns all slots."""
-        slot = self.position % self.keys.shape[2]
-        self.keys.index_copy_(2, slot, key.to(self.keys.dtype))
-        self.values.index_copy_(2, slot, value.to(self.values.dtype))
+    def write(
+        self, key: Float[Tensor, "b kv l e"], value: Float[Tensor, "b kv l e"], slots: Int[Tensor, " l"]
+    ) -> tuple[Tensor, Tensor]:
+        """Puts steps into their slots and returns all slots."""
+        self.keys.index_copy_(2, slots, key.to(self.keys.dtype))
+        self.values.index_copy_(2, slots, value.to(self.values.dtype))
         return self.keys.to(key.dtype), self.values.to(value.dtype)
-
-    def mask(self) -> Bool[Tensor, "1 c"]:
-        """Which slots hold a step of the band: all of them once the ring is full."""
-        return (torch.arange(self.keys.shape[2], device=self.keys.device) <= self.position).unsqueeze(0)
 
 
 class RingCache:
-    """One LayerCache a time layer, for `batch` sequences of `tokens` tokens a step."""
+    """One LayerCache a time layer, for `batch` sequences of `tokens` tokens a step; `position` has shape (1,)."""
 
     def __init__(
-        self, config: DynamicsConfig, batch: int, tokens: int, device: torch.device, dtype: torch.dtype
+        self, config: DynamicsConfig, batch: int, tokens: int, device: torch.device, dtype: torch.dtype, steps: int = 1
     ) -> None:
-        shape = (batch * tokens, config.kv_heads, config.context, config.dim // config.heads)
+        self.context, self.size = config.context, config.context + steps - 1
+        shape = (batch * tokens, config.kv_heads, self.size, config.dim // config.heads)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.layers = [
-            LayerCache(
-                torch.zeros(shape, device=device, dtype=dtype),
-                torch.zeros(shape, device=device, dtype=dtype),
-                self.position,
-            )
+            LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
             for _ in range(0, config.layers, config.time_every)
         ]
 
-    def advance(self) -> None:
-        """Commits the current step."""
-        self.position += 1
+    def view(self, steps: int) -> CacheView:
+        """For a forward pass of the next `steps` steps. From the start as many as there are slots may be given."""
+        query = self.position + torch.arange(steps, device=self.position.device)
+        newest = query[-1:]
+        slot = torch.arange(self.size, device=self.position.device)
+        held = newest - (newest - slot) % self.size  # the step that each slot holds once they are written
+        back = query[:, None] - held
+        return CacheView(query, query % self.size, (held >= 0) & (back >= 0) & (back < self.context))
+
+    def advance(self, steps: int = 1) -> None:
+        """Commits the current steps."""
+        self.position += steps
 
     def reset(self) -> None:
         """Forgets everything without freeing memory (slots beyond the position are masked)."""

@@ -7,11 +7,16 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.4 and Figure 2.
 
 from __future__ import annotations
 
+from itertools import repeat
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastdreamer.config import DynamicsConfig
-from fastdreamer.dynamics.attention import FeedForward, SpaceAttention, TimeAttention
+from fastdreamer.dynamics.attention import FeedForward, SpaceAttention, TimeAttention, angles_of
 from fastdreamer.dynamics.cache import RingCache
 from fastdreamer.dynamics.norm import RMSNorm
 
@@ -27,12 +32,24 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config)
 
+    def forward(self, x: Float[Tensor, "b l s d"], *inputs: Any) -> Float[Tensor, "b l s d"]:
+        """`inputs` are the attention's, besides its tokens."""
+        x = x + self.attention(self.attention_norm(x), *inputs)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
 
 class Transformer(nn.Module):
-    """Tokens in, tokens out. With a cache, the one step given is appended to what the cache holds."""
+    """Tokens in, tokens out. With a cache, the steps given follow what the cache holds.
+
+    Attributes:
+        recomputes: keep only the blocks' inputs for the backward pass and compute the rest again (less memory).
+    """
+
+    recomputes = False
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
+        self.width = config.dim // config.heads
         self.blocks = nn.ModuleList(Block(config, i % config.time_every == 0) for i in range(config.layers))
         self.norm = RMSNorm(config.dim)
         for block in self.blocks:
@@ -42,14 +59,17 @@ class Transformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b l s d"], agents: int = 0, cache: RingCache | None = None
     ) -> Float[Tensor, "b l s d"]:
-        layers = iter(cache.layers) if cache is not None else None
+        steps, tokens = x.shape[1:3]
+        view = cache.view(steps) if cache is not None else None
+        layers = iter(cache.layers) if cache is not None else repeat(None)
+        space = angles_of(torch.arange(tokens, device=x.device), self.width)
+        time = angles_of(view.steps if view else torch.arange(steps, device=x.device), self.width)
         for block in self.blocks:
             assert isinstance(block, Block)
-            normed = block.attention_norm(x)
-            if isinstance(block.attention, TimeAttention):
-                x = x + block.attention(normed, next(layers) if layers is not None else None)
+            inputs = (time, next(layers), view) if block.is_time else (agents, space)
+            if self.recomputes and torch.is_grad_enabled():
+                x = checkpoint(block, x, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = x + block.attention(normed, agents)
-            x = x + block.feed_forward(block.feed_forward_norm(x))
+                x = block(x, *inputs)
         out: Tensor = self.norm(x)
         return out

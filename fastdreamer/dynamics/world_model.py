@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
             signal: index of tau, 0 (noise) .. finest_steps - 1.
             step_size: index of d: d = 2^step_size / finest_steps.
             action: from `embed_actions`.
-            cache: with it, `l` must be 1; the step is written to the cache but not committed.
+            cache: with it, the steps are written to the cache but not committed.
         """
         return self.read(noisy, signal, step_size, action, None, cache)[0]
 
@@ -108,10 +108,10 @@ class WorldModel(nn.Module):
         clean = self.readout(x[:, :, first : first + TOKENS]).float()
         return clean, x[:, :, x.shape[2] - count :].float()
 
-    def new_cache(self, batch: int, agents: int = 0) -> RingCache:
-        """An empty ring cache for `batch` sequences on the model's device."""
+    def new_cache(self, batch: int, agents: int = 0, steps: int = 1) -> RingCache:
+        """An empty ring cache for `batch` sequences on the model's device; a pass may write `steps` steps at once."""
         dtype = torch.get_autocast_dtype(self.mean.device.type) if _autocasting(self.mean) else torch.float32
-        return RingCache(self.config, batch, self.world_tokens + agents, self.mean.device, dtype)
+        return RingCache(self.config, batch, self.world_tokens + agents, self.mean.device, dtype, steps)
 
 
 def _autocasting(tensor: Tensor) -> bool:
