@@ -18,6 +18,7 @@ class Backend:
 
     device: torch.device
     precision: Literal["fp32", "bf16"]
+    compiles: bool = False  # torch.compile under what runs again and again
 
     def __str__(self) -> str:
         if self.device.type == "cuda":

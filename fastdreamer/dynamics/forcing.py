@@ -53,8 +53,8 @@ def context_index(forcing: ForcingConfig) -> int:
     return min(round(forcing.context_signal * forcing.finest_steps), forcing.finest_steps - 1)
 
 
-def mix(clean: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-    """(1 - tau) noise + tau clean, with tau broadcast over the trailing axes."""
+def mix(clean: Tensor, noise: Tensor, tau: Tensor | float) -> Tensor:
+    """(1 - tau) noise + tau clean; a tensor tau is broadcast over the trailing axes."""
     return torch.lerp(noise, clean, tau)
 
 

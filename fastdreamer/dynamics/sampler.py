@@ -35,19 +35,16 @@ def integrate(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: in
 def commit(
     model: WorldModel,
     cache: RingCache,
-    latents: Float[Tensor, "b n z"],
-    action: Float[Tensor, "b d"],
-    noise: Float[Tensor, "b n z"],
+    latents: Float[Tensor, "b l n z"],
+    action: Float[Tensor, "b l d"],
+    noise: Float[Tensor, "b l n z"],
     agents: Float[Tensor, "b a d"] | None = None,
-) -> Float[Tensor, "b a d"]:
-    """Writes a finished (or real) step to the cache, noised to the context's signal level; returns agent read-outs."""
-    index = context_index(model.forcing)
-    signal = torch.full(latents.shape[:1], index, device=latents.device)[:, None]
-    noisy = mix(latents, noise, torch.tensor(index / model.forcing.finest_steps, device=latents.device))
-    step_size = torch.zeros_like(signal)
-    _, read = model.read(noisy[:, None], signal, step_size, action[:, None], agents, cache)
-    cache.advance()
-    return read[:, 0]
+) -> Float[Tensor, "b l a d"]:
+    """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
+    signal, noisy = _as_context(model, latents, noise)
+    _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
+    cache.advance(latents.shape[1])
+    return read
 
 
 def sample_next(
@@ -58,15 +55,68 @@ def sample_next(
     agents: Float[Tensor, "b a d"] | None = None,
 ) -> Float[Tensor, "b n z"]:
     """Samples the next step given what the cache holds and the action that leads into it. Does not commit it."""
-    steps, finest = model.forcing.sample_steps, model.forcing.finest_steps
-    exponent = (finest // steps).bit_length() - 1
-    size = torch.full((len(noise), 1), exponent, device=noise.device)
 
     def predict(z: Tensor, i: int) -> Tensor:
-        signal = torch.full_like(size, i * (finest // steps))
+        signal, size = _denoising(model, z, i)
         return model.read(z[:, None], signal, size, action[:, None], agents, cache)[0][:, 0]
 
-    return integrate(predict, noise, steps)
+    return integrate(predict, noise, model.forcing.sample_steps)
+
+
+def commit_and_sample_next(
+    model: WorldModel,
+    cache: RingCache,
+    latents: Float[Tensor, "b n z"],
+    action: Float[Tensor, "b d"],
+    context_noise: Float[Tensor, "b n z"],
+    next_action: Float[Tensor, "b d"],
+    noise: Float[Tensor, "b n z"],
+) -> Float[Tensor, "b n z"]:
+    """`commit` and `sample_next` in K passes instead of K + 1: the first denoising pass carries the committed step.
+
+    The same function, because a step reads nothing of the step after it. For a caller that reads the latents alone: what
+    agent tokens read at a step comes with its commit, too late to choose the action of the next one.
+
+    Args:
+        model: the world model.
+        cache: made for 2 steps at once.
+        latents: the finished step.
+        action: the one that led into it.
+        context_noise: noises it to the context's signal level.
+        next_action: the one that leads into the sampled step.
+        noise: where sampling starts.
+    """
+
+    def predict(z: Tensor, i: int) -> Tensor:
+        signal, size = _denoising(model, z, i)
+        if i:
+            return model.read(z[:, None], signal, size, next_action[:, None], None, cache)[0][:, 0]
+        finished_signal, finished = _as_context(model, latents[:, None], context_noise[:, None])
+        both = (
+            torch.cat([finished, z[:, None]], 1),
+            torch.cat([finished_signal, signal], 1),
+            torch.cat([torch.zeros_like(size), size], 1),
+            torch.stack([action, next_action], 1),
+        )
+        clean = model.read(*both, None, cache)[0][:, 1]
+        cache.advance()
+        return clean
+
+    return integrate(predict, noise, model.forcing.sample_steps)
+
+
+def _as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal index (b, l) and latents (b, l, n, z) of steps that others are to see."""
+    index = context_index(model.forcing)
+    signal = torch.full(latents.shape[:2], index, device=latents.device)
+    return signal, mix(latents, noise, index / model.forcing.finest_steps)
+
+
+def _denoising(model: WorldModel, z: Tensor, i: int) -> tuple[Tensor, Tensor]:
+    """Signal and step-size index (b, 1) of denoising pass i."""
+    stride = model.forcing.finest_steps // model.forcing.sample_steps
+    signal = torch.full((len(z), 1), i * stride, device=z.device)
+    return signal, torch.full_like(signal, stride.bit_length() - 1)
 
 
 @torch.no_grad()
@@ -94,6 +144,6 @@ def open_loop(
     for t in range(real.shape[1]):
         noise = torch.randn(2, *real[:, 0].shape, generator=generator).to(real.device)
         latents = real[:, t] if t < context else sample_next(model, cache, action[:, t], noise[0])
-        commit(model, cache, latents, action[:, t], noise[1])
+        commit(model, cache, latents[:, None], action[:, t : t + 1], noise[1][:, None])
         steps.append(latents)
     return torch.stack(steps, 1)

@@ -48,9 +48,9 @@ class Actor:
             chunk, k = agent.policy.chunk, len(world.sizes)
             past = self._last if self._last is not None else latents.new_zeros(len(latents), chunk, k).long()
             valid = torch.full((len(latents), 1, chunk), self._last is not None, device=latents.device)
-            action = world.embed_actions(past[:, None], valid, torch.ones_like(valid[:, 0, 0]))[:, 0]
+            action = world.embed_actions(past[:, None], valid, torch.ones_like(valid[:, 0, 0]))
             noise = torch.randn(state.shape, generator=generator).to(state.device)
-            read = commit(world, self._cache, state, action, noise, tokens)
+            read = commit(world, self._cache, state[:, None], action, noise[:, None], tokens)[:, 0]
         logits = agent.policy(agent.features(state, read, task))
         self._last = agent.policy.act(logits, greedy, generator)
         return self._last

@@ -33,6 +33,7 @@ class Agent(nn.Module):
         width = self.token_count * dynamics.dim if self.agent_tokens else TOKENS * CHANNELS
         if self.tasks is not None and not self.agent_tokens:
             width += dynamics.dim
+        self.feature_width = width
         self.policy = Policy(heads, width, config.tokenizer.frames_per_latent, sizes)
         past = 2 if heads.reward_reads == "transition" else 1
         self.reward = TwoHotHead(heads, past * width, heads.reward_range)

@@ -47,10 +47,17 @@ class Policy(nn.Module):
     def act(
         self, logits: Float[Tensor, "*b c a"], greedy: bool = False, generator: torch.Generator | None = None
     ) -> Int[Tensor, "*b c k"]:
-        """Samples (or takes the mode of) every component; sampling is by the Gumbel trick, without a host sync."""
-        if not greedy:
-            device = logits.device if generator is None else generator.device
-            uniform = torch.rand(logits.shape, generator=generator, device=device).to(logits.device)
+        """Samples (or takes the mode of) every component."""
+        if greedy:
+            return self.choose(logits)
+        device = logits.device if generator is None else generator.device
+        return self.choose(logits, torch.rand(logits.shape, generator=generator, device=device).to(logits.device))
+
+    def choose(
+        self, logits: Float[Tensor, "*b c a"], uniform: Float[Tensor, "*b c a"] | None = None
+    ) -> Int[Tensor, "*b c k"]:
+        """The mode of every component, or with `uniform` in [0, 1) a sample: the Gumbel trick, without a host sync."""
+        if uniform is not None:
             logits = logits - torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
         return torch.stack([part.argmax(-1) for part in logits.split(self.sizes, -1)], -1)
 

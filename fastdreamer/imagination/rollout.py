@@ -49,7 +49,8 @@ def imagine(
     noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator).to(device)
     action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     for t in range(context):
-        read = commit(world, cache, real[:, t], action[:, t], noise[t], tokens)
+        at = slice(t, t + 1)
+        read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)[:, 0]
     known = torch.ones(count, 1, world.clock.frames_per_latent, dtype=torch.bool, device=device)
     latents = [real[:, -1]]
     features = [agent.features(real[:, -1], read, batch.task)]
@@ -58,7 +59,8 @@ def imagine(
         chunk = agent.policy.act(agent.policy(features[-1]), greedy, generator)
         token = world.embed_actions(chunk[:, None], known, known[:, 0, 0])[:, 0]
         state = sample_next(world, cache, token, noise[context + 2 * k], tokens)
-        read = commit(world, cache, state, token, noise[context + 2 * k + 1], tokens)
+        after = noise[context + 2 * k + 1]
+        read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)[:, 0]
         actions.append(chunk)
         latents.append(state)
         features.append(agent.features(state, read, batch.task))
