@@ -20,6 +20,7 @@ from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.data.sampler import CropSampler
 from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.settings import load_config
 from fastdreamer.training.world_model import WorldModelPhase
@@ -39,14 +40,15 @@ def main(preset: str, overrides: list[str]) -> None:
     sampler = CropSampler(
         episodes, config.tokenizer.clock, config.dynamics.window, config.phase1.batch_size, config.seed
     )
-    phase = WorldModelPhase(config, world, Feed(sampler, device), device)
+    phase = WorldModelPhase(config, world, Feed(sampler, device), Backend(device, "fp32", config.compile == "on"))
+    phase.first_boot = 0
     print(f"{sum(p.numel() for p in world.parameters()):,} parameters on {device}, {torch.get_num_threads()} threads")
     for precision in ("fp32", "bf16"):
         walls, cpus = [], []
         for _ in range(REPEATS + 1):
             wall, cpu = time.perf_counter(), time.process_time()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss, figures = phase.loss(config.phase1.steps)
+                loss, figures = phase.loss(phase.draw(), 0)
             loss.backward()
             float(loss.detach())  # waits for a card
             walls.append(time.perf_counter() - wall)

@@ -20,12 +20,15 @@ DEFAULT_PRESET = "crafter"
 FREE_SECTIONS = ("evaluation.", "record.", "engines.")
 FREE_SETTINGS = (
     "device",
+    "compile",
+    "imagination.merge_commit",
+    "imagination.capture",
     *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
     *(f"data.{name}" for name in ("decoder", "resampler", "decode_threads", "max_damaged", "check_metadata")),
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every")
+FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".micro_batch", ".recompute")
 
 
 def run_command(arguments: argparse.Namespace) -> int:

@@ -194,6 +194,9 @@ class TrainConfig:
     steps: int = setting(1000, at_least=1)
     batch_size: int = setting(16, at_least=1)
     accumulate: int = setting(1, at_least=1)
+    # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
+    micro_batch: int = setting(0, at_least=0)
+    recompute: bool = False  # keep the transformer blocks' inputs alone and compute the rest again: less memory, slower
     learning_rate: float = setting(3e-4, above=0.0)
     final_rate: float = setting(0.1, at_least=0.0, at_most=1.0)
     warmup_steps: int = setting(50, at_least=0)
@@ -222,6 +225,11 @@ class ImaginationConfig:
     alpha: float = setting(0.5, at_least=0.0, at_most=1.0)  # weight of the D+ set
     beta: float = setting(0.3, at_least=0.0)  # prior KL
     critic_steps: int = setting(0, at_least=0)  # value-only steps that open the phase
+    # Commit a step with the first denoising pass of the next: K passes a step, not K + 1. auto: where the policy reads
+    # latents. Compared with the plain order, in fp32, before it is used.
+    merge_commit: str = setting("auto", choices=("auto", "on", "off"))
+    # What one CUDA graph holds. auto: a step on a card; horizon: the whole rollout (slower to capture).
+    capture: str = setting("auto", choices=("auto", "off", "step", "horizon"))
 
 
 @dataclass(frozen=True)
@@ -250,6 +258,9 @@ class Config:
     seed: int = setting(0, at_least=0)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
+    # torch.compile under the training steps and the imagination. auto: on a card; on a CPU it takes a minute or two a
+    # phase, which pays in runs that are longer than the demo.
+    compile: str = setting("auto", choices=("auto", "on", "off"))
     data: DataConfig = field(default_factory=DataConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -283,6 +294,11 @@ class Config:
             raise ValueError(f"evaluation.context {self.evaluation.context} must be below the window {dynamics.window}")
         if self.heads.readout == "agent_tokens" and dynamics.agent_tokens == 0:
             raise ValueError("heads.readout is agent_tokens but dynamics.agent_tokens is 0")
+        if imagination.merge_commit == "on" and self.heads.readout == "agent_tokens":
+            raise ValueError(
+                "imagination.merge_commit is on but heads.readout is agent_tokens, which are read at the commit: "
+                "set it to auto"
+            )
         if 0 < dynamics.tasks <= self.evaluation.task:
             raise ValueError(f"evaluation.task is {self.evaluation.task}; dynamics.tasks is {dynamics.tasks}")
         if self.evaluation.execute > self.tokenizer.frames_per_latent:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,19 @@ class Backend:
     compiles: bool = False  # torch.compile under what runs again and again
 
     def __str__(self) -> str:
+        how = f"{self.precision}, {'compiled' if self.compiles else 'eager'}"
         if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
+            return f"{torch.cuda.get_device_name(self.device)}, {how}"
         threads = torch.get_num_threads()
-        return f"CPU with {threads} thread{'s' if threads > 1 else ''}, {self.precision}"
+        return f"CPU with {threads} thread{'s' if threads > 1 else ''}, {how}"
+
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """`function`, compiled whole (a graph break is an error) for each shape, where this backend compiles."""
+        return torch.compile(function, fullgraph=True, dynamic=False) if self.compiles else function
+
+    def autocast(self) -> torch.autocast:
+        """The context in which products run in this backend's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def choose_device(config: Config) -> Backend:
@@ -35,7 +49,7 @@ def choose_device(config: Config) -> Backend:
     usual way, with OMP_NUM_THREADS. A rank of torchrun takes the card of its local rank.
 
     Raises:
-        UserError: if a card, or bf16 on a card, is asked for and not there.
+        UserError: if a card, bf16 on a card, or a compiler is asked for and not there.
     """
     has_card = torch.cuda.is_available()
     if config.device == "cuda" and not has_card:
@@ -54,7 +68,11 @@ def choose_device(config: Config) -> Backend:
         torch.use_deterministic_algorithms(True)
         # Filling every torch.empty with NaN is for finding bugs, and costs bandwidth.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return Backend(device, precision)
+    compiles = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    kind, *known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang", "cc")
+    if compiles and not any(shutil.which(name) for name in (os.environ.get(kind, known[0]), *known)):
+        raise UserError(f"torch.compile needs {known[0]}, which is not installed: install it, or use compile=off")
+    return Backend(device, precision, compiles)
 
 
 def _cpu_has_bf16() -> bool:

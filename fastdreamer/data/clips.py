@@ -62,6 +62,10 @@ class Batch:
         """The same batch on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
+    def take(self, rows: Int[Tensor, " r"]) -> Batch:
+        """The named rows; one may be named several times."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a card copies while the host goes on."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})

@@ -43,8 +43,13 @@ class Feed:
         self.waited_s += time.perf_counter() - began
         return batch
 
+    @property
+    def position(self) -> int:
+        """Batches consumed: the number of the next one."""
+        return self._position
+
     def get_state(self) -> Tensor:
-        """The data position, int64 (1,): batches consumed."""
+        """The data position, int64 (1,)."""
         return torch.tensor([self._position])
 
     def set_state(self, state: Tensor) -> None:

@@ -130,7 +130,11 @@ class TimeAttention(Attention):
         self.context = config.context
 
     def forward(
-        self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache | None = None, view: CacheView | None = None
+        self,
+        x: Float[Tensor, "b l s d"],
+        angles: Angles,
+        cache: LayerCache | None = None,
+        view: CacheView | None = None,
     ) -> Float[Tensor, "b l s d"]:
         batch, _, tokens, _ = x.shape
         query, key, value = self.project(x.transpose(1, 2).flatten(0, 1), angles)
@@ -143,7 +147,7 @@ class TimeAttention(Attention):
     def _banded(self, query: Tensor, key: Tensor, value: Tensor) -> Float[Tensor, "b q s e"]:
         """Blocks of `context` steps: each sees itself and the end of the one before it."""
         width, steps = self.context, query.shape[2]
-        out = [self.attend(*(x[:, :, :width] for x in (query, key, value)), is_causal=True)]
+        out = [self.attend(query[:, :, :width], key[:, :, :width], value[:, :, :width], is_causal=True)]
         for start in range(width, steps, width):
             last = min(start + width, steps)
             back = torch.arange(last - start + width, device=query.device) - torch.arange(

@@ -2,7 +2,9 @@
 
 tau runs from 0 (noise) to 1 (clean); d is a step size; both live on the grid of K_max = `finest_steps`. A sequence
 is trained either as flow (d = d_min) or, with probability `boot_fraction`, as bootstrap (d > d_min): its target is the
-average velocity of two half-steps of the model itself.
+average velocity of two half-steps of the model itself. A batch's bootstrap sequences come first in it, and their number
+is fixed in advance (the share of the batch, rounded so that it is exact in the long run): shapes stay static, and
+half-steps run on a slice.
 Source: Dreamer 4 (arXiv:2509.24527), Eq. 4, 6, 7, 8; P prints 1/d in tau's grid, a misprint for d. The share of
 bootstrap sequences is ours: P's uniform d gives 6/7 of them at K_max 64, which collapses small models.
 """
@@ -18,34 +20,40 @@ from torch import Tensor
 
 from fastdreamer.config import ForcingConfig
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 """(noisy, signal index, step-size index, rows) -> clean latents, for the given rows of the batch."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of a batch: indices on the grid, tau = signal / K_max and d = 2^step_size / K_max."""
+    """Noise levels of a batch: indices on the grid, tau = signal / K_max and d = 2^step_size / K_max.
+
+    Attributes:
+        signal: and `step_size`: (b, l).
+        boots: how many sequences, the first ones, are bootstrap.
+    """
 
     signal: Int[Tensor, "b l"]
     step_size: Int[Tensor, "b l"]
-    is_boot: Bool[Tensor, " b"]
+    boots: int
 
-    def to(self, device: torch.device) -> Levels:
-        """The same levels on another device."""
-        return Levels(self.signal.to(device), self.step_size.to(device), self.is_boot.to(device))
+    @property
+    def is_boot(self) -> Bool[Tensor, " b"]:
+        """The bootstrap sequences as a mask."""
+        return torch.arange(len(self.signal), device=self.signal.device) < self.boots
 
 
-def draw_levels(
-    batch: int, steps: int, forcing: ForcingConfig, boot_fraction: float, generator: torch.Generator
-) -> Levels:
-    """d ~ the powers of two above d_min for bootstrap sequences, tau ~ U{0, d, .., 1-d}, a step at a time (CPU)."""
-    finest = forcing.finest_steps
-    is_boot = torch.rand(batch, generator=generator) < boot_fraction
-    exponent = torch.randint(1, finest.bit_length(), (batch, steps), generator=generator)
-    exponent = torch.where(is_boot[:, None], exponent, 0)
+def draw_levels(batch: int, steps: int, finest: int, boots: int, generator: torch.Generator) -> Levels:
+    """d ~ the powers of two above d_min for bootstrap sequences, tau ~ U{0, d, .., 1-d}, a step at a time.
+
+    Drawn on the generator's device, without a host sync.
+    """
+    device = generator.device
+    exponent = torch.zeros(batch, steps, dtype=torch.int64, device=device)
+    exponent[:boots].random_(1, finest.bit_length(), generator=generator)
     size = 2**exponent
-    signal = (torch.rand(batch, steps, generator=generator) * (finest // size)).long() * size
-    return Levels(signal, exponent, is_boot)
+    uniform = torch.rand(batch, steps, generator=generator, device=device)
+    return Levels((uniform * (finest // size)).long() * size, exponent, boots)
 
 
 def context_index(forcing: ForcingConfig) -> int:
@@ -63,10 +71,16 @@ def ramp(tau: Tensor) -> Tensor:
     return 0.9 * tau + 0.1
 
 
-def boot_target(predict: Predict, noisy: Tensor, levels: Levels, finest: int, rows: Tensor) -> Tensor:
-    """What the bootstrap prediction should be: noisy + (1 - tau) * mean velocity of two half-steps (no gradient)."""
+def loss_shares(levels: Levels, finest: int, valid: Bool[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+    """What each step counts for in the mean over valid steps of the ramp-weighted loss."""
+    return ramp(levels.signal / finest) * valid / valid.sum().clamp(min=1)
+
+
+def boot_target(predict: Predict, noisy: Tensor, levels: Levels, finest: int) -> Tensor:
+    """What the bootstrap predictions should be: noisy + (1 - tau) * mean velocity of two half-steps (no gradient)."""
+    rows = slice(0, levels.boots)
     with torch.no_grad():
-        signal, half = levels.signal[rows], levels.step_size[rows] - 1
+        noisy, signal, half = noisy[rows], levels.signal[rows], levels.step_size[rows] - 1
         tau = (signal / finest)[..., None, None]
         d = (2.0**half / finest)[..., None, None]  # half of the step
         first = (predict(noisy, signal, half, rows).float() - noisy) / (1 - tau)
@@ -81,27 +95,18 @@ def forcing_loss(
     noise: Float[Tensor, "b l n z"],
     levels: Levels,
     finest: int,
-    valid: Bool[Tensor, "b l"],
+    shares: Float[Tensor, "b l"],
 ) -> dict[str, Tensor]:
-    """Losses of one batch: `dynamics` is what is trained, `flow` and `boot` are its parts for watching.
+    """Losses, summed over steps each times its share: `dynamics` trains, `flow` and `boot` are its parts, to watch.
 
     Half-steps run on bootstrap rows only, without gradient; velocities are fp32. The bootstrap loss is P's in the
     form that needs no division in the gradient: ||z^ - [z~ + (1-tau) sg(b1 + b2)/2]||^2.
     """
-    tau = (levels.signal / finest)[..., None, None]
-    noisy = mix(clean, noise, tau)
-    everyone = torch.arange(len(clean), device=clean.device)
-    prediction = predict(noisy, levels.signal, levels.step_size, everyone).float()
-    rows = everyone[levels.is_boot]
+    noisy = mix(clean, noise, (levels.signal / finest)[..., None, None])
+    prediction = predict(noisy, levels.signal, levels.step_size, slice(0, len(clean))).float()
     target = clean
-    if len(rows):
-        target = clean.clone()
-        target[rows] = boot_target(predict, noisy[rows], levels, finest, rows)
-    error = (prediction - target).square().mean((-2, -1))  # (b, l)
-    weight = ramp(levels.signal / finest) * valid
-    boot = levels.is_boot[:, None].expand_as(weight)
-
-    def mean(mask: Tensor) -> Tensor:
-        return (error * weight * mask).sum() / (valid & mask).sum().clamp(min=1)
-
-    return {"dynamics": mean(torch.ones_like(boot)), "flow": mean(~boot).detach(), "boot": mean(boot).detach()}
+    if levels.boots:
+        target = torch.cat([boot_target(predict, noisy, levels, finest), clean[levels.boots :]])
+    error = (prediction - target).square().mean((-2, -1)) * shares
+    boot, flow = error[: levels.boots].sum(), error[levels.boots :].sum()
+    return {"dynamics": boot + flow, "flow": flow.detach(), "boot": boot.detach()}

@@ -74,8 +74,8 @@ def commit_and_sample_next(
 ) -> Float[Tensor, "b n z"]:
     """`commit` and `sample_next` in K passes instead of K + 1: the first denoising pass carries the committed step.
 
-    The same function, because a step reads nothing of the step after it. For a caller that reads the latents alone: what
-    agent tokens read at a step comes with its commit, too late to choose the action of the next one.
+    The same function, because a step reads nothing of the step after it. For a caller that reads the latents alone:
+    what agent tokens read at a step comes with its commit, too late to choose the action of the next one.
 
     Args:
         model: the world model.

@@ -24,7 +24,7 @@ from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
 from fastdreamer.evaluation.summary import write_json
-from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model, take
+from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
 from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
 
 STRIPS = 3
@@ -198,7 +198,7 @@ def evaluate_open_loop(
     picked = spread(errors, STRIPS)
     rows = torch.tensor(picked, device=device)
     with torch.no_grad():
-        imagined = imagine(take(batch, rows), torch.Generator().manual_seed(settings.seed), None)
+        imagined = imagine(batch.take(rows), torch.Generator().manual_seed(settings.seed), None)
         write_filmstrips(
             run.path / "pictures", crops, picked, errors, truth, imagined, decoder, RealFrames(config, run),
             store.clock, settings.context,

@@ -8,7 +8,7 @@ as under the real actions; only the actions of the imagined steps differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,6 @@ def noop_actions(batch: Batch, context: int, noop: Sequence[int]) -> Tensor:
     return actions
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """The named rows of a batch; a row may be named several times."""
-    return replace(batch, **{f.name: getattr(batch, f.name)[rows] for f in fields(batch)})
-
-
 @dataclass(frozen=True)
 class Errors:
     """Squared errors a crop and horizon, (crops, horizons): of one sample on average, of the samples' mean."""
@@ -115,7 +110,7 @@ def errors_of(
         repeated = rows.repeat_interleave(samples)
         generator = torch.Generator().manual_seed(seed + start)  # on the CPU: the same noise on every device
         replacing = None if actions is None else actions[repeated]
-        imagined = imagine(take(batch, repeated), generator, replacing)[:, context:].float()
+        imagined = imagine(batch.take(repeated), generator, replacing)[:, context:].float()
         imagined = imagined.unflatten(0, (len(rows), samples))
         target = truth[rows, context:]
         one.append((imagined - target[:, None]).square().mean(dim=(1, 3, 4)).cpu())

@@ -67,9 +67,10 @@ def cloning_loss(
     logits: Float[Tensor, "*b c a"],
     actions: Int[Tensor, "*b c k"],
     valid: Bool[Tensor, "*b c"],
+    shares: Float[Tensor, "*b"],
     focal_gamma: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of every valid (position, component), summed over both, mean over the states that have one.
+    """Cross-entropy of every valid (position, component), summed over both; summed over states, each times its share.
 
     `focal_gamma` > 0 weighs each term by (1 - p)^gamma (Lin et al. 2017, arXiv:1708.02002).
     """
@@ -77,4 +78,4 @@ def cloning_loss(
     if focal_gamma:
         log_prob = log_prob * (1 - log_prob.exp()).pow(focal_gamma)
     per_state = -(log_prob * valid.unsqueeze(-1)).sum((-2, -1))
-    return per_state.sum() / valid.any(-1).sum().clamp(min=1)
+    return (per_state * shares).sum()

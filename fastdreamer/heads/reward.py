@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from fastdreamer_kernels import padded, symexp_bins, two_hot_decode, two_hot_loss
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,15 +44,22 @@ class TwoHotHead(nn.Module):
         return two_hot_decode(logits, self.centres)
 
     def loss(
-        self, logits: Float[Tensor, "*b cols"], targets: Float[Tensor, "*b"], weights: Float[Tensor, "*b"]
+        self,
+        logits: Float[Tensor, "*b cols"],
+        targets: Float[Tensor, "*b"],
+        shares: Float[Tensor, "*b"],
     ) -> Tensor:
-        """Weighted mean cross-entropy.
+        """Cross-entropy summed over rows, each times its share (see `shares_of`).
 
-        The weights are normalised first: each row's incoming gradient is then the mean's own, and where that is 1 the
-        backward pass of the kernel has nothing to do.
+        Whatever scales the loss belongs into the shares: a row's incoming gradient is then 1, and the backward pass of
+        the kernel has nothing to do.
         """
-        shares = weights / weights.sum().clamp(min=1e-6)
         return two_hot_loss(logits, targets, self.centres, shares).sum()
+
+
+def shares_of(weights: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Weights that sum to 1, for a weighted mean; all 0 where no row counts."""
+    return weights / weights.sum().clamp(min=1e-6)
 
 
 class Continuation(nn.Module):
@@ -72,7 +79,8 @@ class Continuation(nn.Module):
         return torch.sigmoid(self(features))
 
 
-def continuation_loss(logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], valid: Bool[Tensor, "*b"]) -> Tensor:
-    """Binary cross-entropy over valid steps."""
-    rows = F.binary_cross_entropy_with_logits(logits, continues, reduction="none") * valid
-    return rows.sum() / valid.sum().clamp(min=1)
+def continuation_loss(
+    logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], shares: Float[Tensor, "*b"]
+) -> Tensor:
+    """Binary cross-entropy summed over steps, each times its share."""
+    return (F.binary_cross_entropy_with_logits(logits, continues, reduction="none") * shares).sum()

@@ -7,40 +7,56 @@ and the policy leaves the data.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Shares:
+    """What each imagined step counts for in the three means of PMPO; each sums to 1 over the batch, or is all 0."""
+
+    positive: Float[Tensor, "*b"]
+    negative: Float[Tensor, "*b"]
+    all: Float[Tensor, "*b"]
+
+
+def pmpo_shares(advantage: Float[Tensor, "*b"], weight: Float[Tensor, "*b"]) -> Shares:
+    """D+ = {A >= 0} and D- = {A < 0}: each set is averaged separately, so their sizes do not matter.
+
+    Args:
+        advantage: only its sign counts.
+        weight: probability that the imagined step is before the episode's end.
+    """
+    is_positive = (advantage >= 0).to(weight.dtype)
+
+    def share(weights: Tensor) -> Tensor:
+        return weights / weights.sum().clamp(min=1e-8)
+
+    return Shares(share(weight * is_positive), share(weight * (1 - is_positive)), share(weight))
+
+
 def pmpo_loss(
     log_prob: Float[Tensor, "*b"],
-    advantage: Float[Tensor, "*b"],
     kl_prior: Float[Tensor, "*b"],
-    weight: Float[Tensor, "*b"],
+    shares: Shares,
     alpha: float = 0.5,
     beta: float = 0.3,
 ) -> dict[str, Tensor]:
-    """(1-alpha) mean_{D-} ln pi - alpha mean_{D+} ln pi + beta mean KL, D+ = {A >= 0}.
-
-    Each set is averaged separately, so their sizes do not matter; an empty set contributes 0.
+    """(1-alpha) mean_{D-} ln pi - alpha mean_{D+} ln pi + beta mean KL; an empty set contributes 0.
 
     Args:
         log_prob: ln pi of the whole chunk.
-        advantage: only its sign counts.
         kl_prior: KL[pi || prior], closed form.
-        weight: probability that the imagined step is before the episode's end.
+        shares: of the same steps, from the whole batch they belong to.
         alpha: weight of the positive set.
         beta: weight of the prior.
 
     Returns:
         `policy` (the objective), `positive`, `negative`, `prior` (its three terms, unscaled).
     """
-    is_positive = (advantage >= 0).to(log_prob.dtype)
-
-    def mean(values: Tensor, members: Tensor) -> Tensor:
-        share = members * weight
-        return (values * share).sum() / share.sum().clamp(min=1e-8)
-
-    positive, negative = mean(log_prob, is_positive), mean(log_prob, 1 - is_positive)
-    prior = (kl_prior * weight).sum() / weight.sum().clamp(min=1e-8)
+    positive, negative = (log_prob * shares.positive).sum(), (log_prob * shares.negative).sum()
+    prior = (kl_prior * shares.all).sum()
     policy = (1 - alpha) * negative - alpha * positive + beta * prior
     return {"policy": policy, "positive": positive, "negative": negative, "prior": prior}

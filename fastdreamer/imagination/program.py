@@ -1,4 +1,4 @@
-"""Imagination as one static program: fixed buffers, fixed shapes, no host synchronisation; compiled, captured, or neither.
+"""Imagination as one static program: fixed buffers and shapes, no host synchronisation; compiled, captured, or neither.
 
 One latent step (denoising passes, commit, heads, sampling of the action) reads and writes buffers that are made once,
 finds its place by index tensors, and takes its noise from buffers that a generator fills in front of the rollout. So
@@ -8,18 +8,21 @@ it is compared with: the same generator gives the same rollout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import deepcopy
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.sampler import commit, commit_and_sample_next, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
+from fastdreamer.imagination.merging import prove_merged
 from fastdreamer.imagination.rollout import Rollout
 
 
@@ -32,7 +35,7 @@ class Program:
         dreams: sequences at once.
         context: real steps of every start.
         horizon: H in latent steps.
-        backend: device, precision, and whether to compile and capture.
+        backend: device, precision, and whether to compile.
         generator: of all noise, on the backend's device.
         merges: commit a step together with the first denoising pass of the next: K passes a step, not K + 1.
         captures: "off", or on a card what one CUDA graph holds: a "step", or the whole "horizon".
@@ -55,7 +58,7 @@ class Program:
     ) -> None:
         if merges and agent.agent_tokens:
             raise ValueError("commits cannot be merged where the policy reads agent tokens: they come with the commit")
-        self.world, self.agent, self.backend, self.generator = world, agent, backend, generator
+        self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
         self.context, self.horizon, self.merges = context, horizon, merges
         device, clock, sizes = backend.device, world.clock, world.sizes
         shape = (dreams, *world.tokens.place.shape[:1], world.readout.out_features)
@@ -69,15 +72,14 @@ class Program:
         self.token = torch.zeros(dreams, world.config.dim, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self.known = torch.ones(dreams, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
-        with self._precision():
-            self.cache = world.new_cache(dreams, agent.token_count, max(context, 2) if merges else context)
-        self._run = self._all_steps
-        self._region: Callable[[], None] = self._step
-        if backend.compiles:
-            self._region = torch.compile(self._step, fullgraph=True, dynamic=False)
+        at_once = max(1 + merges, context - world.config.context + 1)  # the first pass takes the real steps together
+        with backend.autocast():
+            self.cache = world.new_cache(dreams, agent.token_count, at_once)
+        self._act, self._score = backend.compiled(self._choose), backend.compiled(self._judge)
+        self._region, self._run = self._step, self._all_steps
         with torch.no_grad():
             if captures == "step":
-                self._region = capture(self._region)
+                self._region = capture(self._step, before=self.step_number.zero_)
             elif captures == "horizon":
                 self._run = capture(self._all_steps)
 
@@ -88,20 +90,16 @@ class Program:
         self.uniform.uniform_(generator=self.generator)
         self._start(batch)
         self._run()
-        with self._precision():
-            features = self.features.transpose(0, 1)
-            rewards = self.agent.reward.decode(self.agent.reward(self.agent.reward_inputs(features)))
-            continues = self.agent.continues(features)
+        features = self.features.transpose(0, 1).clone()
+        with self.backend.autocast():
+            rewards, continues = self._score(features)
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
-            features=features.clone(),
+            features=features,
             actions=self.actions.transpose(0, 1).clone(),
             rewards=rewards[:, 1:],
             continues=continues[:, 1:],
         )
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.backend.device.type, torch.bfloat16, enabled=self.backend.precision == "bf16")
 
     def _start(self, batch: Batch) -> None:
         """The real steps into the cache, all in one pass; with merged commits the last one waits for the region."""
@@ -110,7 +108,7 @@ class Program:
         real = self.world.normalise(batch.latents, batch.positions)
         self.task.copy_(batch.task)
         self.latents[0].copy_(real[:, -1])
-        with self._precision():
+        with self.backend.autocast():
             action = self.world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
             tokens = self.agent.embed_tokens(self.task)
             self.token.copy_(action[:, -1])
@@ -122,37 +120,79 @@ class Program:
             self.features[0].copy_(self.agent.features(real[:, -1], read, self.task))
 
     def _all_steps(self) -> None:
+        self.step_number.zero_()
         for _ in range(self.horizon):
             self._region()
 
     def _step(self) -> None:
         """One latent step, from the buffers at `step_number` to those behind it."""
-        world, agent, k = self.world, self.agent, self.step_number
-        after = k + 1
-        with self._precision():
-            uniform, context_noise, noise, next_noise = (
-                buffer.index_select(0, at)[0]
-                for buffer, at in (
-                    (self.uniform, k),
-                    (self.noise, self.context + 2 * k - 1),
-                    (self.noise, self.context + 2 * k),
-                    (self.noise, self.context + 2 * k + 1),
-                )
-            )
-            feature = self.features.index_select(0, k)[0]
-            chunk = agent.policy.choose(agent.policy(feature), uniform)
-            token = world.embed_actions(chunk[:, None], self.known, self.known[:, 0, 0])[:, 0]
-            read = None
+        world, k = self.world, self.step_number
+        after, noise_at = k + 1, self.context + 2 * k
+        with self.backend.autocast():
+            chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
+            noise, read = _row(self.noise, noise_at), None
             if self.merges:
-                latents = self.latents.index_select(0, k)[0]
-                state = commit_and_sample_next(world, self.cache, latents, self.token, context_noise, token, noise)
+                finished, its_noise = _row(self.latents, k), _row(self.noise, noise_at - 1)
+                state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
             else:
-                tokens = agent.embed_tokens(self.task)
+                tokens, its_noise = self.agent.embed_tokens(self.task), _row(self.noise, noise_at + 1)
                 state = sample_next(world, self.cache, token, noise, tokens)
-                read = commit(world, self.cache, state[:, None], token[:, None], next_noise[:, None], tokens)[:, 0]
-            feature = agent.features(state, read, self.task)
+                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)[:, 0]
+            feature = self.agent.features(state, read, self.task)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])
         self.features.index_copy_(0, after, feature[None].float())
         self.actions.index_copy_(0, k, chunk[None])
         self.step_number.copy_(after)
+
+    def _choose(self, feature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A chunk of actions, and its token."""
+        chunk = self.agent.policy.choose(self.agent.policy(feature), uniform)
+        return chunk, self.world.embed_actions(chunk[:, None], self.known, self.known[:, 0, 0])[:, 0]
+
+    def _judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and continuations of every state."""
+        rewards = self.agent.reward.decode(self.agent.reward(self.agent.reward_inputs(features)))
+        return rewards, self.agent.continues(features)
+
+
+def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:
+    """A row by an index that stays on the device."""
+    return buffer.index_select(0, at)[0]
+
+
+def build_program(
+    config: Config, world: WorldModel, agent: Agent, dreams: int, backend: Backend, generator: torch.Generator
+) -> Program:
+    """The program that a configuration asks for, compared with the plain order of passes where it merges commits.
+
+    Raises:
+        UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
+    """
+    settings = config.imagination
+    is_card = backend.device.type == "cuda"
+    if settings.capture in ("step", "horizon") and not is_card:
+        raise UserError(f"imagination.capture is {settings.capture}, but CUDA graphs need a card: set it to auto")
+    captures = settings.capture if settings.capture != "auto" else "step" if is_card else "off"
+    merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
+    if merges:
+        prove_merged(world)
+    return Program(
+        world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures
+    )
+
+
+def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
+    """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass.
+
+    Autocast casts a weight at each use; a frozen one gives the same bits cast in front.
+    """
+    if backend.precision == "fp32" and not backend.compiles:
+        return world
+    copy = deepcopy(world)
+    if backend.precision == "bf16":
+        for module in copy.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
+    copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
+    return copy

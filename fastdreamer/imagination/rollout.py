@@ -5,7 +5,8 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.3 and the plan's phase 3. Nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -39,14 +40,16 @@ def imagine(
         agent: policy that acts; reward and continuation heads that score.
         batch: crops whose steps are the real context (`start_context` of them).
         horizon: H in latent steps.
-        generator: CPU generator of all noise and action samples.
+        generator: of all noise and action samples.
         greedy: take the policy's mode.
     """
     real = world.normalise(batch.latents, batch.positions)
     count, context, device = len(real), real.shape[1], real.device
     tokens = agent.embed_tokens(batch.task)
     cache = world.new_cache(count, agent.token_count)
-    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator).to(device)
+    home, choices = generator.device, (horizon, count, world.clock.frames_per_latent, sum(world.sizes))
+    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home).to(device)
+    uniform = torch.rand(choices, generator=generator, device=home).to(device)
     action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     for t in range(context):
         at = slice(t, t + 1)
@@ -56,7 +59,7 @@ def imagine(
     features = [agent.features(real[:, -1], read, batch.task)]
     actions = []
     for k in range(horizon):
-        chunk = agent.policy.act(agent.policy(features[-1]), greedy, generator)
+        chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
         token = world.embed_actions(chunk[:, None], known, known[:, 0, 0])[:, 0]
         state = sample_next(world, cache, token, noise[context + 2 * k], tokens)
         after = noise[context + 2 * k + 1]
@@ -73,3 +76,10 @@ def imagine(
         rewards=rewards[:, 1:],
         continues=agent.continues(sequence)[:, 1:],
     )
+
+
+def joined(rollouts: Sequence[Rollout]) -> Rollout:
+    """Rollouts of several starts as one."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    return Rollout(**{f.name: torch.cat([getattr(rollout, f.name) for rollout in rollouts]) for f in fields(Rollout)})

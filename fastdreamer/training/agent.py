@@ -6,7 +6,10 @@ phase 3 does not open on an untrained critic.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,22 +17,44 @@ from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.resident import ResidentSteps
+from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import cloning_loss
-from fastdreamer.heads.reward import continuation_loss
+from fastdreamer.heads.reward import continuation_loss, shares_of
 from fastdreamer.imagination.returns import lambda_returns
-from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase, bounds, rows_of
 
 TERMS = ("policy", "reward", "continue", "value")
 
 
-class AgentPhase(Phase):
+@dataclass(frozen=True)
+class CloningWork:
+    """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
+
+    batch: Batch
+    noise: Tensor  # of the agent tokens' context (b, l, n, z); one empty row a crop where the heads read latents
+    labelled: Bool[Tensor, "b l c"]
+    policy: Float[Tensor, "b l"]
+    chosen: Float[Tensor, "b l c"]
+    reward: Float[Tensor, "b l"]
+    continuation: Float[Tensor, "b l"]
+    value: Float[Tensor, "b l"]
+    states: Float[Tensor, "b l"]
+
+    def split(self, pieces: int) -> list[CloningWork]:
+        """Rows in order."""
+        rows = len(self.labelled)
+        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
+
+
+class AgentPhase(Phase[CloningWork]):
     """Heads on real latents. Where no reward is known the policy alone trains."""
 
     number = 2
     feed: Feed
+    scale: RunningScale
 
     def __init__(
         self,
@@ -38,83 +63,112 @@ class AgentPhase(Phase):
         agent: Agent,
         feed: Feed,
         held_out: Batch | None,
-        device: torch.device,
+        backend: Backend,
     ) -> None:
-        self.config, self.world, self.agent, self.device = config, world.eval().requires_grad_(False), agent, device
+        self.config, self.agent, self.device = config, agent, backend.device
+        self.world = world.eval().requires_grad_(False)
+        world.transformer.recomputes = config.phase2.recompute
         self.feed = feed
         table = feed.sampler.table
         self.terms = TERMS if table.fields["reward_valid"].any() else TERMS[:1]
-        self.scale = RunningScale(self.terms).to(device)
+        self.scale = RunningScale(self.terms).to(backend.device)
         self.model = nn.ModuleDict({"agent": agent, "scale": self.scale})
         self.frozen = {"world": world}
-        self.noise = torch.Generator().manual_seed(config.seed + 2)
+        self.noise = torch.Generator(backend.device).manual_seed(config.seed + 2)
         self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
         self.majority = majority_accuracy(table, world.sizes)
-        self._check = held_out
+        self._check = self.work(held_out) if held_out is not None else None
+        self._losses = backend.compiled(self.losses)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One batch."""
-        batch = self.feed.draw()
-        losses, figures = self._losses(batch, self._noise(batch))
-        figures = {f"loss/{name}": value.detach() for name, value in losses.items()} | figures
-        figures["majority_accuracy"] = torch.tensor(self.majority)
-        if self._check is not None and (step + 1) % self.config.phase2.log_every == 0:
-            figures |= self._watch(self._check)
-        return self.scale(losses), figures
+    def draw(self) -> CloningWork:
+        """Crops, and noise where agent tokens read a noised context."""
+        return self.work(self.feed.draw(), self.noise)
 
-    def _noise(self, batch: Batch) -> Tensor:
-        """Noise of the agent tokens' context; none is needed where the heads read latents."""
-        if not self.agent.agent_tokens:
-            return torch.empty(0)
-        return torch.randn(batch.latents.shape, generator=self.noise).to(self.device)
+    def loss(self, work: CloningWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The terms that train, each over its running size."""
+        factors = self.scale.factors()
+        total, figures = self._losses(work, [factors[name] for name in self.terms])
+        return total, figures
 
-    def _losses(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        agent, config = self.agent, self.config
-        features = agent.sequence_features(self.world, batch, noise)
-        logits = agent.policy(features)
-        labelled = batch.next_valid & batch.labelled[:, None, None]
-        arrived = batch.reward_valid.clone()
-        if config.heads.reward_reads == "transition":
-            arrived[:, 0] = False  # the step before the crop is not in it
-        reward_logits = agent.reward(agent.reward_inputs(features))
-        continue_logits = agent.continuation(features)
-        value_logits = agent.value(features.detach())
-        values = agent.value.decode(value_logits).detach()
-        targets = data_returns(batch, values, self.gamma, config.imagination.lambda_)
-        # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
-        targets, known = F.pad(targets, (0, 1)), F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
-        losses = {
-            "policy": cloning_loss(agent.policy, logits, batch.next_actions, labelled, config.heads.focal_gamma),
-            "reward": agent.reward.loss(reward_logits, batch.rewards, arrived.float()),
-            "continue": continuation_loss(continue_logits, batch.continues, batch.reward_valid),
-            "value": agent.value.loss(value_logits, targets, known),
-        }
-        figures = {
-            "bc_accuracy": cloning_accuracy(agent, logits.detach(), batch.next_actions, labelled),
-            "entropy": agent.policy.entropy(logits.detach()).mean(),
-            "value_mean": values.mean(),
-        }
-        predicted = agent.reward.decode(reward_logits.detach())[arrived]
-        if len(predicted) > 1:
-            figures["reward_error"] = (predicted - batch.rewards[arrived]).abs().mean()
-            figures["reward_std"] = predicted.std()
-        return {name: losses[name] for name in self.terms}, figures
-
-    @torch.no_grad()
-    def _watch(self, batch: Batch) -> dict[str, Tensor]:
-        """The same figures on held-out crops."""
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Spreads from their moments, and the same figures on held-out crops."""
+        figures = _finished(sums) | {"majority_accuracy": torch.tensor(self.majority)}
+        if self._check is None:
+            return figures
         self.model.eval()
-        losses, figures = self._losses(batch, torch.zeros_like(batch.latents))
+        with torch.no_grad():
+            _, watched = self.losses(self._check, [torch.ones((), device=self.device)] * len(self.terms))
         self.model.train()
-        named = {f"held_out/loss/{k}": v for k, v in losses.items()}
-        return named | {f"held_out/{k}": v for k, v in figures.items()}
+        return figures | {f"held_out/{name}": value for name, value in _finished(watched).items()}
+
+    def work(self, batch: Batch, generator: torch.Generator | None = None) -> CloningWork:
+        """A batch with its shares; without a generator the noise is zero."""
+        labelled = batch.next_valid & batch.labelled[:, None, None]
+        arrived = batch.reward_valid.float()
+        if self.config.heads.reward_reads == "transition":
+            arrived[:, 0] = 0.0  # the step before the crop is not in it
+        # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
+        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
+        noise = batch.latents.new_zeros(batch.latents.shape if self.agent.agent_tokens else (len(labelled), 0))
+        if generator is not None:
+            noise.normal_(generator=generator)
+        return CloningWork(
+            batch=batch,
+            noise=noise,
+            labelled=labelled,
+            policy=shares_of(labelled.any(-1).float()),
+            chosen=shares_of(labelled.float()),
+            reward=shares_of(arrived),
+            continuation=shares_of(batch.reward_valid.float()),
+            value=shares_of(known),
+            states=shares_of(torch.ones_like(arrived)),
+        )
+
+    def losses(self, work: CloningWork, factors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the terms, each times its factor, and the figures of a piece."""
+        agent, config, batch = self.agent, self.config, work.batch
+        factor = dict(zip(self.terms, factors, strict=True))
+        features = agent.sequence_features(self.world, batch, work.noise)
+        logits = agent.policy(features)
+        cloning = cloning_loss(
+            agent.policy, logits, batch.next_actions, work.labelled, work.policy, config.heads.focal_gamma
+        )
+        scaled = {"policy": cloning * factor["policy"]}
+        right = agent.policy.choose(logits.detach()) == batch.next_actions
+        figures = {
+            "bc_accuracy": (right.float().mean(-1) * work.chosen).sum(),
+            "entropy": (agent.policy.entropy(logits.detach()) * work.states).sum(),
+        }
+        if "value" in self.terms:
+            reward_logits = agent.reward(agent.reward_inputs(features))
+            value_logits = agent.value(features.detach())
+            values = agent.value.decode(value_logits).detach()
+            targets = F.pad(data_returns(batch, values, self.gamma, config.imagination.lambda_), (0, 1))
+            continuing = continuation_loss(agent.continuation(features), batch.continues, work.continuation)
+            scaled |= {
+                "reward": agent.reward.loss(reward_logits, batch.rewards, work.reward * factor["reward"]),
+                "continue": continuing * factor["continue"],
+                "value": agent.value.loss(value_logits, targets, work.value * factor["value"]),
+            }
+            predicted = agent.reward.decode(reward_logits.detach())
+            figures |= {
+                "value_mean": (values * work.states).sum(),
+                "reward_error": ((predicted - batch.rewards).abs() * work.reward).sum(),
+                "reward_mean": (predicted * work.reward).sum(),
+                "reward_square": (predicted.square() * work.reward).sum(),
+            }
+        figures |= {f"loss/{name}": value.detach() / factor[name] for name, value in scaled.items()}
+        return torch.stack([scaled[name] for name in self.terms]).sum(), figures
 
 
-def cloning_accuracy(agent: Agent, logits: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
-    """Share of right modes over valid positions, averaged over components."""
-    right = agent.policy.act(logits, greedy=True) == actions
-    return right[valid].float().mean()
+def _finished(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The spread of the predicted rewards in place of their moments."""
+    figures = dict(sums)
+    if "reward_square" in figures:
+        mean, square = figures.pop("reward_mean"), figures.pop("reward_square")
+        figures["reward_std"] = (square - mean.square()).clamp(min=0).sqrt()
+    return figures
 
 
 def majority_accuracy(table: ResidentSteps, sizes: tuple[int, ...]) -> float:

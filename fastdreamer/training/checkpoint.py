@@ -54,6 +54,12 @@ def architecture(config: Config) -> dict[str, Any]:
     return {"env": config.data.env} | parts
 
 
+def training(config: Config, phase: int) -> dict[str, Any]:
+    """The settings of a phase that its result depends on; resuming with others is refused."""
+    settings = to_dict(getattr(config, f"phase{phase}" if phase else "decoder"))
+    return {name: value for name, value in settings.items() if name not in ("micro_batch", "recompute")}
+
+
 def save_checkpoint(
     folder: Path, phase: int, step: int, groups: Mapping[str, Mapping[str, Tensor]], config: Config, latents: str
 ) -> Path:
@@ -83,7 +89,7 @@ def save_checkpoint(
             "torch": torch.__version__,
             "latents": latents,
             "architecture": architecture(config),
-            "training": to_dict(getattr(config, f"phase{phase}" if phase else "decoder")),
+            "training": training(config, phase),
         }
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
@@ -148,7 +154,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
-    _refuse_difference(checkpoint.state["training"], to_dict(getattr(config, section)), checkpoint.path, f"{section}.")
+    _refuse_difference(checkpoint.state["training"], training(config, checkpoint.phase), checkpoint.path, f"{section}.")
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:

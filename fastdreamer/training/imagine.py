@@ -5,26 +5,53 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.3, Eq. 9-11.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
+from fastdreamer.data.clips import Batch
 from fastdreamer.data.feed import Feed
+from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
-from fastdreamer.imagination.pmpo import pmpo_loss
+from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
+from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
-from fastdreamer.imagination.rollout import imagine
-from fastdreamer.training.loop import Phase
+from fastdreamer.imagination.rollout import Rollout, joined
 from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase, bounds, rows_of
 
 
-class ImaginationPhase(Phase):
-    """PMPO on imagined rollouts."""
+@dataclass(frozen=True)
+class DreamWork:
+    """Imagined states with what was done and what it led to; shares sum to 1 over the whole batch."""
+
+    states: Float[Tensor, "b h f"]
+    actions: Int[Tensor, "b h c k"]
+    returns: Float[Tensor, "b h"]
+    pmpo: Shares
+    present: Float[Tensor, "b h"]
+
+    def split(self, pieces: int) -> list[DreamWork]:
+        """Rows in order."""
+        rows = len(self.states)
+        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
+
+
+class ImaginationPhase(Phase[DreamWork]):
+    """PMPO on imagined rollouts.
+
+    Attributes:
+        dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
+    """
 
     number = 3
     feed: Feed
+    scale: RunningScale
 
     def __init__(
         self,
@@ -33,56 +60,96 @@ class ImaginationPhase(Phase):
         agent: Agent,
         prior: Policy,
         feed: Feed,
-        device: torch.device,
+        backend: Backend,
     ) -> None:
-        self.config, self.feed, self.device = config, feed, device
+        self.config, self.feed, self.backend = config, feed, backend
         self.world = world.eval().requires_grad_(False)
         self.agent = agent.eval().requires_grad_(False)
         for module in agent.policy.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # the loop's train() must not blur the policy that acts
         self.prior = prior.eval().requires_grad_(False)
-        self.scale = RunningScale(["value"]).to(device)
+        self.scale = RunningScale(["value"]).to(backend.device)
         trained = {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True)}
         self.model = nn.ModuleDict(trained | {"scale": self.scale})
         self.frozen = {"world": world, "agent": agent, "prior": prior}
-        self.noise = torch.Generator().manual_seed(config.seed + 3)
+        self.noise = torch.Generator(backend.device).manual_seed(config.seed + 3)
         self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
+        self.dreams_at_once = config.phase3.micro_batch or config.phase3.batch_size
+        self._programs: dict[int, Program] = {}
+        self._losses = backend.compiled(self.losses)
+        self._watched: dict[str, Tensor] = {}
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One imagined batch. The first `critic_steps` steps train the value head alone."""
+    @torch.no_grad()
+    def draw(self) -> DreamWork:
+        """Rollouts from real crops, their returns and advantages."""
         settings, agent = self.config.imagination, self.agent
-        batch = self.feed.draw()
-        rollout = imagine(self.world, agent, batch, settings.horizon, self.noise)
-        states = rollout.features[:, :-1]
+        rollout = self.imagine(self.feed.draw())
         weight = survival(rollout.continues)
-        value_logits = agent.value(states)
-        values = agent.value.decode(value_logits).detach()
-        last = agent.returns_decoded(rollout.features[:, -1:]).detach()
-        next_values = torch.cat([values[:, 1:], last], 1)
-        returns = lambda_returns(rollout.rewards, rollout.continues, next_values, self.gamma, settings.lambda_)
-        advantage = returns - values
-        logits = agent.policy(states)
-        log_prob = agent.policy.log_prob(logits, rollout.actions).sum((-2, -1))
-        with torch.no_grad():
-            prior_logits = self.prior(states)
-        kl = agent.policy.kl(logits, prior_logits)
-        terms = pmpo_loss(log_prob, advantage, kl, weight, settings.alpha, settings.beta)
-        losses = {"policy": terms["policy"], "value": agent.value.loss(value_logits, returns, weight)}
-        figures = {
-            "loss/policy": terms["policy"],
-            "loss/value": losses["value"],
-            "kl_prior": terms["prior"],
-            "entropy": agent.policy.entropy(logits).mean(),
+        with self.backend.autocast():
+            values = agent.returns_decoded(rollout.features)
+        returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], self.gamma, settings.lambda_)
+        advantage = returns - values[:, :-1]
+        self._watched = {
             "imagined_reward": rollout.rewards.mean(),
             "imagined_return": returns[:, 0].mean(),
-            "value_mean": values.mean(),
+            "value_mean": values[:, :-1].mean(),
             "advantage_std": advantage.std(),
             "advantage_positive": (advantage >= 0).float().mean(),
             "alive": weight[:, -1].mean(),
         }
-        figures = {name: value.detach() for name, value in figures.items()}
-        if step < settings.critic_steps:
+        return DreamWork(
+            states=rollout.features[:, :-1],
+            actions=rollout.actions,
+            returns=returns,
+            pmpo=pmpo_shares(advantage, weight),
+            present=torch.full_like(weight, 1 / weight.numel()),
+        )
+
+    def imagine(self, batch: Batch) -> Rollout:
+        """One rollout of all starts, `dreams_at_once` at a time."""
+        count = len(batch.latents)
+        pieces = [rows_of(batch, *ends, count) for ends in bounds(count, -(-count // self.dreams_at_once))]
+        return joined([self._program(len(piece.latents))(piece) for piece in pieces])
+
+    def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""
+        losses, figures = self._losses(work, self.scale.factors()["value"])
+        if step < self.config.imagination.critic_steps:
             losses["policy"] = losses["policy"] * 0.0
-        return losses["policy"] + self.scale({"value": losses["value"]}), figures
+        return losses["policy"] + losses["value"], figures
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Those of the loss, and those of the rollout."""
+        return sums | self._watched
+
+    def shrink(self, pieces: int) -> None:
+        """Fewer dreams a rollout."""
+        self.dreams_at_once = -(-self.config.phase3.batch_size // pieces)
+        self._programs.clear()
+
+    def losses(self, work: DreamWork, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The heads once more on the stored states: the objective, the value loss times its factor, and figures."""
+        agent, settings = self.agent, self.config.imagination
+        value = agent.value.loss(agent.value(work.states), work.returns, work.pmpo.all * factor)
+        logits = agent.policy(work.states)
+        log_prob = agent.policy.log_prob(logits, work.actions).sum((-2, -1))
+        with torch.no_grad():
+            prior_logits = self.prior(work.states)
+        terms = pmpo_loss(log_prob, agent.policy.kl(logits, prior_logits), work.pmpo, settings.alpha, settings.beta)
+        figures = {
+            "loss/policy": terms["policy"],
+            "loss/value": value / factor,
+            "kl_prior": terms["prior"],
+            "entropy": (agent.policy.entropy(logits) * work.present).sum(),
+        }
+        return {"policy": terms["policy"], "value": value}, {name: x.detach() for name, x in figures.items()}
+
+    def _program(self, dreams: int) -> Program:
+        """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
+        if dreams not in self._programs:
+            self._programs[dreams] = build_program(
+                self.config, self.world, self.agent, dreams, self.backend, self.noise
+            )
+        return self._programs[dreams]

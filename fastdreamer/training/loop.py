@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,35 +21,12 @@ from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, build_optimizers, learning_rate
-
-
-class Stateful(Protocol):
-    """A torch.Generator, or anything else whose state is a tensor."""
-
-    def get_state(self) -> Tensor: ...
-    def set_state(self, state: Tensor, /) -> Any: ...
-
-
-class Phase(ABC):
-    """What a phase gives the loop."""
-
-    number: int
-    model: nn.Module
-    """Everything that trains (and its buffers): saved, averaged, optimised."""
-    frozen: Mapping[str, nn.Module]
-    """What it was built on: saved beside the model, never changed."""
-    generators: Mapping[str, Stateful]
-    """All randomness of the phase, and the data position."""
-    feed: Feed | None = None
-    """Where its batches come from, if it has to wait for them; the loop closes it."""
-
-    @abstractmethod
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the next micro-batch, and detached figures to log."""
+from fastdreamer.training.phase import Phase
+from fastdreamer.training.pieces import Pieces
 
 
 def fit(
-    phase: Phase,
+    phase: Phase[Any],
     config: Config,
     train: TrainConfig,
     run_dir: Path,
@@ -95,15 +71,13 @@ def fit(
         track(title or f"phase {phase.number}", total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
+        pieces = Pieces(phase, train, backend)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         for step in range(done, train.steps):
             rate = learning_rate(train, step)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = rate
-            for _ in range(train.accumulate):
-                with torch.autocast(backend.device.type, torch.bfloat16, enabled=backend.precision == "bf16"):
-                    loss, logged = phase.loss(step)
-                (loss / train.accumulate).backward()
+            logged = pieces.gradients(step)
             norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
             for optimizer in optimizers:
                 optimizer.step()
@@ -113,13 +87,15 @@ def fit(
             is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
             if (is_saving or is_logging) and not torch.isfinite(norm):
+                loss = float(logged["loss"])
                 raise UserError(
-                    f"phase {phase.number} diverged at step {done} (loss {float(loss.detach())}, gradient {norm:.3g}): "
-                    f"start it again in another --run-dir with a lower learning_rate (now {train.learning_rate})"
+                    f"phase {phase.number} diverged at step {done} (loss {loss}, gradient {norm:.3g}): start "
+                    f"it again in another --run-dir with a lower learning_rate (now {train.learning_rate})"
                 )
             if is_logging:
-                figures = {k: float(v) for k, v in logged.items()}
-                figures |= {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate}
+                loss = float(logged.pop("loss"))
+                figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
+                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
                 shown: dict[str, float | str] = {"loss": figures["loss"]}
                 if waiting is not None:
                     figures["data/wait_share"] = waiting.share()
@@ -143,7 +119,9 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     model.load_state_dict(checkpoint.tensors["ema"])
 
 
-def _restore(saved: Checkpoint, phase: Phase, optimizers: Sequence[torch.optim.Optimizer], average: Average) -> None:
+def _restore(
+    saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], average: Average
+) -> None:
     phase.model.load_state_dict(saved.tensors["model"])
     average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
     for number, optimizer in enumerate(optimizers):

@@ -42,15 +42,20 @@ def build_optimizers(
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
     return [adamw, Muon(hidden, config.learning_rate, config.weight_decay)] if hidden else [adamw]
 
 
 class RunningScale(nn.Module):
     """Divides each loss term by a running RMS of itself, detached, so that terms of any size weigh the same.
 
+    The RMS is that of the steps before: it is known before the forward pass, so a batch may come in pieces, and a fused
+    loss takes the factor in (its gradient is then final). The first step of all has factor 1.
     Source: Dreamer 4 (arXiv:2509.24527), section 3.1.
     """
+
+    square: Tensor
+    weight: Tensor
 
     def __init__(self, names: Iterable[str], decay: float = 0.99) -> None:
         super().__init__()
@@ -58,15 +63,18 @@ class RunningScale(nn.Module):
         self.register_buffer("square", torch.zeros(len(self.names)))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the scaled losses; updates the running RMS while training."""
-        values = torch.stack([losses[name] for name in self.names])
-        assert isinstance(self.square, Tensor) and isinstance(self.weight, Tensor)
-        if self.training:
-            self.square.lerp_(values.detach().float().square(), 1 - self.decay)
-            self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+    def factors(self) -> dict[str, Tensor]:
+        """1 / RMS of each term."""
         rms = (self.square / self.weight.clamp(min=1e-12)).sqrt().clamp(min=1e-8)
-        return (values / rms).sum()
+        factor = torch.where(self.weight > 0, 1 / rms, torch.ones_like(rms))
+        return dict(zip(self.names, factor.unbind(), strict=True))
+
+    @torch.no_grad()
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Takes in the unscaled losses of a whole batch."""
+        values = torch.stack([losses[name] for name in self.names])
+        self.square.lerp_(values.float().square(), 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
 
 
 class Average:
@@ -80,8 +88,8 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Moves towards the module's state after step `step` (0 is the first)."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, rate)
-            else:
-                self.state[name].copy_(value)
+        state = module.state_dict()
+        names = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[name] for name in names], [state[name] for name in names], rate)
+        for name in state.keys() - set(names):
+            self.state[name].copy_(state[name])

@@ -6,25 +6,41 @@ It reads pooled latents, which are lossy on purpose, and touches nothing else: n
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.tokenizer.pixels import PixelDecoder
-from fastdreamer.training.loop import Phase, fit, load_weights
+from fastdreamer.training.loop import fit, load_weights
+from fastdreamer.training.phase import Phase, bounds, rows_of
 from fastdreamer.training.runs import RunDirectory, load_world_model
 
 FRAMES_IN_MEMORY = 40_000
 
 
-class DecoderPhase(Phase):
+@dataclass(frozen=True)
+class PictureWork:
+    """Normalised latents of steps, and their frames in [0, 1]."""
+
+    latents: Float[Tensor, "b n z"]
+    frames: Float[Tensor, "b c 3 h w"]
+    shares: Float[Tensor, " b"]
+
+    def split(self, pieces: int) -> list[PictureWork]:
+        """Rows in order."""
+        rows = len(self.latents)
+        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)]
+
+
+class DecoderPhase(Phase[PictureWork]):
     """Pooled latents of a step to its c frames."""
 
     number = 0
@@ -40,15 +56,22 @@ class DecoderPhase(Phase):
         self.data = torch.Generator().manual_seed(config.seed + 4)
         self.generators = {"data": self.data}
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One batch."""
+    def draw(self) -> PictureWork:
+        """Random steps."""
         rows = torch.randint(len(self.latents), (self.batch_size,), generator=self.data)
-        target = self.frames[rows].to(self.device).float() / 255
-        picture = self.decoder(self.latents[rows].to(self.device)).float()
-        squared = F.mse_loss(picture, target)
-        loss = squared + 0.1 * F.l1_loss(picture, target)
-        psnr = -10 * torch.log10(squared.detach().clamp(min=1e-10))
-        return loss, {"loss/pixels": squared.detach(), "psnr": psnr}
+        frames = self.frames[rows].to(self.device).float() / 255
+        shares = torch.full((self.batch_size,), 1 / self.batch_size, device=self.device)
+        return PictureWork(self.latents[rows].to(self.device), frames, shares)
+
+    def loss(self, work: PictureWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error, with some absolute error for sharper edges."""
+        apart = self.decoder(work.latents).float() - work.frames
+        squared, absolute = ((x.mean((1, 2, 3, 4)) * work.shares).sum() for x in (apart.square(), apart.abs()))
+        return squared + 0.1 * absolute, {"loss/pixels": squared.detach()}
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The error also as PSNR in dB."""
+        return sums | {"psnr": -10 * torch.log10(sums["loss/pixels"].clamp(min=1e-10))}
 
 
 def train_pixel_decoder(

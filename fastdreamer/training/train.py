@@ -25,7 +25,8 @@ from fastdreamer.training.checkpoint import (
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
-from fastdreamer.training.loop import Phase, fit
+from fastdreamer.training.loop import fit
+from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
 from fastdreamer.training.world_model import WorldModelPhase
 
@@ -65,7 +66,7 @@ def train(
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
     torch.manual_seed(config.seed)
-    built = _build(config, phase, store, parent, backend.device)
+    built = _build(config, phase, store, parent, backend)
     started = time.perf_counter()
     figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, store.tokenizer, resume_from)
     seconds = time.perf_counter() - started
@@ -109,25 +110,28 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
 
-def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, device: torch.device) -> Phase:
+def _build(
+    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
+) -> Phase[Any]:
+    device = backend.device
     feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
-        return WorldModelPhase(config, world, feed, device)
+        return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
     if phase == 2:
         agent = Agent(config, store.space.sizes).to(device)
         check = held_out_batch(config, store, max(64, config.phase2.batch_size))
-        return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, device)
+        return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
     agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
     if not agent.reward.is_trained:
         raise UserError(
             f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
             "train phase 2 on a store with rewards"
         )
-    return ImaginationPhase(config, world, agent, prior, feed, device)
+    return ImaginationPhase(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(

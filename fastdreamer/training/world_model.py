@@ -2,49 +2,127 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.feed import Feed
-from fastdreamer.dynamics.forcing import draw_levels, forcing_loss
+from fastdreamer.data.schedule import Share, derived_seed
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.forcing import Levels, draw_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase, bounds
 
 
-class WorldModelPhase(Phase):
+@dataclass(frozen=True)
+class ForcingWork:
+    """A batch of crops with their noise; the first `levels.boots` rows are bootstrap."""
+
+    clean: Float[Tensor, "b l n z"]
+    noise: Float[Tensor, "b l n z"]
+    levels: Levels
+    shares: Float[Tensor, "b l"]  # of the loss
+    present: Float[Tensor, "b l"]  # of the valid steps
+    actions: Int[Tensor, "b l c k"]
+    action_valid: Bool[Tensor, "b l c"]
+    labelled: Bool[Tensor, " b"]
+
+    def split(self, pieces: int) -> list[ForcingWork]:
+        """Every piece gets its part of the bootstrap rows."""
+        boots, rows = self.levels.boots, len(self.clean)
+        if pieces <= 1:
+            return [self]
+        ends = bounds(rows, pieces)
+        own = [(boots * i // len(ends), boots * (i + 1) // len(ends)) for i in range(len(ends))]
+        taken = 0
+        out = []
+        for (first, last), (boot_first, boot_last) in zip(ends, own, strict=True):
+            count = boot_last - boot_first
+            flow = boots + taken
+            taken += last - first - count
+            out.append(self._rows(boot_first, boot_last, flow, boots + taken, count))
+        return out
+
+    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int, boots: int) -> ForcingWork:
+        def take(x: Tensor) -> Tensor:
+            return torch.cat([x[boot_first:boot_last], x[flow_first:flow_last]])
+
+        names = ("clean", "noise", "shares", "present", "actions", "action_valid", "labelled")
+        levels = Levels(take(self.levels.signal), take(self.levels.step_size), boots)
+        return replace(self, levels=levels, **{name: take(getattr(self, name)) for name in names})
+
+
+class WorldModelPhase(Phase[ForcingWork]):
     """Shortcut forcing on crops of `dynamics.window` steps, or fewer (see SamplingConfig)."""
 
     number = 1
     feed: Feed
+    scale: RunningScale
 
-    def __init__(self, config: Config, world: WorldModel, feed: Feed, device: torch.device) -> None:
-        self.config, self.world, self.feed, self.device = config, world, feed, device
-        self.scale = RunningScale(["dynamics"]).to(device)
+    def __init__(self, config: Config, world: WorldModel, feed: Feed, backend: Backend) -> None:
+        self.config, self.world, self.feed, self.backend = config, world, feed, backend
+        world.transformer.recomputes = config.phase1.recompute
+        self.scale = RunningScale(["dynamics"]).to(backend.device)
         self.model = nn.ModuleDict({"world": world, "scale": self.scale})
         self.frozen = {}
-        self.noise = torch.Generator().manual_seed(config.seed + 1)
+        self.noise = torch.Generator(backend.device).manual_seed(config.seed + 1)
         self.generators = {"data": feed, "noise": self.noise}
-        self.first_boot_step = round(config.forcing.boot_warmup * config.phase1.steps)
+        self.boots = Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
+        self.first_boot = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
+        self.steps = config.dynamics.window
+        self._losses = backend.compiled(self.losses)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One batch."""
-        forcing = self.config.forcing
+    def draw(self) -> ForcingWork:
+        """Crops, noise and levels. From batch `first_boot` on the share of bootstrap rows is the configured one."""
+        number = self.feed.position
         batch = self.feed.draw()
+        order = torch.rand(len(batch.latents), generator=self.noise, device=self.backend.device).argsort()
+        batch = batch.take(order)  # the first rows, which are bootstrap, are no special ones
         clean = self.world.normalise(batch.latents, batch.positions)
-        boot = forcing.boot_fraction if step >= self.first_boot_step else 0.0
-        levels = draw_levels(len(clean), clean.shape[1], forcing, boot, self.noise).to(self.device)
-        noise = torch.randn(clean.shape, generator=self.noise).to(self.device)
-        action = self.world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
+        rows, steps = clean.shape[:2]
+        self.steps = steps
+        boots = self.boots.before((number + 1) * rows) - self.boots.before(number * rows)
+        finest = self.config.forcing.finest_steps
+        levels = draw_levels(rows, steps, finest, boots if number >= self.first_boot else 0, self.noise)
+        return ForcingWork(
+            clean=clean,
+            noise=torch.randn(clean.shape, generator=self.noise, device=clean.device),
+            levels=levels,
+            shares=loss_shares(levels, finest, batch.target_valid),
+            present=batch.target_valid / batch.target_valid.sum().clamp(min=1),
+            actions=batch.actions,
+            action_valid=batch.action_valid,
+            labelled=batch.labelled,
+        )
 
-        def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: Tensor) -> Tensor:
+    def loss(self, work: ForcingWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Shortcut forcing."""
+        losses = self._losses(work)
+        figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        figures["boot_share"] = work.present[: work.levels.boots].sum()
+        return losses["dynamics"] * self.scale.factors()["dynamics"], figures
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`flow` and `boot` as means over their own steps; how long the crops are, since that changes the losses."""
+        share = sums.pop("boot_share")
+        if float(share):
+            sums["loss/boot"] = sums["loss/boot"] / share
+        else:
+            del sums["loss/boot"]
+        sums["loss/flow"] = sums["loss/flow"] / (1 - share)
+        return sums | {"data/steps": torch.tensor(float(self.steps))}
+
+    def losses(self, work: ForcingWork) -> dict[str, Tensor]:
+        """`dynamics`, and its parts `flow` and `boot`."""
+        action = self.world.embed_actions(work.actions, work.action_valid, work.labelled)
+
+        def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: slice) -> Tensor:
             out: Tensor = self.world(noisy, signal, step_size, action[rows])
             return out
 
-        losses = forcing_loss(predict, clean, noise, levels, forcing.finest_steps, batch.target_valid)
-        figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        if not boot:
-            del figures["loss/boot"]
-        figures["data/steps"] = torch.tensor(float(clean.shape[1]))  # losses of short and long crops differ
-        return self.scale(losses), figures
+        finest = self.config.forcing.finest_steps
+        return forcing_loss(predict, work.clean, work.noise, work.levels, finest, work.shares)

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from fastdreamer.config import ForcingConfig
-from fastdreamer.dynamics.forcing import Levels, boot_target, context_index, draw_levels, forcing_loss, mix
+from fastdreamer.dynamics.forcing import (
+    Levels,
+    boot_target,
+    context_index,
+    draw_levels,
+    forcing_loss,
+    loss_shares,
+    mix,
+    ramp,
+)
 from fastdreamer.dynamics.sampler import integrate
 
 FORCING = ForcingConfig(finest_steps=16, sample_steps=4)
@@ -33,7 +42,7 @@ def test_last_sampling_step_returns_the_prediction_exactly() -> None:
 
 
 def test_levels_lie_on_the_grid_and_half_steps_on_the_finer_one() -> None:
-    levels = draw_levels(4000, 5, FORCING, 0.5, torch.Generator().manual_seed(0))
+    levels = draw_levels(4000, 5, 16, 2000, torch.Generator().manual_seed(0))
     size = 2**levels.step_size
     assert torch.equal(levels.signal % size, torch.zeros_like(levels.signal))
     assert bool((levels.signal + size <= 16).all()), "tau may not exceed 1 - d"
@@ -44,14 +53,14 @@ def test_levels_lie_on_the_grid_and_half_steps_on_the_finer_one() -> None:
         assert taus == list(range(0, 16, 2**exponent)), f"every tau of d = 2^{exponent}/16 is drawn"
 
 
-def test_boot_share_is_what_was_asked_for() -> None:
-    levels = draw_levels(20_000, 2, FORCING, 0.25, torch.Generator().manual_seed(1))
-    assert abs(float(levels.is_boot.float().mean()) - 0.25) < 0.01
-    assert not draw_levels(100, 2, FORCING, 0.0, torch.Generator().manual_seed(1)).is_boot.any()
+def test_the_first_sequences_are_bootstrap_and_no_others() -> None:
+    levels = draw_levels(100, 2, 16, 25, torch.Generator().manual_seed(1))
+    assert levels.is_boot.tolist() == [True] * 25 + [False] * 75
+    assert not draw_levels(100, 2, 16, 0, torch.Generator().manual_seed(1)).is_boot.any()
 
 
 def _levels(is_boot: bool) -> Levels:
-    levels = draw_levels(6, 3, FORCING, 1.0 if is_boot else 0.0, torch.Generator().manual_seed(2))
+    levels = draw_levels(6, 3, 16, 6 if is_boot else 0, torch.Generator().manual_seed(2))
     assert bool(levels.is_boot.all()) is is_boot
     return levels
 
@@ -64,7 +73,7 @@ def test_constant_prediction_is_a_fixed_point_of_the_boot_loss() -> None:
         torch.randn(6, 3, 4, 2),
         levels,
         16,
-        torch.ones(6, 3, dtype=torch.bool),
+        torch.ones(6, 3),
     )
     assert float(losses["boot"]) < 1e-10
 
@@ -74,11 +83,11 @@ def test_both_forms_of_the_boot_loss_are_equal_elementwise() -> None:
     tau = (levels.signal / 16)[..., None, None]
     noisy = mix(torch.randn(6, 3, 4, 2), torch.randn(6, 3, 4, 2), tau)
 
-    def predict(z: torch.Tensor, s: torch.Tensor, d: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def predict(z: torch.Tensor, s: torch.Tensor, d: torch.Tensor, rows: slice) -> torch.Tensor:
         return torch.tanh(z @ weight) + 0.1 * s[..., None, None] + 0.2 * d[..., None, None]
 
-    everyone = torch.arange(6)
-    target = boot_target(predict, noisy, levels, 16, everyone)
+    everyone = slice(0, 6)
+    target = boot_target(predict, noisy, levels, 16)
     prediction = predict(noisy, levels.signal, levels.step_size, everyone)
     ours = (prediction - target).square()
     half = levels.step_size - 1
@@ -97,22 +106,25 @@ def test_flow_loss_ignores_steps_that_are_not_valid() -> None:
     spoiled = clean.clone()
     spoiled[:, 1] = 1e6
 
+    shares = loss_shares(levels, 16, valid)
+    torch.testing.assert_close(shares.sum(), (ramp(levels.signal / 16)[valid]).mean())
+
     def loss(z1: torch.Tensor) -> float:
-        return float(forcing_loss(lambda z, s, d, r: torch.zeros_like(z), z1, noise, levels, 16, valid)["dynamics"])
+        return float(forcing_loss(lambda z, s, d, r: torch.zeros_like(z), z1, noise, levels, 16, shares)["dynamics"])
 
     assert loss(clean) == loss(spoiled)
 
 
 def test_half_steps_run_on_boot_rows_only_and_without_gradient() -> None:
-    levels = draw_levels(40, 2, FORCING, 0.3, torch.Generator().manual_seed(3))
+    levels = draw_levels(40, 2, 16, 12, torch.Generator().manual_seed(3))
     calls: list[tuple[int, bool]] = []
 
-    def predict(z: torch.Tensor, s: torch.Tensor, d: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        calls.append((len(rows), torch.is_grad_enabled()))
+    def predict(z: torch.Tensor, s: torch.Tensor, d: torch.Tensor, rows: slice) -> torch.Tensor:
+        calls.append((rows.stop - rows.start, torch.is_grad_enabled()))
         return z
 
     clean = torch.randn(40, 2, 4, 2)
-    forcing_loss(predict, clean, torch.randn_like(clean), levels, 16, torch.ones(40, 2, dtype=torch.bool))
+    forcing_loss(predict, clean, torch.randn_like(clean), levels, 16, torch.ones(40, 2))
     boots = int(levels.is_boot.sum())
     assert calls == [(40, True), (boots, False), (boots, False)]
 

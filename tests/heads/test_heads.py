@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from fastdreamer.config import HeadsConfig
 from fastdreamer.heads.policy import Policy, cloning_loss
-from fastdreamer.heads.reward import TwoHotHead, continuation_loss
+from fastdreamer.heads.reward import TwoHotHead, continuation_loss, shares_of
 
 CONFIG = HeadsConfig(hidden=32, layers=2, bins=41, reward_range=3.0)
 SIZES = (3, 5)
@@ -72,7 +72,7 @@ def test_missing_positions_do_not_train_the_policy() -> None:
     net = policy()
     logits = torch.randn(3, 2, 8, requires_grad=True)
     valid = torch.tensor([[True, True], [True, False], [False, False]])
-    cloning_loss(net, logits, torch.zeros(3, 2, 2, dtype=torch.long), valid).backward()
+    cloning_loss(net, logits, torch.zeros(3, 2, 2, dtype=torch.long), valid, torch.ones(3) / 3).backward()
     assert logits.grad is not None
     touched = logits.grad.abs().sum(-1) > 0
     assert torch.equal(touched, valid)
@@ -84,7 +84,8 @@ def test_focal_option_turns_down_what_is_already_right() -> None:
     logits[0, :, 0] = logits[0, :, 3] = 6.0
     valid, actions = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.long)
     plain, focal = (
-        [float(cloning_loss(net, logits[i], actions[i], valid[i], gamma)) for i in range(2)] for gamma in (0.0, 2.0)
+        [float(cloning_loss(net, logits[i], actions[i], valid[i], torch.ones(()), gamma)) for i in range(2)]
+        for gamma in (0.0, 2.0)
     )
     assert focal[0] / plain[0] < 0.01 < focal[1] / plain[1]
 
@@ -94,7 +95,7 @@ def test_two_hot_head_learns_a_value() -> None:
     optimizer = torch.optim.Adam(head.parameters(), 1e-2)
     x, target = torch.randn(16, 8), torch.linspace(-2, 5, 16)
     for _ in range(200):
-        loss = head.loss(head(x), target, torch.ones(16))
+        loss = head.loss(head(x), target, shares_of(torch.ones(16)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -103,4 +104,9 @@ def test_two_hot_head_learns_a_value() -> None:
 
 def test_continuation_ignores_steps_that_are_not_valid() -> None:
     logits, continues = torch.tensor([3.0, -50.0]), torch.tensor([1.0, 1.0])
-    assert float(continuation_loss(logits, continues, torch.tensor([True, False]))) < 0.1
+    assert float(continuation_loss(logits, continues, shares_of(torch.tensor([1.0, 0.0])))) < 0.1
+
+
+def test_shares_are_a_weighted_mean_and_nothing_where_no_row_counts() -> None:
+    torch.testing.assert_close(shares_of(torch.tensor([1.0, 3.0])), torch.tensor([0.25, 0.75]))
+    assert not shares_of(torch.zeros(3)).any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdreamer.imagination.pmpo import pmpo_loss
+from fastdreamer.imagination.pmpo import pmpo_loss, pmpo_shares
 from fastdreamer.imagination.returns import lambda_returns, survival
 
 G = torch.Generator().manual_seed(0)
@@ -39,7 +39,8 @@ def test_survival_weighs_states_by_what_came_before_them() -> None:
 
 
 def _loss(log_prob: torch.Tensor, advantage: torch.Tensor, **settings: float) -> dict[str, torch.Tensor]:
-    return pmpo_loss(log_prob, advantage, torch.zeros_like(log_prob), torch.ones_like(log_prob), **settings)
+    shares = pmpo_shares(advantage, torch.ones_like(log_prob))
+    return pmpo_loss(log_prob, torch.zeros_like(log_prob), shares, **settings)
 
 
 def test_only_the_sign_of_the_advantage_counts() -> None:
@@ -74,6 +75,6 @@ def test_duplicating_one_set_leaves_both_terms_unchanged() -> None:
 def test_steps_after_an_end_count_for_nothing() -> None:
     log_prob, advantage = -torch.rand(6, generator=G), torch.randn(6, generator=G)
     weight = torch.tensor([1.0, 1, 1, 0, 0, 0])
-    got = pmpo_loss(log_prob, advantage, torch.rand(6), weight)
-    want = pmpo_loss(log_prob[:3], advantage[:3], torch.rand(3) * 0, weight[:3])
+    got = pmpo_loss(log_prob, torch.rand(6), pmpo_shares(advantage, weight))
+    want = pmpo_loss(log_prob[:3], torch.zeros(3), pmpo_shares(advantage[:3], weight[:3]))
     assert torch.equal(got["positive"], want["positive"]) and torch.equal(got["negative"], want["negative"])

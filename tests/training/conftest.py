@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.device import Backend
 from fastdreamer.settings import load_config
+from fastdreamer.training.phase import Phase
+
+BACKEND = Backend(torch.device("cpu"), "fp32")
+
+
+def one_loss(phase: Phase[Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a phase's next batch, and its figures."""
+    return phase.loss(phase.draw(), step)
+
 
 SMALL = [
     "device=cpu",

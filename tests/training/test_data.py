@@ -23,6 +23,8 @@ from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import _build, train
 
+from .conftest import BACKEND, one_loss
+
 CPU = torch.device("cpu")
 Small = Callable[..., Config]
 MakeRun = Callable[..., Path]
@@ -98,12 +100,12 @@ def test_a_batch_without_a_reward_has_a_finite_loss_and_teaches_the_reward_nothi
     run = changed_run(config, lambda i: {"split": "train", "rewarded": i == 0})
     train(config, run, 1)
     store = LatentStore.open(run / "store")
-    phase = _build(config, 2, store, RunDirectory(run).load(1, config), CPU)
+    phase = _build(config, 2, store, RunDirectory(run).load(1, config), BACKEND)
     seen = set()
     for step in range(12):
         known = bool(phase.feed.sampler.batch(step).reward_valid.any())  # type: ignore[union-attr]
         phase.model.zero_grad()
-        loss, _ = phase.loss(step)
+        loss, _ = one_loss(phase, step)
         loss.backward()
         gradients = [p.grad for p in phase.model.get_submodule("agent.reward").parameters() if p.grad is not None]
         assert loss.isfinite() and all(g.isfinite().all() for g in gradients)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,40 +12,42 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import LatentStore
-from fastdreamer.training.loop import Phase
 from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import _build, train
+
+from .conftest import BACKEND, one_loss
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def build(small: Callable[..., Config], new_run: Callable[..., Path]) -> Callable[..., Phase]:
+def build(small: Callable[..., Config], new_run: Callable[..., Path]) -> Callable[..., Phase[Any]]:
     """Phase `number` on a run whose earlier phases are trained."""
 
-    def built(number: int, *overrides: str) -> Phase:
+    def built(number: int, *overrides: str) -> Phase[Any]:
         config = small(*overrides)
         run = RunDirectory(new_run(config, f"run{number}"))
         for phase in range(1, number):
             train(config, run.path, phase)
         store = LatentStore.open(run.path / "store")
-        return _build(config, number, store, run.load(number - 1, config), CPU)
+        return _build(config, number, store, run.load(number - 1, config), BACKEND)
 
     return built
 
 
-def test_critic_steps_train_the_value_head_alone(build: Callable[..., Phase]) -> None:
+def test_critic_steps_train_the_value_head_alone(build: Callable[..., Phase[Any]]) -> None:
     phase = build(3, "imagination.critic_steps=2")
     for step, trains in ((1, False), (2, True)):
         phase.model.zero_grad()
-        phase.loss(step)[0].backward()
+        one_loss(phase, step)[0].backward()
         for name, expected in (("policy", trains), ("value", True)):
             gradients = [p.grad for p in phase.model.get_submodule(name).parameters() if p.grad is not None]
             assert any(bool(g.any()) for g in gradients) == expected, (step, name)
 
 
-def test_dropout_blurs_cloning_but_never_imagination(build: Callable[..., Phase]) -> None:
+def test_dropout_blurs_cloning_but_never_imagination(build: Callable[..., Phase[Any]]) -> None:
     for number, blurs in ((2, True), (3, False)):
         phase = build(number, "heads.policy_dropout=0.5")
         phase.model.train()
@@ -56,7 +59,7 @@ def test_dropout_blurs_cloning_but_never_imagination(build: Callable[..., Phase]
 
 
 def test_unknown_rewards_and_returns_weigh_nothing(
-    build: Callable[..., Phase], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Phase[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phase = build(2, "heads.reward_reads=transition")
     seen: dict[str, Tensor] = {}
@@ -70,19 +73,20 @@ def test_unknown_rewards_and_returns_weigh_nothing(
             return inner(logits, targets, weights)  # type: ignore[operator, no-any-return]
 
         monkeypatch.setattr(head, "loss", loss)
-    phase.loss(0)
+    one_loss(phase, 0)
     assert not seen["reward"][:, 0].any() and seen["reward"][:, 1:].any()  # the step before the crop is not in it
     assert not seen["value"][:, -1].any() and seen["value"][:, :-1].any()  # nor is what follows its end
 
 
 def test_a_loss_is_divided_by_its_own_detached_running_size() -> None:
     scale = RunningScale(["a", "b"], decay=0.9)
+    assert [float(f) for f in scale.factors().values()] == [1.0, 1.0]
     for factor in (1.0, 1.0, 100.0):
-        a, b = torch.tensor(3.0 * factor, requires_grad=True), torch.tensor(1e-3 * factor, requires_grad=True)
-        total = scale({"a": a, "b": b})
-        total.backward()
-        assert a.grad is not None and b.grad is not None
-        torch.testing.assert_close(a.grad * a.detach(), b.grad * b.detach())  # each weighs the same, whatever its size
-        torch.testing.assert_close(total.detach(), a.grad * a.detach() + b.grad * b.detach())  # the size is constant
+        scale.update({"a": torch.tensor(3.0 * factor), "b": torch.tensor(1e-3 * factor)})
+        a, b = scale.factors()["a"] * 3.0, scale.factors()["b"] * 1e-3
+        torch.testing.assert_close(a, b)  # each weighs the same, whatever its size
         if factor == 1.0:
-            torch.testing.assert_close(total.detach(), torch.tensor(2.0))
+            torch.testing.assert_close(a, torch.tensor(1.0))
+    squares = torch.tensor([9.0, 9.0, 9e4])
+    weights = 0.1 * 0.9 ** torch.tensor([2.0, 1.0, 0.0])
+    torch.testing.assert_close(1 / scale.factors()["a"], ((squares * weights).sum() / weights.sum()).sqrt())

@@ -18,6 +18,8 @@ from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory, load_agent, load_world_model
 from fastdreamer.training.train import _build, train
 
+from .conftest import BACKEND, one_loss
+
 CPU = torch.device("cpu")
 MakeRun = Callable[..., Path]
 
@@ -38,8 +40,8 @@ def test_only_the_trainable_parts_of_each_phase_receive_gradients(
     store = LatentStore.open(run.path / "store")
     allowed = {2: {"agent", "scale"}, 3: {"policy", "value", "scale"}}
     for phase in (2, 3):
-        built = _build(config, phase, store, run.load(phase - 1, config), CPU)
-        loss, _ = built.loss(100)
+        built = _build(config, phase, store, run.load(phase - 1, config), BACKEND)
+        loss, _ = one_loss(built, 100)
         loss.backward()
         assert set(dict(built.model.named_children())) == allowed[phase]
         trained = {id(p) for p in built.model.parameters()}
@@ -99,11 +101,11 @@ def test_cloning_beats_the_majority_class_on_predictable_actions(
         c = store.clock.frames_per_latent
         first = episode.actions[::c, 0].float()
         episode.latents[: len(first), 0, 0] = first.half()
-    built = _build(config, 2, store, run.load(1, config), CPU)
+    built = _build(config, 2, store, run.load(1, config), BACKEND)
     assert isinstance(built, AgentPhase)
     optimizer = torch.optim.Adam(built.agent.policy.parameters(), 1e-2)
     for step in range(100):
-        loss, figures = built.loss(step)
+        loss, figures = one_loss(built, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,0 +1,91 @@
+"""What a phase gives the training loop: a batch with all its randomness, and the loss of any piece of it.
+
+A loss is a sum over rows, each times its share of the whole batch, so the pieces' gradients add up to the batch's, and
+a step that does not fit the memory can go through in pieces without changing what is learned.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from fastdreamer.data.feed import Feed
+from fastdreamer.training.optim import RunningScale
+
+
+class Stateful(Protocol):
+    """A torch.Generator, or anything else whose state is a tensor."""
+
+    def get_state(self) -> Tensor: ...
+    def set_state(self, state: Tensor, /) -> Any: ...
+
+
+class Work(Protocol):
+    """A batch, ready for its loss."""
+
+    def split(self, pieces: int) -> Sequence[Work]:
+        """The batch in pieces of about equal size, at most `pieces`; one piece is the batch itself."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Phase(ABC, Generic[W]):
+    """One of the three phases, or the pixel decoder."""
+
+    number: int
+    model: nn.Module
+    """Everything that trains (and its buffers): saved, averaged, optimised."""
+    frozen: Mapping[str, nn.Module]
+    """What it was built on: saved beside the model, never changed."""
+    generators: Mapping[str, Stateful]
+    """All randomness of the phase, and the data position."""
+    feed: Feed | None = None
+    """Where its batches come from, if it has to wait for them; the loop closes it."""
+    scale: RunningScale | None = None
+    """Divides the terms of its loss, if there are several or their size drifts."""
+
+    @abstractmethod
+    def draw(self) -> W:
+        """The next batch with all that is random about it, and what its rows count for. Nothing has a gradient."""
+
+    @abstractmethod
+    def loss(self, work: W, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch or a piece of one, and detached figures, which add up over the pieces.
+
+        Of the figures, those named after the scale's terms (`loss/NAME`) are the unscaled losses.
+        """
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """What is logged, from the sums of the pieces' figures; runs on logging steps alone."""
+        return sums
+
+    def shrink(self, pieces: int) -> None:
+        """Memory ran out: what `draw` holds at once should be a batch's share of `pieces` pieces."""
+
+    def finish(self, sums: Mapping[str, Tensor]) -> None:
+        """After the backward pass of a whole batch: the running scale takes its losses in."""
+        if self.scale is not None:
+            self.scale.update({name: sums[f"loss/{name}"] for name in self.scale.names})
+
+
+def rows_of(work: Any, first: int, last: int, rows: int) -> Any:
+    """Rows first..last-1 of every tensor with `rows` rows in a dataclass, nested ones included."""
+    changed: dict[str, Any] = {}
+    for field in fields(work):
+        value = getattr(work, field.name)
+        if isinstance(value, Tensor) and value.ndim and len(value) == rows:
+            changed[field.name] = value[first:last]
+        elif hasattr(value, "__dataclass_fields__"):
+            changed[field.name] = rows_of(value, first, last, rows)
+    return replace(work, **changed)
+
+
+def bounds(rows: int, pieces: int) -> list[tuple[int, int]]:
+    """First and last row (exclusive) of pieces whose sizes differ by at most one; none is empty."""
+    pieces = max(1, min(pieces, rows))
+    return [(rows * i // pieces, rows * (i + 1) // pieces) for i in range(pieces)]
