@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,7 +75,7 @@ class WorldModelPhase(Phase[ForcingWork]):
         self.boots = Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
         self.first_boot = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
         self.steps = config.dynamics.window
-        self._losses = backend.compiled(self.losses)
+        self._pass: Callable[..., Tensor] = backend.compiled(world.forward)
 
     def draw(self) -> ForcingWork:
         """Crops, noise and levels. From batch `first_boot` on the share of bootstrap rows is the configured one."""
@@ -100,7 +101,7 @@ class WorldModelPhase(Phase[ForcingWork]):
         )
 
     def loss(self, work: ForcingWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shortcut forcing."""
+        """Shortcut forcing. The pass alone is compiled: the loss and the half-steps share its graphs."""
         losses = self._losses(work)
         figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
         figures["boot_share"] = work.present[: work.levels.boots].sum()
@@ -116,13 +117,11 @@ class WorldModelPhase(Phase[ForcingWork]):
         sums["loss/flow"] = sums["loss/flow"] / (1 - share)
         return sums | {"data/steps": torch.tensor(float(self.steps))}
 
-    def losses(self, work: ForcingWork) -> dict[str, Tensor]:
-        """`dynamics`, and its parts `flow` and `boot`."""
+    def _losses(self, work: ForcingWork) -> dict[str, Tensor]:
         action = self.world.embed_actions(work.actions, work.action_valid, work.labelled)
 
         def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: slice) -> Tensor:
-            out: Tensor = self.world(noisy, signal, step_size, action[rows])
-            return out
+            return self._pass(noisy, signal, step_size, action[rows])
 
         finest = self.config.forcing.finest_steps
         return forcing_loss(predict, work.clean, work.noise, work.levels, finest, work.shares)

@@ -1,0 +1,88 @@
+"""A tiny world model and agent that are far from their zero start, real crops, and a way to break them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastdreamer.config import Config
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.clips import Batch
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.agent import Agent
+from fastdreamer.imagination.program import Program
+from fastdreamer.imagination.rollout import Rollout, imagine
+from fastdreamer.settings import load_config
+
+CPU = torch.device("cpu")
+TOKENS = ("heads.readout=agent_tokens", "dynamics.agent_tokens=2")
+BAND = ("dynamics.window=4", "dynamics.context=3", "evaluation.context=1")  # rollouts run past eviction
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """All that a rollout needs."""
+
+    config: Config
+    world: WorldModel
+    agent: Agent
+    batch: Batch
+
+    def program(self, horizon: int, merges: bool = False, seed: int = 3, backend: Backend | None = None) -> Program:
+        backend = backend or Backend(CPU, "fp32")
+        generator = torch.Generator(backend.device).manual_seed(seed)
+        count, context = self.batch.latents.shape[:2]
+        return Program(self.world, self.agent, count, context, horizon, backend, generator, merges)
+
+    def reference(self, horizon: int, seed: int = 3) -> Rollout:
+        generator = torch.Generator(self.batch.latents.device).manual_seed(seed)
+        return imagine(self.world, self.agent, self.batch, horizon, generator)
+
+
+def dreams(*overrides: str, count: int = 3, context: int = 1, device: torch.device = CPU) -> Dreams:
+    """Two time layers, so that information travels further than the band."""
+    config = load_config("debug", ["dynamics.dim=16", *overrides])
+    sizes = action_space(config.data.env).sizes
+    torch.manual_seed(0)
+    world, agent = WorldModel.build(config, sizes), Agent(config, sizes)
+    nn.init.normal_(world.readout.weight, std=config.dynamics.dim**-0.5)
+    for head in (agent.policy, agent.reward, agent.value, agent.continuation):
+        nn.init.normal_(head.net.out.weight, std=0.2)
+    for block in world.transformer.blocks:
+        for layer in (block.attention.out, block.feed_forward.down):  # type: ignore[union-attr]
+            nn.init.normal_(layer.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    for model in (world, agent):
+        model.to(device).eval().requires_grad_(False)
+    return Dreams(config, world, agent, crops(config, sizes, count, context).to(device))
+
+
+def crops(config: Config, sizes: tuple[int, ...], count: int, context: int) -> Batch:
+    """Real steps that are as good as any."""
+    generator = torch.Generator().manual_seed(1)
+    chunk = config.tokenizer.frames_per_latent
+    actions = torch.stack([torch.randint(s, (count, context, chunk), generator=generator) for s in sizes], -1)
+    known = torch.ones(count, context, chunk, dtype=torch.bool)
+    return Batch(
+        latents=torch.randn(count, context, 16, 16, generator=generator),
+        positions=torch.ones(count, context, dtype=torch.int64),
+        target_valid=known[..., 0],
+        actions=actions,
+        action_valid=known,
+        next_actions=actions,
+        next_valid=known,
+        rewards=torch.zeros(count, context),
+        continues=torch.ones(count, context),
+        reward_valid=known[..., 0],
+        labelled=known[:, 0, 0],
+        task=torch.zeros(count, dtype=torch.int64),
+    )
+
+
+def largest_difference(a: Rollout, b: Rollout) -> float:
+    """Over all that a rollout holds; actions must be the same."""
+    assert torch.equal(a.actions, b.actions)
+    pairs = ((a.latents, b.latents), (a.features, b.features), (a.rewards, b.rewards), (a.continues, b.continues))
+    return max(float((x - y).abs().max()) for x, y in pairs)
