@@ -1,0 +1,1 @@
+"""The yardstick: the same mathematics in plain eager PyTorch, without a cache, compilation or fused operations."""

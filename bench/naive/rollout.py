@@ -1,0 +1,91 @@
+"""Imagination by recomputing the whole sequence at every denoising pass; sequences grow by concatenation.
+
+The context's steps are noised to the context's signal level, as they are when ours commits them to its cache.
+Source: Dreamer 4 (arXiv:2509.24527), sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bench.naive.model import NaiveWorldModel
+from bench.naive.two_hot import two_hot_decode
+from fastdreamer.data.clips import Batch
+from fastdreamer.heads.agent import Agent
+from fastdreamer.imagination.rollout import Rollout
+
+
+def sample_next(
+    model: NaiveWorldModel,
+    past: Float[Tensor, "b l n z"],
+    action: Float[Tensor, "b s d"],
+    noise: Float[Tensor, "b n z"],
+    level: int,
+) -> Float[Tensor, "b n z"]:
+    """The next step after `past`, which is noised to `level`: z <- z + d (f - z) / (1 - tau), K times.
+
+    Args:
+        model: predicts whole sequences.
+        past: l steps.
+        action: tokens of the actions into them and into the next, s = l + 1.
+        noise: the starting point.
+        level: signal index of the past.
+    """
+    steps, finest = model.forcing.sample_steps, model.forcing.finest_steps
+    d = 1 / steps
+    signal = torch.full(action.shape[:2], level, device=noise.device)
+    step_size = torch.zeros_like(signal)
+    step_size[:, -1] = (finest // steps).bit_length() - 1
+    z = noise
+    for i in range(steps):
+        signal[:, -1] = i * (finest // steps)
+        clean = model(torch.cat([past, z[:, None]], 1), signal, step_size, action)[0][:, -1]
+        z = z + d * (clean - z) / (1 - i * d)
+    return z
+
+
+@torch.no_grad()
+def imagine(
+    model: NaiveWorldModel, agent: Agent, batch: Batch, horizon: int, generator: torch.Generator, greedy: bool = False
+) -> Rollout:
+    """As `fastdreamer.imagination.rollout.imagine`, with the same noise in the same order."""
+    real = model.normalise(batch.latents, batch.positions)
+    count, context, device = len(real), real.shape[1], real.device
+    finest = model.forcing.finest_steps
+    level = min(round(model.forcing.context_signal * finest), finest - 1)
+    tau = level / finest
+    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator).to(device)
+    tokens = agent.embed_tokens(batch.task)
+    past = (1 - tau) * noise[:context].transpose(0, 1) + tau * real
+    action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
+    known = torch.ones(count, 1, model.clock.frames_per_latent, dtype=torch.bool, device=device)
+
+    def feature(state: Tensor) -> Tensor:
+        """What the heads see of the newest step: with agent tokens, one more pass over the sequence."""
+        read = None
+        if tokens is not None:
+            signal = torch.full(past.shape[:2], level, device=device)
+            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1][:, -1]
+        return agent.features(state, read, batch.task)
+
+    latents, features, actions = [real[:, -1]], [feature(real[:, -1])], []
+    for k in range(horizon):
+        chunk = agent.policy.act(agent.policy(features[-1]), greedy, generator)
+        token = model.embed_actions(chunk[:, None], known, known[:, 0, 0])
+        action = torch.cat([action, token], 1)
+        state = sample_next(model, past, action, noise[context + 2 * k], level)
+        past = torch.cat([past, ((1 - tau) * noise[context + 2 * k + 1] + tau * state)[:, None]], 1)
+        actions.append(chunk)
+        latents.append(state)
+        features.append(feature(state))
+    sequence = torch.stack(features, 1)
+    rewards = two_hot_decode(agent.reward(agent.reward_inputs(sequence)), agent.reward.centres)
+    return Rollout(
+        latents=torch.stack(latents, 1),
+        features=sequence,
+        actions=torch.stack(actions, 1),
+        rewards=rewards[:, 1:],
+        continues=agent.continues(sequence)[:, 1:],
+    )
