@@ -41,7 +41,7 @@ def commit(
     agents: Float[Tensor, "b a d"] | None = None,
 ) -> Float[Tensor, "b l a d"]:
     """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
-    signal, noisy = _as_context(model, latents, noise)
+    signal, noisy = as_context(model, latents, noise)
     _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
     cache.advance(latents.shape[1])
     return read
@@ -91,7 +91,7 @@ def commit_and_sample_next(
         signal, size = _denoising(model, z, i)
         if i:
             return model.read(z[:, None], signal, size, next_action[:, None], None, cache)[0][:, 0]
-        finished_signal, finished = _as_context(model, latents[:, None], context_noise[:, None])
+        finished_signal, finished = as_context(model, latents[:, None], context_noise[:, None])
         both = (
             torch.cat([finished, z[:, None]], 1),
             torch.cat([finished_signal, signal], 1),
@@ -105,8 +105,8 @@ def commit_and_sample_next(
     return integrate(predict, noise, model.forcing.sample_steps)
 
 
-def _as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal index (b, l) and latents (b, l, n, z) of steps that others are to see."""
+def as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal index (b, l) and noised latents (b, l, n, z) of steps that others are to see as their context."""
     index = context_index(model.forcing)
     signal = torch.full(latents.shape[:2], index, device=latents.device)
     return signal, mix(latents, noise, index / model.forcing.finest_steps)

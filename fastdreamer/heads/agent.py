@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
-from fastdreamer.dynamics.forcing import context_index, mix
+from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
@@ -68,9 +68,7 @@ class Agent(nn.Module):
         read = None
         tokens = self.embed_tokens(batch.task)
         if tokens is not None:
-            index = context_index(world.forcing)
-            signal = torch.full(latents.shape[:2], index, device=latents.device)
-            noisy = mix(latents, noise, torch.tensor(index / world.forcing.finest_steps, device=latents.device))
+            signal, noisy = as_context(world, latents, noise)
             action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
             _, read = world.read(noisy, signal, torch.zeros_like(signal), action, tokens)
             read = read.flatten(0, 1)
