@@ -39,7 +39,7 @@ def commit(
     action: Float[Tensor, "b l d"],
     noise: Float[Tensor, "b l n z"],
     agents: Float[Tensor, "b a d"] | None = None,
-) -> Float[Tensor, "b l a d"]:
+) -> Float[Tensor, "b l a d"] | None:
     """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
     signal, noisy = as_context(model, latents, noise)
     _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
@@ -52,13 +52,15 @@ def sample_next(
     cache: RingCache,
     action: Float[Tensor, "b d"],
     noise: Float[Tensor, "b n z"],
-    agents: Float[Tensor, "b a d"] | None = None,
 ) -> Float[Tensor, "b n z"]:
-    """Samples the next step given what the cache holds and the action that leads into it. Does not commit it."""
+    """Samples the next step given what the cache holds and the action that leads into it. Does not commit it.
+
+    Agent tokens have no part in it: nothing reads them, and they read the step when it is committed.
+    """
 
     def predict(z: Tensor, i: int) -> Tensor:
         signal, size = _denoising(model, z, i)
-        return model.read(z[:, None], signal, size, action[:, None], agents, cache)[0][:, 0]
+        return model.read(z[:, None], signal, size, action[:, None], None, cache)[0][:, 0]
 
     return integrate(predict, noise, model.forcing.sample_steps)
 

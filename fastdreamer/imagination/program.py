@@ -124,7 +124,7 @@ class Program:
             read = None
             if count:
                 noise = self.noise[:count].transpose(0, 1)
-                read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)[:, -1]
+                read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)
             self.features[0].copy_(self.agent.features(real[:, -1], read, self.task))
 
     def _all_steps(self) -> None:
@@ -144,8 +144,8 @@ class Program:
                 state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
             else:
                 tokens, its_noise = self.agent.embed_tokens(self.task), _row(self.noise, noise_at + 1)
-                state = sample_next(world, self.cache, token, noise, tokens)
-                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)[:, 0]
+                state = sample_next(world, self.cache, token, noise)
+                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
             feature = self.agent.features(state, read, self.task)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])

@@ -73,7 +73,7 @@ def imagine(
     action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     for t in range(context):
         at = slice(t, t + 1)
-        read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)[:, 0]
+        read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)
     known = torch.ones(count, 1, world.clock.frames_per_latent, dtype=torch.bool, device=device)
     latents = [real[:, -1]]
     features = [agent.features(real[:, -1], read, batch.task)]
@@ -81,9 +81,9 @@ def imagine(
     for k in range(horizon):
         chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
         token = world.embed_actions(chunk[:, None], known, known[:, 0, 0])[:, 0]
-        state = sample_next(world, cache, token, noise[context + 2 * k], tokens)
+        state = sample_next(world, cache, token, noise[context + 2 * k])
         after = noise[context + 2 * k + 1]
-        read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)[:, 0]
+        read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)
         actions.append(chunk)
         latents.append(state)
         features.append(agent.features(state, read, batch.task))

@@ -125,7 +125,8 @@ def test_commits_are_merged_by_default_where_the_policy_reads_latents(
 
 def buffers(program: module.Program) -> dict[str, torch.Tensor]:
     own = {name: value for name, value in vars(program).items() if isinstance(value, torch.Tensor)}
-    layers = {f"{i}.{k}": v for i, layer in enumerate(program.cache.layers) for k, v in vars(layer).items()}
+    caches = [cache for pair in program.cache.layers for cache in pair]
+    layers = {f"{i}.{name}": value for i, cache in enumerate(caches) for name, value in vars(cache).items()}
     return own | layers | {"position": program.cache.position}
 
 
