@@ -82,6 +82,7 @@ def steps(work: Work, backend: Backend, pairs: int) -> list[str]:
 
 def rollouts(work: Work, backend: Backend, pairs: int) -> list[str]:
     """A rollout of every kind of ours: rows, and what is promised of the cache on a CPU."""
+    pairs = max(2, pairs // 2)  # the naive rollout takes long
     horizon, naive, verdicts = work.config.imagination.horizon, naive_dream(work, backend), []
     for kind in KINDS:
         ours = our_dream(work, backend, kind, [horizon])
