@@ -108,18 +108,23 @@ class Attention(nn.Module):
 
 
 class SpaceAttention(Attention):
-    """Full attention inside a step. The last `agents` tokens read everything and are read by nothing."""
+    """Full attention inside a step. Agent tokens read everything and are read by nothing."""
 
-    def forward(self, x: Float[Tensor, "b l s d"], agents: int, angles: Angles) -> Float[Tensor, "b l s d"]:
-        batch, steps, tokens, _ = x.shape
+    def forward(
+        self,
+        x: Float[Tensor, "b l s d"],
+        agents: Float[Tensor, "b l a d"] | None,
+        angles: Angles,
+        agent_angles: Angles,
+    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
+        steps = x.shape[:2]
         query, key, value = self.project(x.flatten(0, 1), angles)
-        if agents:
-            world = tokens - agents
-            inside = self.attend(query[:, :, :world], key[:, :, :world], value[:, :, :world])
-            heads = torch.cat([inside, self.attend(query[:, :, world:], key, value)], dim=2)
-        else:
-            heads = self.attend(query, key, value)
-        return self.merge(heads).unflatten(0, (batch, steps))
+        out = self.merge(self.attend(query, key, value)).unflatten(0, steps)
+        if agents is None:
+            return out, None
+        query, own_key, own_value = self.project(agents.flatten(0, 1), agent_angles)
+        read = self.attend(query, torch.cat([key, own_key], 2), torch.cat([value, own_value], 2))
+        return out, self.merge(read).unflatten(0, steps)
 
 
 class TimeAttention(Attention):
@@ -132,9 +137,17 @@ class TimeAttention(Attention):
     def forward(
         self,
         x: Float[Tensor, "b l s d"],
+        agents: Float[Tensor, "b l a d"] | None,
         angles: Angles,
-        cache: LayerCache | None = None,
+        caches: tuple[LayerCache, LayerCache] | None = None,
         view: CacheView | None = None,
+    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
+        own, theirs = caches or (None, None)
+        read = None if agents is None else self._across(agents, angles, theirs, view)
+        return self._across(x, angles, own, view), read
+
+    def _across(
+        self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache | None, view: CacheView | None
     ) -> Float[Tensor, "b l s d"]:
         batch, _, tokens, _ = x.shape
         query, key, value = self.project(x.transpose(1, 2).flatten(0, 1), angles)

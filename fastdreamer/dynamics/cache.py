@@ -42,18 +42,31 @@ class LayerCache:
 
 
 class RingCache:
-    """One LayerCache a time layer, for `batch` sequences of `tokens` tokens a step; `position` has shape (1,)."""
+    """For `batch` sequences of `tokens` tokens a step, and of `agents` agent tokens; `position` has shape (1,).
+
+    `layers` has for each time layer the tokens' cache and the agent tokens': a pass without agent tokens leaves
+    theirs alone.
+    """
 
     def __init__(
-        self, config: DynamicsConfig, batch: int, tokens: int, device: torch.device, dtype: torch.dtype, steps: int = 1
+        self,
+        config: DynamicsConfig,
+        batch: int,
+        tokens: int,
+        agents: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        steps: int = 1,
     ) -> None:
         self.context, self.size = config.context, config.context + steps - 1
-        shape = (batch * tokens, config.kv_heads, self.size, config.dim // config.heads)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
-        self.layers = [
-            LayerCache(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
-            for _ in range(0, config.layers, config.time_every)
-        ]
+
+        def empty(count: int) -> LayerCache:
+            shape = (batch * count, config.kv_heads, self.size, config.dim // config.heads)
+            keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+            return LayerCache(keys, values)
+
+        self.layers = [(empty(tokens), empty(agents)) for _ in range(0, config.layers, config.time_every)]
 
     def view(self, steps: int) -> CacheView:
         """For a forward pass of the next `steps` steps. From the start as many as there are slots may be given."""

@@ -39,9 +39,9 @@ def commit(
     action: Float[Tensor, "b l d"],
     noise: Float[Tensor, "b l n z"],
     agents: Float[Tensor, "b a d"] | None = None,
-) -> Float[Tensor, "b l a d"]:
+) -> Float[Tensor, "b l a d"] | None:
     """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
-    signal, noisy = _as_context(model, latents, noise)
+    signal, noisy = as_context(model, latents, noise)
     _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
     cache.advance(latents.shape[1])
     return read
@@ -52,13 +52,15 @@ def sample_next(
     cache: RingCache,
     action: Float[Tensor, "b d"],
     noise: Float[Tensor, "b n z"],
-    agents: Float[Tensor, "b a d"] | None = None,
 ) -> Float[Tensor, "b n z"]:
-    """Samples the next step given what the cache holds and the action that leads into it. Does not commit it."""
+    """Samples the next step given what the cache holds and the action that leads into it. Does not commit it.
+
+    Agent tokens have no part in it: nothing reads them, and they read the step when it is committed.
+    """
 
     def predict(z: Tensor, i: int) -> Tensor:
         signal, size = _denoising(model, z, i)
-        return model.read(z[:, None], signal, size, action[:, None], agents, cache)[0][:, 0]
+        return model.read(z[:, None], signal, size, action[:, None], None, cache)[0][:, 0]
 
     return integrate(predict, noise, model.forcing.sample_steps)
 
@@ -91,7 +93,7 @@ def commit_and_sample_next(
         signal, size = _denoising(model, z, i)
         if i:
             return model.read(z[:, None], signal, size, next_action[:, None], None, cache)[0][:, 0]
-        finished_signal, finished = _as_context(model, latents[:, None], context_noise[:, None])
+        finished_signal, finished = as_context(model, latents[:, None], context_noise[:, None])
         both = (
             torch.cat([finished, z[:, None]], 1),
             torch.cat([finished_signal, signal], 1),
@@ -105,8 +107,8 @@ def commit_and_sample_next(
     return integrate(predict, noise, model.forcing.sample_steps)
 
 
-def _as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal index (b, l) and latents (b, l, n, z) of steps that others are to see."""
+def as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal index (b, l) and noised latents (b, l, n, z) of steps that others are to see as their context."""
     index = context_index(model.forcing)
     signal = torch.full(latents.shape[:2], index, device=latents.device)
     return signal, mix(latents, noise, index / model.forcing.finest_steps)

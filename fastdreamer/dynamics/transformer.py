@@ -32,9 +32,15 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Float[Tensor, "b l s d"], *inputs: Any) -> Float[Tensor, "b l s d"]:
+    def forward(
+        self, x: Float[Tensor, "b l s d"], agents: Float[Tensor, "b l a d"] | None, *inputs: Any
+    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
         """`inputs` are the attention's, besides its tokens."""
-        x = x + self.attention(self.attention_norm(x), *inputs)
+        normed = None if agents is None else self.attention_norm(agents)
+        out, read = self.attention(self.attention_norm(x), normed, *inputs)
+        return self._fed(x + out), None if agents is None else self._fed(agents + read)
+
+    def _fed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -57,19 +63,24 @@ class Transformer(nn.Module):
                 nn.init.normal_(out.weight, std=0.02 / (2 * config.layers) ** 0.5)  # type: ignore[union-attr, arg-type]
 
     def forward(
-        self, x: Float[Tensor, "b l s d"], agents: int = 0, cache: RingCache | None = None
-    ) -> Float[Tensor, "b l s d"]:
+        self,
+        x: Float[Tensor, "b l s d"],
+        agents: Float[Tensor, "b l a d"] | None = None,
+        cache: RingCache | None = None,
+    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
+        """The world's tokens and, apart from them, what agent tokens read: a frozen world then has no backward pass."""
         steps, tokens = x.shape[1:3]
+        count = 0 if agents is None else agents.shape[2]
         view = cache.view(steps) if cache is not None else None
         layers = iter(cache.layers) if cache is not None else repeat(None)
-        space = angles_of(torch.arange(tokens, device=x.device), self.width)
+        places = torch.arange(tokens + count, device=x.device)
+        space = angles_of(places[:tokens], self.width), angles_of(places[tokens:], self.width)
         time = angles_of(view.steps if view else torch.arange(steps, device=x.device), self.width)
         for block in self.blocks:
             assert isinstance(block, Block)
-            inputs = (time, next(layers), view) if block.is_time else (agents, space)
+            inputs = (time, next(layers), view) if block.is_time else space
             if self.recomputes and torch.is_grad_enabled():
-                x = checkpoint(block, x, *inputs, use_reentrant=False, preserve_rng_state=False)
+                x, agents = checkpoint(block, x, agents, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, *inputs)
-        out: Tensor = self.norm(x)
-        return out
+                x, agents = block(x, agents, *inputs)
+        return self.norm(x), None if agents is None else self.norm(agents)

@@ -96,22 +96,20 @@ class WorldModel(nn.Module):
         action: Float[Tensor, "b l d"],
         agents: Float[Tensor, "b a d"] | None,
         cache: RingCache | None = None,
-    ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"]]:
-        """As `forward`, with agent tokens appended to every step: (clean latents, what the agent tokens read)."""
+    ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"] | None]:
+        """As `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read)."""
         x = self.tokens(noisy, signal, step_size, action)
-        count = 0
         if agents is not None:
-            count = agents.shape[1]
-            x = torch.cat([x, agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)], dim=2)
-        x = self.transformer(x, count, cache)
+            agents = agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)
+        x, read = self.transformer(x, agents, cache)
         first = self.tokens.first_spatial
         clean = self.readout(x[:, :, first : first + TOKENS]).float()
-        return clean, x[:, :, x.shape[2] - count :].float()
+        return clean, None if read is None else read.float()
 
     def new_cache(self, batch: int, agents: int = 0, steps: int = 1) -> RingCache:
         """An empty ring cache for `batch` sequences on the model's device; a pass may write `steps` steps at once."""
         dtype = torch.get_autocast_dtype(self.mean.device.type) if _autocasting(self.mean) else torch.float32
-        return RingCache(self.config, batch, self.world_tokens + agents, self.mean.device, dtype, steps)
+        return RingCache(self.config, batch, self.world_tokens, agents, self.mean.device, dtype, steps)
 
 
 def _autocasting(tensor: Tensor) -> bool:

@@ -50,7 +50,7 @@ class Actor:
             valid = torch.full((len(latents), 1, chunk), self._last is not None, device=latents.device)
             action = world.embed_actions(past[:, None], valid, torch.ones_like(valid[:, 0, 0]))
             noise = torch.randn(state.shape, generator=generator).to(state.device)
-            read = commit(world, self._cache, state[:, None], action, noise[:, None], tokens)[:, 0]
+            read = commit(world, self._cache, state[:, None], action, noise[:, None], tokens)
         logits = agent.policy(agent.features(state, read, task))
         self._last = agent.policy.act(logits, greedy, generator)
         return self._last

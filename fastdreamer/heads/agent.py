@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
-from fastdreamer.dynamics.forcing import context_index, mix
+from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
@@ -53,29 +53,27 @@ class Agent(nn.Module):
         return tokens if self.tasks is None else torch.cat([self.tasks(task)[:, None], tokens], 1)
 
     def features(
-        self, latents: Float[Tensor, "b n z"], read: Float[Tensor, "b a d"] | None, task: Int[Tensor, " b"]
+        self, latents: Float[Tensor, "b n z"], read: Float[Tensor, "b l a d"] | None, task: Int[Tensor, " b"]
     ) -> Float[Tensor, "b f"]:
-        """What the heads see of one step: normalised latents, or what the agent tokens read."""
+        """What the heads see of one step: normalised latents, or what the agent tokens read at the last of `l`."""
         if self.agent_tokens:
             assert read is not None
-            return read.flatten(1)
+            return read[:, -1].flatten(1)
         flat = latents.flatten(1)
         return flat if self.tasks is None else torch.cat([self.tasks(task), flat], 1)
 
     def sequence_features(self, world: WorldModel, batch: Batch, noise: Tensor) -> Float[Tensor, "b l f"]:
         """Features of every step of a batch of real crops; gradients reach the agent's own parameters only."""
         latents = world.normalise(batch.latents, batch.positions)
-        read = None
         tokens = self.embed_tokens(batch.task)
         if tokens is not None:
-            index = context_index(world.forcing)
-            signal = torch.full(latents.shape[:2], index, device=latents.device)
-            noisy = mix(latents, noise, torch.tensor(index / world.forcing.finest_steps, device=latents.device))
+            signal, noisy = as_context(world, latents, noise)
             action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
             _, read = world.read(noisy, signal, torch.zeros_like(signal), action, tokens)
-            read = read.flatten(0, 1)
+            assert read is not None
+            return read.flatten(2)
         steps = latents.shape[1]
-        flat = self.features(latents.flatten(0, 1), read, batch.task.repeat_interleave(steps))
+        flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps))
         return flat.unflatten(0, (-1, steps))
 
     def reward_inputs(self, features: Float[Tensor, "b l f"]) -> Float[Tensor, "b l g"]:

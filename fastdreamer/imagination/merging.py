@@ -8,6 +8,7 @@ from torch import Tensor
 from fastdreamer.dynamics.sampler import commit, commit_and_sample_next, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
+from fastdreamer.shapes import CHANNELS, TOKENS
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest latent: a few hundred roundings of fp32."""
@@ -19,8 +20,7 @@ def merged_difference(world: WorldModel, steps: int) -> float:
     """Largest relative difference of latents after `steps` imagined steps, under random actions and equal noise."""
     device = world.mean.device
     generator = torch.Generator().manual_seed(0)
-    shape = (BATCH, *world.tokens.place.shape[:1], world.readout.out_features)
-    noise = torch.randn(2 * steps + 2, *shape, generator=generator).to(device)
+    noise = torch.randn(2 * steps + 2, BATCH, TOKENS, CHANNELS, generator=generator).to(device)
     tokens = (torch.randn(steps + 1, BATCH, world.config.dim, generator=generator) * 0.02).to(device)
     with torch.autocast(device.type, enabled=False):
         plain, merged = world.new_cache(BATCH), world.new_cache(BATCH, steps=2)

@@ -23,7 +23,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
 from fastdreamer.imagination.merging import prove_merged
-from fastdreamer.imagination.rollout import Rollout
+from fastdreamer.imagination.rollout import Noise, Rollout
+from fastdreamer.shapes import CHANNELS, TOKENS
 
 
 class Program:
@@ -61,7 +62,7 @@ class Program:
         self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
         self.context, self.horizon, self.merges = context, horizon, merges
         device, clock, sizes = backend.device, world.clock, world.sizes
-        shape = (dreams, *world.tokens.place.shape[:1], world.readout.out_features)
+        shape = (dreams, TOKENS, CHANNELS)
         self.noise = torch.zeros(context + 2 * horizon, *shape, device=device)
         self.uniform = torch.zeros(horizon, dreams, clock.frames_per_latent, sum(sizes), device=device)
         self.latents = torch.zeros(horizon + 1, *shape, device=device)
@@ -84,10 +85,17 @@ class Program:
                 self._run = capture(self._all_steps)
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Rollout:
-        """A rollout from the real crops in `batch` (`context` steps each); its tensors are its own."""
-        self.noise.normal_(generator=self.generator)
-        self.uniform.uniform_(generator=self.generator)
+    def __call__(self, batch: Batch, noise: Noise | None = None) -> Rollout:
+        """A rollout from the real crops in `batch` (`context` steps each); its tensors are its own.
+
+        Its noise is drawn here, or given: some rows of what a larger rollout would have drawn.
+        """
+        if noise is None:
+            self.noise.normal_(generator=self.generator)
+            self.uniform.uniform_(generator=self.generator)
+        else:
+            self.noise.copy_(noise.normal)
+            self.uniform.copy_(noise.uniform)
         self._start(batch)
         self._run()
         features = self.features.transpose(0, 1).clone()
@@ -116,7 +124,7 @@ class Program:
             read = None
             if count:
                 noise = self.noise[:count].transpose(0, 1)
-                read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)[:, -1]
+                read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)
             self.features[0].copy_(self.agent.features(real[:, -1], read, self.task))
 
     def _all_steps(self) -> None:
@@ -136,8 +144,8 @@ class Program:
                 state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
             else:
                 tokens, its_noise = self.agent.embed_tokens(self.task), _row(self.noise, noise_at + 1)
-                state = sample_next(world, self.cache, token, noise, tokens)
-                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)[:, 0]
+                state = sample_next(world, self.cache, token, noise)
+                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
             feature = self.agent.features(state, read, self.task)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])
@@ -177,9 +185,7 @@ def build_program(
     merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
     if merges:
         prove_merged(world)
-    return Program(
-        world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures
-    )
+    return Program(world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures)
 
 
 def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:

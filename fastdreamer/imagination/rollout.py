@@ -16,6 +16,7 @@ from fastdreamer.data.clips import Batch
 from fastdreamer.dynamics.sampler import commit, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
+from fastdreamer.shapes import CHANNELS, TOKENS
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,26 @@ class Rollout:
     actions: Int[Tensor, "b h c k"]
     rewards: Float[Tensor, "b h"]
     continues: Float[Tensor, "b h"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All randomness of a rollout of `b` dreams from `x` real steps."""
+
+    normal: Float[Tensor, "m b n z"]  # m = x + 2 h: each real step's; then where a step starts, and its commit's
+    uniform: Float[Tensor, "h b c a"]
+
+    def rows(self, first: int, last: int) -> Noise:
+        """That of some of the dreams."""
+        return Noise(self.normal[:, first:last], self.uniform[:, first:last])
+
+
+def draw_noise(world: WorldModel, count: int, context: int, horizon: int, generator: torch.Generator) -> Noise:
+    """Noise for `count` dreams, on the generator's device."""
+    normal = torch.empty(context + 2 * horizon, count, TOKENS, CHANNELS, device=generator.device)
+    choices = (horizon, count, world.clock.frames_per_latent, sum(world.sizes))
+    uniform = torch.empty(choices, device=generator.device)
+    return Noise(normal.normal_(generator=generator), uniform.uniform_(generator=generator))
 
 
 @torch.no_grad()
@@ -47,13 +68,12 @@ def imagine(
     count, context, device = len(real), real.shape[1], real.device
     tokens = agent.embed_tokens(batch.task)
     cache = world.new_cache(count, agent.token_count)
-    home, choices = generator.device, (horizon, count, world.clock.frames_per_latent, sum(world.sizes))
-    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home).to(device)
-    uniform = torch.rand(choices, generator=generator, device=home).to(device)
+    drawn = draw_noise(world, count, context, horizon, generator)
+    noise, uniform = drawn.normal.to(device), drawn.uniform.to(device)
     action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     for t in range(context):
         at = slice(t, t + 1)
-        read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)[:, 0]
+        read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)
     known = torch.ones(count, 1, world.clock.frames_per_latent, dtype=torch.bool, device=device)
     latents = [real[:, -1]]
     features = [agent.features(real[:, -1], read, batch.task)]
@@ -61,9 +81,9 @@ def imagine(
     for k in range(horizon):
         chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
         token = world.embed_actions(chunk[:, None], known, known[:, 0, 0])[:, 0]
-        state = sample_next(world, cache, token, noise[context + 2 * k], tokens)
+        state = sample_next(world, cache, token, noise[context + 2 * k])
         after = noise[context + 2 * k + 1]
-        read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)[:, 0]
+        read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)
         actions.append(chunk)
         latents.append(state)
         features.append(agent.features(state, read, batch.task))

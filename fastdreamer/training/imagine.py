@@ -21,7 +21,7 @@ from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
 from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
-from fastdreamer.imagination.rollout import Rollout, joined
+from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 
@@ -108,10 +108,13 @@ class ImaginationPhase(Phase[DreamWork]):
         )
 
     def imagine(self, batch: Batch) -> Rollout:
-        """One rollout of all starts, `dreams_at_once` at a time."""
-        count = len(batch.latents)
-        pieces = [rows_of(batch, *ends, count) for ends in bounds(count, -(-count // self.dreams_at_once))]
-        return joined([self._program(len(piece.latents))(piece) for piece in pieces])
+        """One rollout of all starts, `dreams_at_once` at a time; the dreams are the same however many that is."""
+        count, context = batch.latents.shape[:2]
+        pieces = bounds(count, -(-count // self.dreams_at_once))
+        if len(pieces) == 1:
+            return self._program(count)(batch)
+        noise = draw_noise(self.world, count, context, self.config.imagination.horizon, self.noise)
+        return joined([self._program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in pieces])
 
     def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""

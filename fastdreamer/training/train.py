@@ -110,9 +110,7 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
 
-def _build(
-    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
-) -> Phase[Any]:
+def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend) -> Phase[Any]:
     device = backend.device
     feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop

@@ -125,14 +125,14 @@ def test_commits_are_merged_by_default_where_the_policy_reads_latents(
 
 def buffers(program: module.Program) -> dict[str, torch.Tensor]:
     own = {name: value for name, value in vars(program).items() if isinstance(value, torch.Tensor)}
-    layers = {f"{i}.{k}": v for i, layer in enumerate(program.cache.layers) for k, v in vars(layer).items()}
+    caches = [cache for pair in program.cache.layers for cache in pair]
+    layers = {f"{i}.{name}": value for i, cache in enumerate(caches) for name, value in vars(cache).items()}
     return own | layers | {"position": program.cache.position}
 
 
-@pytest.mark.parametrize("merges", [False, True])
-def test_a_thousand_steps_move_no_buffer_keep_no_tensor_and_leave_no_gradient(merges: bool) -> None:
+def test_a_thousand_steps_move_no_buffer_keep_no_tensor_and_leave_no_gradient() -> None:
     world = dreams(*BAND, "dynamics.layers=2", "forcing.sample_steps=1", count=1)
-    program = world.program(20, merges)
+    program = world.program(20, merges=True)
 
     def live() -> tuple[int, int]:
         gc.collect()
@@ -145,7 +145,7 @@ def test_a_thousand_steps_move_no_buffer_keep_no_tensor_and_leave_no_gradient(me
         rollout = program(world.batch)
         assert not rollout.features.requires_grad and rollout.latents.grad_fn is None
     del rollout
-    assert len(places) > 12 and {name: x.data_ptr() for name, x in buffers(program).items()} == places
+    assert len(places) >= 12 and {name: x.data_ptr() for name, x in buffers(program).items()} == places
     assert live() == before
     assert all(p.grad is None for model in (world.world, world.agent) for p in model.parameters())
 

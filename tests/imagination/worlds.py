@@ -67,7 +67,7 @@ def crops(config: Config, sizes: tuple[int, ...], count: int, context: int) -> B
     known = torch.ones(count, context, chunk, dtype=torch.bool)
     return Batch(
         latents=torch.randn(count, context, 16, 16, generator=generator),
-        positions=torch.ones(count, context, dtype=torch.int64),
+        positions=torch.full((count, context), min(1, config.tokenizer.clock.positions - 1)),
         target_valid=known[..., 0],
         actions=actions,
         action_valid=known,
@@ -82,7 +82,7 @@ def crops(config: Config, sizes: tuple[int, ...], count: int, context: int) -> B
 
 
 def largest_difference(a: Rollout, b: Rollout) -> float:
-    """Over all that a rollout holds; actions must be the same."""
+    """Over all that a rollout holds, relative to its largest number above 1; actions must be the same."""
     assert torch.equal(a.actions, b.actions)
     pairs = ((a.latents, b.latents), (a.features, b.features), (a.rewards, b.rewards), (a.continues, b.continues))
-    return max(float((x - y).abs().max()) for x, y in pairs)
+    return max(float((x - y).abs().max() / y.abs().max().clamp(min=1)) for x, y in pairs)
