@@ -69,7 +69,7 @@ def imagine(
         read = None
         if tokens is not None:
             signal = torch.full(past.shape[:2], level, device=device)
-            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1][:, -1]
+            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1]
         return agent.features(state, read, batch.task)
 
     latents, features, actions = [real[:, -1]], [feature(real[:, -1])], []

@@ -34,6 +34,7 @@ def capture(function: Callable[[], None], before: Callable[[], object] = _nothin
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     before()
-    with torch.cuda.graph(graph):
+    # Another thread may go on: one that makes batches ahead allocates page-locked memory.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         function()
     return graph.replay
