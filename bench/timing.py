@@ -39,21 +39,21 @@ def paired(a: Arm, b: Arm, pairs: int = 20, target_s: float = 0.02, warmup: int 
     """
     for _ in range(warmup):
         a.run(a.prepare()), b.run(b.prepare())
-    inner = max(1, round(target_s / max(1e-9, max(_seconds(a, 1), _seconds(b, 1)))))
+    inner = max(1, round(target_s / max(1e-9, max(seconds_of(a, 1), seconds_of(b, 1)))))
     first: list[float] = []
     second: list[float] = []
     for _ in range(math.ceil(pairs / 2)):
-        first.append(_seconds(a, inner))
-        second.append(_seconds(b, inner))
-        second.append(_seconds(b, inner))
-        first.append(_seconds(a, inner))
+        first.append(seconds_of(a, inner))
+        second.append(seconds_of(b, inner))
+        second.append(seconds_of(b, inner))
+        first.append(seconds_of(a, inner))
     logs = [math.log(y / x) for x, y in zip(first, second, strict=True)]
     error = 1.2533 * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     ratio = math.exp(statistics.median(logs))
     return Paired(ratio, error, statistics.median(first), statistics.median(second), len(logs))
 
 
-def _seconds(arm: Arm, calls: int) -> float:
+def seconds_of(arm: Arm, calls: int) -> float:
     prepared = [arm.prepare() for _ in range(calls)]
     _synchronise()
     began = time.perf_counter()

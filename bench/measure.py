@@ -1,0 +1,112 @@
+"""Runs rows of the gate: correctness first, then counts, then times; what is wrong is neither counted nor timed."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import tempfile
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.expectations import Timed
+from bench.ratio import until_precise
+from bench.rows import GateRow, Place, Work, Wrong
+
+BUDGET_S = {"short": 3.0, "full": 10.0}
+"""Seconds that a row's pairs may take, where they are not precise before."""
+
+
+@dataclass
+class Measured:
+    """What rows gave, by name.
+
+    Attributes:
+        counts: and `times`: of rows that are right; a row without arms has no time.
+        wrong: why a row gave nothing, in one line.
+        left_out: rows that are not for this run or machine, and why.
+    """
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    times: dict[str, Timed] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", "ascii")
+
+    @classmethod
+    def load(cls, path: Path) -> Measured:
+        """What `save` wrote."""
+        contents: dict[str, Any] = json.loads(path.read_text("ascii"))
+        times = {name: Timed(**value) for name, value in contents.pop("times").items()}
+        return cls(**contents, times=times)
+
+
+def measure(rows: Iterable[GateRow], device: torch.device, is_full: bool, is_timed: bool) -> Measured:
+    """Every row, one after another, each in a folder of its own; prints a line a row."""
+    found = Measured()
+    for row in rows:
+        if reason := row.left_out(device.type) or ("" if is_full or row.is_short else "runs with --full"):
+            found.left_out[row.name] = reason
+            continue
+        try:
+            with redirect_stdout(io.StringIO()):
+                _measure(row, device, BUDGET_S["full" if is_full else "short"] if is_timed else 0.0, found)
+        except Wrong as error:
+            found.wrong[row.name] = f"the result is not its reference's: {' '.join(str(error).split())}"
+        except Exception as error:  # compilers and drivers raise anything, and the other rows are worth having
+            found.wrong[row.name] = " ".join(f"it failed with {type(error).__name__}: {error}".split())[:400]
+        print(line(row.name, found), flush=True)
+    return found
+
+
+def _measure(row: GateRow, device: torch.device, budget_s: float, found: Measured) -> None:
+    _let_go(device)
+    with tempfile.TemporaryDirectory(prefix="fastdreamer-gate-") as folder:
+        work = row.build(Place(device, Path(folder)))
+        work.check()
+        counts = work.counts()
+        if device.type == "cuda" and work.ours is not None:
+            counts |= _card_memory(work, device)
+        found.counts[row.name] = counts
+        if work.ours is not None and budget_s:
+            found.times[row.name] = until_precise(work, budget_s)
+
+
+def _let_go(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _card_memory(work: Work, device: torch.device) -> dict[str, int]:
+    """Peaks of torch's allocator over one call, what the row holds before it included."""
+    assert work.ours is not None
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    work.ours.run(work.ours.prepare())
+    torch.cuda.synchronize(device)
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return {"allocated_bytes": allocated, "reserved_bytes": reserved}
+
+
+def line(name: str, found: Measured) -> str:
+    """A row in one line."""
+    if name in found.wrong:
+        return f"{name:32} WRONG {found.wrong[name]}"
+    parts = []
+    if name in found.times:
+        timed = found.times[name]
+        parts.append(f"{timed.ratio:6.3f} +-{timed.ratio * timed.error:6.3f} {timed.pairs:4} pairs")
+        parts.append(f"{timed.rate:9,.4g} {timed.unit}/s")
+    shown = [(key, value) for key, value in found.counts[name].items() if value or key.endswith(("s", "bytes"))]
+    few = shown if len(shown) <= 7 else shown[:6] + [("... of", len(shown))]
+    return f"{name:32} {'  '.join(parts):48} " + ", ".join(f"{key} {value:,}" for key, value in few)

@@ -1,0 +1,20 @@
+"""All rows of the gate. Folders follow the data, and so does this list."""
+
+from __future__ import annotations
+
+from bench.rows import compiled, imagination, install, kernels, phases, recordings, store, tokenizer, training
+from bench.rows.base import GateRow, Place, Work, Wrong
+
+ROWS: tuple[GateRow, ...] = (
+    *install.ROWS,
+    *recordings.ROWS,
+    *tokenizer.ROWS,
+    *kernels.ROWS,
+    *store.ROWS,
+    *phases.ROWS,
+    *imagination.ROWS,
+    *compiled.ROWS,
+    *training.ROWS,
+)
+
+__all__ = ["ROWS", "GateRow", "Place", "Work", "Wrong"]

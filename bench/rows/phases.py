@@ -1,0 +1,181 @@
+"""An optimisation step of each phase on one small batch, against plain PyTorch on the same batch, weights and noise."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.naive import arms, phase3, rollout, two_hot
+from bench.naive import model as naive
+from bench.naive.phase1 import RunningRms, clip_gradients
+from bench.phases import Optimisation, build_phase, feed_of
+from bench.row import Arm
+from bench.rows.base import GateRow, Place, Work, Wrong
+from bench.watch import counts_of
+from fastdreamer.config import TrainConfig
+from fastdreamer.heads.agent import Agent
+from fastdreamer.heads.mlp import MLP
+from fastdreamer.training.agent import AgentPhase, CloningWork, data_returns
+from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.optim import learning_rate
+from fastdreamer.training.phase import Phase
+
+Step = Callable[[], Tensor]
+
+
+def plain_heads(agent: Agent) -> Agent:
+    """A copy whose trunks are torch's own layers with the norm written out."""
+    agent = copy.deepcopy(agent)
+    for module in agent.modules():
+        if isinstance(net := getattr(module, "net", None), MLP):
+            layers = []
+            for layer in net.hidden:
+                if isinstance(layer, nn.RMSNorm):
+                    norm = naive.RMSNorm(layer.normalized_shape[0])
+                    norm.load_state_dict(layer.state_dict())
+                    layer = norm.to(layer.weight.device)
+                layers.append(layer)
+            module.net = nn.Sequential(*layers, net.out)
+    return agent
+
+
+class PlainTrainer:
+    """AdamW a tensor at a time, clipping, and an average, for some modules; each term over its running size."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, terms: tuple[str, ...]) -> None:
+        self.model, self.config, self.number = model, config, 0
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, foreach=False, fused=False
+        )
+        self.scales = {name: RunningRms() for name in terms}
+        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def step(self, losses: dict[str, Tensor]) -> Tensor:
+        """Backward, clipping, AdamW and the average; returns the unscaled sum."""
+        self.optimizer.zero_grad()
+        scaled = [losses[n] * self.scales[n].factor() if n in self.scales else losses[n] for n in losses]
+        total = sum(scaled, torch.zeros((), device=scaled[0].device))
+        total.backward()
+        for name, scale in self.scales.items():
+            scale.update(losses[name])
+        clip_gradients(self.model, self.config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.number)
+        self.optimizer.step()
+        decay = min(self.config.ema_decay, (1 + self.number) / (10 + self.number))
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                self.average[name] = decay * self.average[name] + (1 - decay) * parameter
+        self.number += 1
+        return total.detach()
+
+
+def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningWork) -> dict[str, Tensor]:
+    """The four terms of phase 2 in plain calls, from the same batch and shares."""
+    batch, centres = work.batch, agent.value.centres
+    mean, std = phase.world.mean[batch.positions], phase.world.std[batch.positions]
+    features = ((batch.latents - mean[:, :, None]) / std[:, :, None]).flatten(2)
+    logits, total = agent.policy(features), torch.zeros(features.shape[:2], device=features.device)
+    for part, choice in zip(logits.split(agent.policy.sizes, -1), batch.next_actions.unbind(-1), strict=True):
+        each = F.cross_entropy(part.flatten(0, 2), choice.flatten(), reduction="none").view(choice.shape)
+        total = total + (each * work.labelled).sum(-1)
+    agent.policy.choose(logits.detach()), agent.policy.entropy(logits.detach())
+    reward, value = agent.reward(features), agent.value(features.detach())
+    values = two_hot.two_hot_decode(value, centres).detach()
+    gamma, lambda_ = phase.gamma, phase.config.imagination.lambda_
+    targets = F.pad(data_returns(batch, values, gamma, lambda_), (0, 1))
+    two_hot.two_hot_decode(reward.detach(), agent.reward.centres)
+    going = F.binary_cross_entropy_with_logits(agent.continuation(features), batch.continues, reduction="none")
+    return {
+        "policy": (total * work.policy).sum(),
+        "reward": (two_hot.two_hot_loss(reward, batch.rewards, agent.reward.centres) * work.reward).sum(),
+        "continue": (going * work.continuation).sum(),
+        "value": (two_hot.two_hot_loss(value, targets, centres) * work.value).sum(),
+    }
+
+
+def phase_one(place: Place) -> tuple[Step, Step]:
+    """Ours and the plain one."""
+    config = place.config()
+    work = arms.build(config, place.device)
+    phase = arms.OneBatch(config, copy.deepcopy(work.world).train(), feed_of(config, 1, place.device), place.backend)
+    phase.work = work.forcing
+    return _ours(phase, config.phase1, place), arms.naive_step(work, place.backend)
+
+
+def phase_two(place: Place) -> tuple[Step, Step]:
+    """As `phase_one`; both draw the same batch for ever."""
+    config = place.config()
+    phase = build_phase(config, 2, place.backend)
+    assert isinstance(phase, AgentPhase)
+    work, agent = phase.draw(), plain_heads(phase.agent)
+    phase.draw = lambda: work  # type: ignore[method-assign]
+    ours, trainer = _ours(phase, config.phase2, place), PlainTrainer(agent, config.phase2, phase.terms)
+    return ours, lambda: trainer.step(cloning_losses(phase, agent, work))
+
+
+def phase_three(place: Place) -> tuple[Step, Step]:
+    """As `phase_one`; both dream from the same starts, under noise of their own after the first step."""
+    config = place.config()
+    phase = build_phase(config, 3, place.backend)
+    assert isinstance(phase, ImaginationPhase)
+    batch = phase.feed.draw()
+    phase.feed.draw = lambda: batch  # type: ignore[method-assign]
+    agent, prior = plain_heads(phase.agent), plain_heads(phase.agent).policy.requires_grad_(False)
+    world = naive.NaiveWorldModel.copy_of(phase.world)
+    trained = nn.ModuleDict({"policy": agent.policy, "value": agent.value})
+    trainer = PlainTrainer(trained, config.phase3, ("value",))
+    generator = torch.Generator(place.device).manual_seed(config.seed + 3)
+
+    def plain() -> Tensor:
+        dreamed = rollout.imagine(world, agent, batch, config.imagination.horizon, generator)
+        policy, value = phase3.losses(dreamed, agent, prior, config.imagination, phase.gamma)
+        return trainer.step({"policy": policy, "value": value})
+
+    return _ours(phase, config.phase3, place), plain
+
+
+def _ours(phase: Phase[Any], train: TrainConfig, place: Place) -> Step:
+    """The loop's optimisation step; the data position, which the host alone knows, stays where it is."""
+    position = phase.generators["data"].get_state()
+    phase.generators["data"].get_state = lambda: position  # type: ignore[method-assign]
+    optimisation = Optimisation(phase, train, place.backend)
+    return lambda: optimisation.step()["loss"]
+
+
+def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> Work:
+    """The row of a phase; its first two losses must agree."""
+
+    def check() -> None:
+        ours, plain = make(place)
+        for number in range(2):
+            a, b = float(ours()), float(plain())
+            if not math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4):
+                raise Wrong(f"the loss of step {number} is {a:.6g}, the reference's {b:.6g}")
+
+    ours, plain = make(place)
+    return Work(
+        check=check,
+        counts=lambda: counts_of(ours, place.device),
+        ours=Arm(lambda _: ours()),
+        reference=Arm(lambda _: plain()),
+        unit="steps",
+    )
+
+
+ROWS = tuple(
+    GateRow(f"phase {number} step", partial(build, make))
+    for number, make in ((1, phase_one), (2, phase_two), (3, phase_three))
+)

@@ -1,0 +1,197 @@
+"""Decoding a recording, resampling its windows, and the whole way from recordings into the latent store."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.count import count
+from bench.row import Arm
+from bench.rows.base import GateRow, Place, Work, Wrong, close
+from bench.watch import counts_of
+
+FRAMES = 96
+TINY = ("tokenizer={weights: random, frames_per_latent: 4, window: 9, pool: 2, encoder_channels: [8, 8, 8]}",)
+EPISODES, STEPS = 3, 40
+
+
+def plain_decode(path: Path) -> np.ndarray:
+    """All frames, without a question whether they are all."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    with av.open(str(path)) as container:
+        stream, converter = container.streams.video[0], VideoReformatter()
+        stream.codec_context.thread_count = 1
+        frames = [converter.reformat(f, format="rgb24").to_ndarray() for f in container.decode(stream)]
+    return np.stack(frames)
+
+
+def decode(place: Place) -> Work:
+    """`decode_video` of a MineRL-like file."""
+    from bench.data_path import write_video
+    from fastdreamer.data.decode import decode_video
+
+    path = place.folder / "recording.mp4"
+    write_video(path, FRAMES, 64, 64)
+
+    def check() -> None:
+        if not np.array_equal(decode_video(path), plain_decode(path)):
+            raise Wrong("the frames differ from those of plain PyAV")
+
+    def counts() -> dict[str, int]:
+        with counted_calls("av.open") as opened:
+            frames = decode_video(path)
+        return {"frames": len(frames), "bytes": frames.nbytes, "opened": opened[0]}
+
+    plain = Arm(lambda _: plain_decode(path))
+    return Work(check, counts, Arm(lambda _: decode_video(path)), plain, FRAMES, "frames")
+
+
+def plain_upsample(windows: Tensor, size: int) -> Tensor:
+    """Bicubic (a = -0.5) from uint8 to [-1, 1]."""
+    images = windows.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    return (images * 2 - 1).unflatten(0, windows.shape[:2]).transpose(1, 2).contiguous()
+
+
+def upsample(place: Place) -> Work:
+    """One window of 33 frames, 64 to 128 pixels a side."""
+    from fastdreamer.data.resample import TorchResampler
+
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(0, 256, (1, 33, 64, 64, 3), generator=generator, dtype=torch.uint8).to(place.device)
+    resample = TorchResampler(128, "fp32", place.device)
+    return Work(
+        check=lambda: close("the frames", resample(windows), plain_upsample(windows, 128), 2 / 255),
+        counts=lambda: counts_of(lambda: resample(windows), place.device),
+        ours=Arm(lambda _: resample(windows)),
+        reference=Arm(lambda _: plain_upsample(windows, 128)),
+        items=33,
+        unit="frames",
+    )
+
+
+def write_recordings(root: Path) -> None:
+    """Recordings of moving noise, half of it still."""
+    from fastdreamer.data.actions import action_space
+    from fastdreamer.data.trajectory import Trajectory
+    from fastdreamer.data.writer import write_recording
+
+    space, rng = action_space("crafter"), np.random.default_rng(0)
+    for number in range(EPISODES):
+        frames = rng.integers(0, 256, (STEPS + 1, 64, 64, 3), dtype=np.uint8)
+        frames[:, :32] = frames[0, :32]
+        trajectory = Trajectory(
+            name=f"v3_bench_gate-{number}_0-{STEPS}",
+            frames=frames,
+            actions=np.zeros((STEPS, 1), np.uint8),
+            rewards=np.zeros(STEPS, np.float32),
+            terminals=np.zeros(STEPS, bool),
+            valid=np.ones(STEPS + 1, bool),
+        )
+        write_recording(root / "Bench" / trajectory.name, trajectory, space, {})
+
+
+def into_the_store(place: Place) -> Work:
+    """`encode_recordings` with a small random tokenizer, against decode, resample, encode, pool and save in turns."""
+    from safetensors.torch import save_file
+
+    from fastdreamer.data.encode import encode_recordings
+    from fastdreamer.data.latents import LatentStore
+    from fastdreamer.tokenizer.frozen import FrozenTokenizer
+
+    config = place.config(*TINY, "data.decode_threads=1")
+    recordings = place.folder / "recordings"
+    write_recordings(recordings)
+    tokenizer = FrozenTokenizer.from_config(config.tokenizer, place.device)
+    window, size, used = config.tokenizer.window, config.tokenizer.image_size, 0
+
+    def ours() -> Path:
+        nonlocal used
+        used += 1
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            encode_recordings(config, recordings, place.folder / f"store{used}", tokenizer)
+        return place.folder / f"store{used}"
+
+    @torch.no_grad()
+    def encode_plainly(frames: np.ndarray) -> Tensor:
+        missing = -(len(frames) - 1) % (window - 1)
+        whole = torch.from_numpy(np.concatenate([frames, *[frames[-1:]] * missing]))
+        latents = []
+        for first in range(0, len(whole) - 1, window - 1):
+            pictures = plain_upsample(whole[first : first + window][None], size)
+            raw = tokenizer.graphs["encoder"](pictures.to(place.device))
+            pooled = F.avg_pool2d(raw.transpose(1, 2).flatten(0, 1), config.tokenizer.pool).flatten(2).transpose(1, 2)
+            latents.append(pooled[1 if latents else 0 :])
+        return torch.cat(latents).cpu()
+
+    def plain() -> dict[str, Tensor]:
+        found = {}
+        for video in sorted(recordings.rglob("recording.mp4")):
+            found[video.parent.name] = encode_plainly(plain_decode(video))
+            rendered = dict(np.load(video.with_name("rendered.npz")))
+            parts = {"latents": found[video.parent.name].half(), "rewards": torch.from_numpy(rendered["reward"])}
+            save_file(parts, place.folder / "plain.safetensors")
+        return found
+
+    def check() -> None:
+        expected = plain()
+        episodes = LatentStore.open(ours()).episodes
+        if {e.name.rpartition("/")[2] for e in episodes} != set(expected):
+            raise Wrong(f"the store holds {sorted(e.name for e in episodes)}, the recordings are {sorted(expected)}")
+        for episode in episodes:
+            wanted = expected[episode.name.rpartition("/")[2]][: len(episode.latents)]
+            close(f"{episode.name}'s latents", episode.latents, wanted, 0.02)
+
+    def counts() -> dict[str, int]:
+        ours()
+        with counted_calls("av.open", "os.fsync") as calls, count() as launched:
+            store = LatentStore.open(ours())
+        found = {"frames": sum(e.length for e in store.episodes), "steps": sum(len(e.latents) for e in store.episodes)}
+        return found | {"bytes": store.size_bytes, "launches": launched.launches, "opened": calls[0], "fsyncs": calls[1]}
+
+    return Work(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), EPISODES * (STEPS + 1), "frames")
+
+
+@contextmanager
+def counted_calls(*names: str) -> Iterator[list[int]]:
+    """How often functions of modules are called while the block runs: {"os.fsync"} as numbers, in the given order."""
+    found = [0] * len(names)
+
+    def counting(place: int, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found[place] += 1
+            return plain(*args, **kwargs)
+
+        return call
+
+    patches = []
+    for place, name in enumerate(names):
+        module, _, attribute = name.partition(".")
+        owner = importlib.import_module(module)
+        patches.append(mock.patch.object(owner, attribute, counting(place, getattr(owner, attribute))))
+    for patch in patches:
+        patch.start()
+    try:
+        yield found
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+ROWS = (
+    GateRow("decode", decode, needs=("av",)),
+    GateRow("upsample", upsample),
+    GateRow("into the store", into_the_store, needs=("av", "diffusers"), is_short=False),
+)
