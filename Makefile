@@ -2,7 +2,7 @@
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
 #   make test      the fast tests          make slow   those that take minutes
 #   make lint      style and types         make gpu    those that need a CUDA card, and the times and memory there
-#   make bench     the kernels' times on this CPU
+#   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
 # the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller: give its index, which
@@ -40,13 +40,16 @@ gpu:
 	if $(PYTHON) -c "import av, diffusers, nvidia.dali" 2>/dev/null; then \
 	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/data/test_alignment.py; \
 	else echo "frames against actions on the card: left out, needs av, diffusers and DALI"; fi
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gate --full --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.data_path --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.imagination --device cuda --memory-gb 12
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.training_step --device cuda --memory-gb 12
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.naive minerl_cosmos --compile device=cuda precision=bf16
 
+# Correctness first, then counts, then times; the rows of the kernels once more by pytest-benchmark.
 bench: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 PYTHONPATH=.:kernels:engines $(BIN)/python -m bench.gate --full
 	$(BIN)/python -m pytest -q bench --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
 
 lint: $(VENV)/.installed-dev

@@ -27,7 +27,6 @@ import torch
 
 from bench.expectations import (
     FOLDER,
-    RATIO_MARGIN,
     UPDATE,
     compare_counts,
     compare_names,
@@ -89,7 +88,7 @@ def judge(found: Measured, device: torch.device, rows: Sequence[GateRow]) -> tup
         (red if device.type == "cpu" else notes).append(line)
         return red, notes
     elsewhere = {row.name: row.expected() for row in rows if row.expected and row.name in found.counts}
-    expected |= {name: counts for name, counts in elsewhere.items() if counts is not None}
+    expected |= {name: given for name, given in elsewhere.items() if given is not None}
     skipped = {*found.left_out, *found.wrong}
     red += compare_names(expected, found.counts, skipped, counts_file.name)
     red += compare_counts(expected, found.counts)
@@ -164,13 +163,13 @@ def update(chosen: argparse.Namespace, device: torch.device) -> list[str]:
     if wrong := {name: reason for run in runs for name, reason in run.wrong.items()}:
         raise UserError("; ".join(f"{name}: {reason}" for name, reason in wrong.items()))
     for name, counts in runs[0].counts.items():
-        if differ := compare_counts({name: counts}, {name: run.counts[name] for run in runs[1:]}):
+        if differ := [line for run in runs[1:] for line in compare_counts({name: counts}, {name: run.counts[name]})]:
             raise UserError(f"not the same in two runs, so it cannot be gated: {differ[0]}")
     elsewhere = {row.name for row in ROWS if row.expected}
-    counts = {name: counts for name, counts in runs[0].counts.items() if name not in elsewhere}
+    kept = {name: given for name, given in runs[0].counts.items() if name not in elsewhere}
     place, is_cpu = device_class(device), device.type == "cpu"
     counts_file, ratios_file = FOLDER / ("counts.json" if is_cpu else f"{place}.json"), FOLDER / f"{place}.json"
-    sections: dict[Path, dict[str, Any]] = {counts_file: {"counts": counts}}
+    sections: dict[Path, dict[str, Any]] = {counts_file: {"counts": kept}}
     if not chosen.counts_only:
         about = {name: value for name, value in machine().items() if name in ("processor", "card", "cores", "commit")}
         sections.setdefault(ratios_file, {}).update(machine=about, ratios=steady(runs))

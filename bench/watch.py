@@ -38,7 +38,7 @@ class Watch(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = self.syncs = self.live = self.peak = 0
         self._seen: set[int] = set()
 

@@ -76,7 +76,8 @@ def core() -> dict[str, importlib.metadata.Distribution]:
     while waiting:
         requirement = waiting.pop()
         name = _normal(requirement.name)
-        if name in (*found, *OF_THE_ENVIRONMENT) or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        is_wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if name in (*found, *OF_THE_ENVIRONMENT) or not is_wanted:
             continue
         found[name] = importlib.metadata.distribution(name)
         if name != "torch":  # its libraries depend on the build: none on a CPU, gigabytes with CUDA

@@ -112,7 +112,7 @@ def phase_one(place: Place) -> tuple[Step, Step]:
     work = arms.build(config, place.device)
     phase = arms.OneBatch(config, copy.deepcopy(work.world).train(), feed_of(config, 1, place.device), place.backend)
     phase.work = work.forcing
-    return _ours(phase, config.phase1, place), arms.naive_step(work, place.backend)
+    return _ours(phase, config.phase1, place, "loss/dynamics"), arms.naive_step(work, place.backend)
 
 
 def phase_two(place: Place) -> tuple[Step, Step]:
@@ -147,12 +147,12 @@ def phase_three(place: Place) -> tuple[Step, Step]:
     return _ours(phase, config.phase3, place), plain
 
 
-def _ours(phase: Phase[Any], train: TrainConfig, place: Place) -> Step:
+def _ours(phase: Phase[Any], train: TrainConfig, place: Place, figure: str = "loss") -> Step:
     """The loop's optimisation step; the data position, which the host alone knows, stays where it is."""
     position = phase.generators["data"].get_state()
     phase.generators["data"].get_state = lambda: position  # type: ignore[method-assign]
     optimisation = Optimisation(phase, train, place.backend)
-    return lambda: optimisation.step()["loss"]
+    return lambda: optimisation.step()[figure]
 
 
 def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> Work:

@@ -128,7 +128,7 @@ def into_the_store(place: Place) -> Work:
     def encode_plainly(frames: np.ndarray) -> Tensor:
         missing = -(len(frames) - 1) % (window - 1)
         whole = torch.from_numpy(np.concatenate([frames, *[frames[-1:]] * missing]))
-        latents = []
+        latents: list[Tensor] = []
         for first in range(0, len(whole) - 1, window - 1):
             pictures = plain_upsample(whole[first : first + window][None], size)
             raw = tokenizer.graphs["encoder"](pictures.to(place.device))
@@ -158,8 +158,14 @@ def into_the_store(place: Place) -> Work:
         ours()
         with counted_calls("av.open", "os.fsync") as calls, count() as launched:
             store = LatentStore.open(ours())
-        found = {"frames": sum(e.length for e in store.episodes), "steps": sum(len(e.latents) for e in store.episodes)}
-        return found | {"bytes": store.size_bytes, "launches": launched.launches, "opened": calls[0], "fsyncs": calls[1]}
+        return {
+            "frames": sum(episode.length for episode in store.episodes),
+            "steps": sum(len(episode.latents) for episode in store.episodes),
+            "bytes": store.size_bytes,
+            "launches": launched.launches,
+            "opened": calls[0],
+            "fsyncs": calls[1],
+        }
 
     return Work(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), EPISODES * (STEPS + 1), "frames")
 

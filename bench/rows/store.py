@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import fields
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -70,9 +71,13 @@ def reading(place: Place) -> Work:
     aligned = [align(episode, config.tokenizer.clock) for episode in episodes]
     taken: list[tuple[Tensor, Tensor]] = []
     cut = sampler.table.cut
-    sampler.table.cut = lambda e, s, n: taken.append((e, s)) or cut(e, s, n)  # type: ignore[method-assign,func-returns-value]
-    sampler.batch(0)
-    sampler.table.cut = cut  # type: ignore[method-assign]
+
+    def noted(episodes: Tensor, starts: Tensor, length: int) -> Batch:
+        taken.append((episodes, starts))
+        return cut(episodes, starts, length)
+
+    with mock.patch.object(sampler.table, "cut", noted):
+        sampler.batch(0)
     numbers, starts = (each.tolist() for each in taken[0])
 
     def ours() -> Batch:
