@@ -25,7 +25,11 @@ MARGINS = {
     "allocated_bytes": 1.10, "reserved_bytes": 1.10,
 }  # fmt: skip
 """Of counts that may differ a little either way; all others are exact."""
-UPDATE = "update the baseline with: python -m bench.gate --full --update"
+UPDATE = "update the baseline"
+HOW = (
+    "what is meant is taken in by: python -m bench.gate --full --update (machine code: python -m "
+    "fastdreamer_kernels.aot --update)"
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def load(path: Path, key: str, name: str) -> dict[str, Any] | None:
         found = contents["versions"].get(key, {}).get(name)
         return dict(found) if found is not None else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): take it from git, or delete it and {UPDATE}") from None
+        raise UserError(f"{path} cannot be read ({error}): take it from git") from None
 
 
 def save_new(path: Path, key: str, sections: Mapping[str, Any]) -> Path:
@@ -95,7 +99,7 @@ def compare_names(expected: Iterable[str], measured: Iterable[str], applicable: 
     """
     expected, measured, skipped = set(expected), set(measured), set(applicable)
     missing = [
-        f"{row}: expected in {file}, measured nothing, margin exact: missing row; put it back, or {UPDATE}"
+        f"{row}: expected in {file}, measured nothing, margin exact: missing row"
         for row in sorted(expected - measured - skipped)
     ]
     new = [
@@ -121,10 +125,9 @@ def compare_counts(expected: Counts, measured: Counts) -> list[str]:
                 continue
             share = f", {now / was:.3f}x" if was else ""
             allowed = "exact" if margin == 1.0 else f"{margin:.2f}x"
-            verdict = "more than expected" if now > was else "less than expected"
+            verdict = "more than expected" if now > was else f"less than expected; if that is better, {UPDATE}"
             red.append(
-                f"{row}: {name} expected {was:,}, measured {now:,} ({now - was:+,}{share}), margin {allowed}: "
-                f"{verdict}; mend it, or {UPDATE}"
+                f"{row}: {name} expected {was:,}, measured {now:,} ({now - was:+,}{share}), margin {allowed}: {verdict}"
             )
     return red
 

@@ -27,6 +27,7 @@ import torch
 
 from bench.expectations import (
     FOLDER,
+    HOW,
     UPDATE,
     compare_counts,
     compare_names,
@@ -238,7 +239,7 @@ def _run(chosen: argparse.Namespace) -> int:
     red = confirm(red, found, chosen, device)
     about = f"{versions()}, {device_class(device)}"
     done = f"gate: {len(found.counts)} rows counted, {len(found.times)} timed, {len(red)} red ({about})"
-    print("\n".join([*notes, *(f"RED {line}" for line in red), done]))
+    print("\n".join([*notes, *(f"RED {line}" for line in red), *([HOW] if red else []), done]))
     return 1 if red else 0
 
 

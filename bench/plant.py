@@ -80,7 +80,7 @@ PLANTS = {
     "spill": Plant(
         "kernels/fastdreamer_kernels/rows.py",
         "TILE = 2048",
-        "TILE = 32768",
+        "TILE = 16384",
         _counts("two hot loss, machine code"),
         "two hot loss, machine code: two_hot/bf16/255 of 256 sm_86 stack_bytes expected 0, measured",
     ),
