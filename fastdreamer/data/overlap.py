@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from fastdreamer.ranges import span
+
 Item = TypeVar("Item")
 _END = object()
 
@@ -117,7 +119,8 @@ class Background(Generic[Item]):
         running = len(self._threads)
         while running:
             began = time.perf_counter()
-            result, size = self._outlet.get()
+            with span("wait for frames"):
+                result, size = self._outlet.get()
             self.waited += time.perf_counter() - began
             if result is _END:
                 running -= 1
