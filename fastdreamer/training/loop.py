@@ -20,9 +20,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
-from fastdreamer.training.optim import Average
+from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.step import Optimisation
+from fastdreamer.training.update import Update
 
 
 def fit(
@@ -44,8 +44,8 @@ def fit(
     Raises:
         UserError: if the gradient is no longer finite; the last checkpoint is from before.
     """
-    optimisation = Optimisation(phase, train, backend)
-    optimizers, average = optimisation.optimizers, optimisation.average
+    update = Update(phase, train, backend)
+    optimizers, average = update.optimizers, update.average
     done = 0
     if resume_from is not None:
         done = resume_from.step
@@ -72,7 +72,7 @@ def fit(
     ):
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         for step in range(done, train.steps):
-            logged, norm, rate = optimisation.step(step)
+            logged, norm = update(step)
             done = step + 1
             is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
@@ -85,7 +85,7 @@ def fit(
             if is_logging:
                 loss = float(logged.pop("loss"))
                 figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
-                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
+                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
                 shown: dict[str, float | str] = {"loss": figures["loss"]}
                 if waiting is not None:
                     figures["data/wait_share"] = waiting.share()

@@ -14,7 +14,6 @@ from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
-from fastdreamer.heads.policy import Policy
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import (
@@ -113,50 +112,24 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
 
 def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend) -> Phase[Any]:
     device = backend.device
+    feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop
-        return build_phase(config, 1, store, new_world_model(config, store), None, None, backend)
+        world = WorldModel.build(config, store.space.sizes).to(device)
+        world.set_statistics(*store.statistics())
+        return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
     if phase == 2:
-        return build_phase(config, 2, store, world, Agent(config, store.space.sizes), None, backend)
+        agent = Agent(config, store.space.sizes).to(device)
+        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
+        return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
     agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
     if not agent.reward.is_trained:
         raise UserError(
             f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
             "train phase 2 on a store with rewards"
         )
-    return build_phase(config, 3, store, world, agent, prior, backend)
-
-
-def new_world_model(config: Config, store: LatentStore) -> WorldModel:
-    """Untrained, with the store's statistics."""
-    world = WorldModel.build(config, store.space.sizes)
-    world.set_statistics(*store.statistics())
-    return world
-
-
-def build_phase(
-    config: Config,
-    phase: int,
-    store: LatentStore,
-    world: WorldModel,
-    agent: Agent | None,
-    prior: Policy | None,
-    backend: Backend,
-) -> Phase[Any]:
-    """A phase on the store's batches, from the models it needs: an agent from phase 2, a prior in phase 3."""
-    device = backend.device
-    feed = training_feed(config, phase, store, device)
-    world = world.to(device)
-    if phase == 1:
-        return WorldModelPhase(config, world, feed, backend)
-    assert agent is not None
-    if phase == 2:
-        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
-        held_out = check.to(device) if check is not None else None
-        return AgentPhase(config, world, agent.to(device), feed, held_out, backend)
-    assert prior is not None
-    return ImaginationPhase(config, world, agent.to(device), prior.to(device), feed, backend)
+    return ImaginationPhase(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(

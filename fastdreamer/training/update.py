@@ -1,4 +1,4 @@
-"""One optimisation step: gradients, clipping, optimisers, moving average."""
+"""One update of a phase: the gradient of a step, clipped; the optimisers; the average."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from fastdreamer.training.phase import Phase
 from fastdreamer.training.pieces import Pieces
 
 
-class Optimisation:
-    """Takes a phase's optimisation steps.
-
-    Attributes:
-        optimizers: and `average`: their states are what a checkpoint holds.
-    """
+class Update:
+    """Everything that a step of the loop holds and does on the device; a memory plan runs it on fake tensors."""
 
     def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
         self.phase, self.train = phase, train
@@ -28,12 +24,16 @@ class Optimisation:
         self.average = Average(phase.model, train.ema_decay)
         self.pieces = Pieces(phase, train, backend)
 
-    def step(self, number: int) -> tuple[dict[str, Tensor], Tensor, float]:
-        """Step `number` (0 is the first); returns the last batch's figures, the gradient's norm, the learning rate."""
-        rate = learning_rate(self.train, number)
+    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Update number `step`: the figures of its last batch, and the gradient's norm before it was clipped."""
+        figures = self.pieces.gradients(step)
+        return figures, self.apply(step)
+
+    def apply(self, step: int) -> Tensor:
+        """Takes the gradients in; returns their norm before they were clipped."""
+        rate = learning_rate(self.train, step)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        figures = self.pieces.gradients(number)
         with span("clip"):
             norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         with span("optimizer"):
@@ -41,5 +41,5 @@ class Optimisation:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         with span("average"):
-            self.average.update(self.phase.model, number)
-        return figures, norm, rate
+            self.average.update(self.phase.model, step)
+        return norm
