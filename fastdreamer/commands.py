@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.output import show, show_engines, show_evaluation, to_json
+from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
 
 DEFAULT_PRESET = "crafter"
@@ -160,6 +161,30 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         return show(train_phase(config, arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint))
 
 
+def profile(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its progress lines; read when torch loads
+    config, run_dir = resolve(arguments), arguments.run_dir
+    from fastdreamer.profiling.profile import Request
+    from fastdreamer.profiling.profile import profile as profile_work
+
+    names = ("phase", "run_dir", "warmup", "steps", "shapes", "pid", "dump", "seconds", "print_command")
+    flags = (("--config", arguments.config), ("--run-dir", run_dir))
+    again = [word for flag, value in flags if value is not None for word in (flag, str(value))]
+    request = Request(
+        tool=arguments.tool or ("pyspy" if arguments.pid or arguments.dump else "torch"),
+        out=arguments.out or (run_dir or Path("runs")) / "profiles",
+        again=(*again, *arguments.overrides),
+        **{name: getattr(arguments, name) for name in names},
+    )
+    request.check()
+    if request.tool not in ("pyspy", "nsys"):
+        announce(config)
+    result = profile_work(config, request)
+    show_profile(result)
+    return result
+
+
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Closed and open loop; the numbers are those of summary.json."""
     config = resolve(arguments)
@@ -190,6 +215,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "build-engines": build_engines,
     "encode": encode,
     "train": train,
+    "profile": profile,
     "eval": evaluate,
     "report": report,
 }
