@@ -18,6 +18,7 @@ from fastdreamer.profiling.work import profiled_steps
 INSTALL = "pip install 'py-spy>=0.4,<0.5'"
 RATE = 100  # samples a second
 TOP = 10
+LONGEST = 100
 MISTAKE = re.compile(r"^fastdreamer: error: (.*)$", re.MULTILINE)
 REFUSED = ("permission denied", "operation not permitted", "failed to suspend")
 
@@ -128,4 +129,6 @@ def _stack(thread: dict[str, Any]) -> str:
 
 def _place(frame: dict[str, Any]) -> str:
     line = f":{frame['line']}" if frame.get("line") else ""
-    return f"{frame['name']} ({frame.get('short_filename') or frame.get('filename') or frame.get('module')}{line})"
+    name = frame["name"]  # a C++ template's can fill a screen
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+    return f"{name} ({frame.get('short_filename') or frame.get('filename') or frame.get('module')}{line})"
