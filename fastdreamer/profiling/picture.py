@@ -38,10 +38,10 @@ def memory_picture(timeline: Timeline, title: str) -> str:
         return TOP + (1 - size / top) * inner_height
 
     parts = [f'<text x="{LEFT}" y="22" class="title">{escape(title)}</text>']
-    for tick in _ticks(top / MIB):
+    for tick in ticks(top / MIB):
         parts.append(f'<path d="M{LEFT} {y(tick * MIB):.1f}H{WIDTH - RIGHT}" class="grid"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y(tick * MIB) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(end):
+    for tick in ticks(end):
         parts.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
     base = [0.0] * len(grouped)
     for name, colour in colours.items():
@@ -76,7 +76,7 @@ def memory_picture(timeline: Timeline, title: str) -> str:
     )
 
 
-def _ticks(top: float) -> list[float]:
+def ticks(top: float) -> list[float]:
     """Round numbers from 0 to `top`, at most seven."""
     step = 10.0 ** len(str(int(top)))
     while top / step < 3:

@@ -100,9 +100,7 @@ def profile(config: Config, request: Request) -> dict[str, Any]:
             return result | memory(work, request.warmup, steps, _file(request, f"{name}-memory"))
         from fastdreamer.profiling.trace import trace
 
-        file = _file(request, f"{name}-trace.json.gz")
-        found = trace(work, request.warmup, steps, file, request.shapes)
-        return result | found | {"files": {"trace (open it at https://ui.perfetto.dev)": file}}
+        return result | trace(work, request.warmup, steps, _file(request, f"{name}-trace"), request.shapes)
 
 
 def _file(request: Request, name: str) -> Path:

@@ -19,6 +19,8 @@ INSTALL = "pip install 'py-spy>=0.4,<0.5'"
 RATE = 100  # samples a second
 TOP = 10
 LONGEST = 100
+KERNEL = re.compile(r"\w+_kernel\b")
+LIBRARY = re.compile(r" \([^() ]+\)$")
 MISTAKE = re.compile(r"^fastdreamer: error: (.*)$", re.MULTILINE)
 REFUSED = ("permission denied", "operation not permitted", "failed to suspend")
 
@@ -70,6 +72,14 @@ def dump(pid: int, file: Path) -> dict[str, Any]:
     return {"pid": pid, "threads": rows, "files": {"stacks": file}}
 
 
+def readable(name: str) -> str:
+    """A C++ template's name can fill a screen: the kernel that it is made for, and its library, say enough."""
+    if len(name) <= LONGEST:
+        return name
+    kernel, library = KERNEL.search(name), LIBRARY.search(name)
+    return f"{kernel[0] if kernel else name[: LONGEST - 30] + '...'}{library[0] if library else ''}"
+
+
 def _flame(what: Sequence[str], file: Path) -> dict[str, Any]:
     options = ["--native", "--threads", "--rate", str(RATE), "--format", "flamegraph", "--output", str(file)]
     _run([find_pyspy(), "record", *options, *what])
@@ -82,7 +92,7 @@ def _flame(what: Sequence[str], file: Path) -> dict[str, Any]:
     return {
         "samples": root.samples,
         "samples_in_steps": samples,
-        "own": [{"function": name, "share": n / samples} for name, n in own.most_common(TOP)],
+        "own": [{"function": readable(name), "share": n / samples} for name, n in own.most_common(TOP)],
         "ours": [
             {"function": name, "share": n / samples} for name, n in through.most_common() if "fastdreamer/" in name
         ][: 2 * TOP],
@@ -129,6 +139,4 @@ def _stack(thread: dict[str, Any]) -> str:
 
 def _place(frame: dict[str, Any]) -> str:
     line = f":{frame['line']}" if frame.get("line") else ""
-    name = frame["name"]  # a C++ template's can fill a screen
-    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
-    return f"{name} ({frame.get('short_filename') or frame.get('filename') or frame.get('module')}{line})"
+    return f"{readable(frame['name'])} ({frame.get('short_filename') or frame.get('filename') or frame.get('module')}{line})"

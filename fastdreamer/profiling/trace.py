@@ -13,6 +13,8 @@ from torch._C._profiler import _ExperimentalConfig
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from fastdreamer.files import write_atomic
+from fastdreamer.profiling.timeline import step_picture
 from fastdreamer.profiling.work import Work, profiled_steps
 from fastdreamer.ranges import RANGES
 
@@ -32,8 +34,8 @@ def recorder(work: Work, steps: int, shapes: bool = False, memory: bool = False)
     )
 
 
-def trace(work: Work, warmup: int, steps: int, file: Path, shapes: bool = False) -> dict[str, Any]:
-    """Profiles `steps` steps after `warmup` plain ones, and writes the trace.
+def trace(work: Work, warmup: int, steps: int, stem: Path, shapes: bool = False) -> dict[str, Any]:
+    """Profiles `steps` steps after `warmup` plain ones; writes STEM.json.gz, and the last step's picture as STEM.svg.
 
     Returns:
         step_ms (median of the plain steps but for the first), profiled_step_ms, and two tables: `ranges` (inclusive;
@@ -42,13 +44,17 @@ def trace(work: Work, warmup: int, steps: int, file: Path, shapes: bool = False)
     plain = profiled_steps(work, warmup)
     with recorder(work, steps, shapes) as profiler:
         seconds = sum(profiled_steps(work, 1 + steps, after=profiler.step)[1:])
-    profiler.export_chrome_trace(str(file))
-    events = list(profiler.events() or ())
+    trace_file, picture = stem.with_suffix(".json.gz"), stem.with_suffix(".svg")
+    profiler.export_chrome_trace(str(trace_file))
+    events = [e for e in profiler.events() or () if e.device_type == DeviceType.CPU]
+    last = max((e.time_range for e in events if e.name.startswith(STEP)), key=lambda t: t.start)
+    write_atomic(picture, step_picture(events, last.start, last.end, f"{work.name}: {work.about}").encode())
     return {
         "step_ms": 1e3 * statistics.median(plain[1:] or plain),
         "profiled_step_ms": 1e3 * seconds / steps,
         "ranges": range_table(events, steps, seconds),
         "operators": operator_table(profiler.key_averages(), steps, on_card=work.device.type == "cuda"),
+        "files": {"trace (open it at https://ui.perfetto.dev)": trace_file, "picture of a step": picture},
     }
 
 
@@ -57,11 +63,10 @@ def range_table(events: Iterable[FunctionEvent], steps: int, seconds: float) -> 
 
     Ranges of other threads are marked: they go on beside the step.
     """
-    kept = [e for e in events if e.device_type == DeviceType.CPU]
-    main = next((e.thread for e in kept if _is_step(e)), None)
+    main = next((e.thread for e in events if e.name.startswith(STEP)), None)
     host: dict[str, float] = defaultdict(float)
     card: dict[str, float] = defaultdict(float)
-    for event in sorted(kept, key=lambda e: e.time_range.start):
+    for event in sorted(events, key=lambda e: e.time_range.start):
         if event.name in RANGES:
             path = _path(event) + ("" if event.thread == main else " (another thread)")
             host[path] += event.time_range.elapsed_us()
@@ -89,10 +94,6 @@ def operator_table(averages: Iterable[Any], steps: int, on_card: bool = False) -
         }
         for a in rows[:TOP]
     ]
-
-
-def _is_step(event: FunctionEvent) -> bool:
-    return bool(event.name.startswith(STEP)) and event.device_type == DeviceType.CPU
 
 
 def _path(event: FunctionEvent) -> str:

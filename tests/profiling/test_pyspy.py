@@ -128,6 +128,13 @@ def test_what_goes_wrong_under_pyspy_is_one_line(
         pyspy.record(["profile"], tmp_path / "f.svg")
 
 
+def test_names_of_templates_are_cut_to_what_they_say() -> None:
+    template = "c10::function_ref<void (char**)>::callback_fn<at::(anonymous namespace)::mul_kernel(" + "x" * 90
+    assert pyspy.readable(f"{template})> (libtorch_cpu.so)") == "mul_kernel (libtorch_cpu.so)"
+    assert pyspy.readable("f (a.py)") == "f (a.py)"
+    assert len(pyspy.readable("y" * 300)) < pyspy.LONGEST
+
+
 def test_a_process_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="there is no process 4194999"):
         pyspy.dump(4194999, Path("unused"))

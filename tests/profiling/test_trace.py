@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ def test_a_trace_holds_the_ranges_of_the_data_flow(target: str, run: Callable[..
         assert row["ms"] <= paths.get(path.rpartition(" > ")[0], row)["ms"] * 1.001, path
     assert 0 < len(found["operators"]) <= 10 and found["step_ms"] > 0
     assert not {row["operator"] for row in found["operators"]} & set(RANGES)
-    (file,) = found["files"].values()
+    file, picture = found["files"].values()
+    words = "".join(ElementTree.parse(picture).getroot().itertext())
+    assert "operators" in words and max(paths.values(), key=lambda row: row["ms"])["range"].split(" ")[0] in words
     with gzip.open(file) as stream:
         events = json.load(stream)["traceEvents"]
     in_file = {e["name"] for e in events if e.get("cat") == "user_annotation"}
