@@ -121,7 +121,7 @@ def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | 
     world = world_model_from(parent, config, device)
     if phase == 2:
         agent = Agent(config, store.space.sizes).to(device)
-        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
+        check = held_out_batch(config, store)
         return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
     agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
     if not agent.reward.is_trained:
