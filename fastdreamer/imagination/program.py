@@ -110,10 +110,8 @@ class Program:
         )
 
     def buffers(self) -> list[Tensor]:
-        """Everything that stays from rollout to rollout, KV caches included."""
-        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
-        layers = [layer for pair in self.cache.layers for layer in pair]
-        return own + [self.cache.position] + [t for layer in layers for t in (layer.keys, layer.values)]
+        """What stays from rollout to rollout beside the KV caches."""
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
     def _start(self, batch: Batch) -> None:
         """The real steps into the cache, all in one pass; with merged commits the last one waits for the region."""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from fastdreamer.dynamics.attention import Attention
+from fastdreamer.dynamics.norm import RMSNorm
 
 
-class CardOperations(TorchFunctionMode):
-    """RMSNorm as one operation: a CPU build of torch takes it apart and keeps three fp32 copies of its input."""
+def use_card_operations(model: nn.Module) -> None:
+    """Attention is fused in bf16 too, and RMSNorm is one operation.
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Everything else goes through as it is."""
-        if function is F.rms_norm:
-            given = dict(zip(("input", "normalized_shape", "weight"), args, strict=False)) | (kwargs or {})
-            return _FusedNorm.apply(given["input"], given["weight"])
-        return function(*args, **(kwargs or {}))
+    A CPU build of torch takes the norm apart and keeps three fp32 copies of its input.
+    """
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.is_fused = True
+        elif isinstance(module, RMSNorm):
+            module.forward = MethodType(_fused_norm, module)  # type: ignore[method-assign]
+
+
+def _fused_norm(norm: RMSNorm, x: Tensor) -> Tensor:
+    out: Tensor = _FusedNorm.apply(x, norm.weight.to(x.dtype))
+    return out
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -38,10 +41,3 @@ class _FusedNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         x, gain, _ = ctx.saved_tensors
         return torch.empty_like(x), torch.empty_like(gain)
-
-
-def use_card_attention(model: nn.Module) -> None:
-    """Attention takes the path of a card in bf16: fused."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.is_fused = True

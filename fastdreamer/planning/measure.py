@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.planning.allocator import replay, rounded
-from fastdreamer.planning.card import CardOperations, use_card_attention
+from fastdreamer.planning.card import use_card_operations
 from fastdreamer.planning.stand_in import build_phase
 from fastdreamer.planning.tracker import Tracker
 from fastdreamer.training.agent import AgentPhase
@@ -23,8 +24,8 @@ from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import ForcingWork
 
-PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "buffers", "activations")
-"""Of what torch's allocator gives out; buffers are imagination's: KV caches, noise, and what a rollout leaves."""
+PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
+"""Of what torch's allocator gives out; caches (keys and values) and buffers (noise, what a rollout leaves) are phase 3's."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
     """An update of a phase, with its `micro_batch` and `recompute`, that finds the optimisers' states there.
 
     Of the pieces of a batch the largest goes through, and meets the gradient of one before it where there are several:
-    the others are like it. Of a rollout one step runs, for the same reason, on buffers for all of them; of the rollouts
-    of a batch two, and what a dream leaves counts for the rest. Eager, which is the upper bound of a compiled step.
+    the others are like it. Of a rollout one step of two passes runs, for the same reason, on buffers for all of them; of
+    the rollouts of a batch two, and what a dream leaves counts for the rest. Eager, which is the upper bound of a compiled step.
 
     Args:
         config: settled; micro_batch 0 is the whole batch.
@@ -73,17 +74,19 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
         train = config.phase3
         rows = min(train.batch_size, 2 * (train.micro_batch or train.batch_size))
         left = train.batch_size - rows
-        config = replace(config, phase3=replace(train, batch_size=rows))
+        forcing = replace(config.forcing, sample_steps=min(2, config.forcing.sample_steps))
+        config = replace(config, phase3=replace(train, batch_size=rows), forcing=forcing)
     train = getattr(config, f"phase{number}")
     tracker = Tracker(is_card, is_fake)
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # a copied buffer's, for torch's use
         stack.enter_context(Fake() if is_fake else nullcontext())
-        stack.enter_context(CardOperations() if is_card else nullcontext())
         stack.enter_context(tracker)
         phase = build_phase(config, number, backend)
         if is_card:
             for module in (phase.model, *phase.frozen.values()):
-                use_card_attention(module)
+                use_card_operations(module)
         return _run(phase, train, backend, tracker, left)
 
 
@@ -115,11 +118,11 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
         "optimizer": tracker.numbers(_tensors_of([o.state for o in update.optimizers])),
         "average": tracker.numbers(update.average.state.values()),
         "frozen": tracker.numbers(t for module in phase.frozen.values() for t in _state_of(module)),
-        "buffers": frozenset[int](),
     }
     programs = phase.programs if isinstance(phase, ImaginationPhase) else []
     owners["frozen"] |= tracker.numbers(t for program in programs for t in _state_of(program.world))
-    owners["buffers"] |= tracker.numbers(t for program in programs for t in program.buffers())
+    owners["caches"] = tracker.numbers(t for program in programs for t in program.cache.tensors())
+    owners["buffers"] = tracker.numbers(t for program in programs for t in program.buffers())
     reserved, used, alive = replay(tracker.trace)
     sizes = {number: rounded(size) for number, size in tracker.trace if size >= 0}
     parts, rest = dict.fromkeys(PARTS, 0), alive
