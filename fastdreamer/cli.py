@@ -101,7 +101,7 @@ def build_parser() -> Parser:
     plan = command("plan", "what each phase takes of a card's memory, and what would fit", run_dir="optional")
     plan.add_argument("--phase", type=int, metavar="1|2|3", help="default: all of them")
     plan.add_argument("--card", metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
-    plan.add_argument("--budget", metavar="SIZE", help="a card's memory, for example 12GiB; default: this card's, else 12GiB")
+    plan.add_argument("--budget", metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB")
 
     train = command("train", "phase 1: world model, 2: behaviour cloning, 3: imagination", run_dir="required")
     train.add_argument("--phase", type=int, metavar="1|2|3", required=True)

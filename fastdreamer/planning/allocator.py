@@ -1,9 +1,9 @@
 """What torch's caching allocator would take from a card for a trace of allocations: reserved memory, not only used.
 
-Source: c10/cuda/CUDACachingAllocator.cpp of torch 2.13 with its default settings (one stream, no expandable segments).
-Sizes are rounded up to 512 bytes; a request of up to 1 MiB is cut from segments of 2 MiB, one below 10 MiB from segments
-of 20 MiB, and a larger one gets a segment of its own, rounded up to 2 MiB; the smallest free block that is large enough
-is taken first, and neighbours are joined again when they are freed. So fragmentation is part of a plan, and no factor.
+Source: c10/cuda/CUDACachingAllocator.cpp of torch 2.13, default settings (one stream, no expandable segments). Sizes
+are rounded up to 512 bytes; a request of up to 1 MiB is cut from segments of 2 MiB, one below 10 MiB from segments of
+20 MiB, and a larger one gets a segment of its own, rounded up to 2 MiB; the smallest free block that is large enough is
+taken first, and neighbours are joined again when they are freed. So fragmentation is part of a plan, and no factor.
 """
 
 from __future__ import annotations

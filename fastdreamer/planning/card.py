@@ -25,7 +25,7 @@ def use_card_operations(model: nn.Module) -> None:
 
 
 def _fused_norm(norm: RMSNorm, x: Tensor) -> Tensor:
-    out: Tensor = _FusedNorm.apply(x, norm.weight.to(x.dtype))
+    out: Tensor = _FusedNorm.apply(x, norm.weight.to(x.dtype))  # type: ignore[no-untyped-call]
     return out
 
 

@@ -14,7 +14,7 @@ from fastdreamer.errors import UserError
 
 GIB = 2**30
 SHARE = 0.875
-"""Of a card's memory that a plan may reserve: 10.5 of 12 GiB. The rest is the CUDA context's, the screen's, and slack."""
+"""Of a card's memory that a plan may reserve: 10.5 of 12 GiB. The rest is for the CUDA context, a screen, and slack."""
 CONTEXT = GIB // 2
 """ASSUMED: the CUDA context with torch's kernels, cuBLAS and cuDNN loaded, outside of torch's allocator."""
 WORKSPACES = 64 * 2**20

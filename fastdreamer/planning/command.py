@@ -14,7 +14,9 @@ from fastdreamer.planning.render import change_of, in_words, numbers, table
 from fastdreamer.planning.run import store_share
 
 
-def plan_run(config: Config, budget: Budget, phases: Sequence[int] = PHASES, store: Path | None = None) -> dict[str, Any]:
+def plan_run(
+    config: Config, budget: Budget, phases: Sequence[int] = PHASES, store: Path | None = None
+) -> dict[str, Any]:
     """Plans every phase and prints its table.
 
     Args:

@@ -1,4 +1,4 @@
-"""What `encode` takes of a card. No fake run: an engine's memory is its compiler's, so these are sizes of what is known."""
+"""What `encode` takes of a card. No fake run: an engine's memory is its compiler's, so only what is known is sized."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ BUFFERS = 2
 def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     """Bytes by component, each named with what it rests on; nothing on a CPU.
 
-    Weights are counted on the real architecture (left out where diffusers is not installed), activations are the
-    the 120 bytes a pixel of the eager encoder in fp32 (60 in half precision) for one chunk of windows, and surfaces are the
-    arrays that DALI is asked for.
+    Weights are counted on the real architecture (left out where diffusers is not installed), activations are the eager
+    encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, and surfaces are the arrays that
+    DALI is asked for.
     """
     if not budget.is_card:
         return {}

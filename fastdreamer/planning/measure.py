@@ -25,7 +25,7 @@ from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import ForcingWork
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Of what torch's allocator gives out; caches (keys and values) and buffers (noise, what a rollout leaves) are phase 3's."""
+"""Of what torch's allocator gives out; caches (keys, values) and buffers (noise, what a rollout leaves) are phase 3's."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
 
     Of the pieces of a batch the largest goes through, and meets the gradient of one before it where there are several:
     the others are like it. Of a rollout one step of two passes runs, for the same reason, on buffers for all of them; of
-    the rollouts of a batch two, and what a dream leaves counts for the rest. Eager, which is the upper bound of a compiled step.
+    the rollouts of a batch two, and what a dream leaves counts for the rest. Eager: a compiled step keeps less.
 
     Args:
         config: settled; micro_batch 0 is the whole batch.
@@ -80,7 +80,7 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
     tracker = Tracker(is_card, is_fake)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # a copied buffer's, for torch's use
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own, as it copies one
         stack.enter_context(Fake() if is_fake else nullcontext())
         stack.enter_context(tracker)
         phase = build_phase(config, number, backend)
@@ -111,7 +111,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     del work, piece, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
-        phase.check()
+        phase.check(slice(1))
     owners = {
         "parameters": tracker.numbers(_state_of(phase.model)),
         "gradients": gradients,

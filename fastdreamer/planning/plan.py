@@ -1,7 +1,7 @@
 """The plan of a phase: what it takes as configured, whether that fits, and the nearest settings that would.
 
-Pieces of a batch and recomputed activations change no gradient, so they are tried first and in that order; smaller
-batches that are accumulated are the last resort.
+Pieces of a batch, recomputed activations and the store's place change no gradient, so they are tried first and in that
+order; smaller batches that are accumulated are the last resort.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastdreamer.planning.measure import PARTS, measure
 PHASES = (1, 2, 3)
 KINDS = {1: "crops", 2: "crops", 3: "dreams"}
 GUESSES = 6
-"""Most tries for the largest number at once: the memory is nearly affine in it, so a secant is there in two or three."""
+"""Most tries for the largest number at once: memory is nearly affine in it, so a secant is there in two or three."""
 NEAR = 0.02
 """Of the limit: near enough where the number is only shown."""
 
@@ -29,6 +29,7 @@ class Plan:
         train: the phase's settings, `micro_batch` settled.
         rows: bytes by component; their sum is what torch's allocator reserves.
         limit: what it may reserve; `context`: what lies outside of it.
+        in_ram: the latent store is not on the card, where it would be as configured.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Plan:
     rows: Mapping[str, int]
     limit: int
     context: int
+    in_ram: bool = False
 
     @property
     def reserved(self) -> int:
@@ -79,31 +81,35 @@ class Planner:
 
     def change(self) -> Plan | None:
         """The nearest settings that fit; None where no setting of the phase makes it fit."""
-        trains = [self.train]
+        tried: list[tuple[TrainConfig, bool]] = [(self.train, False)]
         if self._recomputes and not self.train.recompute:
-            trains.append(replace(self.train, recompute=True))
-        while trains[-1].batch_size % 2 == 0:
-            last = trains[-1]
-            trains.append(replace(last, batch_size=last.batch_size // 2, accumulate=2 * last.accumulate))
-        return next((plan for plan in map(self.most_at_once, trains) if plan.fits), None)
+            tried.append((replace(self.train, recompute=True), False))
+        last = tried[-1][0]
+        if self.store_bytes:
+            tried.append((last, True))
+        while last.batch_size % 2 == 0:
+            last = replace(last, batch_size=last.batch_size // 2, accumulate=2 * last.accumulate)
+            tried.append((last, bool(self.store_bytes)))
+        return next((plan for plan in (self.most_at_once(*one) for one in tried) if plan.fits), None)
 
-    def most_at_once(self, train: TrainConfig) -> Plan:
-        """With the largest pieces that fit; with the smallest where none does."""
+    def most_at_once(self, train: TrainConfig, in_ram: bool = False) -> Plan:
+        """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the card."""
         batch = train.batch_size
         sizes = sorted({-(-batch // pieces) for pieces in range(1, batch + 1)})
-        return _largest(lambda size: self.at(replace(train, micro_batch=size)), sizes)
+        return _largest(lambda size: self.at(replace(train, micro_batch=size), in_ram), sizes)
 
     def room(self) -> Plan:
         """As many at once as fit, whatever the batch size: how far it could be raised (at most 64-fold)."""
         sizes = range(self.configured().at_once, 64 * self.train.batch_size + 1)
         return _largest(lambda size: self.at(replace(self.train, micro_batch=size, batch_size=size)), sizes, NEAR)
 
-    def at(self, train: TrainConfig) -> Plan:
+    def at(self, train: TrainConfig, in_ram: bool = False) -> Plan:
         """Under settings with a `micro_batch`."""
         train = replace(train, micro_batch=min(train.micro_batch, train.batch_size))
         if train not in self._made:
             self._made[train] = self._measured(train)
-        return self._made[train]
+        plan = self._made[train]
+        return replace(plan, rows=dict(plan.rows) | {"store": 0}, in_ram=True) if in_ram else plan
 
     def _measured(self, train: TrainConfig) -> Plan:
         config = replace(self.config, **{f"phase{self.number}": train})  # type: ignore[arg-type]
@@ -124,13 +130,13 @@ class Planner:
 
 def _largest(plan_at: Callable[[int], Plan], sizes: Sequence[int], near: float = 0.0) -> Plan:
     """The plan at the largest size that fits, found on the line between a size that fits and one that does not."""
-    best = plan_at(sizes[0])
-    if not best.fits or len(sizes) == 1:
-        return best
     low, high = 0, len(sizes) - 1
     above = plan_at(sizes[high])
     if above.fits:
         return above
+    best = plan_at(sizes[low])
+    if not best.fits:
+        return best
     for _ in range(GUESSES):
         if high - low <= 1 or best.reserved > (1 - near) * best.limit:
             break

@@ -28,13 +28,14 @@ CHOSEN = ("micro_batch", "recompute", "batch_size", "accumulate")
 def in_words(plan: Plan, short: bool = False) -> str:
     """A plan in a line; `short` is its settings alone."""
     train = plan.train
-    words = [f"{plan.at_once} {KINDS[plan.number]} at once", f"batches of {train.batch_size}"]
+    kind = KINDS[plan.number] if plan.at_once > 1 else KINDS[plan.number].removesuffix("s")
+    words = [f"{plan.at_once} {kind} at once", f"batches of {train.batch_size}"]
     if train.accumulate > 1:
         words.append(f"{train.accumulate} accumulated")
     if train.recompute:
         words.append("activations recomputed")
     said = ", ".join(words)
-    return said if short else f"phase {plan.number} plans {_gib(plan.reserved)} of {_gib(plan.limit)} GiB: {said}"
+    return said if short else f"phase {plan.number} plans {size(plan.reserved)} of {size(plan.limit)}: {said}"
 
 
 def change_of(train: TrainConfig, plan: Plan) -> list[str]:
@@ -45,13 +46,14 @@ def change_of(train: TrainConfig, plan: Plan) -> list[str]:
         for key in CHOSEN
         if getattr(plan.train, key) != getattr(train, key) and (key != "micro_batch" or train.micro_batch)
     ]
-    return [f"{name}.{key}={str(value).lower()}" for key, value in changed]
+    words = [f"{name}.{key}={str(value).lower()}" for key, value in changed]
+    return [*words, "data.resident=ram"] if plan.in_ram else words
 
 
 def table(plan: Plan, budget: Budget) -> str:
     """A line a component, in GiB."""
     lines = [f"{in_words(plan)} ({budget.name}): {'fits' if plan.fits else 'DOES NOT FIT'}"]
-    lines += [f"  {LABELS[name]:<36}{_gib(size):>7}" for name, size in plan.rows.items() if size]
+    lines += [f"  {LABELS[name]:<36}{_gib(taken):>7}" for name, taken in plan.rows.items() if taken]
     lines.append(f"  {'reserved by torch':<36}{_gib(plan.reserved):>7}")
     if plan.context:
         lines.append(f"  {'CUDA context (assumed), beside it':<36}{_gib(plan.context):>7}")
@@ -66,11 +68,16 @@ def numbers(plan: Plan) -> dict[str, Any]:
         "reserved_gb": plan.reserved / GIB,
         "limit_gb": plan.limit / GIB,
         "context_gb": plan.context / GIB,
-        "components_gb": {name: size / GIB for name, size in plan.rows.items()},
+        "components_gb": {name: taken / GIB for name, taken in plan.rows.items()},
         "at_once": plan.at_once,
         **plan.settings,
     }
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"
+def size(size_bytes: int) -> str:
+    """In GiB, or in MiB where that is little."""
+    return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB / 10 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f}"

@@ -1,4 +1,4 @@
-"""Memory in `train`: planned before anything is built, refused where it cannot fit, and compared with what was taken."""
+"""Memory in `train`: planned before a phase is built, refused if it cannot fit, compared with what was taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.planning.cards import GIB, Budget, this_machine
 from fastdreamer.planning.plan import Plan, Planner
-from fastdreamer.planning.render import change_of, in_words
+from fastdreamer.planning.render import change_of, in_words, size
 
 STATUS = Path("/proc/self/status")
 
@@ -62,8 +62,7 @@ class RunMemory:
             measured, what = _status("VmHWM") - self._before, "growth of resident memory"
         planned = self.plan.reserved
         print(
-            f"memory: planned {planned / GIB:.2f} GiB, measured {measured / GIB:.2f} GiB ({what}), "
-            f"{measured / planned - 1:+.0%}",
+            f"memory: planned {size(planned)}, measured {size(measured)} ({what}), {measured / planned - 1:+.0%}",
             flush=True,
         )
         return {
@@ -90,14 +89,16 @@ def store_share(config: Config, budget: Budget, store_bytes: int | None) -> int:
 
 def refusal(planner: Planner, plan: Plan) -> str:
     """Why a plan is refused and what would fit, in a line."""
-    name, limit = f"phase{plan.number}", plan.limit / GIB
-    said = f"{name} plans {plan.reserved / GIB:.2f} GiB with {in_words(plan, short=True)}, over the {limit:.2f} GiB of "
-    said += planner.budget.name
+    name = f"phase{plan.number}"
+    said = (
+        f"{name} plans {size(plan.reserved)} with {in_words(plan, short=True)}, over the {size(plan.limit)} that a run "
+        f"may take of {planner.budget.name}"
+    )
     change = planner.change()
     if change is None:
         return f"{said}, and no setting of the phase makes it fit: lower dynamics.dim or dynamics.layers"
     words = " ".join(change_of(planner.train, change))
-    return f"{said}: {words or f'{name}.micro_batch=0'} would plan {change.reserved / GIB:.2f}"
+    return f"{said}: {words or f'{name}.micro_batch=0'} would plan {size(change.reserved)}"
 
 
 def _start_of_growth() -> int:

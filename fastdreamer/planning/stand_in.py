@@ -19,9 +19,9 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.agent import AgentPhase
+from fastdreamer.training.data import held_out_crops
 from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.data import held_out_crops
 from fastdreamer.training.world_model import WorldModelPhase
 
 

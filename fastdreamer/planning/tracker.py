@@ -33,7 +33,7 @@ class Tracker(TorchDispatchMode):
     """
 
     def __init__(self, is_card: bool, is_fake: bool = True) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.is_card, self.is_fake = is_card, is_fake
         self.trace: list[tuple[int, int]] = []
         self._alive: dict[int, tuple[int, Any]] = {}

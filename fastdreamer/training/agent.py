@@ -107,14 +107,17 @@ class AgentPhase(Phase[CloningWork]):
         return majority_accuracy(self.feed.sampler.table, self.world.sizes)
 
     @torch.no_grad()
-    def check(self) -> dict[str, Tensor]:
-        """The figures on held-out crops, `at_once` of them at a time; nothing where there are none."""
+    def check(self, pieces: slice = slice(None)) -> dict[str, Tensor]:
+        """The figures on held-out crops, `at_once` of them at a time; nothing where there are none.
+
+        `pieces` are those that are summed, all of them but for a memory plan, to which they are alike.
+        """
         if self._check is None:
             return {}
         self.model.eval()
         ones = [torch.ones((), device=self.device)] * len(self.terms)
         sums: dict[str, Tensor] = {}
-        for piece in self._check.split(-(-len(self._check.labelled) // self.at_once)):
+        for piece in self._check.split(-(-len(self._check.labelled) // self.at_once))[pieces]:
             for name, value in self.losses(piece, ones)[1].items():
                 sums[name] = sums[name] + value if name in sums else value
         self.model.train()
