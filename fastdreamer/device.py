@@ -13,6 +13,9 @@ import torch
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 
+GRAPHS_PER_FUNCTION = 32
+"""torch stops compiling a function after 8 graphs by default; every shape is one here."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -72,6 +75,8 @@ def choose_device(config: Config) -> Backend:
     kind, *known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang", "cc")
     if compiles and not any(shutil.which(name) for name in (os.environ.get(kind, known[0]), *known)):
         raise UserError(f"torch.compile needs {known[0]}, which is not installed: install it, or use compile=off")
+    if compiles:  # crops of three lengths, each with two or three numbers of rows, and the imagination's passes
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_PER_FUNCTION)
     return Backend(device, precision, compiles)
 
 

@@ -34,6 +34,6 @@ def capture(function: Callable[[], None], before: Callable[[], object] = _nothin
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     before()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a thread may be pinning the next batch
         function()
     return graph.replay

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastdreamer.config import DynamicsConfig, ForcingConfig
 from fastdreamer.dynamics.world_model import WorldModel
@@ -128,3 +132,28 @@ def test_normalisation_is_by_position_and_inverts() -> None:
     normal = model.normalise(raw, positions)
     torch.testing.assert_close(model.denormalise(normal, positions), raw)
     torch.testing.assert_close(normal[0, 0, 3], (raw[0, 0, 3] - model.mean[0]) / model.std[0])
+
+
+class Masks(TorchDispatchMode):
+    """Notes the last two axes of every boolean tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {
+            tuple(x.shape[-2:]) for x in tree_leaves(out) if isinstance(x, torch.Tensor) and x.dtype == torch.bool
+        }
+        return out
+
+
+@pytest.mark.parametrize(("context", "most"), [(24, 0), (4, 2 * 4 * 8), (5, 2 * 5 * 10)])
+def test_no_mask_over_all_pairs_of_steps_is_built(context: int, most: int) -> None:
+    model, x = build(window=24, context=context), inputs(steps=24)  # 24 x 24 pairs, twice for grouped queries
+    action = embed(model, x["actions"])
+    with Masks() as masks:
+        model(x["noisy"], x["signal"], x["step_size"], action).sum().backward()
+    sizes = [a * b for a, b in masks.seen]
+    assert max(sizes, default=0) == most, masks.seen
