@@ -96,19 +96,20 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     phase.draw()  # makes what stays: imagination's programs
     _blank_gradients(update)
     update.apply(0)  # makes the optimisers' states
-    pieces = update.pieces.pieces
-    if pieces > 1 or train.accumulate > 1:
+    if train.accumulate > 1:
         _blank_gradients(update)
     before = len(tracker.trace)
     work = phase.draw()
     transient = _growth(tracker.trace, before)
-    piece = max(work.split(pieces), key=_size)
+    pieces = work.split(update.pieces.pieces)
+    if len(pieces) > 1:
+        _blank_gradients(update)
     with backend.autocast():
-        loss, _ = phase.loss(piece, 1)
+        loss, _ = phase.loss(max(pieces, key=_size), 1)
     (loss / train.accumulate).backward()
     gradients = tracker.numbers(p.grad for p in update.parameters if p.grad is not None)
     work_bytes = sum(rounded(t.untyped_storage().nbytes()) for t in _tensors_of(work))
-    del work, piece, loss
+    del work, pieces, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
         phase.check(slice(1))

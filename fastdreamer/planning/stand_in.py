@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
 from fastdreamer.data.feed import Feed
+from fastdreamer.data.resident import ResidentSteps
 from fastdreamer.data.sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
@@ -25,13 +25,25 @@ from fastdreamer.training.phase import Phase
 from fastdreamer.training.world_model import WorldModelPhase
 
 
+class BlankSteps(ResidentSteps):
+    """No steps, of which it is said that they have rewards."""
+
+    def __init__(self) -> None:
+        self.fields = {"reward_valid": torch.ones(1, dtype=torch.bool)}
+
+
+class BlankSampler(CropSampler):
+    """Holds the table that phase 2 asks."""
+
+    def __init__(self) -> None:
+        self.table = BlankSteps()
+
+
 class BlankFeed(Feed):
     """Batches of zeros, each a long crop of the phase."""
 
     def __init__(self, config: Config, number: int) -> None:
-        fields = {"reward_valid": torch.ones(1, dtype=torch.bool)}
-        table = SimpleNamespace(table=SimpleNamespace(fields=fields))
-        super().__init__(cast(CropSampler, table), torch.device("cpu"))
+        super().__init__(BlankSampler(), torch.device("cpu"))
         self.config = config
         self.crops: int = getattr(config, f"phase{number}").batch_size
         self.steps = config.imagination.start_context if number == 3 else config.dynamics.window
