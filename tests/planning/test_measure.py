@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench.phases import feed_of, made_up, models
 from torch.profiler import ProfilerActivity, profile
 
+from bench.phases import feed_of, made_up, models
 from fastdreamer.config import Config
 from fastdreamer.data.sampler import CropSampler
 from fastdreamer.device import Backend
