@@ -1,7 +1,7 @@
 # Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
 #   make test      the fast tests          make slow   those that take minutes
-#   make lint      style and types         make gpu    those that need a CUDA card, and the kernels' times there
+#   make lint      style and types         make gpu    those that need a CUDA card, and the times and memory there
 #   make bench     the kernels' times on this CPU
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
@@ -35,11 +35,16 @@ gpu:
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_card.py
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/data/test_dali_on_card.py tests/data/test_sampling_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/imagination/test_program_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/training/test_steps_on_card.py
 	if $(PYTHON) -c "import av, diffusers, nvidia.dali" 2>/dev/null; then \
 	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/data/test_alignment.py; \
 	else echo "frames against actions on the card: left out, needs av, diffusers and DALI"; fi
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.data_path --device cuda
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.imagination --device cuda --memory-gb 12
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.training_step --device cuda --memory-gb 12
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.naive minerl_cosmos --compile device=cuda precision=bf16
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q bench --benchmark-group-by=group --benchmark-columns=median,iqr,rounds

@@ -98,6 +98,11 @@ def build_parser() -> Parser:
     encode.add_argument("--recordings", type=Path, metavar="DIR", help="default: the run's recordings")
     encode.add_argument("--store", type=Path, metavar="DIR", help="the latent store to write; default: the run's")
 
+    plan = command("plan", "what each phase takes of a card's memory, and what would fit", run_dir="optional")
+    plan.add_argument("--phase", type=int, metavar="1|2|3", help="default: all of them")
+    plan.add_argument("--card", metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
+    plan.add_argument("--budget", metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB")
+
     train = command("train", "phase 1: world model, 2: behaviour cloning, 3: imagination", run_dir="required")
     train.add_argument("--phase", type=int, metavar="1|2|3", required=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")

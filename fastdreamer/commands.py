@@ -22,6 +22,7 @@ FREE_SECTIONS = ("evaluation.", "record.", "engines.")
 FREE_SETTINGS = (
     "device",
     "compile",
+    "memory_gb",
     "imagination.merge_commit",
     "imagination.capture",
     *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
@@ -155,30 +156,42 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.planning.run import RunMemory
     from fastdreamer.training.train import train as train_phase
 
+    given = (arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint)
     with kept_configuration(arguments.run_dir, config):
-        return show(train_phase(config, arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint))
+        return show(train_phase(config, *given, RunMemory()))
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each phase takes of a card; the exit code is 1 where one does not fit as configured."""
+    if arguments.phase not in (None, 1, 2, 3):
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are planned")
+    if arguments.card and arguments.budget:
+        raise UserError(f"--card {arguments.card} and --budget {arguments.budget} say the same thing: give one of them")
+    config = resolve(arguments)
+    from fastdreamer.planning.cards import default_budget, named_card, sized_card
+    from fastdreamer.planning.command import plan_run
+
+    if arguments.card:
+        budget = named_card(config, arguments.card)
+    else:
+        budget = sized_card(config, arguments.budget) if arguments.budget else default_budget(config)
+    run_dir = arguments.run_dir
+    store = Path(config.data.store) if config.data.store else None if run_dir is None else run_dir / "store"
+    return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
 
 
 def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its progress lines; read when torch loads
-    config, run_dir = resolve(arguments), arguments.run_dir
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says much else; read when torch loads
+    config = resolve(arguments)
     from fastdreamer.profiling.profile import Request
     from fastdreamer.profiling.profile import profile as profile_work
 
-    names = ("phase", "run_dir", "warmup", "steps", "shapes", "pid", "dump", "seconds", "print_command")
-    flags = (("--config", arguments.config), ("--run-dir", run_dir))
-    again = [word for flag, value in flags if value is not None for word in (flag, str(value))]
-    request = Request(
-        tool=arguments.tool or ("pyspy" if arguments.pid or arguments.dump else "torch"),
-        out=arguments.out or (run_dir or Path("runs")) / "profiles",
-        again=(*again, *arguments.overrides),
-        **{name: getattr(arguments, name) for name in names},
-    )
-    request.check()
-    if request.tool not in ("pyspy", "nsys"):
+    request = Request.of(arguments)
+    if request.runs_here:
         announce(config)
     result = profile_work(config, request)
     show_profile(result)
@@ -214,6 +227,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "fetch-weights": fetch_weights,
     "build-engines": build_engines,
     "encode": encode,
+    "plan": plan,
     "train": train,
     "profile": profile,
     "eval": evaluate,

@@ -20,6 +20,7 @@ LEVELS = (
     ("heads",),
     ("imagination",),
     ("training",),
+    ("planning",),
     ("evaluation", "profiling"),
     ("demo", "commands", "cli", "__main__"),
 )
@@ -102,7 +103,7 @@ def test_imports_point_down():
 
 
 def test_what_trains_imports_no_heavy_library():
-    folders = [ROOT / "fastdreamer" / name for name in ("dynamics", "heads", "imagination", "training")]
+    folders = [ROOT / "fastdreamer" / name for name in ("dynamics", "heads", "imagination", "training", "planning")]
     files = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in folder.glob("*.py")]
     modules = [".".join(file.parts).removesuffix(".__init__") for file in files]
     code = f"""

@@ -14,9 +14,12 @@ def run(given: Sequence[str]) -> int:
     if {"-h", "--help"} & set(given):
         print(compare.__doc__)
         return 0
-    named = bool(given) and "=" not in given[0]
+    plain = [word for word in given if word != "--compile"]
+    named = bool(plain) and "=" not in plain[0]
     try:
-        compare.main(given[0] if named else "crafter", given[named:])
+        if unknown := [word for word in plain if word.startswith("-")]:
+            raise UserError(f"unknown option {unknown[0]}: there is --compile, besides a preset and overrides")
+        compare.main(plain[0] if named else "crafter", plain[named:], compiles=len(plain) < len(given))
     except UserError as error:
         print(f"bench.naive: {error}", file=sys.stderr)
         return 2

@@ -1,40 +1,40 @@
-"""The two arms of every comparison, on the same weights, batch and noise. Point `our_*` at what is to be measured."""
+"""The arms of every comparison, on the same weights, batch and noise. Point `our_*` at what is to be measured."""
 
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.naive import rollout as naive_rollout
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import Trainer
+from bench.phases import Optimisation, feed_of, models
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.sampler import CropSampler
-from fastdreamer.data.synthetic import write_synthetic_store
-from fastdreamer.dynamics.forcing import Levels, draw_levels, forcing_loss
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.forcing import Levels, draw_levels, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
+from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
-from fastdreamer.training.optim import Average, RunningScale, build_optimizers, learning_rate
+from fastdreamer.training.optim import learning_rate
+from fastdreamer.training.world_model import ForcingWork, WorldModelPhase
 
 Step = Callable[[], Tensor]
 """Takes the next optimisation step on the one batch; returns its unscaled loss."""
 Dream = Callable[[int], Rollout]
-"""Rolls out the given horizon, always from the same states under the same noise."""
+"""Rolls out a horizon, always from the same states under the same noise."""
+KINDS = ("plain", "program", "merged")
+"""Our rollouts: step by step, as a static program, and with each commit merged into the next denoising pass."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What both arms are given.
+    """What all arms are given.
 
     Attributes:
         world: and `agent`: the weights; arms train copies.
@@ -50,46 +50,51 @@ class Work:
     levels: Levels
     starts: Batch
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.noise.device
+
+    @property
+    def forcing(self) -> ForcingWork:
+        """The batch as phase 1 draws it."""
+        crops, finest = self.crops, self.config.forcing.finest_steps
+        return ForcingWork(
+            clean=self.world.normalise(crops.latents, crops.positions),
+            noise=self.noise,
+            levels=self.levels,
+            shares=loss_shares(self.levels, finest, crops.target_valid),
+            present=crops.target_valid / crops.target_valid.sum().clamp(min=1),
+            actions=crops.actions,
+            action_valid=crops.action_valid,
+            labelled=crops.labelled,
+        )
+
 
 def build(config: Config, device: torch.device) -> Work:
-    """Random weights and made-up latents. Layers that start at zero are filled, or they would hide everything."""
-    space = action_space(config.data.env)
-    with tempfile.TemporaryDirectory() as folder:
-        write_synthetic_store(Path(folder), config.tokenizer.clock, space, 4, 4 * config.dynamics.window, config.seed)
-        episodes = LatentStore.open(Path(folder)).split("train")
-
-    def draw(steps: int, count: int) -> Batch:
-        sampler = CropSampler(episodes, config.tokenizer.clock, steps, count, config.seed)
-        return sampler.batch(0).to(device)
-
-    torch.manual_seed(config.seed)
-    world, agent = WorldModel.build(config, space.sizes), Agent(config, space.sizes)
-    for layer in (world.readout, *(head.net.out for head in (agent.policy, agent.reward, agent.value))):
-        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-    agent.continuation.net.out.bias.data.fill_(4.0)  # dreams that go on, as a trained head would have them
-    crops = draw(config.dynamics.window, config.phase1.batch_size)
-    generator = torch.Generator().manual_seed(config.seed)
+    """Random weights and made-up latents."""
+    world, agent = models(config, device)
+    crops = feed_of(config, 1, device).draw()
+    generator = torch.Generator(device).manual_seed(config.seed)
     return Work(
         config=config,
-        world=world.to(device).eval(),
-        agent=agent.to(device).eval().requires_grad_(False),
+        world=world.eval(),
+        agent=agent.eval().requires_grad_(False),
         crops=crops,
-        noise=torch.randn(crops.latents.shape, generator=generator).to(device),
-        levels=exact_levels(config, generator).to(device),
-        starts=draw(config.imagination.start_context, config.phase3.batch_size),
+        noise=torch.randn(crops.latents.shape, generator=generator, device=device),
+        levels=levels_of(config, generator),
+        starts=feed_of(config, 3, device).draw(),
     )
 
 
-def exact_levels(config: Config, generator: torch.Generator) -> Levels:
-    """Levels of a batch with as many bootstrap rows as the share says, not about as many."""
-    count, steps, forcing = config.phase1.batch_size, config.dynamics.window, config.forcing
+def levels_of(config: Config, generator: torch.Generator) -> Levels:
+    """Levels of a batch whose share of bootstrap rows is the configured one, rounded to whole rows."""
+    count, forcing = config.phase1.batch_size, config.forcing
     boots = round(forcing.boot_fraction * count)
-    boot, flow = (draw_levels(n, steps, forcing, p, generator) for n, p in ((boots, 1.0), (count - boots, 0.0)))
-    parts = [torch.cat([getattr(x, name) for x in (boot, flow)]) for name in ("signal", "step_size", "is_boot")]
-    return Levels(*parts)
+    return draw_levels(count, config.dynamics.window, forcing.finest_steps, boots, generator)
 
 
-def naive_step(work: Work, precision: str) -> Step:
+def naive_step(work: Work, backend: Backend) -> Step:
     """The plain optimisation step."""
     train = work.config.phase1
     trainer = Trainer(NaiveWorldModel.copy_of(work.world), train)
@@ -97,7 +102,7 @@ def naive_step(work: Work, precision: str) -> Step:
 
     def step() -> Tensor:
         nonlocal number
-        with torch.autocast(work.noise.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with backend.autocast():
             loss = trainer.loss(work.crops, work.noise, work.levels)
         trainer.update(loss, learning_rate(train, number), number)
         number += 1
@@ -106,64 +111,65 @@ def naive_step(work: Work, precision: str) -> Step:
     return step
 
 
-def our_step(work: Work, precision: str) -> Step:
+class OneBatch(WorldModelPhase):
+    """Phase 1 that draws the same batch for ever."""
+
+    work: ForcingWork
+
+    def draw(self) -> ForcingWork:
+        """The batch."""
+        return self.work
+
+
+def our_step(work: Work, backend: Backend) -> Step:
     """The optimisation step of `fastdreamer.training.loop.fit` for phase 1."""
-    train, crops, levels = work.config.phase1, work.crops, work.levels
     world = copy.deepcopy(work.world).train()
-    scale = RunningScale(["dynamics"]).to(work.noise.device)
-    model = nn.ModuleDict({"world": world, "scale": scale})
-    optimizers = build_optimizers(model.named_parameters(), train)
-    average = Average(model, train.ema_decay)
-    number = 0
-
-    def step() -> Tensor:
-        nonlocal number
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(train, number)
-        with torch.autocast(work.noise.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            clean = world.normalise(crops.latents, crops.positions)
-            action = world.embed_actions(crops.actions, crops.action_valid, crops.labelled)
-
-            def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: Tensor) -> Tensor:
-                out: Tensor = world(noisy, signal, step_size, action[rows])
-                return out
-
-            finest = work.config.forcing.finest_steps
-            losses = forcing_loss(predict, clean, work.noise, levels, finest, crops.target_valid)
-            loss = scale(losses)
-        loss.backward()
-        nn.utils.clip_grad_norm_(world.parameters(), train.clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        average.update(model, number)
-        number += 1
-        return losses["dynamics"].detach()
-
-    return step
+    phase = OneBatch(work.config, world, feed_of(work.config, 1, work.device), backend)
+    phase.work = work.forcing
+    optimisation = Optimisation(phase, work.config.phase1, backend)
+    return lambda: optimisation.step()["loss/dynamics"]
 
 
-def naive_dream(work: Work, precision: str) -> Dream:
+def naive_dream(work: Work, backend: Backend) -> Dream:
     """Imagination by recomputing everything."""
     model = NaiveWorldModel.copy_of(work.world)
 
     def dream(horizon: int) -> Rollout:
-        generator = torch.Generator().manual_seed(work.config.seed)
-        with torch.autocast(work.noise.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        generator = torch.Generator(work.device).manual_seed(work.config.seed)
+        with backend.autocast():
             return naive_rollout.imagine(model, work.agent, work.starts, horizon, generator)
 
     return dream
 
 
-def our_dream(work: Work, precision: str) -> Dream:
-    """Imagination on the ring cache, as phase 3 runs it."""
+def our_dream(work: Work, backend: Backend, kind: str, horizons: Sequence[int]) -> Dream:
+    """Imagination on the ring cache.
 
-    def dream(horizon: int) -> Rollout:
-        generator = torch.Generator().manual_seed(work.config.seed)
-        with torch.autocast(work.noise.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return imagine(work.world, work.agent, work.starts, horizon, generator)
+    Args:
+        work: what all arms are given.
+        backend: device, precision, and for programs whether to compile.
+        kind: one of KINDS.
+        horizons: those that will be asked for: a program has one horizon, and is made here, outside of any timing.
+    """
+    seed, generator = work.config.seed, torch.Generator(work.device)
+    if kind == "plain":
 
-    return dream
+        def plain(horizon: int) -> Rollout:
+            with backend.autocast():
+                return imagine(work.world, work.agent, work.starts, horizon, generator.manual_seed(seed))
+
+        return plain
+    count, context = work.starts.latents.shape[:2]
+    world, merges = copy.deepcopy(work.world).requires_grad_(False), {"program": False, "merged": True}[kind]
+    programs = {
+        horizon: Program(world, work.agent, count, context, horizon, backend, generator, merges) for horizon in horizons
+    }
+
+    def run(horizon: int) -> Rollout:
+        generator.manual_seed(seed)
+        return programs[horizon](work.starts)
+
+    return run
 
 
 def with_band(work: Work) -> Work:
@@ -172,6 +178,6 @@ def with_band(work: Work) -> Work:
     if dynamics.context < dynamics.window:
         return work
     config = replace(work.config, dynamics=replace(dynamics, context=dynamics.window // 2))
-    world = WorldModel.build(config, work.world.sizes).to(work.noise.device).eval()
+    world = WorldModel.build(config, work.world.sizes).to(work.device).eval()
     world.load_state_dict(work.world.state_dict())
     return replace(work, config=config, world=world)

@@ -1,10 +1,11 @@
-"""How much faster than plain PyTorch? Both arms in one process, on the same weights, batch and noise.
+"""How much faster than plain PyTorch? All arms in one process, on the same weights, batch and noise.
 
-    PYTHONPATH=.:kernels:engines python -m bench.naive [PRESET] [section.key=value ...]
+    PYTHONPATH=.:kernels:engines python -m bench.naive [PRESET] [--compile] [section.key=value ...]
 
-Prints the median times of a phase-1 optimisation step and of a rollout, ours beside the naive one in the order ABBA,
-and what a step of our cached rollout costs at several horizons. Both arms run in fp32 unless `precision` says bf16.
-Nothing is timed unless both arms give the same numbers first. Not a gate.
+Prints the median times of a phase-1 optimisation step and of rollouts, ours beside the naive ones in the order ABBA,
+what a step of our program costs at several horizons, and whether what is promised holds. With --compile also the
+compiled step and the compiled program beside the eager ones (minutes). The device is the configuration's; arms run in
+fp32 unless `precision` says bf16. Nothing is timed unless all arms give the same numbers first. Not a gate.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import replace
 
 import torch
 
-from bench.naive.arms import Dream, Work, build, naive_dream, naive_step, our_dream, our_step, with_band
+from bench.naive.arms import KINDS, Dream, Step, Work, build, naive_dream, naive_step, our_dream, our_step, with_band
 from bench.probe import machine
 from bench.row import Arm
 from bench.timing import Paired, paired
-from fastdreamer.device import choose_device
+from bench.verdict import at_least, at_most
+from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 
@@ -32,70 +34,122 @@ DEFAULTS = (
     "phase3.batch_size=16",  # dreams
 )
 HORIZONS = (5, 10, 15, 30)
+HEADER = f"{'':48}{'ours ms':>10}{'other ms':>10}{'ratio':>8}{'error':>8}{'pairs':>7}"
 
 
 def main(
-    preset: str, overrides: Sequence[str], pairs: int = 12, rounds: int = 5, horizons: Sequence[int] = HORIZONS
+    preset: str,
+    overrides: Sequence[str],
+    pairs: int = 12,
+    rounds: int = 5,
+    horizons: Sequence[int] = HORIZONS,
+    compiles: bool = False,
 ) -> None:
     """Measures and prints.
 
     Raises:
-        UserError: for an optimiser that the naive arm lacks.
+        UserError: for an optimiser that the naive arm lacks, or a compiler that is not there.
     """
     config = load_config(preset, [*DEFAULTS, *overrides])
     if config.phase1.optimizer != "adamw":
         raise UserError(
             f"phase1.optimizer is {config.phase1.optimizer}; the naive arm has adamw alone: leave it at that"
         )
-    backend = choose_device(replace(config, precision="fp32") if config.precision == "auto" else config)
+    precision = "fp32" if config.precision == "auto" else config.precision
+    chosen = choose_device(replace(config, precision=precision, compile="on" if compiles else "off"))
+    backend = replace(chosen, compiles=False)
     work = build(config, backend.device)
     host, size = machine(), sum(p.numel() for p in work.world.parameters())
     print(f"{preset}: {size:,} parameters, {backend}, {host['processor']}, commit {host['commit']}")
-    check(work)
+    check(work, backend)
+    print(HEADER)
+    lines = [*steps(work, backend, pairs), *rollouts(work, backend, pairs)]
+    if compiles:
+        lines += compiled(work, backend, chosen, pairs)
+    print("\n".join([*lines, over_horizons(work, backend, horizons, rounds)]))
 
-    precision, horizon = backend.precision, config.imagination.horizon
-    print(f"{'':44}{'ours ms':>10}{'naive ms':>10}{'ratio':>8}{'error':>8}{'pairs':>7}")
-    ours, naive = our_step(work, precision), naive_step(work, precision)
-    name = f"phase-1 step, {config.phase1.batch_size} x {config.dynamics.window}, boot share"
-    boot = float(work.levels.is_boot.float().mean())
-    print(line(f"{name} {boot:.2f}", paired(Arm(lambda _: ours()), Arm(lambda _: naive()), pairs)), flush=True)
-    cached, plain = our_dream(work, precision), naive_dream(work, precision)
-    pair = paired(Arm(lambda _: cached(horizon)), Arm(lambda _: plain(horizon)), pairs, warmup=1)
-    print(line(f"rollout, {len(work.starts.latents)} dreams, H = {horizon}", pair), flush=True)
 
+def steps(work: Work, backend: Backend, pairs: int) -> list[str]:
+    """The phase-1 step: a row, and what is promised of it."""
+    train, boots = work.config.phase1, work.levels.boots
+    name = (
+        f"phase-1 step, {train.batch_size} x {work.config.dynamics.window}, boot share {boots / train.batch_size:.2f}"
+    )
+    pair = _timed(name, our_step(work, backend), naive_step(work, backend), pairs)
+    least = 1.3 if backend.device.type == "cpu" else 2.0
+    return [at_least(f"{name}, naive over ours", pair.ratio, least, pair.ratio * pair.error)]
+
+
+def rollouts(work: Work, backend: Backend, pairs: int) -> list[str]:
+    """A rollout of every kind of ours: rows, and what is promised of the cache on a CPU."""
+    pairs = max(2, pairs // 2)  # the naive rollout takes long
+    horizon, naive, verdicts = work.config.imagination.horizon, naive_dream(work, backend), []
+    for kind in KINDS:
+        ours = our_dream(work, backend, kind, [horizon])
+        name = f"rollout, {kind}, {len(work.starts.latents)} dreams, H = {horizon}"
+        pair = _timed(name, ours, naive, pairs, horizon)
+        if backend.device.type == "cpu":
+            verdicts.append(at_least(f"{name}, naive over ours", pair.ratio, 3.0, pair.ratio * pair.error))
+    return verdicts
+
+
+def compiled(work: Work, backend: Backend, compiling: Backend, pairs: int) -> list[str]:
+    """The compiled step and the compiled program over the eager ones: rows, and that compiling does not slow down."""
+    horizon = work.config.imagination.horizon
+    pair = _timed("compiled phase-1 step, eager", our_step(work, compiling), our_step(work, backend), pairs)
+    fast, slow = (our_dream(work, place, "merged", [horizon]) for place in (compiling, backend))
+    dream = _timed(f"compiled merged program, eager, H = {horizon}", fast, slow, pairs, horizon)
+    return [
+        at_least(f"{name}, eager over compiled", found.ratio, 1.0, found.ratio * found.error)
+        for name, found in (("phase-1 step", pair), ("merged program", dream))
+    ]
+
+
+def over_horizons(work: Work, backend: Backend, horizons: Sequence[int], rounds: int) -> str:
+    """What a step of the program costs at several horizons, and that it does not grow with them."""
     banded = with_band(work)
-    print(f"our rollout at context {banded.config.dynamics.context}, {rounds} rounds:")
-    times = seconds_by_horizon(our_dream(banded, precision), horizons, rounds)
+    print(f"our program at context {banded.config.dynamics.context}, {rounds} rounds:")
+    times = seconds_by_horizon(our_dream(banded, backend, "program", horizons), horizons, rounds)
     for h in horizons:
         print(f"  H = {h:<4}{1e3 * statistics.median(row[h] for row in times) / h:8.2f} ms a step")
     whole, whole_error = slope([{h: 1e3 * s for h, s in row.items()} for row in times])
-    change, change_error = slope([{h: 1e3 * s / h for h, s in row.items()} for row in times])
+    change, error = slope([{h: 1e3 * s / h for h, s in row.items()} for row in times])
     print(f"  time over H: {whole:.2f} +- {whole_error:.2f} ms a step")
-    print(f"  cost of a step over H: {change:+.4f} +- {change_error:.4f} ms a step for each step of horizon")
+    return at_most("cost of a step over H, in ms a step for each step of horizon,", change, 0.0, error)
+
+
+def _timed(name: str, ours: Step | Dream, other: Step | Dream, pairs: int, *given: int) -> Paired:
+    pair = paired(Arm(lambda _: ours(*given)), Arm(lambda _: other(*given)), pairs, warmup=1)
+    print(line(name, pair), flush=True)
+    return pair
 
 
 def line(name: str, pair: Paired) -> str:
     """A row of the table; the error is the ratio's standard error."""
     times = f"{1e3 * pair.seconds_a:10.1f}{1e3 * pair.seconds_b:10.1f}"
-    return f"{name:44}{times}{pair.ratio:8.2f}{pair.ratio * pair.error:8.2f}{pair.pairs:7}"
+    return f"{name:48}{times}{pair.ratio:8.2f}{pair.ratio * pair.error:8.2f}{pair.pairs:7}"
 
 
-def check(work: Work, horizon: int = 3) -> None:
-    """Compares both arms in fp32: losses of the first two steps, and a short rollout.
+def check(work: Work, backend: Backend, horizon: int = 3) -> None:
+    """Compares the eager arms in fp32: losses of the first two steps, and a short rollout of every kind.
 
     Raises:
         RuntimeError: if they differ by more than rounding.
     """
-    ours, naive = our_step(work, "fp32"), naive_step(work, "fp32")
+    exact = replace(backend, precision="fp32", compiles=False)
+    ours, naive = our_step(work, exact), naive_step(work, exact)
     for number in range(2):
         a, b = float(ours()), float(naive())
         if not math.isclose(a, b, rel_tol=1e-3):
             raise RuntimeError(f"phase-1 losses differ at step {number}: ours {a}, naive {b}")
-    dream, plain = our_dream(work, "fp32")(horizon), naive_dream(work, "fp32")(horizon)
-    apart = float((dream.latents - plain.latents).abs().max())
-    if apart > 1e-3 or not torch.equal(dream.actions, plain.actions):
-        raise RuntimeError(f"rollouts differ: latents by {apart}")
-    print(f"both arms agree: loss {a:.6f} and {b:.6f} after a step, latents of {horizon} steps within {apart:.0e}")
+    plain, largest = naive_dream(work, exact)(horizon), 0.0
+    for kind in KINDS:
+        dream = our_dream(work, exact, kind, [horizon])(horizon)
+        apart = float((dream.latents - plain.latents).abs().max())
+        if not apart <= 1e-3 or not torch.equal(dream.actions, plain.actions):
+            raise RuntimeError(f"rollouts differ: latents of {kind} by {apart}")
+        largest = max(largest, apart)
+    print(f"all arms agree: loss {a:.6f} and {b:.6f} after a step, latents of {horizon} steps within {largest:.0e}")
 
 
 def seconds_by_horizon(dream: Dream, horizons: Sequence[int], rounds: int) -> list[dict[int, float]]:

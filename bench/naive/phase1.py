@@ -45,15 +45,19 @@ def forcing_loss(
 
 
 class RunningRms:
-    """Divides a loss by a detached running RMS of itself, its bias towards the start corrected (P 3.1)."""
+    """The running RMS of a loss in the steps before, its bias towards the start corrected (P 3.1)."""
 
     def __init__(self, decay: float = 0.99) -> None:
         self.decay, self.square, self.weight = decay, torch.zeros(()), 0.0
 
-    def __call__(self, loss: Tensor) -> Tensor:
+    def factor(self) -> Tensor | float:
+        """1 / RMS; 1 before anything was seen."""
+        return 1 / (self.square / self.weight).sqrt().clamp(min=1e-8) if self.weight else 1.0
+
+    def update(self, loss: Tensor) -> None:
+        """Takes in a step's unscaled loss."""
         self.square = self.decay * self.square.to(loss.device) + (1 - self.decay) * loss.detach() ** 2
         self.weight = self.decay * self.weight + (1 - self.decay)
-        return loss / (self.square / self.weight).sqrt().clamp(min=1e-8)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> None:
@@ -91,7 +95,8 @@ class Trainer:
     def update(self, loss: Tensor, rate: float, number: int) -> None:
         """Backward, clipping, AdamW at `rate`, and the average, after which step `number` (from 0) is done."""
         self.optimizer.zero_grad()
-        self.scale(loss).backward()
+        (loss * self.scale.factor()).backward()
+        self.scale.update(loss)
         clip_gradients(self.model, self.config.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -56,7 +56,9 @@ def imagine(
     finest = model.forcing.finest_steps
     level = min(round(model.forcing.context_signal * finest), finest - 1)
     tau = level / finest
-    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator).to(device)
+    home, choices = generator.device, (horizon, count, model.clock.frames_per_latent, sum(agent.policy.sizes))
+    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home).to(device)
+    uniform = torch.rand(choices, generator=generator, device=home).to(device)
     tokens = agent.embed_tokens(batch.task)
     past = (1 - tau) * noise[:context].transpose(0, 1) + tau * real
     action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
@@ -67,12 +69,12 @@ def imagine(
         read = None
         if tokens is not None:
             signal = torch.full(past.shape[:2], level, device=device)
-            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1][:, -1]
+            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1]
         return agent.features(state, read, batch.task)
 
     latents, features, actions = [real[:, -1]], [feature(real[:, -1])], []
     for k in range(horizon):
-        chunk = agent.policy.act(agent.policy(features[-1]), greedy, generator)
+        chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
         token = model.embed_actions(chunk[:, None], known, known[:, 0, 0])
         action = torch.cat([action, token], 1)
         state = sample_next(model, past, action, noise[context + 2 * k], level)

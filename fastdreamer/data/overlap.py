@@ -100,7 +100,7 @@ class Background(Generic[Item]):
         self._todo = items(self._outlet)
         self._next = threading.Lock()
         self._work = work
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run, name=f"reader-{i}", daemon=True) for i in range(threads)]
 
     def __enter__(self) -> Self:
         """Start the threads."""
@@ -161,7 +161,7 @@ class Writer(Generic[Item]):
         self._write = write
         self._queue: queue.Queue[Any] = queue.Queue(ahead)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def put(self, item: Item) -> None:
         """Hand over one item."""

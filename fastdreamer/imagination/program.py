@@ -112,6 +112,10 @@ class Program:
             continues=continues[:, 1:],
         )
 
+    def buffers(self) -> list[Tensor]:
+        """What stays from rollout to rollout beside the KV caches."""
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+
     def _start(self, batch: Batch) -> None:
         """The real steps into the cache, all in one pass; with merged commits the last one waits for the region."""
         self.cache.reset()
@@ -177,9 +181,17 @@ def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:
 
 
 def build_program(
-    config: Config, world: WorldModel, agent: Agent, dreams: int, backend: Backend, generator: torch.Generator
+    config: Config,
+    world: WorldModel,
+    agent: Agent,
+    dreams: int,
+    backend: Backend,
+    generator: torch.Generator,
+    proves: bool = True,
 ) -> Program:
     """The program that a configuration asks for, compared with the plain order of passes where it merges commits.
+
+    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`.
 
     Raises:
         UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
@@ -190,7 +202,7 @@ def build_program(
         raise UserError(f"imagination.capture is {settings.capture}, but CUDA graphs need a card: set it to auto")
     captures = settings.capture if settings.capture != "auto" else "step" if is_card else "off"
     merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
-    if merges:
+    if merges and proves:
         prove_merged(world)
     return Program(world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures)
 
@@ -206,6 +218,7 @@ def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
     if backend.precision == "bf16":
         for module in copy.modules():
             if isinstance(module, nn.Linear):
-                module.to(torch.bfloat16)
+                for name, p in list(module.named_parameters()):
+                    setattr(module, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
     copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
     return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,32 @@ class Request:
     print_command: bool = False
     again: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, arguments: Namespace) -> Request:
+        """The parsed command line.
+
+        Raises:
+            UserError: if it makes no sense.
+        """
+        run_dir: Path | None = arguments.run_dir
+        named = (("--config", arguments.config), ("--run-dir", run_dir))
+        again = [word for flag, value in named if value is not None for word in (flag, str(value))]
+        plain = ("phase", "warmup", "steps", "shapes", "pid", "dump", "seconds", "print_command")
+        request = cls(
+            tool=arguments.tool or ("pyspy" if arguments.pid or arguments.dump else "torch"),
+            out=arguments.out or (run_dir or Path("runs")) / "profiles",
+            run_dir=run_dir,
+            again=(*again, *arguments.overrides),
+            **{name: getattr(arguments, name) for name in plain},
+        )
+        request.check()
+        return request
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the work runs in this process."""
+        return self.tool not in ("pyspy", "nsys")
+
     def check(self) -> None:
         """Refuse what does not go together.
 
@@ -71,9 +98,8 @@ def profile(config: Config, request: Request) -> dict[str, Any]:
         tool, work, numbers, tables (lists of dicts), and `files` {what: path}.
 
     Raises:
-        UserError: if the request makes no sense, a tool is missing, or it is not allowed to look.
+        UserError: if a tool is missing, or is not allowed to look.
     """
-    request.check()
     steps = request.steps or STEPS.get(request.tool, DEFAULT_STEPS)
     result: dict[str, Any] = {"tool": request.tool}
     if request.dump:

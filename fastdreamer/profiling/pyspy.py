@@ -81,7 +81,17 @@ def readable(name: str) -> str:
 
 
 def _flame(what: Sequence[str], file: Path) -> dict[str, Any]:
-    options = ["--native", "--threads", "--rate", str(RATE), "--format", "flamegraph", "--output", str(file)]
+    options = [
+        "--native",
+        "--threads",
+        "--function",
+        "--rate",
+        str(RATE),
+        "--format",
+        "flamegraph",
+        "--output",
+        str(file),
+    ]
     _run([find_pyspy(), "record", *options, *what])
     if not file.is_file():
         raise UserError(f"py-spy wrote no {file}: the process ended before it was sampled; give it more --steps")
@@ -139,4 +149,5 @@ def _stack(thread: dict[str, Any]) -> str:
 
 def _place(frame: dict[str, Any]) -> str:
     line = f":{frame['line']}" if frame.get("line") else ""
-    return f"{readable(frame['name'])} ({frame.get('short_filename') or frame.get('filename') or frame.get('module')}{line})"
+    file = frame.get("short_filename") or frame.get("filename") or frame.get("module")
+    return f"{readable(frame['name'])} ({file}{line})"

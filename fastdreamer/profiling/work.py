@@ -153,7 +153,7 @@ def _phase(
     if number == 1:
         phase = WorldModelPhase(config, world, feed, backend)
     elif number == 2:
-        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
+        check = held_out_batch(config, store)
         phase = AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
     else:
         phase = ImaginationPhase(config, world, agent, prior, feed, backend)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.naive import compare
 from bench.naive.__main__ import run
-from bench.naive.arms import build, exact_levels, our_dream, with_band
+from bench.naive.arms import build, levels_of, our_dream, with_band
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 
@@ -24,10 +29,14 @@ SMALL = [
     "phase3.batch_size=3",
 ]
 
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+BACKEND = Backend(CPU, "fp32")
+
 
 def test_levels_of_the_benchmark_have_exactly_the_share_of_bootstrap_rows() -> None:
     config = load_config("debug", [*SMALL, "phase1.batch_size=8", "forcing.boot_fraction=0.25"])
-    levels = exact_levels(config, torch.Generator().manual_seed(0))
+    levels = levels_of(config, torch.Generator().manual_seed(0))
     assert levels.is_boot.tolist() == [True] * 2 + [False] * 6
     assert torch.equal(levels.step_size > 0, levels.is_boot[:, None].expand(-1, 5))
 
@@ -43,40 +52,76 @@ def test_slope_is_found_through_drift_between_rounds() -> None:
 def test_the_command_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     compare.main("debug", SMALL, pairs=2, rounds=2, horizons=(2, 4, 6))
     out = capsys.readouterr().out
-    assert re.search(r"both arms agree: loss [\d.]+ and [\d.]+ after a step", out)
+    assert re.search(r"all arms agree: loss [\d.]+ and [\d.]+ after a step", out)
     assert re.search(r"phase-1 step, 4 x 5, boot share 0\.25 +[\d.]+ +[\d.]+ +[\d.]+", out)
-    assert re.search(r"rollout, 3 dreams, H = 2 +[\d.]+", out)
-    assert re.search(r"H = 6 +[\d.]+ ms a step", out) and "for each step of horizon" in out
+    for kind in ("plain", "program", "merged"):
+        assert re.search(rf"rollout, {kind}, 3 dreams, H = 2 +[\d.]+", out)
+    assert re.search(r"H = 6 +[\d.]+ ms a step", out)
+    verdicts = [line for line in out.splitlines() if re.match("(holds|FAILS): ", line)]
+    assert len(verdicts) == 5 and out.splitlines()[-5:] == verdicts
+    assert re.fullmatch(r"\w+: phase-1 step, .* naive over ours [\d.]+ \+- [\d.e-]+, at least 1\.3", verdicts[0])
+    assert all(verdict.endswith("at least 3") for verdict in verdicts[1:4]) and "horizon" in verdicts[4]
     with pytest.raises(UserError, match="adamw alone"):
         compare.main("debug", [*SMALL, "phase1.optimizer=muon"])
 
 
-@pytest.mark.parametrize("spoil", ["naive_step", "naive_dream"])
+@pytest.mark.parametrize("spoil", ["naive_step", "naive_dream", "plain", "program", "merged"])
 def test_nothing_is_timed_where_the_arms_differ(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arm: Callable[..., object] = getattr(compare, spoil)
+    name = spoil if spoil.startswith("naive") else "our_dream"
+    arm: Callable[..., object] = getattr(compare, name)
 
-    def other_weights(work: object, precision: str) -> object:
+    def other_weights(work: object, backend: Backend, *rest: object) -> object:
         spoiled = copy.deepcopy(work)
-        spoiled.world.readout.weight.data.mul_(1.1)  # type: ignore[attr-defined]
-        return arm(spoiled, precision)
+        if name == spoil or spoil in rest:
+            spoiled.world.readout.weight.data.mul_(1.1)  # type: ignore[attr-defined]
+        return arm(spoiled, backend, *rest)
 
-    monkeypatch.setattr(compare, spoil, other_weights)
-    with pytest.raises(RuntimeError, match="differ"):
-        compare.check(build(load_config("debug", [*SMALL, "seed=1"]), torch.device("cpu")))
+    monkeypatch.setattr(compare, name, other_weights)
+    with pytest.raises(RuntimeError, match=f"differ.*{spoil}" if name == "our_dream" else "differ"):
+        compare.check(build(load_config("debug", [*SMALL, "seed=1"]), CPU), BACKEND)
 
 
 @torch.no_grad()
 def test_longer_dreams_get_a_band_that_they_may_pass_and_the_same_weights() -> None:
-    work = build(load_config("debug", SMALL), torch.device("cpu"))
+    work = build(load_config("debug", SMALL), CPU)
     banded = with_band(work)
     assert banded.config.dynamics.context == 2 and with_band(banded) is banded
-    whole, short = our_dream(work, "fp32")(5), our_dream(banded, "fp32")(5)
+    whole, short = (our_dream(one, BACKEND, "program", [5])(5) for one in (work, banded))
     torch.testing.assert_close(short.latents[:, :2], whole.latents[:, :2])  # nothing is out of the band's reach yet
     assert not torch.allclose(short.latents[:, 3], whole.latents[:, 3])
+
+
+def test_every_kind_of_rollout_is_what_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = build(load_config("debug", SMALL), CPU)
+    read, passes = WorldModel.read, list[int]()
+
+    def counted(self: WorldModel, noisy: torch.Tensor, *rest: object) -> object:
+        passes.append(noisy.shape[1])
+        return read(self, noisy, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WorldModel, "read", counted)
+    for kind, wanted in (("plain", [1] * 11), ("program", [1] * 11), ("merged", [2, 1, 1, 1] * 2)):
+        dream = our_dream(work, BACKEND, kind, [2])
+        passes.clear()
+        dream(2)
+        assert passes == wanted, kind
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["debug", "dynamics.dims=3"]) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "did you mean dynamics.dim?" in err and out == ""
+    assert run(["--compiled"]) == 2 and "there is --compile" in capsys.readouterr().err
     assert run(["--help"]) == 0 and "python -m bench.naive" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled_arms_are_printed_beside_eager_ones() -> None:
+    """In a process of its own: run-time shape checks and torch.compile do not mix."""
+    command = [sys.executable, "-m", "bench.naive", "debug", "--compile", *SMALL]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"compiled phase-1 step, eager +[\d.]+ +[\d.]+ +[\d.]+", ran.stdout)
+    assert re.search(r"compiled merged program, eager, H = 2 +[\d.]+", ran.stdout)
+    for name in ("phase-1 step", "merged program"):
+        assert re.search(rf"(holds|FAILS): {name}, eager over compiled .*, at least 1\n", ran.stdout)

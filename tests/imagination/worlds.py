@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fastdreamer.config import Config
+from fastdreamer.config import (
+    Config,
+    DynamicsConfig,
+    EvaluationConfig,
+    ForcingConfig,
+    HeadsConfig,
+    ImaginationConfig,
+    TokenizerConfig,
+)
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
 from fastdreamer.device import Backend
@@ -31,11 +39,18 @@ class Dreams:
     agent: Agent
     batch: Batch
 
-    def program(self, horizon: int, merges: bool = False, seed: int = 3, backend: Backend | None = None) -> Program:
-        backend = backend or Backend(CPU, "fp32")
+    def program(
+        self,
+        horizon: int,
+        merges: bool = False,
+        seed: int = 3,
+        backend: Backend | None = None,
+        captures: str = "off",
+    ) -> Program:
+        backend = backend or Backend(self.batch.latents.device, "fp32")
         generator = torch.Generator(backend.device).manual_seed(seed)
         count, context = self.batch.latents.shape[:2]
-        return Program(self.world, self.agent, count, context, horizon, backend, generator, merges)
+        return Program(self.world, self.agent, count, context, horizon, backend, generator, merges, captures)
 
     def reference(self, horizon: int, seed: int = 3) -> Rollout:
         generator = torch.Generator(self.batch.latents.device).manual_seed(seed)
@@ -43,8 +58,12 @@ class Dreams:
 
 
 def dreams(*overrides: str, count: int = 3, context: int = 1, device: torch.device = CPU) -> Dreams:
-    """Two time layers, so that information travels further than the band."""
-    config = load_config("debug", ["dynamics.dim=16", *overrides])
+    """The debug preset, smaller still."""
+    return dreams_of(load_config("debug", ["dynamics.dim=16", *overrides]), count, context, device)
+
+
+def dreams_of(config: Config, count: int = 3, context: int = 1, device: torch.device = CPU) -> Dreams:
+    """Weights are drawn on the CPU, so that every device has the same."""
     sizes = action_space(config.data.env).sizes
     torch.manual_seed(0)
     world, agent = WorldModel.build(config, sizes), Agent(config, sizes)
@@ -86,3 +105,21 @@ def largest_difference(a: Rollout, b: Rollout) -> float:
     assert torch.equal(a.actions, b.actions)
     pairs = ((a.latents, b.latents), (a.features, b.features), (a.rewards, b.rewards), (a.continues, b.continues))
     return max(float((x - y).abs().max() / y.abs().max().clamp(min=1)) for x, y in pairs)
+
+
+def tiny(context: int = 3, agent_tokens: int = 0) -> Config:
+    """A configuration made in code, for where no YAML can be read; rollouts run past eviction."""
+    return Config(
+        tokenizer=TokenizerConfig(frames_per_latent=8, window=33),
+        dynamics=DynamicsConfig(
+            dim=32, layers=3, heads=2, kv_heads=1, time_every=2, registers=2, window=4, context=context,
+            agent_tokens=agent_tokens,
+        ),
+        forcing=ForcingConfig(finest_steps=8, sample_steps=4),
+        heads=HeadsConfig(
+            hidden=32, layers=1, bins=41, reward_range=3.0, value_range=4.0,
+            readout="agent_tokens" if agent_tokens else "latents",
+        ),
+        imagination=ImaginationConfig(horizon=3, start_context=1),
+        evaluation=EvaluationConfig(context=1),
+    )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Milliseconds of an imagined step by every way of running it, against the floor that the weights' bytes set.
+
+    PYTHONPATH=.:kernels:engines python -m bench.imagination [--device cuda|cpu] [--config minerl_cosmos]
+        [--memory-gb 12] [--dreams 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
+
+A whole rollout is timed, from the real crops to its rewards, and divided by its horizon; every arm in turns with
+`rollout.imagine` on the same random weights. On a card minerl_cosmos at 1, 64 and 256 dreams, to
+bench/results/<card>-imagination.json; on a CPU the debug preset at 1 and 8, printed alone. Not a gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from bench.command import arguments, finish, fresh_peaks, known, numbers, peaks, prepare, reason_of
+from bench.count import count
+from bench.phases import feed_of, models
+from bench.results import Measured
+from bench.row import Arm
+from bench.timing import paired
+from bench.verdict import at_least
+from fastdreamer.config import Config
+from fastdreamer.data.clips import Batch
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.imagination.program import Program
+from fastdreamer.imagination.rollout import Rollout, imagine
+
+Dream = Callable[[Batch], Rollout]
+
+
+@dataclass(frozen=True)
+class How:
+    """One way of running a rollout; `is_plain` is `rollout.imagine`, which the others are compared with."""
+
+    is_plain: bool = False
+    merges: bool = False
+    compiles: bool = False
+    captures: str = "off"
+
+
+ARMS = {
+    "plain": How(is_plain=True),
+    "program": How(),
+    "merged": How(merges=True),
+    "compiled": How(merges=True, compiles=True),
+    "captured": How(merges=True, captures="step"),
+    "captured-horizon": How(merges=True, captures="horizon"),
+    "compiled-captured": How(merges=True, compiles=True, captures="step"),
+    "compiled-horizon": How(merges=True, compiles=True, captures="horizon"),
+}
+
+
+@dataclass(frozen=True)
+class DreamRow(Measured):
+    """One arm at one number of dreams; times, bytes and launches are of a step, `speedup` is over `plain`.
+
+    Attributes:
+        dreams: sequences at once.
+        ms_per_step: a rollout's time over its horizon; `floor_ms`: the weights' bytes at the copy's bandwidth.
+        noise: relative standard error of the speed-up.
+        allocated_bytes, reserved_bytes: torch's peaks in this arm, models included; 0 on a CPU.
+        reason: one line, why the arm could not be measured.
+    """
+
+    dreams: int = 0
+    ms_per_step: float = 0.0
+    floor_ms: float = 0.0
+    noise: float = 0.0
+    allocated_bytes: int = 0
+    reserved_bytes: int = 0
+    reason: str = ""
+
+    @property
+    def gb_per_s(self) -> float:
+        """The floor's bytes over the time; 0 where there is no time."""
+        return super().gb_per_s if self.median_us else 0.0
+
+
+def weight_bytes(world: WorldModel, precision: str) -> int:
+    """What a pass reads of the weights: all but embedding tables, products in the run's precision, the rest in fp32."""
+    total = 0
+    for module in world.modules():
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        if not isinstance(module, nn.Embedding):
+            total += own * (2 if precision == "bf16" and isinstance(module, nn.Linear) else 4)
+    return total
+
+
+class Bench:
+    """One configuration's models on one device; `bandwidth` is the copy's, in bytes a second."""
+
+    def __init__(self, config: Config, backend: Backend, bandwidth: float, pairs: int) -> None:
+        self.config, self.backend, self.bandwidth, self.pairs = config, backend, bandwidth, pairs
+        world, agent = models(config, backend.device)
+        self.world, self.agent = world.eval().requires_grad_(False), agent.eval().requires_grad_(False)
+        self.weights = weight_bytes(world, backend.precision)
+
+    def row(self, name: str, dreams: int) -> DreamRow:
+        """Builds and times an arm; what fails says why."""
+        how, steps = ARMS[name], self.config.forcing.sample_steps
+        floor = self.weights * (steps if how.merges else steps + 1)
+        cache = "warm" if self.backend.device.type == "cuda" else "host"
+        row = DreamRow(
+            f"imagination {self.backend.precision} {dreams} dreams", name, cache, 0.0, floor, 0, None, 0.0, 0.0,
+            dreams, floor_ms=1e3 * floor / self.bandwidth,
+        )  # fmt: skip
+        fresh_peaks()
+        try:
+            return self._measured(row, how, dreams)
+        except Exception as error:  # compilers and captures raise anything, and the other rows are worth having
+            return replace(row, reason=reason_of(error))
+
+    def _measured(self, row: DreamRow, how: How, dreams: int) -> DreamRow:
+        horizon = self.config.imagination.horizon
+        starts = self._starts(dreams)
+        dream = self._dream(how, dreams, horizon)
+        for _ in range(2):
+            dream(starts)
+        allocated, reserved = peaks()
+        launches = None
+        if how.captures == "off" and not how.compiles:
+            launches = self._launches(how, dreams, 2) - self._launches(how, dreams, 1)
+        reference = self._dream(ARMS["plain"], dreams, horizon)
+        pair = paired(Arm(lambda _: reference(starts)), Arm(lambda _: dream(starts)), self.pairs, warmup=1)
+        seconds = pair.seconds_b / horizon
+        return replace(
+            row, median_us=1e6 * seconds, ms_per_step=1e3 * seconds, launches=launches, speedup=1 / pair.ratio,
+            copy_share=row.floor_bytes / seconds / self.bandwidth, noise=pair.error, allocated_bytes=allocated,
+            reserved_bytes=reserved,
+        )  # fmt: skip
+
+    def _dream(self, how: How, dreams: int, horizon: int) -> Dream:
+        generator = torch.Generator(self.backend.device).manual_seed(self.config.seed)
+        if how.is_plain:
+
+            def plain(starts: Batch) -> Rollout:
+                with self.backend.autocast():
+                    return imagine(self.world, self.agent, starts, horizon, generator)
+
+            return plain
+        torch._dynamo.reset()  # or many programs of one function reach its limit of compiles
+        context, backend = self.config.imagination.start_context, replace(self.backend, compiles=how.compiles)
+        return Program(self.world, self.agent, dreams, context, horizon, backend, generator, how.merges, how.captures)
+
+    def _launches(self, how: How, dreams: int, horizon: int) -> int:
+        dream, starts = self._dream(how, dreams, horizon), self._starts(dreams)
+        with count() as counts:
+            dream(starts)
+        return counts.launches
+
+    def _starts(self, dreams: int) -> Batch:
+        config = replace(self.config, phase3=replace(self.config.phase3, batch_size=dreams))
+        return feed_of(config, 3, self.backend.device).draw()
+
+    def rows(self, arms: list[str], dreams: list[int]) -> Iterator[DreamRow]:
+        """Every arm at every number of dreams."""
+        for number in dreams:
+            for name in arms:
+                print(f"measuring {name} at {number} dreams", flush=True)
+                yield self.row(name, number)
+
+
+def table(rows: list[DreamRow]) -> str:
+    """The rows as text, reasons last."""
+    head = f"{'row':34}{'arm':>18}{'ms/step':>9}{'floor':>8}{'% floor':>9}{'x plain':>9}{'noise':>7}"
+    lines = [head + f"{'alloc GiB':>11}{'reserved':>10}{'launches':>10}"]
+    for r in rows:
+        launches = "" if r.launches is None else str(r.launches)
+        times = f"{r.ms_per_step:9.3f}{r.floor_ms:8.3f}{100 * r.copy_share:9.1f}{r.speedup:9.2f}{r.noise:7.2f}"
+        memory = f"{r.allocated_bytes / 2**30:11.2f}{r.reserved_bytes / 2**30:10.2f}{launches:>10}"
+        lines.append(f"{r.row:34}{r.arm:>18}{'  ' + r.reason if r.reason else times + memory}")
+    return "\n".join(lines)
+
+
+def verdicts(rows: list[DreamRow]) -> list[str]:
+    """What is promised on a card: the captured step over the same region uncaptured, at every number of dreams."""
+    found = {(row.dreams, row.arm): row for row in rows if not row.reason}
+    lines = []
+    for dreams in dict.fromkeys(row.dreams for row in rows):
+        eager, captured = found.get((dreams, "merged")), found.get((dreams, "captured"))
+        if eager and captured:
+            value = eager.ms_per_step / captured.ms_per_step
+            lines.append(at_least(f"captured step over eager at {dreams} dreams", value, 2.0))
+    return lines
+
+
+def main(given: list[str] | None = None) -> int:
+    """The command line; leaves with 2 for a user's mistake."""
+    parser = arguments("bench.imagination", __doc__ or "", "imagination")
+    parser.add_argument("--dreams", type=numbers, help="sequences at once: 1,64,256")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
+    return finish(parser, given, _run)
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    is_card = chosen.device == "cuda"
+    known("arms", chosen.arms, ARMS)
+    arms = chosen.arms or (list(ARMS) if is_card else ["plain", "program", "merged"])
+    compiles = any(ARMS[name].compiles for name in arms)
+    setup = prepare(chosen, "minerl_cosmos" if is_card else "debug", compiles)
+    bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_card else 6)
+    rows: list[DreamRow] = []
+    for row in bench.rows(arms, chosen.dreams or ([1, 64, 256] if is_card else [1, 8])):
+        rows.append(row)
+        setup.save(rows)
+    print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""Phases on made-up episodes with random weights, and their optimisation step; torch alone is enough."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdreamer.config import Config, SamplingConfig
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.feed import Feed
+from fastdreamer.data.sampler import CropSampler
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.agent import Agent
+from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.training.agent import AgentPhase
+from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.phase import Phase
+from fastdreamer.training.update import Update
+from fastdreamer.training.world_model import WorldModelPhase
+
+EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """An episode that lies in memory alone; the fields are those of `data.clips.EpisodeArrays`."""
+
+    latents: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminals: Tensor
+    valid: Tensor
+    labelled: bool = True
+    rewarded: bool = True
+    task: int = 0
+
+
+def made_up(config: Config) -> list[MadeUp]:
+    """Episodes of noise with random actions; every fifth transition has a reward, and all end."""
+    generator = torch.Generator().manual_seed(config.seed)
+    sizes, steps = action_space(config.data.env).sizes, WINDOWS * config.dynamics.window
+    frames = 1 + (steps - 1) * config.tokenizer.frames_per_latent
+    found = []
+    for _ in range(EPISODES):
+        terminals = torch.zeros(frames - 1, dtype=torch.bool)
+        terminals[-1] = True
+        episode = MadeUp(
+            latents=torch.randn(steps, TOKENS, CHANNELS, generator=generator).half(),
+            actions=torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in sizes], 1).byte(),
+            rewards=(torch.arange(frames - 1) % 5 == 4).float(),
+            terminals=terminals,
+            valid=torch.ones(frames, dtype=torch.bool),
+        )
+        found.append(episode)
+    return found
+
+
+def feed_of(config: Config, number: int, device: torch.device) -> Feed:
+    """Batches of a phase from episodes that lie where it trains."""
+    steps = config.imagination.start_context if number == 3 else config.dynamics.window
+    count = getattr(config, f"phase{number}").batch_size
+    sampling = config.sampling if number == 1 else SamplingConfig()
+    clock, discount = config.tokenizer.clock, config.imagination.gamma
+    sampler = CropSampler(made_up(config), clock, steps, count, config.seed, discount, sampling, device)
+    return Feed(sampler, device)
+
+
+def models(config: Config, device: torch.device) -> tuple[WorldModel, Agent]:
+    """Random weights. Layers that start at zero are filled, or they would hide everything before them."""
+    torch.manual_seed(config.seed)
+    sizes = action_space(config.data.env).sizes
+    world, agent = WorldModel.build(config, sizes), Agent(config, sizes)
+    for layer in (world.readout, *(head.net.out for head in (agent.policy, agent.reward, agent.value))):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    agent.continuation.net.out.bias.data.fill_(4.0)  # dreams that go on, as a trained head would have them
+    return world.to(device), agent.to(device)
+
+
+def build_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
+    """Phase 1, 2 or 3, ready to train; phase 1 has its bootstrap rows from the first batch on."""
+    world, agent = models(config, backend.device)
+    feed = feed_of(config, number, backend.device)
+    phase: Phase[Any]
+    if number == 1:
+        phase = first = WorldModelPhase(config, world, feed, backend)
+        first.first_boot = 0
+    elif number == 2:
+        phase = AgentPhase(config, world, agent, feed, None, backend)
+    else:
+        phase = ImaginationPhase(config, world, agent, copy.deepcopy(agent.policy), feed, backend)
+    phase.model.train()
+    return phase
+
+
+class Optimisation(Update):
+    """The updates of the training loop, numbered here, without logging, saving and stopping.
+
+    Attributes:
+        number: of the next step, from 0.
+    """
+
+    number = 0
+
+    def step(self) -> dict[str, Tensor]:
+        """The next update; returns its batch's figures."""
+        figures, _ = self(self.number)
+        self.number += 1
+        return figures

@@ -1,0 +1,212 @@
+"""On a card: whole optimisation steps never wait for it, keep no memory, compile to the same, and survive its end.
+
+The same bodies run on a CPU where they mean something there.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.phases import Optimisation, build_phase, feed_of
+from fastdreamer.config import (
+    Config,
+    DynamicsConfig,
+    EvaluationConfig,
+    ForcingConfig,
+    HeadsConfig,
+    ImaginationConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from fastdreamer.data.feed import Feed
+from fastdreamer.device import Backend
+
+CPU = torch.device("cpu")
+READOUTS = ("latents", "agent_tokens")
+PHASES = [(1, "latents"), (2, "latents"), (2, "agent_tokens"), (3, "latents"), (3, "agent_tokens")]
+
+
+def config_of(
+    readout: str = "latents", dim: int = 32, window: int = 4, batch: int = 4, layers: int = 3, horizon: int = 2
+) -> Config:
+    """Made in code, for where no YAML can be read. A quarter of every batch of 4 is bootstrap: shapes never change."""
+    train = TrainConfig(steps=10_000, batch_size=batch, warmup_steps=0)
+    return Config(
+        tokenizer=TokenizerConfig(frames_per_latent=8, window=33),
+        dynamics=DynamicsConfig(
+            dim=dim, layers=layers, heads=2, kv_heads=1, time_every=2, registers=2, window=window, context=window,
+            agent_tokens=2,
+        ),
+        forcing=ForcingConfig(finest_steps=8, sample_steps=4, boot_fraction=0.25),
+        heads=HeadsConfig(hidden=32, layers=1, bins=41, reward_range=3.0, value_range=4.0, readout=readout),
+        imagination=ImaginationConfig(horizon=horizon, start_context=1),
+        evaluation=EvaluationConfig(context=1),
+        phase1=replace(train, optimizer="muon"),
+        phase2=train,
+        phase3=train,
+    )  # fmt: skip
+
+
+def optimisation(config: Config, number: int, backend: Backend) -> Optimisation:
+    return Optimisation(build_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
+    yield torch.device(request.param)
+    gc.collect()
+    if request.param == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def waits_are_errors(device: torch.device) -> Iterator[None]:
+    """Whatever makes the host wait for the card raises."""
+    if device.type == "cpu":
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def gradients(one: Optimisation) -> dict[str, Tensor]:
+    """Of the next batch, by parameter; nothing is updated."""
+    one.phase.model.zero_grad()
+    one.pieces.gradients(5)
+    return {n: p.grad.clone() for n, p in one.phase.model.named_parameters() if p.grad is not None}
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Norm of the difference of whole gradients, over the norm of the second."""
+    assert a.keys() == b.keys() and len(a) > 3
+    difference = torch.stack([(a[name] - b[name]).norm() for name in a]).norm()
+    return float(difference / torch.stack([value.norm() for value in b.values()]).norm())
+
+
+@pytest.mark.parametrize(
+    ("device", "number", "readout", "precision"),
+    [("cpu", *phase, "fp32") for phase in PHASES]
+    + [pytest.param("cuda", *phase, p, marks=pytest.mark.gpu) for phase in PHASES for p in ("fp32", "bf16")],
+    indirect=["device"],
+)
+def test_a_whole_step_never_waits_for_the_card(device: torch.device, number: int, readout: str, precision: str) -> None:
+    backend = Backend(device, precision)  # type: ignore[arg-type]
+    one = optimisation(config_of(readout), number, backend)
+    assert one.phase.feed is not None and one.phase.feed.sampler.table.device == device
+    for _ in range(2):  # makes what later steps keep: programs, states of the optimisers, compiled kernels
+        one.step()
+    before = {name: p.detach().clone() for name, p in one.phase.model.named_parameters() if p.requires_grad}
+    with waits_are_errors(device):
+        for _ in range(3):
+            figures = one.step()
+    assert all(bool(value.isfinite()) for value in figures.values())
+    assert any(not torch.equal(before[name], p) for name, p in one.phase.model.named_parameters() if name in before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_thousand_steps_take_no_more_memory(number: int) -> None:
+    one = optimisation(config_of(), number, Backend(torch.device("cuda"), "bf16"))
+    for _ in range(5):
+        one.step()
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(1000):
+        one.step()
+    gc.collect()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_captured_rollout_can_be_made_while_a_thread_makes_batches(number: int) -> None:
+    """The store lies in host memory, so batches come from a thread that allocates page-locked memory."""
+    card = torch.device("cuda")
+    one = optimisation(config_of(), number, Backend(card, "fp32"))
+    feed = Feed(feed_of(config_of(), number, CPU).sampler, card, ahead=2)
+    one.phase.feed = feed
+    with feed:
+        losses = [float(one.step()["loss"]) for _ in range(5)]
+    assert torch.tensor(losses).isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("number", "readout"), PHASES)
+def test_a_compiled_step_is_the_eager_one(number: int, readout: str) -> None:
+    if "beartype" in sys.modules:
+        pytest.skip("run-time shape checks and torch.compile do not mix: make gpu runs this without them")
+    torch._dynamo.reset()
+    card, config = torch.device("cuda"), config_of(readout)
+    found = []
+    for compiles in (False, True):
+        one = optimisation(config, number, Backend(card, "fp32", compiles))
+        found.append((gradients(one), one.phase, one))
+    assert apart(found[1][0], found[0][0]) <= 1e-4
+    eager, compiled = (phase.loss(phase.draw(), 5)[0] for _, phase, _ in found)
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    one = found[1][2]
+    one.step()
+    with torch._dynamo.config.patch(error_on_recompile=True), waits_are_errors(card):
+        one.step()
+
+
+def test_a_batch_in_pieces_has_the_gradient_of_the_whole(device: torch.device) -> None:
+    for number in (1, 2, 3):
+        whole, halves = (optimisation(config_of(), number, Backend(device, "fp32")) for _ in range(2))
+        halves.pieces.pieces = 2
+        assert apart(gradients(halves), gradients(whole)) < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("number", "batch"), [(1, 32), (2, 512)])
+def test_where_a_batch_does_not_fit_it_goes_on_in_halves_with_the_same_gradient(
+    number: int, batch: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = torch.device("cuda")
+    config = config_of(dim=256, window=32, batch=batch, layers=4)
+    config = replace(config, heads=replace(config.heads, hidden=1024, layers=2))
+    backend, total = Backend(card, "fp32"), torch.cuda.get_device_properties(card).total_memory
+
+    def peak(pieces: int) -> tuple[int, dict[str, Tensor]]:
+        """Bytes reserved at most, and the gradient (on the host)."""
+        one = optimisation(config, number, backend)
+        one.pieces.pieces = pieces
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        found = {name: value.cpu() for name, value in gradients(one).items()}
+        return torch.cuda.max_memory_reserved(), found
+
+    (whole, expected), (halves, again) = peak(1), peak(2)
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert apart(again, expected) < 1e-4
+    if halves > 0.8 * whole:
+        pytest.fail(f"the batch hardly matters: {whole / 2**20:.0f} MiB whole, {halves / 2**20:.0f} MiB in halves")
+    one = optimisation(config, number, backend)
+    torch.cuda.set_per_process_memory_fraction((whole + halves) / 2 / total)
+    found = {name: value.cpu() for name, value in gradients(one).items()}
+    assert one.pieces.pieces == 2 and one.pieces.is_halved
+    said = capsys.readouterr().err
+    assert f"phase{number}: out of memory at step 6; going on with 2 pieces a batch (the same gradient)" in said
+    assert apart(found, expected) < 1e-4
+    one.step()
+    assert one.pieces.pieces == 2
