@@ -25,8 +25,8 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     """Bytes by component, each named with what it rests on; nothing on a CPU.
 
     Weights are counted on the real architecture (left out where diffusers is not installed), activations are the eager
-    encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, and surfaces are the arrays that
-    DALI is asked for.
+    encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, surfaces the arrays that DALI is
+    asked for.
     """
     if not budget.is_card:
         return {}

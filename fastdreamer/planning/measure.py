@@ -25,7 +25,7 @@ from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import ForcingWork
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Of what torch's allocator gives out; caches (keys, values) and buffers (noise, what a rollout leaves) are phase 3's."""
+"""Of what torch's allocator gives out. Caches (keys, values) and buffers (noise, what a rollout leaves): phase 3's."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
     """An update of a phase, with its `micro_batch` and `recompute`, that finds the optimisers' states there.
 
     Of the pieces of a batch the largest goes through, and meets the gradient of one before it where there are several:
-    the others are like it. Of a rollout one step of two passes runs, for the same reason, on buffers for all of them; of
-    the rollouts of a batch two, and what a dream leaves counts for the rest. Eager: a compiled step keeps less.
+    the others are like it. Of a rollout one step of two passes runs, for the same reason, on buffers for all of them;
+    of the rollouts of a batch two, and what a dream leaves counts for the rest. Eager: a compiled step keeps less.
 
     Args:
         config: settled; micro_batch 0 is the whole batch.
@@ -112,7 +112,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     del work, pieces, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
-        phase.check(slice(1))
+        phase.check(slice(-1, None))  # of pieces that differ by a row the last is a largest
     owners = {
         "parameters": tracker.numbers(_state_of(phase.model)),
         "gradients": gradients,
