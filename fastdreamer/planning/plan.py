@@ -90,7 +90,9 @@ class Planner:
         while last.batch_size % 2 == 0:
             last = replace(last, batch_size=last.batch_size // 2, accumulate=2 * last.accumulate)
             tried.append((last, bool(self.store_bytes)))
-        return next((plan for plan in (self.most_at_once(*one) for one in tried) if plan.fits), None)
+        if not self._least(*tried[-1]).fits:
+            return None
+        return self.most_at_once(*next(one for one in tried if self._least(*one).fits))
 
     def most_at_once(self, train: TrainConfig, in_ram: bool = False) -> Plan:
         """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the card."""
@@ -102,6 +104,9 @@ class Planner:
         """As many at once as fit, whatever the batch size: how far it could be raised (at most 64-fold)."""
         sizes = range(self.configured().at_once, 64 * self.train.batch_size + 1)
         return _largest(lambda size: self.at(replace(self.train, micro_batch=size, batch_size=size)), sizes, NEAR)
+
+    def _least(self, train: TrainConfig, in_ram: bool) -> Plan:
+        return self.at(replace(train, micro_batch=1), in_ram)
 
     def at(self, train: TrainConfig, in_ram: bool = False) -> Plan:
         """Under settings with a `micro_batch`."""
