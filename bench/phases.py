@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdreamer.config import Config, SamplingConfig, TrainConfig
+from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.sampler import CropSampler
@@ -19,9 +19,8 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.imagine import ImaginationPhase
-from fastdreamer.training.optim import Average, build_optimizers, learning_rate
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.pieces import Pieces
+from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import WorldModelPhase
 
 EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
@@ -98,32 +97,17 @@ def build_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
     return phase
 
 
-class Optimisation:
-    """A phase's optimisation steps as `training.loop.fit` takes them, without logging, saving and stopping.
+class Optimisation(Update):
+    """The updates of the training loop, numbered here, without logging, saving and stopping.
 
     Attributes:
-        pieces: what computes the gradient.
         number: of the next step, from 0.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
-        self.phase, self.train = phase, train
-        self.pieces = Pieces(phase, train, backend)
-        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
-        self.optimizers = build_optimizers(phase.model.named_parameters(), train)
-        self.average = Average(phase.model, train.ema_decay)
-        self.number = 0
+    number = 0
 
     def step(self) -> dict[str, Tensor]:
-        """Draw, loss, backward, clipping, optimisers, average; returns the batch's figures."""
-        rate = learning_rate(self.train, self.number)
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
-        figures = self.pieces.gradients(self.number)
-        nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.phase.model, self.number)
+        """The next update; returns its batch's figures."""
+        figures, _ = self(self.number)
         self.number += 1
         return figures

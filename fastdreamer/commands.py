@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.output import show, show_engines, show_evaluation, to_json
+from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
 
 DEFAULT_PRESET = "crafter"
@@ -21,6 +22,7 @@ FREE_SECTIONS = ("evaluation.", "record.", "engines.")
 FREE_SETTINGS = (
     "device",
     "compile",
+    "memory_gb",
     "imagination.merge_commit",
     "imagination.capture",
     *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
@@ -154,10 +156,46 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.planning.run import RunMemory
     from fastdreamer.training.train import train as train_phase
 
+    given = (arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint)
     with kept_configuration(arguments.run_dir, config):
-        return show(train_phase(config, arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint))
+        return show(train_phase(config, *given, RunMemory()))
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each phase takes of a card; the exit code is 1 where one does not fit as configured."""
+    if arguments.phase not in (None, 1, 2, 3):
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are planned")
+    if arguments.card and arguments.budget:
+        raise UserError(f"--card {arguments.card} and --budget {arguments.budget} say the same thing: give one of them")
+    config = resolve(arguments)
+    from fastdreamer.planning.cards import default_budget, named_card, sized_card
+    from fastdreamer.planning.command import plan_run
+
+    if arguments.card:
+        budget = named_card(config, arguments.card)
+    else:
+        budget = sized_card(config, arguments.budget) if arguments.budget else default_budget(config)
+    run_dir = arguments.run_dir
+    store = Path(config.data.store) if config.data.store else None if run_dir is None else run_dir / "store"
+    return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
+
+
+def profile(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says much else; read when torch loads
+    config = resolve(arguments)
+    from fastdreamer.profiling.profile import Request
+    from fastdreamer.profiling.profile import profile as profile_work
+
+    request = Request.of(arguments)
+    if request.runs_here:
+        announce(config)
+    result = profile_work(config, request)
+    show_profile(result)
+    return result
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -189,7 +227,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "fetch-weights": fetch_weights,
     "build-engines": build_engines,
     "encode": encode,
+    "plan": plan,
     "train": train,
+    "profile": profile,
     "eval": evaluate,
     "report": report,
 }

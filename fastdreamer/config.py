@@ -261,6 +261,7 @@ class Config:
     # torch.compile under the training steps and the imagination. auto: on a card; on a CPU it takes a minute or two a
     # phase, which pays in runs that are longer than the demo.
     compile: str = setting("auto", choices=("auto", "on", "off"))
+    memory_gb: float = setting(0.0, at_least=0.0)  # what a run may take, in GiB; 0: the card's own (no limit on a CPU)
     data: DataConfig = field(default_factory=DataConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

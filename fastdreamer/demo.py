@@ -33,6 +33,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     from fastdreamer.evaluation.evaluate import evaluate
     from fastdreamer.evaluation.report import write_report
     from fastdreamer.evaluation.summary import write_summary
+    from fastdreamer.planning.run import RunMemory
     from fastdreamer.training.runs import RunDirectory
     from fastdreamer.training.train import train
 
@@ -42,7 +43,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     recordings, store = run.recordings(config), run.store(config)
 
     def phase(number: int) -> dict[str, Any]:
-        return train(config, run_dir, number, resume=run.has_phase(number))
+        return train(config, run_dir, number, resume=run.has_phase(number), memory=RunMemory())
 
     stages: list[tuple[str, str, Callable[[], Any]]] = [
         ("record", f"record {config.record.episodes} episodes of real play", lambda: record(config, recordings)),

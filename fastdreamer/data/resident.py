@@ -42,7 +42,8 @@ class ResidentSteps:
         self.steps: Int[Tensor, " e"] = torch.tensor([batch.latents.shape[1] for batch in aligned])
         self._last = self.steps.cumsum(0) - 1
         self._latents = [batch.latents[0] for batch in aligned]
-        self._on_card = torch.cat([x.to(self.device) for x in self._latents]) if self.device.type != "cpu" else None
+        # Joined on the host: the episodes one by one would leave their segments behind in the card's allocator.
+        self._on_card = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
         self.fields = {f.name: self._joined(aligned, f.name) for f in fields(Batch) if f.name != "latents"}
 
     def _joined(self, aligned: Sequence[Batch], name: str) -> Tensor:

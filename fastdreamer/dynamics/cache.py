@@ -68,6 +68,11 @@ class RingCache:
 
         self.layers = [(empty(tokens), empty(agents)) for _ in range(0, config.layers, config.time_every)]
 
+    def tensors(self) -> list[Tensor]:
+        """All keys and values."""
+        layers = [layer for pair in self.layers for layer in pair]
+        return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+
     def view(self, steps: int) -> CacheView:
         """For a forward pass of the next `steps` steps. From the start as many as there are slots may be given."""
         query = self.position + torch.arange(steps, device=self.position.device)

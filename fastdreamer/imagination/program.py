@@ -24,6 +24,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
 from fastdreamer.imagination.merging import prove_merged
 from fastdreamer.imagination.rollout import Noise, Rollout
+from fastdreamer.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 
@@ -96,10 +97,12 @@ class Program:
         else:
             self.noise.copy_(noise.normal)
             self.uniform.copy_(noise.uniform)
-        self._start(batch)
-        self._run()
+        with span("context"):
+            self._start(batch)
+        with span("rollout"):
+            self._run()
         features = self.features.transpose(0, 1).clone()
-        with self.backend.autocast():
+        with span("heads"), self.backend.autocast():
             rewards, continues = self._score(features)
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
@@ -108,6 +111,10 @@ class Program:
             rewards=rewards[:, 1:],
             continues=continues[:, 1:],
         )
+
+    def buffers(self) -> list[Tensor]:
+        """What stays from rollout to rollout beside the KV caches."""
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
     def _start(self, batch: Batch) -> None:
         """The real steps into the cache, all in one pass; with merged commits the last one waits for the region."""
@@ -137,15 +144,19 @@ class Program:
         world, k = self.world, self.step_number
         after, noise_at = k + 1, self.context + 2 * k
         with self.backend.autocast():
-            chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
+            with span("policy"):
+                chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
             noise, read = _row(self.noise, noise_at), None
             if self.merges:
                 finished, its_noise = _row(self.latents, k), _row(self.noise, noise_at - 1)
-                state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
+                with span("denoise"):  # and commit
+                    state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
             else:
                 tokens, its_noise = self.agent.embed_tokens(self.task), _row(self.noise, noise_at + 1)
-                state = sample_next(world, self.cache, token, noise)
-                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
+                with span("denoise"):
+                    state = sample_next(world, self.cache, token, noise)
+                with span("commit"):
+                    read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
             feature = self.agent.features(state, read, self.task)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])
@@ -170,9 +181,17 @@ def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:
 
 
 def build_program(
-    config: Config, world: WorldModel, agent: Agent, dreams: int, backend: Backend, generator: torch.Generator
+    config: Config,
+    world: WorldModel,
+    agent: Agent,
+    dreams: int,
+    backend: Backend,
+    generator: torch.Generator,
+    proves: bool = True,
 ) -> Program:
     """The program that a configuration asks for, compared with the plain order of passes where it merges commits.
+
+    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`.
 
     Raises:
         UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
@@ -183,7 +202,7 @@ def build_program(
         raise UserError(f"imagination.capture is {settings.capture}, but CUDA graphs need a card: set it to auto")
     captures = settings.capture if settings.capture != "auto" else "step" if is_card else "off"
     merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
-    if merges:
+    if merges and proves:
         prove_merged(world)
     return Program(world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures)
 
@@ -199,6 +218,7 @@ def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
     if backend.precision == "bf16":
         for module in copy.modules():
             if isinstance(module, nn.Linear):
-                module.to(torch.bfloat16)
+                for name, p in list(module.named_parameters()):
+                    setattr(module, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
     copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
     return copy

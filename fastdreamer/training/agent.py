@@ -7,6 +7,7 @@ phase 3 does not open on an untrained critic.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,7 +51,11 @@ class CloningWork:
 
 
 class AgentPhase(Phase[CloningWork]):
-    """Heads on real latents. Where no reward is known the policy alone trains."""
+    """Heads on real latents. Where no reward is known the policy alone trains.
+
+    Attributes:
+        at_once: how many held-out crops go through at a time.
+    """
 
     number = 2
     feed: Feed
@@ -77,7 +82,7 @@ class AgentPhase(Phase[CloningWork]):
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 2)
         self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
-        self.majority = majority_accuracy(table, world.sizes)
+        self.at_once = config.phase2.micro_batch or config.phase2.batch_size
         self._check = self.work(held_out) if held_out is not None else None
         self._losses = backend.compiled(self.losses)
 
@@ -94,13 +99,33 @@ class AgentPhase(Phase[CloningWork]):
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Spreads from their moments, and the same figures on held-out crops."""
         figures = _finished(sums) | {"majority_accuracy": torch.tensor(self.majority)}
+        return figures | {f"held_out/{name}": value for name, value in self.check().items()}
+
+    @cached_property
+    def majority(self) -> float:
+        """What `bc_accuracy` has to beat."""
+        return majority_accuracy(self.feed.sampler.table, self.world.sizes)
+
+    @torch.no_grad()
+    def check(self, pieces: slice = slice(None)) -> dict[str, Tensor]:
+        """The figures on held-out crops, `at_once` of them at a time; nothing where there are none.
+
+        `pieces` are those that are summed, all of them but for a memory plan, to which they are alike.
+        """
         if self._check is None:
-            return figures
+            return {}
         self.model.eval()
-        with torch.no_grad():
-            _, watched = self.losses(self._check, [torch.ones((), device=self.device)] * len(self.terms))
+        ones = [torch.ones((), device=self.device)] * len(self.terms)
+        sums: dict[str, Tensor] = {}
+        for piece in self._check.split(-(-len(self._check.labelled) // self.at_once))[pieces]:
+            for name, value in self.losses(piece, ones)[1].items():
+                sums[name] = sums[name] + value if name in sums else value
         self.model.train()
-        return figures | {f"held_out/{name}": value for name, value in _finished(watched).items()}
+        return _finished(sums)
+
+    def shrink(self, pieces: int) -> None:
+        """Fewer held-out crops at once."""
+        self.at_once = -(-self.config.phase2.batch_size // pieces)
 
     def work(self, batch: Batch, generator: torch.Generator | None = None) -> CloningWork:
         """A batch with its shares; without a generator the noise is zero."""

@@ -51,13 +51,19 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
     return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
 
 
-def held_out_batch(config: Config, store: LatentStore, crops: int) -> Batch | None:
+def held_out_crops(config: Config) -> int:
+    """How many held-out crops phase 2 is checked on."""
+    return max(64, config.phase2.batch_size)
+
+
+def held_out_batch(config: Config, store: LatentStore) -> Batch | None:
     """One batch of phase 2's held-out crops, the same for a whole run; None without labelled held-out episodes."""
     episodes = episodes_of(store, "held_out", 2)
     if not episodes:
         return None
     discount = config.imagination.gamma
-    return CropSampler(episodes, store.clock, config.dynamics.window, crops, config.seed, discount).batch(0)
+    crops, window = held_out_crops(config), config.dynamics.window
+    return CropSampler(episodes, store.clock, window, crops, config.seed, discount).batch(0)
 
 
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:

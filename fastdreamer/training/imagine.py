@@ -5,6 +5,7 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.3, Eq. 9-11.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
 from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
+from fastdreamer.ranges import span
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 
@@ -47,9 +49,11 @@ class ImaginationPhase(Phase[DreamWork]):
 
     Attributes:
         dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
+        proves: see `build_program`.
     """
 
     number = 3
+    proves = True
     feed: Feed
     scale: RunningScale
 
@@ -87,7 +91,7 @@ class ImaginationPhase(Phase[DreamWork]):
         settings, agent = self.config.imagination, self.agent
         rollout = self.imagine(self.feed.draw())
         weight = survival(rollout.continues)
-        with self.backend.autocast():
+        with span("heads"), self.backend.autocast():
             values = agent.returns_decoded(rollout.features)
         returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
@@ -112,9 +116,9 @@ class ImaginationPhase(Phase[DreamWork]):
         count, context = batch.latents.shape[:2]
         pieces = bounds(count, -(-count // self.dreams_at_once))
         if len(pieces) == 1:
-            return self._program(count)(batch)
+            return self.program(count)(batch)
         noise = draw_noise(self.world, count, context, self.config.imagination.horizon, self.noise)
-        return joined([self._program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in pieces])
+        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in pieces])
 
     def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""
@@ -131,6 +135,11 @@ class ImaginationPhase(Phase[DreamWork]):
         """Fewer dreams a rollout."""
         self.dreams_at_once = -(-self.config.phase3.batch_size // pieces)
         self._programs.clear()
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """Those that were built so far."""
+        return list(self._programs.values())
 
     def losses(self, work: DreamWork, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The heads once more on the stored states: the objective, the value loss times its factor, and figures."""
@@ -149,10 +158,10 @@ class ImaginationPhase(Phase[DreamWork]):
         }
         return {"policy": terms["policy"], "value": value}, {name: x.detach() for name, x in figures.items()}
 
-    def _program(self, dreams: int) -> Program:
+    def program(self, dreams: int) -> Program:
         """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
         if dreams not in self._programs:
             self._programs[dreams] = build_program(
-                self.config, self.world, self.agent, dreams, self.backend, self.noise
+                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves
             )
         return self._programs[dreams]

@@ -20,9 +20,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
-from fastdreamer.training.optim import Average, build_optimizers, learning_rate
+from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.pieces import Pieces
+from fastdreamer.training.update import Update
 
 
 def fit(
@@ -44,9 +44,8 @@ def fit(
     Raises:
         UserError: if the gradient is no longer finite; the last checkpoint is from before.
     """
-    parameters = [p for p in phase.model.parameters() if p.requires_grad]
-    optimizers = build_optimizers(phase.model.named_parameters(), train)
-    average = Average(phase.model, train.ema_decay)
+    update = Update(phase, train, backend)
+    optimizers, average = update.optimizers, update.average
     done = 0
     if resume_from is not None:
         done = resume_from.step
@@ -71,18 +70,9 @@ def fit(
         track(title or f"phase {phase.number}", total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
-        pieces = Pieces(phase, train, backend)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         for step in range(done, train.steps):
-            rate = learning_rate(train, step)
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = rate
-            logged = pieces.gradients(step)
-            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            average.update(phase.model, step)
+            logged, norm = update(step)
             done = step + 1
             is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
@@ -95,7 +85,7 @@ def fit(
             if is_logging:
                 loss = float(logged.pop("loss"))
                 figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
-                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": rate}
+                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
                 shown: dict[str, float | str] = {"loss": figures["loss"]}
                 if waiting is not None:
                     figures["data/wait_share"] = waiting.share()

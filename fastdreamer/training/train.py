@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -33,8 +33,23 @@ from fastdreamer.training.world_model import WorldModelPhase
 PHASES = (1, 2, 3)
 
 
+class Memory(Protocol):
+    """Plans a phase's memory before it is built, and says afterwards what was taken (see `planning.run`)."""
+
+    def settle(self, config: Config, number: int, backend: Backend, store_bytes: int) -> Config:
+        """The configuration with the phase's `micro_batch` settled; raises UserError where it cannot fit."""
+
+    def finished(self) -> dict[str, Any]:
+        """Predicted and measured, for the result."""
+
+
 def train(
-    config: Config, run_dir: Path, phase: int, resume: bool = False, checkpoint: Path | None = None
+    config: Config,
+    run_dir: Path,
+    phase: int,
+    resume: bool = False,
+    checkpoint: Path | None = None,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.
 
@@ -44,6 +59,7 @@ def train(
         phase: 1 world model, 2 behaviour cloning, 3 imagination.
         resume: go on from the phase's newest checkpoint.
         checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
+        memory: plans the phase's memory; None leaves `micro_batch` as it is.
 
     Returns:
         Phase, steps, seconds, parameters trained, and the last figures.
@@ -65,6 +81,8 @@ def train(
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
+    if memory is not None:
+        config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
     built = _build(config, phase, store, parent, backend)
     started = time.perf_counter()
@@ -77,6 +95,8 @@ def train(
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         "figures": figures,
     }
+    if memory is not None:
+        result |= memory.finished()
     if phase == 1:
         result["decoder"] = _train_decoder(config, run, store, backend, resume)
     return result
@@ -121,7 +141,7 @@ def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | 
     world = world_model_from(parent, config, device)
     if phase == 2:
         agent = Agent(config, store.space.sizes).to(device)
-        check = held_out_batch(config, store, max(64, config.phase2.batch_size))
+        check = held_out_batch(config, store)
         return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
     agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
     if not agent.reward.is_trained:

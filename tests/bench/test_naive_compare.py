@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from bench.naive import compare
 from bench.naive.__main__ import run
 from bench.naive.arms import build, levels_of, our_dream, with_band
 from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 
@@ -25,6 +29,7 @@ SMALL = [
     "phase3.batch_size=3",
 ]
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 BACKEND = Backend(CPU, "fp32")
 
@@ -86,9 +91,37 @@ def test_longer_dreams_get_a_band_that_they_may_pass_and_the_same_weights() -> N
     assert not torch.allclose(short.latents[:, 3], whole.latents[:, 3])
 
 
+def test_every_kind_of_rollout_is_what_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = build(load_config("debug", SMALL), CPU)
+    read, passes = WorldModel.read, list[int]()
+
+    def counted(self: WorldModel, noisy: torch.Tensor, *rest: object) -> object:
+        passes.append(noisy.shape[1])
+        return read(self, noisy, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WorldModel, "read", counted)
+    for kind, wanted in (("plain", [1] * 11), ("program", [1] * 11), ("merged", [2, 1, 1, 1] * 2)):
+        dream = our_dream(work, BACKEND, kind, [2])
+        passes.clear()
+        dream(2)
+        assert passes == wanted, kind
+
+
 def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["debug", "dynamics.dims=3"]) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "did you mean dynamics.dim?" in err and out == ""
     assert run(["--compiled"]) == 2 and "there is --compile" in capsys.readouterr().err
     assert run(["--help"]) == 0 and "python -m bench.naive" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled_arms_are_printed_beside_eager_ones() -> None:
+    """In a process of its own: run-time shape checks and torch.compile do not mix."""
+    command = [sys.executable, "-m", "bench.naive", "debug", "--compile", *SMALL]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"compiled phase-1 step, eager +[\d.]+ +[\d.]+ +[\d.]+", ran.stdout)
+    assert re.search(r"compiled merged program, eager, H = 2 +[\d.]+", ran.stdout)
+    for name in ("phase-1 step", "merged program"):
+        assert re.search(rf"(holds|FAILS): {name}, eager over compiled .*, at least 1\n", ran.stdout)

@@ -57,9 +57,10 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def uncaptured(function: Callable[[], None], before: Callable[[], object] = lambda: None) -> Callable[[], None]:
-    """Runs the function, as capturing does before anything is replayed, and gives it back."""
-    before()
-    function()
+    """Runs the function a few times, as capturing does before anything is replayed, and gives it back."""
+    for _ in range(2):
+        before()
+        function()
     return function
 
 

@@ -71,7 +71,7 @@ def test_video_without_actions_alone_trains_phase_one_and_is_refused_by_phase_tw
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="phase 3"):
         feed_of(config, 3, run)
-    assert held_out_batch(config, LatentStore.open(run / "store"), 4) is None
+    assert held_out_batch(config, LatentStore.open(run / "store")) is None
 
 
 def test_recordings_without_rewards_clone_a_policy_and_go_no_further(

@@ -1,0 +1,45 @@
+"""One update of a phase: the gradient of a step, clipped; the optimisers; the average."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastdreamer.config import TrainConfig
+from fastdreamer.device import Backend
+from fastdreamer.ranges import span
+from fastdreamer.training.optim import Average, build_optimizers, learning_rate
+from fastdreamer.training.phase import Phase
+from fastdreamer.training.pieces import Pieces
+
+
+class Update:
+    """Everything that a step of the loop holds and does on the device; a memory plan runs it on fake tensors."""
+
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
+        self.phase, self.train = phase, train
+        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+        self.optimizers = build_optimizers(phase.model.named_parameters(), train)
+        self.average = Average(phase.model, train.ema_decay)
+        self.pieces = Pieces(phase, train, backend)
+
+    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Update number `step`: the figures of its last batch, and the gradient's norm before it was clipped."""
+        figures = self.pieces.gradients(step)
+        return figures, self.apply(step)
+
+    def apply(self, step: int) -> Tensor:
+        """Takes the gradients in; returns their norm before they were clipped."""
+        rate = learning_rate(self.train, step)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
+        with span("clip"):
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+        with span("optimizer"):
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        with span("average"):
+            self.average.update(self.phase.model, step)
+        return norm

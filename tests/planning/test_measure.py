@@ -1,0 +1,161 @@
+"""What is planned on fake tensors is what a real run takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.phases import feed_of, made_up, models
+from fastdreamer.config import Config
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.sampler import CropSampler
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.planning.measure import PARTS, measure
+from fastdreamer.settings import load_config
+from fastdreamer.training.agent import AgentPhase
+from fastdreamer.training.data import held_out_crops
+from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.phase import Phase
+from fastdreamer.training.update import Update
+from fastdreamer.training.world_model import WorldModelPhase
+
+CPU = torch.device("cpu")
+FP32, BF16 = Backend(CPU, "fp32"), Backend(CPU, "bf16")
+MIB = 2**20
+SIZES = action_space("crafter").sizes
+TOKENS = ("heads.readout=agent_tokens", "dynamics.agent_tokens=2")
+MUON = ("phase1.optimizer=muon",)
+ADAMW = ("phase1.optimizer=adamw",)
+Small = Callable[..., Config]
+
+
+def real_peak(config: Config, number: int, backend: Backend) -> int:
+    """Most bytes that torch's CPU allocator gave out while a real phase was built and trained for two steps."""
+    feed = feed_of(config, number, CPU)
+    held_out = CropSampler(made_up(config), config.tokenizer.clock, config.dynamics.window, held_out_crops(config), 0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        phase: Phase[Any]
+        if number == 1:
+            phase = WorldModelPhase(config, WorldModel.build(config, SIZES), feed, backend)
+        elif number == 2:
+            phase = AgentPhase(config, *models(config, CPU), feed, held_out.batch(0), backend)
+        else:
+            world, agent = models(config, CPU)
+            phase = ImaginationPhase(config, world, agent, copy.deepcopy(agent.policy), feed, backend)
+            phase.proves = False
+        update = Update(phase, getattr(config, f"phase{number}"), backend)
+        phase.model.train()
+        for step in range(2):
+            update(step)
+            if isinstance(phase, AgentPhase):
+                phase.check()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    assert len(events) > 500
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def compare(config: Config, number: int, backend: Backend, tolerance: float) -> None:
+    planned = measure(config, number, backend, is_card=False).used
+    real = real_peak(config, number, backend)
+    print(f"phase {number}: planned {planned / MIB:.2f} MiB, real {real / MIB:.2f} MiB, {planned / real:.3f}")
+    assert planned == pytest.approx(real, rel=tolerance)
+
+
+CASES = [
+    (1, (*ADAMW, "phase1.micro_batch=2")),
+    (1, (*ADAMW, "phase1.micro_batch=6", "phase1.recompute=true")),
+    (2, (*TOKENS, "phase2.micro_batch=6")),
+    (3, ("phase3.micro_batch=2",)),
+]
+
+
+@pytest.mark.parametrize(("number", "overrides"), CASES)
+def test_the_planned_peak_is_that_of_a_real_run(small: Small, number: int, overrides: tuple[str, ...]) -> None:
+    compare(small(*overrides), number, FP32, 0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("micro", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("number", "overrides"),
+    [
+        (1, ADAMW),
+        (1, MUON),
+        (1, (*ADAMW, "phase1.recompute=true")),
+        (1, (*ADAMW, "phase1.accumulate=2")),
+        (2, ()),
+        (2, TOKENS),
+        (2, (*TOKENS, "phase2.recompute=true")),
+        (3, ()),
+        (3, TOKENS),
+        (3, ("imagination.merge_commit=off",)),
+    ],
+)
+def test_the_planned_peak_is_that_of_a_real_run_at_any_setting(
+    small: Small, number: int, overrides: tuple[str, ...], micro: int, backend: Backend
+) -> None:
+    compare(small(f"phase{number}.micro_batch={micro}", *overrides), number, backend, 0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_planned_peak_of_the_demo_is_that_of_a_real_run(number: int) -> None:
+    compare(load_config("crafter", ["forcing.boot_warmup=0"]), number, BF16, 0.1)
+
+
+def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> None:
+    found = measure(small("phase3.micro_batch=3"), 3, BF16, is_card=True)
+    assert set(found.parts) == set(PARTS) and all(found.parts[name] > 0 for name in PARTS if name != "gradients")
+    assert found.used == sum(found.parts.values()) <= found.reserved
+    assert found.reserved % (2 * MIB) < 1024 * 6 and found.graphs > 0
+    plain = measure(small(*ADAMW, "phase1.micro_batch=3"), 1, BF16, is_card=True).parts
+    weights = plain["parameters"]
+    assert plain["gradients"] == pytest.approx(weights, rel=0.02)  # two pieces: the gradient of one meets the other
+    assert plain["optimizer"] == pytest.approx(2 * weights, rel=0.02)
+    assert plain["average"] == pytest.approx(weights, rel=0.001)
+    assert plain["frozen"] == plain["caches"] == plain["buffers"] == 0
+
+
+def test_pieces_and_recomputing_take_less(small: Small) -> None:
+    def activations(*overrides: str) -> int:
+        return measure(small(*ADAMW, *overrides), 1, BF16, is_card=True).parts["activations"]
+
+    whole, half = activations("phase1.micro_batch=6"), activations("phase1.micro_batch=3")
+    assert 0.4 * whole < half < 0.65 * whole
+    assert activations("phase1.micro_batch=6", "phase1.recompute=true", "dynamics.layers=4") < whole
+
+
+def test_activations_are_affine_in_the_crops_at_once(small: Small) -> None:
+    plain = ("phase1.batch_size=16", "forcing.boot_fraction=0", *ADAMW)
+
+    def activations(micro: int) -> int:
+        found = measure(small(f"phase1.micro_batch={micro}", *plain), 1, BF16, is_card=True)
+        return found.parts["activations"] + found.parts["gradients"]
+
+    one, two, four = (activations(micro) for micro in (2, 4, 8))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)
+
+
+def test_a_card_in_bf16_keeps_less_than_a_cpu(small: Small) -> None:
+    """One fused norm and fused attention, where a CPU in bf16 has the norm's parts and the scores."""
+    config = small(*ADAMW)
+    card, cpu = (measure(config, 1, BF16, is_card=is_card).parts["activations"] for is_card in (True, False))
+    assert card < 0.8 * cpu
+
+
+def test_planning_draws_no_random_numbers_and_computes_nothing(small: Small) -> None:
+    before = torch.get_rng_state()
+    config = load_config("minerl_cosmos_80gb", ["phase2.batch_size=4096", "dynamics.layers=2"])  # no memory holds it
+    measure(config, 2, BF16, is_card=True)
+    assert torch.equal(torch.get_rng_state(), before)
