@@ -108,6 +108,18 @@ def build_parser() -> Parser:
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase's; default: the run's")
 
+    profile = command("profile", "where time and memory go, and where a process stands", run_dir="optional")
+    profile.add_argument("--phase", metavar="1|2|3|encode|imagine", default="", help="whose steps are profiled")
+    profile.add_argument("--tool", metavar="torch|pyspy|nsys|memory|none", help="default: torch; none: bare steps")
+    profile.add_argument("--out", type=Path, metavar="DIR", help="where the files go; default: RUN/profiles")
+    profile.add_argument("--warmup", type=int, default=3, metavar="N", help="plain steps before (default: 3)")
+    profile.add_argument("--steps", type=int, default=0, metavar="N", help="steps that are recorded (default: 2 to 30)")
+    profile.add_argument("--shapes", action="store_true", help="torch: note the shapes of every operator's inputs")
+    profile.add_argument("--pid", type=int, default=0, metavar="PID", help="pyspy: flame graph of a running process")
+    profile.add_argument("--seconds", type=int, default=10, metavar="S", help="with --pid: how long (default: 10)")
+    profile.add_argument("--dump", type=int, default=0, metavar="PID", help="pyspy: the stacks of a process that hangs")
+    profile.add_argument("--print-command", action="store_true", help="nsys: print the command and stop")
+
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
     command("report", "write report.html for a run", run_dir="required")
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.output import show, show_engines, show_evaluation, to_json
+from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
 
 DEFAULT_PRESET = "crafter"
@@ -182,6 +183,21 @@ def plan(arguments: argparse.Namespace) -> dict[str, Any]:
     return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
 
 
+def profile(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says much else; read when torch loads
+    config = resolve(arguments)
+    from fastdreamer.profiling.profile import Request
+    from fastdreamer.profiling.profile import profile as profile_work
+
+    request = Request.of(arguments)
+    if request.runs_here:
+        announce(config)
+    result = profile_work(config, request)
+    show_profile(result)
+    return result
+
+
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Closed and open loop; the numbers are those of summary.json."""
     config = resolve(arguments)
@@ -213,6 +229,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "encode": encode,
     "plan": plan,
     "train": train,
+    "profile": profile,
     "eval": evaluate,
     "report": report,
 }

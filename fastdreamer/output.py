@@ -47,6 +47,31 @@ def show_engines(result: Mapping[str, Any]) -> None:
     print(f"{result['root']}, {result['seconds']} s")
 
 
+def show_profile(result: Mapping[str, Any]) -> None:
+    """Print the numbers, then every list of rows as a table, then the files."""
+    tables = {name: rows for name, rows in result.items() if isinstance(rows, list) and rows}
+    plain = {name: value for name, value in result.items() if name not in (*tables, "files") and value != []}
+    show(plain)
+    for name, rows in tables.items():
+        columns = list(rows[0])
+        cells = [[str(column) for column in columns], *([_cell(key, row[key]) for key in columns] for row in rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        aligned = ["<" if isinstance(rows[0][column], str) else ">" for column in columns]
+        print(f"\n{name.replace('_', ' ')}")
+        for row in cells:
+            line = "  ".join(f"{cell:{side}{w}}" for cell, side, w in zip(row, aligned, widths, strict=True))
+            print(f"  {line.rstrip()}")
+    print()
+    for what, file in result.get("files", {}).items():
+        print(f"{what}: {file}")
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1%}" if column == "share" else f"{value:,.2f}"
+    return str(value)
+
+
 def to_json(result: Mapping[str, Any]) -> str:
     """One line of strict JSON: what is not a finite number becomes null, paths become text."""
     return json.dumps(_strict(result), allow_nan=False)

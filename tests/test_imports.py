@@ -15,13 +15,13 @@ SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdr
 # A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
-    ("errors", "files", "shapes", "yaml_text", "progress", "output", "settings", "config", "device"),
+    ("errors", "files", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device"),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
     ("imagination",),
     ("training",),
     ("planning",),
-    ("evaluation",),
+    ("evaluation", "profiling"),
     ("demo", "commands", "cli", "__main__"),
 )
 SIBLINGS = {

@@ -26,6 +26,7 @@ from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
+from fastdreamer.ranges import span
 from fastdreamer.tokenizer.engines import describe, open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
@@ -125,7 +126,9 @@ class _Run:
         match event:
             case Chunk():
                 began = time.perf_counter()
-                self.latents.setdefault(event.recording.name, []).append(self.tokenizer.encode_windows(event.frames))
+                with span("encode"):
+                    encoded = self.tokenizer.encode_windows(event.frames)
+                self.latents.setdefault(event.recording.name, []).append(encoded)
                 self.times["encode"] += time.perf_counter() - began
                 self.seen_frames += len(event.frames)
                 return 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastdreamer.data.clips import Batch
 from fastdreamer.data.sampler import CropSampler
 from fastdreamer.errors import UserError
+from fastdreamer.ranges import span
 
 
 class Feed:
@@ -38,7 +39,8 @@ class Feed:
     def draw(self) -> Batch:
         """The next batch, on the device."""
         began = time.perf_counter()
-        batch = self._next().to(self.device)
+        with span("batch"):
+            batch = self._next().to(self.device)
         self._position += 1
         self.waited_s += time.perf_counter() - began
         return batch
@@ -92,7 +94,8 @@ class Feed:
             raise
 
     def _make(self, number: int) -> Batch:
-        batch = self.sampler.batch(number)
+        with span("crops"):
+            batch = self.sampler.batch(number)
         return batch.pin_memory() if self.device.type == "cuda" and not batch.latents.is_cuda else batch
 
     def _drop(self) -> None:

@@ -22,6 +22,7 @@ from fastdreamer.data.latents import (
 from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
+from fastdreamer.ranges import span
 
 Entry = tuple[Episode, Mapping[str, Any]]  # an episode and its proof (`stream.Finished`)
 
@@ -67,7 +68,8 @@ class Ledger:
         """Write an episode and enter it; the proof is what its entry says besides."""
         episode, proof = entry
         name = episode.name
-        written = write_episode(self.store, episode, self._sources.pop(name)) | dict(proof)
+        with span("write"):
+            written = write_episode(self.store, episode, self._sources.pop(name)) | dict(proof)
         with self.claims.manifest():
             manifest = self._read()
             manifest["episodes"][name] = written

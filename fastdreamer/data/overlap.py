@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from fastdreamer.ranges import span
+
 Item = TypeVar("Item")
 _END = object()
 
@@ -98,7 +100,7 @@ class Background(Generic[Item]):
         self._todo = items(self._outlet)
         self._next = threading.Lock()
         self._work = work
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run, name=f"reader-{i}", daemon=True) for i in range(threads)]
 
     def __enter__(self) -> Self:
         """Start the threads."""
@@ -117,7 +119,8 @@ class Background(Generic[Item]):
         running = len(self._threads)
         while running:
             began = time.perf_counter()
-            result, size = self._outlet.get()
+            with span("wait for frames"):
+                result, size = self._outlet.get()
             self.waited += time.perf_counter() - began
             if result is _END:
                 running -= 1
@@ -158,7 +161,7 @@ class Writer(Generic[Item]):
         self._write = write
         self._queue: queue.Queue[Any] = queue.Queue(ahead)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def put(self, item: Item) -> None:
         """Hand over one item."""

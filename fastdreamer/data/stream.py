@@ -22,6 +22,7 @@ from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Record
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.verify import disagreement, sample_numbers, sampled_sha256
 from fastdreamer.errors import UserError
+from fastdreamer.ranges import spanned
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
 
@@ -98,7 +99,7 @@ class Streamer:
         for _ in range(3):
             aligned = align(labels, visible)
             passage = Passage(aligned, sample_numbers(visible))
-            blocks = (torch.from_numpy(block) for block in decode_blocks(labels.video, BLOCK))
+            blocks = (torch.from_numpy(block) for block in spanned("decode", decode_blocks(labels.video, BLOCK)))
             self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
             if passage.count == visible:
                 passage.check(recording)
@@ -116,7 +117,8 @@ class Streamer:
         for _ in range(2):
             passage = Passage(aligned, sample_numbers(visible), shown - visible)
             try:
-                self._put(recording, passage.frames(self.card(labels.video, BLOCK)), len(aligned.picked), outlet)
+                blocks = spanned("decode", self.card(labels.video, BLOCK))
+                self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
             except (UserError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 break

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastdreamer.config import ForcingConfig
+from fastdreamer.ranges import span
 
 Predict = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 """(noisy, signal index, step-size index, rows) -> clean latents, for the given rows of the batch."""
@@ -106,7 +107,8 @@ def forcing_loss(
     prediction = predict(noisy, levels.signal, levels.step_size, slice(0, len(clean))).float()
     target = clean
     if levels.boots:
-        target = torch.cat([boot_target(predict, noisy, levels, finest), clean[levels.boots :]])
+        with span("half steps"):
+            target = torch.cat([boot_target(predict, noisy, levels, finest), clean[levels.boots :]])
     error = (prediction - target).square().mean((-2, -1)) * shares
     boot, flow = error[: levels.boots].sum(), error[levels.boots :].sum()
     return {"dynamics": boot + flow, "flow": flow.detach(), "boot": boot.detach()}

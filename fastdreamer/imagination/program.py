@@ -24,6 +24,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
 from fastdreamer.imagination.merging import prove_merged
 from fastdreamer.imagination.rollout import Noise, Rollout
+from fastdreamer.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 
@@ -96,10 +97,12 @@ class Program:
         else:
             self.noise.copy_(noise.normal)
             self.uniform.copy_(noise.uniform)
-        self._start(batch)
-        self._run()
+        with span("context"):
+            self._start(batch)
+        with span("rollout"):
+            self._run()
         features = self.features.transpose(0, 1).clone()
-        with self.backend.autocast():
+        with span("heads"), self.backend.autocast():
             rewards, continues = self._score(features)
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
@@ -141,15 +144,19 @@ class Program:
         world, k = self.world, self.step_number
         after, noise_at = k + 1, self.context + 2 * k
         with self.backend.autocast():
-            chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
+            with span("policy"):
+                chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
             noise, read = _row(self.noise, noise_at), None
             if self.merges:
                 finished, its_noise = _row(self.latents, k), _row(self.noise, noise_at - 1)
-                state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
+                with span("denoise"):  # and commit
+                    state = commit_and_sample_next(world, self.cache, finished, self.token, its_noise, token, noise)
             else:
                 tokens, its_noise = self.agent.embed_tokens(self.task), _row(self.noise, noise_at + 1)
-                state = sample_next(world, self.cache, token, noise)
-                read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
+                with span("denoise"):
+                    state = sample_next(world, self.cache, token, noise)
+                with span("commit"):
+                    read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
             feature = self.agent.features(state, read, self.task)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.decode import BLOCK
 from fastdreamer.planning.cards import CONTEXT, Budget
 from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
@@ -25,11 +24,13 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     """Bytes by component, each named with what it rests on; nothing on a CPU.
 
     Weights are counted on the real architecture (left out where diffusers is not installed), activations are the eager
-    encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, surfaces the arrays that DALI is
-    asked for.
+    encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, and surfaces are the arrays
+    that DALI is asked for.
     """
     if not budget.is_card:
         return {}
+    from fastdreamer.data.decode import BLOCK  # the decoder's libraries are not for those who train
+
     tokenizer, engines = config.tokenizer, config.engines
     width = 4 if engines.precision == "fp32" else 2
     pixels = tokenizer.window * tokenizer.image_size**2

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
+from fastdreamer.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
 from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess
@@ -111,7 +112,8 @@ class FrozenTokenizer:
         return self._pool(self._encode(frames, layout))
 
     def _pool(self, encoded: Tensor) -> Tensor:
-        return encoded if self.encoder.spec.pool else latent_pool(encoded, self.config.pool)
+        with span("pool"):
+            return encoded if self.encoder.spec.pool else latent_pool(encoded, self.config.pool)
 
     def encode_raw(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b z l h w"]:
         """As `encode`, before the pool.
@@ -183,11 +185,15 @@ class FrozenTokenizer:
         return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
 
     def _encode_part(self, frames: Tensor, layout: str | None) -> Tensor:
-        clips, spec = self._clips(frames, layout), self.encoder.spec
+        spec = self.encoder.spec
+        with span("resample"):
+            clips = self._clips(frames, layout)
         if self.clock.frames_per_latent > 1:
-            return self.encoder.run(clips)
+            with span("encoder"):
+                return self.encoder.run(clips)
         single = clips.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        encoded = torch.cat([self.encoder.run(part) for part in single.split(64)])
+        with span("encoder"):
+            encoded = torch.cat([self.encoder.run(part) for part in single.split(64)])
         if spec.pool:
             return encoded.squeeze(1).unflatten(0, (len(frames), -1))
         return encoded.squeeze(2).unflatten(0, (len(frames), -1)).transpose(1, 2)

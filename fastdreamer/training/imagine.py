@@ -23,6 +23,7 @@ from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
 from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
+from fastdreamer.ranges import span
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 
@@ -90,7 +91,7 @@ class ImaginationPhase(Phase[DreamWork]):
         settings, agent = self.config.imagination, self.agent
         rollout = self.imagine(self.feed.draw())
         weight = survival(rollout.continues)
-        with self.backend.autocast():
+        with span("heads"), self.backend.autocast():
             values = agent.returns_decoded(rollout.features)
         returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]

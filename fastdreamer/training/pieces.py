@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
+from fastdreamer.ranges import span
 from fastdreamer.training.phase import Phase
 
 
@@ -69,12 +70,14 @@ class Pieces:
     def _gradients(self, step: int) -> dict[str, Tensor]:
         batches: list[dict[str, Tensor]] = []
         for _ in range(self.train.accumulate):
-            work = self.phase.draw()
+            with span("draw"):
+                work = self.phase.draw()
             sums: dict[str, Tensor] = {}
             for piece in work.split(self.pieces):
-                with self.backend.autocast():
+                with span("forward"), self.backend.autocast():
                     loss, figures = self.phase.loss(piece, step)
-                (loss / self.train.accumulate).backward()
+                with span("backward"):
+                    (loss / self.train.accumulate).backward()
                 for name, value in (figures | {"loss": loss.detach()}).items():
                     sums[name] = sums[name] + value if name in sums else value
             batches.append(sums)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
+from fastdreamer.ranges import span
 from fastdreamer.training.optim import Average, build_optimizers, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.pieces import Pieces
@@ -33,9 +34,12 @@ class Update:
         rate = learning_rate(self.train, step)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.phase.model, step)
+        with span("clip"):
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+        with span("optimizer"):
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        with span("average"):
+            self.average.update(self.phase.model, step)
         return norm

@@ -15,6 +15,7 @@ from fastdreamer.data.schedule import Share, derived_seed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.ranges import span
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds
 
@@ -83,7 +84,8 @@ class WorldModelPhase(Phase[ForcingWork]):
         batch = self.feed.draw()
         order = torch.rand(len(batch.latents), generator=self.noise, device=self.backend.device).argsort()
         batch = batch.take(order)  # the first rows, which are bootstrap, are no special ones
-        clean = self.world.normalise(batch.latents, batch.positions)
+        with span("normalise"):
+            clean = self.world.normalise(batch.latents, batch.positions)
         rows, steps = clean.shape[:2]
         self.steps = steps
         boots = self.boots.before((number + 1) * rows) - self.boots.before(number * rows)
