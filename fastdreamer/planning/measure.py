@@ -25,7 +25,7 @@ from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import ForcingWork
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Of what torch's allocator gives out; caches (keys, values) and buffers (noise, what is imagined) are phase 3's."""
+"""Of what torch's allocator gives out. Caches (keys, values) and buffers (noise, what a rollout leaves): phase 3's."""
 
 
 @dataclass(frozen=True)
