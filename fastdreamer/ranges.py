@@ -50,7 +50,7 @@ _END = object()
 
 def span(name: Range) -> AbstractContextManager[object]:
     """What happens inside is shown under this name, by torch.profiler and under `emit_nvtx`."""
-    # torch's own flag for quick checks; where a version lacks it, the range is always made (20 us instead of 0.2).
+    # torch's own flag for quick checks; where a version lacks it, the range is always made (20 us instead of 0.3).
     return profiler.record_function(name) if getattr(profiler, "_is_profiler_enabled", True) else _NOTHING
 
 

@@ -25,7 +25,7 @@ from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import ForcingWork
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Of what torch's allocator gives out; caches (keys, values) and buffers (noise, what is imagined) are phase 3's."""
+"""Of what torch's allocator gives out. Caches (keys, values) and buffers (noise, what a rollout leaves): phase 3's."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     del work, pieces, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
-        phase.check(slice(1))
+        phase.check(slice(-1, None))  # of pieces that differ by a row the last is a largest
     owners = {
         "parameters": tracker.numbers(_state_of(phase.model)),
         "gradients": gradients,

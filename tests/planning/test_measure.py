@@ -115,11 +115,11 @@ def test_the_planned_peak_of_the_demo_is_that_of_a_real_run(number: int) -> None
 
 
 def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> None:
-    found = measure(small("phase3.micro_batch=3"), 3, BF16, is_card=True)
+    found = measure(small("phase3.micro_batch=3", "dynamics.layers=1"), 3, BF16, is_card=True)
     assert set(found.parts) == set(PARTS) and all(found.parts[name] > 0 for name in PARTS if name != "gradients")
     assert found.used == sum(found.parts.values()) <= found.reserved
     assert found.reserved % (2 * MIB) < 1024 * 6 and found.graphs > 0
-    plain = measure(small(*ADAMW, "phase1.micro_batch=3"), 1, BF16, is_card=True).parts
+    plain = measure(small(*ADAMW, "phase1.micro_batch=3", "dynamics.layers=1"), 1, BF16, is_card=True).parts
     weights = plain["parameters"]
     assert plain["gradients"] == pytest.approx(weights, rel=0.02)  # two pieces: the gradient of one meets the other
     assert plain["optimizer"] == pytest.approx(2 * weights, rel=0.02)
@@ -129,15 +129,16 @@ def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> N
 
 def test_pieces_and_recomputing_take_less(small: Small) -> None:
     def activations(*overrides: str) -> int:
-        return measure(small(*ADAMW, *overrides), 1, BF16, is_card=True).parts["activations"]
+        plain = ("forcing.boot_fraction=0", *ADAMW)
+        return measure(small(*plain, *overrides), 1, BF16, is_card=True).parts["activations"]
 
     whole, half = activations("phase1.micro_batch=6"), activations("phase1.micro_batch=3")
     assert 0.4 * whole < half < 0.65 * whole
-    assert activations("phase1.micro_batch=6", "phase1.recompute=true", "dynamics.layers=4") < whole
+    assert activations("phase1.micro_batch=6", "phase1.recompute=true") < 0.9 * whole
 
 
 def test_activations_are_affine_in_the_crops_at_once(small: Small) -> None:
-    plain = ("phase1.batch_size=16", "forcing.boot_fraction=0", *ADAMW)
+    plain = ("phase1.batch_size=16", "forcing.boot_fraction=0", "dynamics.layers=1", *ADAMW)
 
     def activations(micro: int) -> int:
         found = measure(small(f"phase1.micro_batch={micro}", *plain), 1, BF16, is_card=True)
@@ -156,6 +157,6 @@ def test_a_card_in_bf16_keeps_less_than_a_cpu(small: Small) -> None:
 
 def test_planning_draws_no_random_numbers_and_computes_nothing(small: Small) -> None:
     before = torch.get_rng_state()
-    config = load_config("minerl_cosmos_80gb", ["phase2.batch_size=4096", "dynamics.layers=2"])  # no memory holds it
+    config = load_config("minerl_cosmos_80gb", ["phase2.batch_size=4096", "dynamics.layers=1"])  # no memory holds it
     measure(config, 2, BF16, is_card=True)
     assert torch.equal(torch.get_rng_state(), before)

@@ -26,7 +26,7 @@ Small = Callable[..., Config]
 
 
 class Affine(Planner):
-    """100 MiB, 10 more for each row at once (3 where they are recomputed), 1 for each of the batch; the store besides."""
+    """100 MiB, 10 more a row at once (3 where they are recomputed), 1 for each of the batch; the store besides."""
 
     measured = 0
 

@@ -18,8 +18,11 @@ from fastdreamer import cli
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.device import Backend
+from fastdreamer.profiling import work
 from fastdreamer.ranges import _NOTHING, RANGES, span, spanned
 from fastdreamer.settings import dump_config, load_config
+from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import train
 
 from .conftest import QUICK, SMALL
@@ -86,6 +89,9 @@ def test_a_runs_own_weights_are_profiled_and_nothing_else_is_written(
     assert "random weights" in run("--phase", "1", "--run-dir", str(folder), *QUICK, "--tool", "none")["on"]
     train(config, folder, 1)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    built, _ = work._phase(config, 1, folder, tmp_path, Backend(torch.device("cpu"), "fp32"))
+    average = RunDirectory(folder).load(1, config).tensors["ema"]
+    assert all(torch.equal(value, average[name]) for name, value in built.model.state_dict().items())
     for phase in ("1", "2"):
         found = run("--phase", phase, "--run-dir", str(folder), *QUICK, "--tool", "none")
         assert "weights of phase 1" in found["on"] and str(folder / "store") in found["on"]
