@@ -18,7 +18,7 @@ from bench.expectations import Timed
 from bench.ratio import until_precise
 from bench.rows import GateRow, Place, Work, Wrong
 
-BUDGET_S = {"short": 3.0, "full": 10.0}
+BUDGET_S = {"short": 4.0, "full": 10.0}
 """Seconds that a row's pairs may take, where they are not precise before."""
 
 

@@ -67,12 +67,12 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) 
     return Work(lambda: None, dict, spend(ours_s), spend(0.001), items=3, unit="frames")
 
 
-def test_pairs_go_on_until_three_standard_errors_are_12_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_go_on_until_the_error_is_small_or_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = until_precise(clocked(monkeypatch, 0.002, [1.0]), budget_s=5.0)
     assert quiet.ratio == pytest.approx(2.0) and quiet.pairs == 16 and quiet.error == pytest.approx(0.0, abs=1e-9)
     assert quiet.rate == pytest.approx(1500.0) and quiet.unit == "frames"
     noisy = until_precise(clocked(monkeypatch, 0.002, [1.0, 1.3, 0.8, 1.1, 1.5, 0.9, 1.2]), budget_s=5.0)
-    assert noisy.pairs > 16 and noisy.error <= 0.04 and noisy.ratio == pytest.approx(2.0, rel=0.12)
+    assert noisy.pairs > 16 and noisy.error <= 0.025 and noisy.ratio == pytest.approx(2.0, rel=0.12)
     hopeless = until_precise(clocked(monkeypatch, 0.002, [1.0, 4.0, 0.3, 9.0, 0.5, 2.0, 7.0]), budget_s=0.3)
     assert not is_precise(hopeless)
 
