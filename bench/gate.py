@@ -46,7 +46,7 @@ AGAIN = 2
 """New processes that may say that a time is within its margin after all."""
 RUNS = 5
 """Processes behind an updated ratio; two behind updated counts alone."""
-STEADY = 0.06
+STEADY = 0.08
 """A row whose ratio differs between processes by more than this share of the median has counts only."""
 
 
