@@ -22,13 +22,15 @@ INPUTS := pyproject.toml constraints.txt
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
 
-# The kernels run once more through Triton's interpreter, which must be chosen before Triton is imported.
+# Two processes, a thread each. The kernels run once more through Triton's interpreter, which must be chosen before
+# Triton is imported.
+PYTEST := $(BIN)/python -m pytest -q -n 2
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels tests/bench tests/training/test_kernels_on.py
+	$(PYTEST) --dist loadfile
+	TRITON_INTERPRET=1 $(PYTEST) tests/kernels tests/bench/test_harness.py tests/training/test_kernels_on.py
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 # From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
 gpu:

@@ -37,11 +37,14 @@ from bench.expectations import (
     save_new,
 )
 from bench.measure import Measured, measure
-from bench.probe import machine
+from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.ratio import is_precise
 from bench.rows import ROWS, GateRow
+from bench.tables import COPY, MATMUL
 from fastdreamer.errors import UserError
 
+COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}
+"""Bytes whose copy gives the rate behind a floor: on a CPU they stay in its caches, as most of a small row's do."""
 AGAIN = 2
 """New processes that may say that a time is within its margin after all."""
 RUNS = 5
@@ -173,7 +176,11 @@ def update(chosen: argparse.Namespace, device: torch.device) -> list[str]:
     sections: dict[Path, dict[str, Any]] = {counts_file: {"counts": kept}}
     if not chosen.counts_only:
         about = {name: value for name, value in machine().items() if name in ("processor", "card", "cores", "commit")}
-        sections.setdefault(ratios_file, {}).update(machine=about, ratios=steady(runs))
+        rates = {
+            COPY: copy_bandwidth(COPIED[device.type], device.type),
+            MATMUL: matrix_rate(1024, torch.float32, device.type),
+        }
+        sections.setdefault(ratios_file, {}).update(machine=about, rates=rates, ratios=steady(runs))
     written = [save_new(path, versions(), found) for path, found in sections.items()]
     return [f"look at it, then: mv {new} {new.with_name(new.name.replace('.new.json', '.json'))}" for new in written]
 
@@ -188,8 +195,8 @@ def steady(runs: Sequence[Measured]) -> dict[str, Any]:
         middle = min(times, key=lambda timed: abs(timed.ratio - ratio))
         is_steady = spread <= STEADY and all(map(is_precise, times))
         print(f"{name:32} {ratio:.3f}, up to {spread:.1%} apart: {'gated' if is_steady else 'counts only'}")
-        entry = {"ratio": round(ratio, 4), "spread": round(spread, 4), "rate": round(middle.rate, 3)}
-        found[name] = entry | {"unit": middle.unit} if is_steady else None
+        entry = {"ratio": round(ratio, 4), "spread": round(spread, 4), "seconds": middle.seconds}
+        found[name] = entry | {"rate": round(middle.rate, 3), "unit": middle.unit} if is_steady else None
     return found
 
 

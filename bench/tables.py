@@ -18,6 +18,8 @@ from bench.probe import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- python -m bench.tables: begin -->", "<!-- python -m bench.tables: end -->"
+COPY, MATMUL = "copy_bytes_per_s", "matmul_flop_per_s"
+NEAR = 2.0
 STEP = ("launches", "flops", "bytes", "peak_bytes", "syncs", "left_bytes")
 
 
@@ -37,7 +39,13 @@ def tables(folder: Path = FOLDER) -> str:
             about = versions[key].get("machine", {})
             commit = about.get("commit", "unknown")
             name = about.get("card", about.get("processor", path.stem))
-            parts += [f"### Timed on {name}, `{path.stem}` ({key}, commit {commit})", timed(ratios)]
+            rates = versions[key].get("rates", {})
+            measured = ", ".join(f"{label} {value:.3g}" for label, value in rates.items())
+            parts += [
+                f"### Timed on {name}, `{path.stem}` ({key}, commit {commit})",
+                *([f"Floors at {measured}, measured in the same run."] if rates else []),
+                timed(ratios, counts or _counts_on_a_cpu(folder, key), rates),
+            ]
     return "\n\n".join(parts)
 
 
@@ -59,15 +67,36 @@ def others(counts: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def timed(ratios: dict[str, dict[str, Any] | None]) -> str:
-    """Times over the reference arm's; a row that was not steady says so."""
-    lines = ["| row | time over its reference | between processes | rate |", "|---|---:|---:|---:|"]
+def timed(ratios: dict[str, dict[str, Any] | None], counts: dict[str, dict[str, int]], rates: dict[str, float]) -> str:
+    """Times over the reference arm's, and over the machine's floor; a row that was not steady says so."""
+    lines = [
+        "| row | time over its reference | between processes | rate | one call | its floor | bound by |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
     for name, row in ratios.items():
         if row is None:
-            lines.append(f"| {name} | not steady, counts only | | |")
-        else:
-            lines.append(f"| {name} | {row['ratio']:.3f} | {row['spread']:.1%} | {row['rate']:,.4g} {row['unit']}/s |")
+            lines.append(f"| {name} | not steady, counts only | | | | | |")
+            continue
+        floor, bound = floor_of(row["seconds"], counts.get(name, {}), rates)
+        lines.append(
+            f"| {name} | {row['ratio']:.3f} | {row['spread']:.1%} | {row['rate']:,.4g} {row['unit']}/s | "
+            f"{1e3 * row['seconds']:,.3g} ms | {f'{1e3 * floor:,.3g} ms' if floor else ''} | {bound} |"
+        )
     return "\n".join(lines)
+
+
+def floor_of(seconds: float, counts: dict[str, int], rates: dict[str, float]) -> tuple[float, str]:
+    """The least seconds that the counted FLOPs and bytes take at the machine's rates, 0 if they are not counted.
+
+    What bounds a call is its floor if it takes at most NEAR times as long, else the launches.
+    """
+    if not rates or not {"flops", "bytes", "launches"} <= counts.keys():
+        return 0.0, ""
+    products, memory = counts["flops"] / rates[MATMUL], counts["bytes"] / rates[COPY]
+    floor = max(products, memory)
+    if seconds <= NEAR * floor:
+        return floor, "products" if products > memory else "memory"
+    return floor, f"launches, {1e6 * seconds / max(1, counts['launches']):.1f} µs each"
 
 
 def page(text: str) -> str:
@@ -81,6 +110,13 @@ def page(text: str) -> str:
     if not mark:
         raise ValueError(f"{PAGE} lacks the marks {BEGIN} and {END}")
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+def _counts_on_a_cpu(folder: Path, key: str) -> dict[str, dict[str, int]]:
+    path = folder / "counts.json"
+    versions = json.loads(path.read_text("ascii"))["versions"] if path.exists() else {}
+    counts: dict[str, dict[str, int]] = versions.get(key, {}).get("counts", {})
+    return counts
 
 
 def _number(key: str) -> tuple[int, ...]:

@@ -153,7 +153,7 @@ def test_a_ratio_that_differs_between_processes_is_not_gated() -> None:
     runs = [Measured(times={"a": timed(r), "b": timed(s), "c": timed(1.0, e)}) for r, s, e in
             ((0.50, 1.0, 0.01), (0.51, 1.2, 0.01), (0.49, 0.9, 0.09))]  # fmt: skip
     found = steady(runs)
-    assert found["a"] == {"ratio": 0.5, "spread": 0.0202, "rate": 100.0, "unit": "steps"}
+    assert found["a"] == {"ratio": 0.5, "spread": 0.0202, "seconds": 0.01, "rate": 100.0, "unit": "steps"}
     assert found["b"] is None and found["c"] is None
 
 

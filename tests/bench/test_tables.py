@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bench.expectations import SCHEMA
-from bench.tables import PAGE, page, tables
+from bench.tables import COPY, MATMUL, PAGE, floor_of, page, tables
 
 
 def test_the_page_shows_the_committed_expectations() -> None:
@@ -21,11 +21,19 @@ def test_newest_versions_are_shown_and_unsteady_rows_say_so(tmp_path: Path) -> N
         "torch 2.13.0, triton 3.7.1": {"counts": {"step": row, "model": {"world": 9}}},
     }
     (tmp_path / "counts.json").write_text(json.dumps({"schema": SCHEMA, "versions": sections}))
-    ratios = {"step": {"ratio": 0.5, "spread": 0.031, "rate": 30.25, "unit": "steps"}, "decode": None}
-    timed = {"k 1": {"ratios": ratios, "machine": {"processor": "Some CPU", "commit": "abc"}}}
+    step = {"ratio": 0.5, "spread": 0.031, "rate": 30.25, "unit": "steps", "seconds": 0.033}
+    timed = {"k 1": {"ratios": {"step": step, "decode": None}, "machine": {"processor": "Some CPU", "commit": "abc"}}}
     (tmp_path / "some-cpu.json").write_text(json.dumps({"schema": SCHEMA, "versions": timed}))
     (tmp_path / "some-cpu.new.json").write_text("{")
     text = tables(tmp_path)
     assert "| step | 1,234 | 5 | 6 | 7 | 0 | 0 |" in text and "| model | world 9 |" in text and "old" not in text
-    assert "| step | 0.500 | 3.1% | 30.25 steps/s |" in text and "| decode | not steady, counts only | | |" in text
+    assert "| step | 0.500 | 3.1% | 30.25 steps/s | 33 ms |" in text and "| decode | not steady, counts only |" in text
     assert "Some CPU" in text and "commit abc" in text
+
+
+def test_a_floor_is_of_products_or_of_memory_and_far_from_it_launches_bound() -> None:
+    rates, counts = {COPY: 1e9, MATMUL: 1e10}, {"launches": 100, "flops": 10**9, "bytes": 10**6}
+    assert floor_of(0.15, counts, rates) == (0.1, "products")
+    assert floor_of(0.15, counts | {"bytes": 2 * 10**8}, rates) == (0.2, "memory")
+    assert floor_of(1.0, counts, rates) == (0.1, "launches, 10000.0 µs each")
+    assert floor_of(1.0, {"launches": 1}, rates) == (0.0, "") == floor_of(1.0, counts, {})

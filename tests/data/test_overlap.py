@@ -10,6 +10,19 @@ import pytest
 
 from fastdreamer.data.overlap import Background, Outlet, Stopped, Writer
 
+BEFORE: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _threads_before() -> None:
+    BEFORE.clear()
+    BEFORE.update(threading.enumerate())
+
+
+def new_threads() -> set[threading.Thread]:
+    """Those that run and did not when the test began: other tests leave some of their libraries'."""
+    return set(threading.enumerate()) - BEFORE
+
 
 def items(count: int):
     return lambda outlet: iter(range(count))
@@ -26,7 +39,7 @@ def test_every_item_is_worked_on_once_and_its_results_come_in_its_order() -> Non
     assert len(results) == 150 and set(results) == {(i, p) for i in range(50) for p in range(3)}
     for item in range(50):
         assert [part for found, part in results if found == item] == [0, 1, 2]
-    assert not threading.enumerate()[1:]
+    assert not new_threads()
 
 
 def test_producers_work_while_the_consumer_does() -> None:
@@ -81,7 +94,7 @@ def test_an_error_of_a_producer_is_the_consumers() -> None:
 
     with pytest.raises(ZeroDivisionError, match="item 2"), Background(items(9), work, 1, 9) as background:
         list(background)
-    assert not threading.enumerate()[1:]
+    assert not new_threads()
 
 
 def test_an_error_among_the_items_is_the_consumers() -> None:
@@ -110,7 +123,7 @@ def test_a_consumer_that_leaves_ends_blocked_and_waiting_producers() -> None:
         for _ in background:
             raise KeyboardInterrupt
     assert len(ended) == 4 and time.monotonic() - began < 5
-    assert not threading.enumerate()[1:]
+    assert not new_threads()
 
 
 def test_time_spent_waiting_is_counted() -> None:
@@ -135,7 +148,7 @@ def test_the_writer_writes_everything_in_order_and_waits_for_room() -> None:
             writer.put(item)
             assert item - len(written) <= 4  # two wait, one is being written
     assert written == list(range(10)) and writer.waited > 0.05
-    assert not threading.enumerate()[1:]
+    assert not new_threads()
 
 
 def test_an_error_of_the_writer_comes_out_and_never_blocks() -> None:

@@ -170,7 +170,7 @@ def test_the_share_of_time_spent_waiting_is_logged(
 ) -> None:
     config = small("phase1.checkpoint_every=6")
     shares = {}
-    for name, seconds in (("fast", 0.0), ("slow", 0.25)):
+    for name, seconds in (("fast", 0.0), ("slow", 0.5)):
         with monkeypatch.context() as patch:
             _slow(patch, seconds)
             run = new_run(config, name)
