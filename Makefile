@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
-#   make test      the fast tests          make slow   those that take minutes
+#   make test      the fast tests          make slow   those that take minutes, make long tens of them
 #   make lint      style and types         make gpu    those that need a CUDA card, and the times and memory there
 #   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
 #
@@ -17,7 +17,7 @@ INPUTS := pyproject.toml constraints.txt
 # Two installs at once would tread on one another.
 .NOTPARALLEL:
 
-.PHONY: demo test slow gpu bench lint clean
+.PHONY: demo test slow long gpu bench lint clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
@@ -30,7 +30,10 @@ test: $(VENV)/.installed-dev
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels tests/bench/test_harness.py tests/training/test_kernels_on.py
 
 slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) --dist loadfile -m "slow and not gpu"
+
+long: $(VENV)/.installed-dev
+	$(PYTEST) --dist loadfile -m "long and not gpu"
 
 # From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
 gpu:

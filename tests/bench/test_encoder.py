@@ -106,7 +106,7 @@ def test_without_diffusers_the_command_that_installs_it_is_named(
     assert left.value.code == 2 and error.endswith("pip install diffusers\n") and error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchs_compilers_are_within_their_limits(tmp_path: Path) -> None:
     _, rows = report(tmp_path, "--batches", "2", "--backends", "inductor,aot-inductor")
     assert [row["arm"] for row in rows] == ["inductor", "aot-inductor"]

@@ -189,7 +189,7 @@ def test_torch_tensorrt_serves_every_use(tmp_path: Path) -> None:
     assert shared | {"cache_built_engines", "reuse_cached_engines"} <= keywords  # nothing in a folder of everyone's
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tensorrt_rtx_builds_the_full_size_tokenizer_for_three_generations(tmp_path: Path) -> None:
     needs_rtx()
     settings = ["tokenizer.weights=random", f"engines.directory={tmp_path / 'engines'}", "engines.batches=[1]"]

@@ -87,10 +87,14 @@ def test_an_unknown_triton_and_a_broken_file_are_refused(tmp_path: Path) -> None
     assert broken.returncode == 2 and broken.stderr.count("\n") == 1 and "no JSON" in broken.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON or IS_INTERPRETED, reason="needs Triton, not its interpreter")
-def test_every_variant_compiles_as_expected_for_every_architecture() -> None:
-    done = _run()
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(("--arch", "86"), marks=pytest.mark.slow), pytest.param((), marks=pytest.mark.long)],
+    ids=["sm_86", "all"],
+)
+def test_every_variant_compiles_as_expected(options: tuple[str, ...]) -> None:
+    done = _run(*options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 

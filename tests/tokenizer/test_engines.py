@@ -243,7 +243,7 @@ def test_a_changed_engine_is_refused_with_the_command_that_rebuilds(
         open_tokenizer(_config(own_root), CPU)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_changed_weights_make_the_engine_stale(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -262,7 +262,7 @@ def test_changed_weights_make_the_engine_stale(tmp_path: Path) -> None:
         open_tokenizer(config, CPU)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_the_mend_the_gate_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastdreamer_engines.graph.float_exponents", lambda module: None)
     built = build_engines(_config(tmp_path / "engines", batches=(1,)), CPU, backends=["aot-inductor"])
@@ -294,7 +294,7 @@ t.build_engines(config, t.CPU)
     assert sorted(path.name for path in root.iterdir()) == sorted(Path(row["folder"]).name for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resampling_and_pooling_may_live_inside_the_engine(tmp_path: Path) -> None:
     settings = {"resample_inside": True, "pool_inside": True}
     config = _config(tmp_path / "engines", **settings)
