@@ -1,0 +1,156 @@
+"""The limits of what is healthy, as checks of plain figures: the training loop and `diagnose` ask the same questions.
+
+Sources: the limits named in the Dreamer 4 plan's debugging tables; entropy is in nats a frame, summed over the
+components of an action.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from fastdreamer.diagnosis.check import Check, check
+
+EXPLODING, VANISHING = 100.0, 1e-6
+COLLAPSED, CERTAIN = 0.1, 1.0  # nats a frame
+FEW = 10  # steps in D+ and in D-
+FLAT = 0.02  # a loss that fell by less than this share of its start
+SPIKE = 5.0  # times the median around it
+WAITING, STARVED = 0.05, 0.25
+CONSTANT = 0.01
+ONE_SIDED = 0.9
+
+
+def finite(phase: int, loss: float) -> Check:
+    """Of a loss."""
+    return check(
+        "loss", "loss", f"{loss:.4g}", "a finite number",
+        f"lower phase{phase}.learning_rate, and check the inputs with fastdreamer inspect",
+        red=not math.isfinite(loss),
+    )  # fmt: skip
+
+
+def skipped_steps(phase: int, count: int, limit: int) -> Check:
+    """Of steps left out because their loss or gradient was not finite."""
+    return check(
+        "gradient", "skipped steps", str(count), "0",
+        f"lower phase{phase}.learning_rate; {limit} in a row stop the run",
+        red=count >= limit, amber=count > 0,
+    )  # fmt: skip
+
+
+def gradient_norm(phase: int, norm: float) -> Check:
+    """Before clipping."""
+    is_large, is_small = not norm <= EXPLODING, norm < VANISHING
+    remedy = (
+        f"lower phase{phase}.learning_rate or phase{phase}.clip_norm"
+        if is_large
+        else "nothing is learned: check that what should train requires gradients (the rows of group models)"
+    )
+    return check(
+        "gradient", "gradient norm", f"{norm:.3g}", f"{VANISHING:g} to {EXPLODING:g}", remedy, red=is_large or is_small
+    )
+
+
+def loss_curve(phase: int, losses: Sequence[float]) -> Check:
+    """Of the logged losses, in order: neither flat nor spiking."""
+    name, expected = "loss curve", "falls, without spikes"
+    known = [loss for loss in losses if math.isfinite(loss)]
+    if len(known) < 12:
+        return Check("loss", name, f"{len(known)} logged steps", expected, "too early")
+    third = len(known) // 3
+    first, last = statistics.median(known[:third]), statistics.median(known[-third:])
+    spikes = sum(
+        value > SPIKE * statistics.median(known[max(0, i - 5) : i + 6])
+        for i, value in enumerate(known[third:], start=third)
+    )
+    fallen = (first - last) / abs(first) if first else 0.0
+    if spikes:
+        return check(
+            "loss", name, f"{spikes} spikes", expected,
+            f"lower phase{phase}.learning_rate or raise phase{phase}.warmup_steps", amber=spikes < 3, red=spikes >= 3,
+        )  # fmt: skip
+    return check(
+        "loss", name, f"fell by {fallen:.1%}", expected,
+        f"it does not learn: raise phase{phase}.learning_rate, and see the rows of group models", red=fallen < FLAT,
+    )  # fmt: skip
+
+
+def wait_share(share: float) -> Check:
+    """Of a step's time that went by waiting for batches."""
+    return check(
+        "data", "waiting for data", f"{share:.1%} of a step", f"at most {WAITING:.0%}",
+        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk (fastdreamer profile --tool "
+        "pyspy shows where it waits)", red=share > STARVED, amber=share > WAITING,
+    )  # fmt: skip
+
+
+def cloning_accuracy(accuracy: float, majority: float, step: int) -> Check:
+    """Mean over the components, against always naming each component's commonest choice."""
+    name, value, expected = "bc accuracy", f"{accuracy:.1%}", f"above the commonest choice's {majority:.1%}"
+    if step < 100:
+        return Check("policy", name, f"{value} at step {step}", expected, "too early")
+    return check(
+        "policy", name, value, expected,
+        "the policy does not look at the frame: train longer, raise phase2.learning_rate, or heads.focal_gamma where "
+        "one action dominates", red=step >= 1000 and accuracy < 0.05, amber=accuracy <= majority,
+    )  # fmt: skip
+
+
+def policy_entropy(phase: int, nats: float) -> Check:
+    """A frame, summed over components."""
+    remedy = (
+        "the policy is collapsing: raise heads.policy_dropout or heads.focal_gamma, or train fewer steps of phase 2"
+        if phase == 2
+        else "the policy converges too early: raise imagination.beta, or lower phase3.learning_rate"
+    )
+    return check(
+        "policy", "policy entropy", f"{nats:.2f} nats a frame", f"above {CERTAIN:g}", remedy,
+        red=nats < COLLAPSED, amber=phase == 2 and nats < CERTAIN,
+    )  # fmt: skip
+
+
+def reward_spread(spread: float, recorded: float) -> Check:
+    """Standard deviation of the predicted rewards, beside that of the recorded ones."""
+    return check(
+        "reward", "spread of predicted rewards", f"{spread:.3g}", f"at least {CONSTANT:g} (recorded {recorded:.3g})",
+        "the reward head gives one answer for all: train phase 2 longer, with sampling.reward_weighted above 0, or "
+        "record play that earns rewards", red=spread < CONSTANT,
+    )  # fmt: skip
+
+
+def advantages(mean: float, spread: float) -> Check:
+    """Of imagined steps."""
+    return check(
+        "advantage", "advantages", f"mean {mean:.3g}, spread {spread:.3g}", "spread above 0",
+        "no imagined step is better than another, so nothing can be learned: see the rows of group reward",
+        red=not spread > 1e-6,
+    )  # fmt: skip
+
+
+def advantage_sets(positive: int, negative: int) -> Check:
+    """Sizes of PMPO's D+ and D-."""
+    total = positive + negative
+    return check(
+        "advantage", "D+ and D-", f"{positive} and {negative}", f"at least {FEW} steps in both",
+        "raise phase3.batch_size or imagination.horizon; where one set stays empty, the value head is off (group value)",
+        red=max(positive, negative) < FEW, amber=total > 0 and min(positive, negative) < FEW,
+    )  # fmt: skip
+
+
+def imagined_rewards(mean: float, spread: float, share: float) -> Check:
+    """Of a rollout; `share` of them is not 0."""
+    return check(
+        "imagination", "imagined rewards", f"mean {mean:.3g}, spread {spread:.3g}, {share:.0%} not 0", "not all alike",
+        "the reward head is broken or never fires: see phase 2's rows of group reward",
+        red=share == 0 or spread < 1e-6,
+    )  # fmt: skip
+
+
+def kl_to_prior(nats: float) -> Check:
+    """KL to the cloned policy, nats a frame."""
+    return check(
+        "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", "at most 3",
+        "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps", amber=nats > 3.0,
+    )  # fmt: skip
