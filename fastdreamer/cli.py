@@ -120,6 +120,9 @@ def build_parser() -> Parser:
     profile.add_argument("--dump", type=int, default=0, metavar="PID", help="pyspy: the stacks of a process that hangs")
     profile.add_argument("--print-command", action="store_true", help="nsys: print the command and stop")
 
+    diagnose = command("diagnose", "what is wrong with a run, and what helps", run_dir="required")
+    diagnose.add_argument("--phase", type=int, metavar="1|2|3", help="default: all that are trained")
+
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
     command("report", "write report.html for a run", run_dir="required")
     return parser

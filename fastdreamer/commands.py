@@ -38,7 +38,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     result = COMMANDS[arguments.command](arguments)
     if arguments.json:
         print(to_json(result), flush=True)
-    return 1 if result.get("refused") else 0
+    return 1 if result.get("refused") or result.get("red") else 0
 
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -198,6 +198,21 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every check of a run's phases; the exit code is 1 where a red flag stands."""
+    if arguments.phase not in (None, 1, 2, 3):
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are looked at")
+    config = resolve(arguments)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    from fastdreamer.diagnosis.run import diagnose as diagnose_run
+    from fastdreamer.diagnosis.run import render
+
+    result = diagnose_run(config, arguments.run_dir, (arguments.phase,) if arguments.phase else ())
+    print(render(result))
+    return result
+
+
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Closed and open loop; the numbers are those of summary.json."""
     config = resolve(arguments)
@@ -230,6 +245,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "plan": plan,
     "train": train,
     "profile": profile,
+    "diagnose": diagnose,
     "eval": evaluate,
     "report": report,
 }

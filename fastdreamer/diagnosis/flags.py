@@ -81,8 +81,8 @@ def wait_share(share: float) -> Check:
     """Of a step's time that went by waiting for batches."""
     return check(
         "data", "waiting for data", f"{share:.1%} of a step", f"at most {WAITING:.0%}",
-        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk (fastdreamer profile --tool "
-        "pyspy shows where it waits)", red=share > STARVED, amber=share > WAITING,
+        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk (fastdreamer profile "
+        "--tool pyspy shows where it waits)", red=share > STARVED, amber=share > WAITING,
     )  # fmt: skip
 
 
@@ -134,7 +134,8 @@ def advantage_sets(positive: int, negative: int) -> Check:
     total = positive + negative
     return check(
         "advantage", "D+ and D-", f"{positive} and {negative}", f"at least {FEW} steps in both",
-        "raise phase3.batch_size or imagination.horizon; where one set stays empty, the value head is off (group value)",
+        "raise phase3.batch_size or imagination.horizon; where one set stays empty, the value head is off (group "
+        "value)",
         red=max(positive, negative) < FEW, amber=total > 0 and min(positive, negative) < FEW,
     )  # fmt: skip
 

@@ -189,6 +189,35 @@ def line_chart(
     return _svg(width, height, label, parts)
 
 
+def scatter_chart(
+    points: Sequence[tuple[float, float]], x_label: str, y_label: str, width: int = 420, height: int = 320, label: str = ""
+) -> str:
+    """Points (x, y) over a dashed diagonal, on which y is x; both axes have the same bounds."""
+    left, right, top, bottom = 52.0, 12.0, 22.0, 34.0
+    low, high = _extent([value for point in points for value in point], zero=False)
+    inner_w, inner_h = width - left - right, height - top - bottom
+
+    def px(x: float) -> float:
+        return left + (x - low) / (high - low) * inner_w
+
+    def py(y: float) -> float:
+        return top + (1 - (y - low) / (high - low)) * inner_h
+
+    parts = []
+    for tick in ticks(low, high, 5):
+        parts.append(f'<path class="grid" d="M{left:.1f} {py(tick):.1f}H{width - right:.1f}"/>')
+        parts.append(_text(left - 7, py(tick) + 3.5, _tick_label(tick), anchor="end"))
+        parts.append(_text(px(tick), height - bottom + 15, _tick_label(tick), anchor="middle"))
+    parts.append(f'<path class="reference" d="M{px(low):.1f} {py(low):.1f}L{px(high):.1f} {py(high):.1f}"/>')
+    parts.append(f'<path class="axis" d="M{left:.1f} {height - bottom:.1f}H{width - right:.1f}"/>')
+    parts.append(_text(left + inner_w / 2, height - 4, x_label, "axis-label", "middle"))
+    parts.append(_text(left, 12, y_label, "axis-label"))
+    for x, y in points:
+        if math.isfinite(x) and math.isfinite(y):
+            parts.append(f'<circle class="value" style="fill:var(--model)" cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.5"/>')
+    return _svg(width, height, label, parts)
+
+
 def interval_chart(
     rows: Sequence[Row], x_label: str, reference: float | None = None, width: int = 980, label: str = ""
 ) -> str:

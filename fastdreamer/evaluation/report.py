@@ -15,6 +15,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
 from fastdreamer.evaluation.curves import PHASES, Metrics, curves, read_metrics
+from fastdreamer.evaluation.health import health_section
 from fastdreamer.evaluation.recordings import summarise_recordings
 from fastdreamer.evaluation.sections import (
     configuration_section,
@@ -40,6 +41,8 @@ class Run:
     timings: dict[str, float]
     pictures: dict[str, Any]
     recordings: dict[str, Any]
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -70,6 +73,8 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
         timings={name: float(value) for name, value in load("timings.json").items() if isinstance(value, int | float)},
         pictures=load("pictures/pictures.json"),
         recordings=dict(recordings or {}),
+        diagnosis=load("diagnosis.json"),
+        flags=load("flags.json"),
         damaged=damaged,
     )
 
@@ -97,6 +102,7 @@ def render(run: Run) -> str:
     sections = [
         ("evaluation", "In the environment", evaluation_section(run.evaluation, run.recordings)),
         ("world-model", "The world model", world_model_section(run.world_model, run.pictures, run.path / "pictures")),
+        ("health", "Is it well", health_section(run.diagnosis, run.flags)),
         ("curves", "Training curves", curves_section(run.metrics)),
         ("recordings", "What it learned from", recordings_section(run.recordings)),
         ("time", "What ran, and how long", time_section(run.timings)),

@@ -84,7 +84,7 @@ def train(
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
-    built = _build(config, phase, store, parent, backend)
+    built = build_phase(config, phase, store, parent, backend)
     started = time.perf_counter()
     figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, store.tokenizer, resume_from)
     seconds = time.perf_counter() - started
@@ -130,7 +130,12 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
 
-def _build(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend) -> Phase[Any]:
+def build_phase(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend) -> Phase[Any]:
+    """A phase over a store, before its first step.
+
+    Args:
+        parent: what phases 2 and 3 build on: the phase before, or one of their own checkpoints.
+    """
     device = backend.device
     feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop

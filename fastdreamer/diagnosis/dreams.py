@@ -1,0 +1,125 @@
+"""Phase 3: is there something to learn in imagination, does the critic know it, and is it true outside?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdreamer.diagnosis import flags
+from fastdreamer.diagnosis.check import Check, check
+from fastdreamer.diagnosis.subject import Subject
+from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.training.imagine import ImaginationPhase
+
+SHOWN = 200  # points of the plot of values against returns
+FIRES = 1e-3  # a smaller predicted reward is none
+FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added to it
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """One rollout and what follows from it, on the CPU."""
+
+    rewards: Tensor
+    values: Tensor
+    returns: Tensor
+    weight: Tensor
+
+    @property
+    def advantage(self) -> Tensor:
+        """Of every imagined step."""
+        return self.returns - self.values
+
+
+def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
+    """After `run_steps`."""
+    figures, chunk = subject.figures, subject.config.tokenizer.frames_per_latent
+    advantage = dreams.advantage
+    yield flags.advantages(float(advantage.mean()), float(advantage.std()))
+    yield flags.advantage_sets(*sets(dreams))
+    fires = float((dreams.rewards.abs() > FIRES).float().mean())
+    yield flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
+    yield calibration(dreams)
+    yield flags.policy_entropy(3, figures["entropy"] / chunk)
+    yield flags.kl_to_prior(figures["kl_prior"] / chunk)
+    yield reality(subject, float(dreams.rewards.mean()) / chunk)
+
+
+@torch.no_grad()
+def dream(subject: Subject, phase: ImaginationPhase) -> Dreams:
+    """A rollout from the sample batch's steps."""
+    settings, agent = subject.config.imagination, phase.agent
+    rollout = phase.imagine(subject.batch)
+    with subject.backend.autocast():
+        values = agent.returns_decoded(rollout.features).float()
+    returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], phase.gamma, settings.lambda_)
+    weight = survival(rollout.continues)
+    return Dreams(*(x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)))
+
+
+def sets(dreams: Dreams) -> tuple[int, int]:
+    """Sizes of D+ and D-, of the steps that are likely before the end."""
+    advantage = dreams.advantage[dreams.weight > 0.5]
+    positive = int((advantage >= 0).sum())
+    return positive, advantage.numel() - positive
+
+
+def calibration(dreams: Dreams) -> Check:
+    """Values against lambda-returns: correlation, and bias in spreads of the returns."""
+    values, returns = dreams.values.flatten(), dreams.returns.flatten()
+    spread = float(returns.std())
+    if spread < 1e-6 or float(values.std()) < 1e-6:
+        return check(
+            "value", "value against returns", "no spread", "correlated, without bias",
+            "values or returns are all alike: see the rows of group reward", red=True,
+        )  # fmt: skip
+    correlation = float(torch.corrcoef(torch.stack([values, returns]))[0, 1])
+    bias = float((values - returns).mean()) / spread
+    return check(
+        "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
+        "correlation above 0.3, bias within 1",
+        "the critic is off: raise imagination.critic_steps, or train phase 2 longer",
+        red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
+    )  # fmt: skip
+
+
+def reality(subject: Subject, imagined: float) -> Check:
+    """Imagined against real reward a frame."""
+    name, expected = "imagined against real reward", f"at most {FACTOR:g} times the real one"
+    real = real_reward(subject)
+    if real is None:
+        return Check("imagination", name, f"{imagined:.4f} a frame imagined", expected, "not measured")
+    return check(
+        "imagination", name, f"{imagined:.4f} a frame imagined, {real:.4f} real", expected,
+        "the policy exploits the reward head: more and broader recordings, a longer phase 2, a larger imagination.beta",
+        red=imagined > FACTOR * (max(real, 0.0) + MARGIN), amber=imagined > FACTOR * max(real, 0.0) + MARGIN,
+    )  # fmt: skip
+
+
+def real_reward(subject: Subject) -> float | None:
+    """Of the policy in its environment, a frame; None where `eval` has not played it."""
+    path = subject.run.path / "evaluation.json"
+    try:
+        played: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["policies"]["phase3"]
+        return float(played["return_mean"]) / max(1.0, float(played["length_mean"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def figures(subject: Subject, dreams: Dreams) -> dict[str, Any]:
+    """For the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
+    positive, negative = sets(dreams)
+    imagined = float(dreams.rewards.mean()) / subject.config.tokenizer.frames_per_latent
+    rewards = {"imagined_reward": imagined, "real_reward": real_reward(subject)}
+    return {"positive": positive, "negative": negative, "values": _plotted(dreams)} | rewards
+
+
+def _plotted(dreams: Dreams) -> list[tuple[float, float]]:
+    pairs = torch.stack([dreams.returns.flatten(), dreams.values.flatten()], 1)
+    step = max(1, len(pairs) // SHOWN)
+    return [(round(float(x), 4), round(float(y), 4)) for x, y in pairs[::step][:SHOWN]]

@@ -1,0 +1,99 @@
+"""`fastdreamer diagnose`: every check of a run's phases, as a table, as JSON, and for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.diagnosis import cloning, dreams, dynamics, inputs, models
+from fastdreamer.diagnosis.check import Check, worst
+from fastdreamer.diagnosis.subject import Subject, opened, run_steps
+from fastdreamer.errors import UserError
+from fastdreamer.files import write_atomic
+from fastdreamer.progress import track
+from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.runs import RunDirectory
+
+FILE = "diagnosis.json"
+
+
+def diagnose(
+    config: Config, run_dir: Path, phases: Sequence[int] = (), backend: Backend | None = None
+) -> dict[str, Any]:
+    """Runs the checks of the given phases afresh, or of all that are trained; nothing of the run changes.
+
+    Writes RUN/diagnosis.json, and pictures under RUN/diagnosis/.
+
+    Returns:
+        {"phases": {"phase1": {"verdict", "checks": [...]}, ...}, "red": how many flags stand}.
+
+    Raises:
+        UserError: if nothing is trained, or a part of the run is missing or damaged.
+    """
+    run, backend = RunDirectory(run_dir), backend or choose_device(config)
+    chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
+    if not chosen:
+        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+    found: dict[str, Any] = {}
+    with track("diagnose", total=len(chosen), unit="phases") as bar:
+        for number in chosen:
+            found[f"phase{number}"] = _phase(config, run, number, backend)
+            bar.advance(1)
+    red = sum(check["verdict"] == "red" for phase in found.values() for check in phase["checks"])
+    result = {"phases": _kept(run_dir) | found}
+    write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
+    return {"phases": found, "red": red}
+
+
+def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
+    if backend.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(backend.device)
+    with opened(config, run, number, backend) as subject:
+        run_steps(subject)
+        dreamed = dreams.dream(subject, subject.phase) if isinstance(subject.phase, ImaginationPhase) else None
+        checks = list(_checks(subject, run.path / "diagnosis" / f"phase{number}", dreamed))
+        result: dict[str, Any] = {"step": subject.checkpoint.step, "verdict": worst(checks)}
+        if dreamed is not None:
+            result |= dreams.figures(subject, dreamed)
+    return result | {"checks": [check.to_dict() for check in checks]}
+
+
+def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> Iterator[Check]:
+    pictures.mkdir(parents=True, exist_ok=True)
+    yield from models.checks(subject)
+    if subject.number < 3:
+        yield from inputs.checks(subject, pictures)
+    if subject.number == 2:
+        yield from cloning.checks(subject)
+    if dreamed is not None:
+        yield from dreams.checks(subject, dreamed)
+    if subject.number != 2:
+        yield from dynamics.checks(subject, pictures)
+
+
+def _kept(run_dir: Path) -> dict[str, Any]:
+    """What earlier calls found of other phases."""
+    try:
+        return dict(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["phases"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The tables, what is raised below each."""
+    lines = []
+    for name, phase in result["phases"].items():
+        rows = [("check", "value", "expected", "verdict"), *(
+            (f"{c['group']}: {c['name']}", c["value"], c["expected"], c["verdict"]) for c in phase["checks"]
+        )]  # fmt: skip
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines += [f"{name}, step {phase['step']}: {phase['verdict']}"]
+        lines += ["  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+        lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]] + [""]
+    return "\n".join(lines).rstrip()

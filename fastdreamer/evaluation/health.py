@@ -1,0 +1,84 @@
+"""The report's section of flags: what `diagnose` found of each phase, and what was raised while it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from fastdreamer.evaluation.charts import number, scatter_chart
+from fastdreamer.evaluation.sections import figure, note, table
+
+TITLES = {
+    "phase1": "Phase 1: world model",
+    "phase2": "Phase 2: behaviour cloning and reward",
+    "phase3": "Phase 3: improvement in imagination",
+}
+HEAD = ("Check", "Found", "Expected", "Verdict")
+TONES = {"red": "warn", "amber": "other", "ok": "better"}
+
+
+def health_section(diagnosis: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """A block a phase: its flags with their remedies, phase 3's figures, and every check folded away."""
+    phases = diagnosis.get("phases", {})
+    raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
+    if not phases and not raised:
+        return note("Not diagnosed: run `fastdreamer diagnose` on this run directory.")
+    blocks = []
+    for name, title in TITLES.items():
+        if name in phases or name in raised:
+            blocks.append(f"<h3>{escape(title)}</h3>")
+        if name in phases:
+            blocks.append(_phase(phases[name]))
+        if name in raised:
+            blocks.append(_while_training(raised[name]))
+    return "".join(blocks)
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    checks = phase.get("checks", [])
+    standing = [check for check in checks if check["verdict"] in ("red", "amber")]
+    counts = {v: sum(check["verdict"] == v for check in checks) for v in ("ok", "amber", "red", "too early")}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    parts = [f'<p class="lead">{len(checks)} checks at step {phase.get("step", "?")}: {said}.</p>']
+    parts += [
+        f'<p class="note"><b style="color:var(--{TONES[check["verdict"]]})">{escape(check["verdict"])}</b> '
+        f"{escape(check['name'])}: {escape(check['value'])}, expected {escape(check['expected'])}. "
+        f"{escape(check['remedy'])}.</p>"
+        for check in standing
+    ]
+    parts += [_dreams(phase)] if "values" in phase else []
+    rows = [
+        f"<td>{escape(check['group'])}: {escape(check['name'])}</td><td>{escape(check['value'])}</td>"
+        f"<td>{escape(check['expected'])}</td>"
+        f'<td style="color:var(--{TONES.get(check["verdict"], "base")})">{escape(check["verdict"])}</td>'
+        for check in checks
+    ]
+    parts.append(f"<details><summary>All checks</summary>{table(HEAD, rows)}</details>")
+    return "".join(parts)
+
+
+def _dreams(phase: Mapping[str, Any]) -> str:
+    """Values against returns; D+ and D-; imagined against real reward."""
+    real = phase.get("real_reward")
+    rewards = f"imagined reward {number(phase['imagined_reward'])} a frame" + (
+        f", real {number(real)} (as `eval` played it)" if real is not None else "; `eval` has not played it"
+    )
+    chart = scatter_chart(
+        [(x, y) for x, y in phase["values"]], "lambda-return", "value", label="Values against lambda-returns"
+    )
+    caption = (
+        f"The critic on imagined steps: on the dashed line it is right. Of these steps {phase['positive']} are in D+ and "
+        f"{phase['negative']} in D- (PMPO needs both); {rewards}. An imagined reward far above the real one is a policy "
+        "that exploits the reward head."
+    )
+    return figure(chart, caption)
+
+
+def _while_training(raised: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        f"<td>{escape(str(flag.get('step', '')))}</td><td>{escape(str(flag.get('name', '')))}</td>"
+        f"<td>{escape(str(flag.get('value', '')))}</td><td>{escape(str(flag.get('remedy', '')))}</td>"
+        for flag in raised
+    ]
+    return f'<p class="lead">Raised while it trained:</p>{table(("Step", "Check", "Found", "What helps"), rows)}'

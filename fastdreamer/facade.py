@@ -1,0 +1,229 @@
+"""A trained run as the plain objects of a notebook: modules that are called with tensors and answer with dictionaries.
+
+    parts = open_run("runs/demo")
+    parts.tokenizer.encode(frames)["latents"]          # (b, l, 16, 16)
+    parts.policy_head(latents.flatten(2))["probs"]     # (b, l, labels)
+    parts.imagination(latents[:, :4])["advantages"]    # (b, h)
+
+The latents here are the raw, pooled ones of the store; normalising is the world model's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastdreamer.config import Config
+from fastdreamer.data.clips import Batch
+from fastdreamer.device import choose_device
+from fastdreamer.diagnosis.check import Check, check
+from fastdreamer.diagnosis.inputs import output
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.errors import UserError
+from fastdreamer.heads.agent import Agent
+from fastdreamer.heads.policy import Policy
+from fastdreamer.heads.reward import TwoHotHead
+from fastdreamer.imagination.returns import lambda_returns
+from fastdreamer.imagination.rollout import imagine
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.tokenizer.frozen import FrozenTokenizer
+from fastdreamer.training.runs import RunDirectory, agent_from, world_model_from
+
+
+class Tokenizer(nn.Module):
+    """The frozen tokenizer."""
+
+    def __init__(self, frozen: FrozenTokenizer) -> None:
+        super().__init__()
+        self.frozen, self.clock = frozen, frozen.clock
+        self.encoder, self.decoder = frozen.graphs["encoder"], frozen.graphs["decoder"]
+
+    def encode(self, frames: Tensor) -> dict[str, Tensor]:
+        """Clips (b,3,t,h,w) or (b,t,3,h,w), uint8 or in [0, 1], to {"latents": (b, l, 16, 16)}."""
+        return {"latents": self.frozen.encode(frames)}
+
+    def decode(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
+        """Pictures in [0, 1]; pooled latents are lossy."""
+        return self.frozen.decode_pooled(latents)
+
+
+class PolicyHead(nn.Module):
+    """The policy on flattened latents."""
+
+    def __init__(self, policy: Policy, normalise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.policy, self._normalise = policy, normalise
+
+    def forward(self, latents: Float[Tensor, "*b f"]) -> dict[str, Any]:
+        """{"logits" (*b, c, sum of sizes), "components": [probabilities (*b, c, size)] and "probs"}.
+
+        `probs` are those of the action's only component at the chunk's first frame, or of all components side by side.
+        """
+        logits = self.policy(self._normalise(latents))
+        components = [part.exp() for part in self.policy.log_softmax(logits)]
+        return {"logits": logits, "components": components, "probs": torch.cat(components, -1)[..., 0, :]}
+
+
+class ScalarHead(nn.Module):
+    """The reward or value head on flattened latents."""
+
+    def __init__(self, head: TwoHotHead, normalise: Callable[[Tensor], Tensor], repeats: int = 1) -> None:
+        super().__init__()
+        self.head, self._normalise, self._repeats = head, normalise, repeats
+
+    def forward(self, latents: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
+        """The expected scalar."""
+        features = self._normalise(latents)
+        return self.head.decode(self.head(torch.cat([features] * self._repeats, -1)))
+
+
+class Imagination(nn.Module):
+    """Dreams from raw latents; frozen parts get no gradient, nothing here has one."""
+
+    def __init__(self, config: Config, world: WorldModel, agent: Agent, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.world, self.agent = config, world, agent
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def forward(
+        self, latents: Float[Tensor, "b l n z"], horizon: int = 0, lambda_: float | None = None
+    ) -> dict[str, Tensor]:
+        """Rolls out from the last of `l` real steps whose actions are unknown.
+
+        Returns:
+            latents (b, h+1, n, z) normalised, actions (b, h, c, k), rewards, continues, values, returns and advantages
+            (b, h).
+        """
+        settings = self.config.imagination
+        rollout = imagine(
+            self.world, self.agent, start(latents, self.world), horizon or settings.horizon, self.generator
+        )
+        values = self.agent.returns_decoded(rollout.features)
+        gamma = settings.gamma**self.world.clock.frames_per_latent
+        mixing = settings.lambda_ if lambda_ is None else lambda_
+        returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], gamma, mixing)
+        return {
+            "latents": rollout.latents,
+            "actions": rollout.actions,
+            "rewards": rollout.rewards,
+            "continues": rollout.continues,
+            "values": values[:, :-1],
+            "returns": returns,
+            "advantages": returns - values[:, :-1],
+        }
+
+
+def start(latents: Float[Tensor, "b l n z"], world: WorldModel) -> Batch:
+    """Real steps without their actions, from an episode's beginning, as a batch."""
+    count, steps = latents.shape[:2]
+    chunk, k, device = world.clock.frames_per_latent, len(world.sizes), latents.device
+    unknown = torch.zeros(count, steps, chunk, dtype=torch.bool, device=device)
+    actions = torch.zeros(count, steps, chunk, k, dtype=torch.int64, device=device)
+    scalars = torch.zeros(count, steps, device=device)
+    return Batch(
+        latents=latents.float(),
+        positions=torch.tensor([world.clock.position(s) for s in range(steps)], device=device).expand(count, -1),
+        target_valid=torch.ones(count, steps, dtype=torch.bool, device=device),
+        actions=actions,
+        action_valid=unknown,
+        next_actions=actions,
+        next_valid=unknown,
+        rewards=scalars,
+        continues=scalars + 1,
+        reward_valid=torch.zeros(count, steps, dtype=torch.bool, device=device),
+        labelled=torch.ones(count, dtype=torch.bool, device=device),
+        task=torch.zeros(count, dtype=torch.int64, device=device),
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `open_run` gives."""
+
+    tokenizer: Tokenizer
+    dynamics: WorldModel
+    policy_head: PolicyHead
+    reward_head: ScalarHead
+    value_head: ScalarHead
+    imagination: Imagination
+
+    def models(self) -> dict[str, nn.Module]:
+        """By name, as `diagnose_phase` takes them."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
+    """The newest trained parts of a run, or those of phase 2 or 3.
+
+    Raises:
+        UserError: if phase 2 is not trained there, the heads read agent tokens, or a part is damaged.
+    """
+    from fastdreamer.tokenizer.engines import open_tokenizer
+
+    run = RunDirectory(Path(run_dir))
+    config = run.config()
+    if config.heads.readout != "latents":
+        raise UserError("heads.readout is agent_tokens: these heads do not read latents, use training.runs.load_agent")
+    device = choose_device(config).device
+    checkpoint = run.load(phase or (3 if run.has_phase(3) else 2), config)
+    world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()
+
+    def normalise(flat: Tensor) -> Tensor:
+        """Of a step in the middle of a window: its statistics."""
+        latents = flat.unflatten(-1, (TOKENS, CHANNELS))
+        positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
+        return world.normalise(latents, positions).flatten(-2)
+
+    repeats = 2 if config.heads.reward_reads == "transition" else 1
+    return Parts(
+        Tokenizer(open_tokenizer(config, device, decodes=True)),
+        world,
+        PolicyHead(agent.policy, normalise),
+        ScalarHead(agent.reward, normalise, repeats),
+        ScalarHead(agent.value, normalise),
+        Imagination(config, world, agent),
+    )
+
+
+def diagnose_phase(
+    phase: int, model_dict: Mapping[str, nn.Module], sample_batch: Mapping[str, Tensor], device: torch.device
+) -> list[Check]:
+    """The plan's quick script: where models are, what the tokenizer gives for `sample_batch["frames"]`, memory.
+
+    Prints a line a check and returns them; what fails is a red check, never an exception.
+    """
+    from fastdreamer.diagnosis.models import devices
+
+    print(f"=== Phase {phase} Diagnostics ===")
+    checks = list(devices(model_dict, device))
+    try:
+        tokenizer: Any = model_dict["tokenizer"]
+        frames = sample_batch["frames"].to(device)
+        count = frames.shape[2] if frames.shape[1] == 3 else frames.shape[1]
+        clock = getattr(tokenizer, "clock", LatentClock(8, 33))
+        with torch.no_grad():
+            checks += output(tokenizer.encode(frames)["latents"], count, clock)
+    except Exception as error:  # a diagnosis outlives what it diagnoses
+        checks.append(
+            check("latents", "forward pass", f"{type(error).__name__}: {error}", "latents",
+                  "the tokenizer refuses these frames: give (b,3,t,h,w) or (b,t,3,h,w)", red=True)
+        )  # fmt: skip
+    if device.type == "cuda":
+        used, total = torch.cuda.memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        full = used > total * 11 / 12
+        checks.append(
+            check("memory", "memory", f"{used / 2**30:.2f} of {total / 2**30:.1f} GiB", "at most 92%",
+                  "lower the batch size, or accumulate", red=full)
+        )  # fmt: skip
+    for found in checks:
+        print(f"{found.verdict:<9} {found.name}: {found.value} (expected {found.expected})")
+    return checks
+
+
