@@ -201,7 +201,7 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
 def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every check of a run's phases; the exit code is 1 where a red flag stands."""
     if arguments.phase not in (None, 1, 2, 3):
-        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are looked at")
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all")
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)

@@ -225,5 +225,3 @@ def diagnose_phase(
     for found in checks:
         print(f"{found.verdict:<9} {found.name}: {found.value} (expected {found.expected})")
     return checks
-
-

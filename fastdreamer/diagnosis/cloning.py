@@ -1,4 +1,4 @@
-"""Phase 2: does the policy look at the frame, is it still unsure of anything, does the reward head tell states apart?"""
+"""Phase 2: does the policy look at the frame, is it unsure of anything, does the reward head tell states apart?"""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.training.imagine import ImaginationPhase
 
 SHOWN = 200  # points of the plot of values against returns
+ALIKE = 0.1  # of their size: returns that differ less are taken to differ by so much
 FIRES = 1e-3  # a smaller predicted reward is none
 FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added to it
 
@@ -70,7 +71,7 @@ def sets(dreams: Dreams) -> tuple[int, int]:
 
 
 def calibration(dreams: Dreams) -> Check:
-    """Values against lambda-returns: correlation, and bias in spreads of the returns."""
+    """Values against lambda-returns: correlation, and bias in spreads of the returns (see ALIKE)."""
     values, returns = dreams.values.flatten(), dreams.returns.flatten()
     spread = float(returns.std())
     if spread < 1e-6 or float(values.std()) < 1e-6:
@@ -79,7 +80,7 @@ def calibration(dreams: Dreams) -> Check:
             "values or returns are all alike: see the rows of group reward", red=True,
         )  # fmt: skip
     correlation = float(torch.corrcoef(torch.stack([values, returns]))[0, 1])
-    bias = float((values - returns).mean()) / spread
+    bias = float((values - returns).mean()) / max(spread, ALIKE * float(returns.abs().mean()))
     return check(
         "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
         "correlation above 0.3, bias within 1",

@@ -71,7 +71,7 @@ def control(name: str, ratio: Interval) -> Check:
     remedy = (
         "actions and frames are not aligned: check with fastdreamer inspect, and encode again"
         if is_shift
-        else "the model does not use the actions: train phase 1 longer, or check that the recordings' actions are theirs"
+        else "the model does not use the actions: train phase 1 longer, or check whose actions the recordings hold"
     )
     worse = ratio.high < 1 if is_shift else ratio.high <= 1
     return check(
@@ -91,7 +91,13 @@ def drift(real: Float[ndarray, "b s"], copy: Float[ndarray, "b s"]) -> Check:
 
 
 def draw(
-    subject: Subject, crops: list[Crop], batch: Batch, truth: Tensor, real: Float[ndarray, "b s"], context: int, to: Path
+    subject: Subject,
+    crops: list[Crop],
+    batch: Batch,
+    truth: Tensor,
+    real: Float[ndarray, "b s"],
+    context: int,
+    to: Path,
 ) -> None:
     """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
     from fastdreamer.evaluation.evaluate import RealFrames
@@ -128,5 +134,3 @@ def _errors(
             return open_loop(subject.world, crops, context, generator, replacing)
 
     return errors_of(imagine, batch, truth, actions, context, SAMPLES, 0).mean_of_samples
-
-

@@ -19,6 +19,7 @@ FLAT = 0.02  # a loss that fell by less than this share of its start
 SPIKE = 5.0  # times the median around it
 WAITING, STARVED = 0.05, 0.25
 CONSTANT = 0.01
+FAR = 1.0  # nats a frame from the cloned policy
 ONE_SIDED = 0.9
 
 
@@ -152,6 +153,6 @@ def imagined_rewards(mean: float, spread: float, share: float) -> Check:
 def kl_to_prior(nats: float) -> Check:
     """KL to the cloned policy, nats a frame."""
     return check(
-        "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", "at most 3",
-        "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps", amber=nats > 3.0,
+        "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", f"at most {FAR:g}",
+        "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps", amber=nats > FAR,
     )  # fmt: skip

@@ -110,9 +110,9 @@ def tokenizer(subject: Subject) -> Iterator[Check]:
     if recording is None:
         raise UserError(f"no recording in {folder} is in the store")
     frozen = open_tokenizer(config, subject.backend.device)
-    frames = read_recording(
-        recording, subject.store.space, size=config.data.frame_size, **how_to_read(config)
-    ).frames[: max(CLIP, frozen.clock.window)]
+    frames = read_recording(recording, subject.store.space, size=config.data.frame_size, **how_to_read(config)).frames[
+        : max(CLIP, frozen.clock.window)
+    ]
     clip = torch.from_numpy(frames)[None].permute(0, 1, 4, 2, 3)
     yield input_range(preprocess(clip, frozen.clock, config.tokenizer.image_size, "btchw"))
     latents = frozen.encode(clip[:, : frozen.clock.window], "btchw")
@@ -173,11 +173,16 @@ def reconstruction(subject: Subject, pictures: Path) -> Check:
     if "not_measured" in found:
         return Check("reconstruction", "reconstruction", found["not_measured"], "PSNR", "not measured")
     pooled, unpooled, mean = found["pooled_db"], found["unpooled_db"], found["mean_frame_db"]
-    smaller = f"tokenizer.pool={max(1, config.tokenizer.pool // 2)}"
+    is_worthless = max(pooled, unpooled) < mean
+    remedy = (
+        f"the mean picture alone has {mean:.1f} dB: fit a tokenizer to these recordings (fastdreamer fit-tokenizer)"
+        if is_worthless
+        else f"pooling too aggressive: tokenizer.pool={max(1, config.tokenizer.pool // 2)} with half the image_size, or "
+        "a tokenizer fitted through the pool (fastdreamer fit-tokenizer)"
+    )
     return check(
-        "reconstruction", "reconstruction", f"pooled {pooled:.1f} dB, unpooled {unpooled:.1f} dB ({file})",
+        "reconstruction", "reconstruction", f"pooled {pooled:.1f} dB, unpooled {unpooled:.1f} dB",
         f"pooling costs at most {MAX_DROP:g} dB",
-        f"pooling too aggressive: {smaller} with half the image_size, or a tokenizer fitted through the pool "
-        "(fastdreamer fit-tokenizer)",
-        red=found["pooling_too_aggressive"], amber=max(pooled, unpooled) < mean,
+        remedy,
+        red=found["pooling_too_aggressive"], amber=is_worthless,
     )  # fmt: skip

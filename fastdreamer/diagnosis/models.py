@@ -89,7 +89,7 @@ def frozen(subject: Subject) -> Check:
 def reached(subject: Subject) -> Check:
     """The gradient reaches what should train."""
     trained = subject.trained
-    dead = [name for name, p in trained.items() if p.grad is None]
+    dead = [name for name, p in trained.items() if p.grad is None and p.numel()]
     return check(
         "models", "gradient reaches", f"{len(trained) - len(dead)} of {len(trained)} tensors", "all of them",
         f"{dead[0] if dead else ''} gets no gradient: it is cut off the loss, or its term does not train",

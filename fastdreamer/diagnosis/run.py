@@ -48,7 +48,7 @@ def diagnose(
     red = sum(check["verdict"] == "red" for phase in found.values() for check in phase["checks"])
     result = {"phases": _kept(run_dir) | found}
     write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
-    return {"phases": found, "red": red}
+    return {"phases": found, "red": red, "pictures": str(run_dir / "diagnosis")}
 
 
 def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
@@ -94,6 +94,8 @@ def render(result: dict[str, Any]) -> str:
         )]  # fmt: skip
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines += [f"{name}, step {phase['step']}: {phase['verdict']}"]
-        lines += ["  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
-        lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]] + [""]
-    return "\n".join(lines).rstrip()
+        lines += [
+            "  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
+        ]
+        lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]]
+    return "\n".join([*lines, f"pictures: {result['pictures']}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import build_phase
 
-STEPS = 2  # that are timed, after one that is not
+STEPS = 3  # that are timed, after one that is not
+BRIEF_S = 0.002  # a shorter wait a step is nothing that a loader could do better
 
 
 @dataclass
@@ -96,17 +98,18 @@ def run_steps(subject: Subject) -> None:
     """Fills in loss, gradient norm, waiting and figures; no weight changes."""
     phase, feed, step = subject.phase, subject.phase.feed, subject.checkpoint.step
     assert feed is not None
-    began = waited = 0.0
-    for number in range(1 + STEPS):
-        if number == 1:
-            began, waited = time.perf_counter(), feed.waited_s
+    times: list[tuple[float, float]] = []
+    for _ in range(1 + STEPS):
+        began, waited = time.perf_counter(), feed.waited_s
         phase.model.zero_grad(set_to_none=True)
         work = phase.draw()
         with subject.backend.autocast():
             loss, sums = phase.loss(work, step)
         loss.backward()
         subject.loss = float(loss.detach())  # waits for the device, as a step's end
-    subject.waiting = (feed.waited_s - waited) / max(1e-9, time.perf_counter() - began)
+        times.append((feed.waited_s - waited, time.perf_counter() - began))
+    wait, whole = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    subject.waiting = wait / whole if wait > BRIEF_S else 0.0
     gradients = [p.grad for p in phase.model.parameters() if p.grad is not None]
     subject.norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
     with torch.no_grad():

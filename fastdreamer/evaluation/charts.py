@@ -190,7 +190,12 @@ def line_chart(
 
 
 def scatter_chart(
-    points: Sequence[tuple[float, float]], x_label: str, y_label: str, width: int = 420, height: int = 320, label: str = ""
+    points: Sequence[tuple[float, float]],
+    x_label: str,
+    y_label: str,
+    width: int = 420,
+    height: int = 320,
+    label: str = "",
 ) -> str:
     """Points (x, y) over a dashed diagonal, on which y is x; both axes have the same bounds."""
     left, right, top, bottom = 52.0, 12.0, 22.0, 34.0

@@ -68,9 +68,9 @@ def _dreams(phase: Mapping[str, Any]) -> str:
         [(x, y) for x, y in phase["values"]], "lambda-return", "value", label="Values against lambda-returns"
     )
     caption = (
-        f"The critic on imagined steps: on the dashed line it is right. Of these steps {phase['positive']} are in D+ and "
-        f"{phase['negative']} in D- (PMPO needs both); {rewards}. An imagined reward far above the real one is a policy "
-        "that exploits the reward head."
+        f"The critic on imagined steps: on the dashed line it is right. Of these steps {phase['positive']} are in D+ "
+        f"and {phase['negative']} in D- (PMPO needs both); {rewards}. An imagined reward far above the real one is a "
+        "policy that exploits the reward head."
     )
     return figure(chart, caption)
 

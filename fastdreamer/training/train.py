@@ -130,7 +130,9 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
 
-def build_phase(config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend) -> Phase[Any]:
+def build_phase(
+    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
+) -> Phase[Any]:
     """A phase over a store, before its first step.
 
     Args:

@@ -50,7 +50,7 @@ def test_check_imagination_rollout_sanity(parts: Parts, frames: Tensor) -> None:
     dynamics, reward_head = parts.dynamics, parts.reward_head
     initial_latents = tokenizer.encode(frames)["latents"][:, :2]
     rollout = imagination(initial_latents, lambda_=0.95)
-    assert rollout["rewards"].shape == rollout["advantages"].shape == (2, 5)
+    assert rollout["rewards"].shape == rollout["advantages"].shape == (2, 4)
     assert rollout["advantages"].std() > 0 and (rollout["rewards"] != 0).float().mean() > 0
     assert not any(p.grad is not None for p in tokenizer.parameters())
     assert not any(p.grad is not None for p in dynamics.parameters())
