@@ -120,6 +120,7 @@ def build_parser() -> Parser:
     profile.add_argument("--dump", type=int, default=0, metavar="PID", help="pyspy: the stacks of a process that hangs")
     profile.add_argument("--print-command", action="store_true", help="nsys: print the command and stop")
 
+    command("doctor", "what this machine has, what is wrong, and the line that mends it", run_dir="optional")
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
     command("report", "write report.html for a run", run_dir="required")
     return parser
