@@ -100,7 +100,7 @@ def test_engines_are_listed_with_their_states(tmp_path: Path) -> None:
     (root / ".scratch.tmp-1").mkdir()
     rows = rows_of(config)
     assert [(row["backend"], row["target"], row["precision"], row["state"]) for row in rows] == [
-        ("aot-inductor", HERE, "fp32", VERIFIED), ("tensorrt_rtx", "sm86", "fp16", UNRUN),
+        ("tensorrt_rtx", "sm86", "fp16", UNRUN), ("aot-inductor", HERE, "fp32", VERIFIED),
     ]  # fmt: skip
     assert not any(row["blocks"] or row["mend"] for row in rows)
 
