@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdreamer.doctor.part import Part
+from fastdreamer.doctor.places import in_front_of_python
 from fastdreamer.doctor.requirements import accepts
 
 GIB = 2**30
@@ -119,6 +120,15 @@ def disk_part(folder: Path) -> Part:
     if usage.free < LEAST_DISK:
         return Part("disk for runs", found, "wrong", "free space, or name another folder with --run-dir")
     return Part("disk for runs", found)
+
+
+def standard_library_part() -> Part:
+    """Modules of Python itself that a file of the user's hides."""
+    hidden = in_front_of_python()
+    if not hidden:
+        return Part("standard library", "nothing hides it")
+    found = f"hidden by {', '.join(map(str, hidden))}"
+    return Part("standard library", found, "wrong", "rename it, or start elsewhere")
 
 
 def python_path_part() -> Part:

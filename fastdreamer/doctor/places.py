@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.metadata
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 SUFFIXES = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
@@ -27,6 +28,18 @@ def places(module: str) -> list[Path]:
     return found
 
 
+def in_front_of_python() -> list[Path]:
+    """Files and folders that hide a module of Python itself: `timeit.py` beside a script is enough to break torch."""
+    own = Path(os.path.realpath(os.__file__)).parent
+    found = []
+    for folder in search_path():
+        if folder == own:
+            break
+        with suppress(OSError):  # a folder that may not be read
+            found += [path for path in sorted(folder.iterdir()) if _module_name(path) in sys.stdlib_module_names]
+    return found
+
+
 def installed_versions(distribution: str) -> list[str]:
     """Versions of a distribution that the search path holds, each once, the first found first."""
     folders = [str(folder) for folder in search_path()]
@@ -38,6 +51,12 @@ def search_path() -> list[Path]:
     """The folders of `sys.path`, each once, whatever it is called there."""
     real = (Path(os.path.realpath(entry or os.getcwd())) for entry in sys.path)
     return [folder for folder in dict.fromkeys(real) if folder.is_dir()]
+
+
+def _module_name(path: Path) -> str:
+    if path.suffix == ".py" and path.is_file():
+        return path.stem
+    return path.name if (path / "__init__.py").is_file() else ""
 
 
 def _version(distribution: importlib.metadata.Distribution) -> str:

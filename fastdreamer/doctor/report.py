@@ -67,7 +67,7 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
         _embedded(), _weights(answers.get("weights")), engines_part,
         *(run_parts(config, run_dir) if config and run_dir else ()),
         machine.disk_part(run_dir or Path("runs")), machine.memory_part(), machine.cores_part(),
-        machine.python_path_part(), machine.interpreter_part(),
+        machine.standard_library_part(), machine.python_path_part(), machine.interpreter_part(),
     ]  # fmt: skip
     rows = _commands(config, parts, engines, any(part.name == "card" and part.verdict == "ok" for part in parts))
     demo = next(row for row in rows if row.command == "demo")

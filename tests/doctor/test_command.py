@@ -19,7 +19,7 @@ from fastdreamer.doctor.requirements import PACKAGE, declaration
 OTHERS = (
     "Python", "fastdreamer", "configuration", "card", "cuDNN", "conv3d in bf16", "C++ compiler", "C compiler", "nsys",
     "Minecraft", "embedded tokenizer", "tokenizer weights", "engines", "disk for runs", "memory", "cores", "PYTHONPATH",
-    "TRITON_INTERPRET",
+    "standard library",    "TRITON_INTERPRET",
 )  # fmt: skip
 ALONE = f"""
 import sys

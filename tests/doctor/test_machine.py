@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,6 +93,18 @@ def test_what_is_odd_about_pythonpath_is_said_once(monkeypatch, tmp_path: Path) 
     found = machine.python_path_part().found
     assert "5 entries" in found and "an empty one" in found and "relative ones" in found
     assert found.count(gone) == 1 and f"{gone} does not exist" in found
+
+
+def test_a_file_in_front_of_python_itself_is_wrong(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), os.path.dirname(os.__file__)])
+    (tmp_path / "timeit").mkdir()  # no package, so it hides nothing
+    (tmp_path / "mine.py").write_text("")
+    assert machine.standard_library_part().verdict == "ok"
+    (tmp_path / "timeit.py").write_text("")
+    part = machine.standard_library_part()
+    assert part.verdict == "wrong" and part.found == f"hidden by {tmp_path / 'timeit.py'}"
+    monkeypatch.setattr(sys, "path", sys.path[::-1])
+    assert machine.standard_library_part().verdict == "ok"
 
 
 def test_tritons_interpreter_is_wrong(monkeypatch) -> None:
