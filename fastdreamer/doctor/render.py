@@ -28,8 +28,9 @@ def render(found: Mapping[str, Any]) -> str:
 def _command(row: Mapping[str, Any]) -> list[str]:
     if row["ready"]:
         return ["ready", row["command"], row["note"]]
-    mends = [mend for mend in row["mend"] if "/" not in mend]
-    return ["not yet", row["command"], f"needs {', '.join(row['lacks'])}" + (f": {'; '.join(mends)}" if mends else "")]
+    mends = [mend if "/" not in mend else "see above" for mend in row["mend"]]
+    needs = f"needs {', '.join(row['lacks'])}"
+    return ["not yet", row["command"], needs + (f": {'; '.join(dict.fromkeys(mends))}" if mends else "")]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

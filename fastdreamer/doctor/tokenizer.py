@@ -14,7 +14,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.latents import MANIFEST as STORE_MANIFEST
 from fastdreamer.data.latents import SYNTHETIC
 from fastdreamer.data.latents import read_manifest as read_store
-from fastdreamer.doctor.part import Part, Verdict, one_line
+from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, check_fits, weights_folder
 from fastdreamer.tokenizer.engines import engine_key, engine_root, identity
@@ -33,7 +33,8 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
     try:
         folder = None if tokenizer.weights == "random" else weights_folder(tokenizer)
     except UserError as error:
-        return _split(error, "missing")
+        mend = str(error).partition("; ")[2].removeprefix("fetch NVIDIA's: ").partition(", or name")[0]
+        return Part(WEIGHTS, "not there", "missing", mend)
     try:
         check_grid(tokenizer)
         layout = "random, for trying alone"
@@ -43,7 +44,7 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
         fingerprint = tokenizer_fingerprint(tokenizer)
         made_by = _tokenizer_of(store)
     except (UserError, OSError, ValueError, TypeError) as error:
-        return _split(error, "wrong")
+        return _wrong(error)
     found = f"{layout}, fingerprint {fingerprint[:12]}"
     if made_by not in (None, SYNTHETIC, fingerprint):
         found += f", but the run's latents are of {str(made_by)[:12]}"
@@ -163,10 +164,10 @@ def _tokenizer_of(store: Path | None) -> str | None:
     return str(read_store(store)["key"].get("tokenizer"))
 
 
-def _split(error: Exception, verdict: Verdict) -> Part:
+def _wrong(error: Exception) -> Part:
     """What is wrong before the first semicolon, what mends it behind."""
     said, _, mend = str(error).partition("; ")
-    return Part(WEIGHTS, one_line(said), verdict, mend)
+    return Part(WEIGHTS, one_line(said), "wrong", mend)
 
 
 def _without(folder: Path, error: Exception) -> str:

@@ -40,8 +40,9 @@ def test_the_embedded_weights_are_ok() -> None:
 
 def test_missing_weights_come_with_the_command_that_fetches_them(tmp_path: Path) -> None:
     part = weights_part(config_of(f"tokenizer.weights={tmp_path / 'none'}"))
-    assert part.verdict == "missing"
-    assert part.mend.startswith(f"fetch NVIDIA's: fastdreamer fetch-weights --out {tmp_path / 'none'}")
+    assert (part.found, part.verdict) == ("not there", "missing")
+    assert part.mend == f"fastdreamer fetch-weights --out {tmp_path / 'none'}"
+    assert weights_part(config_of("tokenizer.weights=none.pt")).mend == "mend the path"
 
 
 def test_weights_of_another_shape_are_wrong(own: Path) -> None:
