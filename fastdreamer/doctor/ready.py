@@ -31,6 +31,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "eval": (*CORE, *VIDEO, *TOKENIZER, "phases", "latent store"),
     "report": ("Python", "numpy", "pyyaml", "jaxtyping"),
 }
+REFERS = ("see ", "mend the ")
+"""Lines of parts that only suffer from another, whose own line is there too."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ def commands(config: Config | None, parts: Mapping[str, Part], has_card: bool) -
     for command, needs in NEEDS.items():
         extra, note = _besides(command, config, parts, has_card)
         lacking = [parts[name] for name in (*needs, *extra) if name in parts and parts[name].verdict != "ok"]
-        names, mends = (part.name for part in lacking), (part.mend for part in lacking if part.mend)
+        names, mends = (
+            (part.name for part in lacking),
+            (part.mend for part in lacking if part.mend and not part.mend.startswith(REFERS)),
+        )
         rows.append(Ready(command, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(mends)), note))
     return rows
 

@@ -122,14 +122,14 @@ def _embedded() -> Part:
 def _weights(answer: Answer | None) -> Part:
     if answer is None or answer.error:
         reason = answer.error if answer else "not read"
-        return Part("tokenizer weights", reason, "wrong", "see torch and diffusers")
+        return Part("tokenizer weights", reason, "wrong", "mend the libraries above first")
     row = answer.value
     return Part(row["part"], row["found"], row["verdict"], row["mend"])
 
 
 def _engines(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
     if answer is None or answer.error:
-        return [], Part("engines", answer.error if answer else "not read", "wrong", "see torch and diffusers")
+        return [], Part("engines", answer.error if answer else "not read", "wrong", "mend the libraries above first")
     value = answer.value
     rows: list[dict[str, Any]] = value["rows"]
     if value["error"]:

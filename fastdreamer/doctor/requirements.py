@@ -118,8 +118,10 @@ def _each_once(lines: Iterable[tuple[str, str]]) -> tuple[Requirement, ...]:
         if match is None or extra == DEVELOPMENT or not _is_for_this_machine(match[3] or ""):
             continue
         name = plain(match[1])
-        if name != "fastdreamer":
-            found.setdefault(name, Requirement(name, match[2].replace(" ", ""), extra))
+        if name == "fastdreamer" or (name in found and not found[name].extra):
+            continue
+        # Of several extras the last: `engines` is enough for what `cuda` brings too.
+        found[name] = Requirement(name, match[2].replace(" ", ""), extra)
     return tuple(found.values())
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ def doctor(*words: str, cwd: Path, code: str = "", **environment: str) -> subpro
     return subprocess.run([sys.executable, *start], cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
+def processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def found_by(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     assert "Traceback" not in done.stderr, done.stderr
     found = json.loads(done.stdout.splitlines()[-1], parse_constant=pytest.fail)
@@ -51,9 +56,9 @@ def found_by(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, Any], di
 def test_a_sound_machine(tmp_path: Path) -> None:
     """One run, because it imports every library there is."""
     engines = tmp_path / "engines"
-    began = time.monotonic()
+    before = processor_seconds()
     done = doctor("--json", f"engines.directory={engines}", cwd=tmp_path, code=ALONE)
-    seconds = time.monotonic() - began
+    seconds = processor_seconds() - before
     found, parts = found_by(done)
     assert (found["refused"], done.returncode) == ({}, 0)
     assert list(parts) and set(parts) == {*OTHERS, *(one.name for one in declaration().libraries)}
@@ -67,7 +72,7 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     assert done.stderr.strip() == "[]"  # nothing heavy in the command's own process
     paths = re.findall(r"(?<![\w.'=])/[\w./+-]+", done.stdout[: done.stdout.rindex('{"configuration"')])
     assert len(paths) == len(set(paths)), paths
-    assert seconds < 30  # 10 on a machine that does nothing else
+    assert seconds < 15  # 6.5 on two cores; of the processor, because the machine may be shared
 
 
 def test_files_that_hide_libraries_are_wrong_and_nothing_of_them_runs(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_files_that_hide_libraries_are_wrong_and_nothing_of_them_runs(tmp_path: 
     assert parts["torch"]["mend"] == "rename it, or start elsewhere"
     assert parts["diffusers"]["found"].endswith("needs torch") and parts["conv3d in bf16"]["verdict"] == "missing"
     demo = next(row for row in found["commands"] if row["command"] == "demo")
-    assert "torch" in demo["lacks"] and "rename it, or start elsewhere" in demo["mend"]
+    assert "torch" in demo["lacks"] and demo["mend"] == ["rename it, or start elsewhere"]
     assert next(row for row in found["commands"] if row["command"] == "report")["lacks"] == ["pyyaml", "configuration"]
 
 

@@ -137,6 +137,7 @@ def test_what_is_wanted_is_what_the_project_declares() -> None:
     assert extras == {"", *project["optional-dependencies"]} - {"dev"}
     named = {one.name: one for one in declared.libraries}
     assert named["torch"] == Requirement("torch", ">=2.11,<2.14") and named["onnx"].extra == "engines"
+    assert named["tensorrt-rtx"].extra == "engines"
     assert named["py-spy"].extra == "profile" and named["torch-tensorrt"].extra == "datacentre"
     core = {requirements.plain(line.split(">")[0]) for line in project["dependencies"]}
     assert core == {one.name for one in declared.libraries if not one.extra}
