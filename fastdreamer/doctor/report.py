@@ -59,17 +59,17 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
     of_torch = torch_parts(resting["torch"][0], wanted, answers, cards)
     if "torch" not in answers or answers["torch"].error:
         libraries = [_waits_for_torch(part) if part.name in OF_TORCH else part for part in libraries]
-    engines, engines_part = _engines(answers.get("engines"))
+    engines, engines_part = engines_of(answers.get("engines"))
     parts = [
         machine.python_part(declared.python), own_part(__version__), configured, *of_torch,
         *(part for part in libraries if part.name != "torch"),
-        machine.compiler_part("C++"), machine.compiler_part("C"), nsys_part(), _simulator(answers["simulator"]),
+        machine.compiler_part("C++"), machine.compiler_part("C"), nsys_part(), simulator_of(answers["simulator"]),
         _embedded(), _weights(answers.get("weights")), engines_part,
         *(run_parts(config, run_dir) if config and run_dir else ()),
         machine.disk_part(run_dir or Path("runs")), machine.memory_part(), machine.cores_part(),
         machine.standard_library_part(), machine.python_path_part(), machine.interpreter_part(),
     ]  # fmt: skip
-    rows = _commands(config, parts, engines, any(part.name == "card" and part.verdict == "ok" for part in parts))
+    rows = commands_of(config, parts, engines, any(part.name == "card" and part.verdict == "ok" for part in parts))
     demo = next(row for row in rows if row.command == "demo")
     refused = {part.name: part.found for part in parts if part.verdict == "wrong"}
     if demo.lacks:
@@ -127,7 +127,8 @@ def _weights(answer: Answer | None) -> Part:
     return Part(row["part"], row["found"], row["verdict"], row["mend"])
 
 
-def _engines(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
+def engines_of(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
+    """The rows of the installed engines, and the part that sums them up."""
     if answer is None or answer.error:
         return [], Part("engines", answer.error if answer else "not read", "wrong", "mend the libraries above first")
     value = answer.value
@@ -144,7 +145,8 @@ def _engines(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
     return rows, Part("engines", f"{len(rows)} in {value['root']}" if rows else "none: eager runs the tokenizer")
 
 
-def _simulator(answer: Answer) -> Part:
+def simulator_of(answer: Answer) -> Part:
+    """The part of Minecraft: its simulator, or the first thing that is missing for it."""
     if answer.error:
         return Part("Minecraft", answer.error, "wrong")
     if "missing" not in answer.value:
@@ -155,9 +157,10 @@ def _simulator(answer: Answer) -> Part:
     return Part("Minecraft", said, "missing", mend)
 
 
-def _commands(
+def commands_of(
     config: Config | None, parts: Sequence[Part], engines: Sequence[Mapping[str, Any]], has_card: bool
 ) -> list[Ready]:
+    """Every command; a bad engine that nothing here would load keeps none of them from running."""
     known = {part.name: part for part in parts}
     if engines and known["engines"].verdict == "wrong" and not any(row["blocks"] for row in engines):
         known["engines"] = Part("engines", "none that commands here would take is unusable")
