@@ -123,6 +123,7 @@ def build_parser() -> Parser:
     diagnose = command("diagnose", "what is wrong with a run, and what helps", run_dir="required")
     diagnose.add_argument("--phase", type=int, metavar="1|2|3", help="default: all that are trained")
 
+    command("doctor", "what this machine has, what is wrong, and the line that mends it", run_dir="optional")
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
     command("report", "write report.html for a run", run_dir="required")
     return parser

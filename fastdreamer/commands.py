@@ -227,6 +227,16 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What this machine has; the exit code is 1 where something is wrong, or the demo cannot run."""
+    from fastdreamer.doctor.render import render
+    from fastdreamer.doctor.report import examine
+
+    result = examine(config_name(arguments), arguments.overrides, arguments.run_dir)
+    print(render(result))
+    return result
+
+
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """The page."""
     from fastdreamer.evaluation.report import write_report
@@ -246,6 +256,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "train": train,
     "profile": profile,
     "diagnose": diagnose,
+    "doctor": doctor,
     "eval": evaluate,
     "report": report,
 }
@@ -253,13 +264,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 def resolve(arguments: argparse.Namespace) -> Config:
     """The configuration: --config, else the run's own, else the default preset where no run is named."""
+    return load_config(config_name(arguments), arguments.overrides)
+
+
+def config_name(arguments: argparse.Namespace) -> str:
+    """The preset or file that `resolve` reads."""
     run_dir = getattr(arguments, "run_dir", None)
     name = arguments.config
     if name is None and run_dir is not None:
         name = str(run_dir / "config.yaml")
         if not Path(name).is_file():
             raise UserError(f"{run_dir} is not a run directory (no config.yaml): give --config to start one there")
-    return load_config(name or DEFAULT_PRESET, arguments.overrides)
+    return name or DEFAULT_PRESET
 
 
 def check_run(run_dir: Path, config: Config) -> None:

@@ -21,7 +21,7 @@ LEVELS = (
     ("imagination",),
     ("training",),
     ("planning",),
-    ("evaluation", "profiling"),
+    ("evaluation", "profiling", "doctor"),
     ("demo", "commands", "cli", "__main__"),
 )
 SIBLINGS = {

@@ -42,8 +42,11 @@ def config() -> Config:
 
 
 def write_ring_store(path: Path, episodes: int, steps: int) -> None:
-    """Play on a ring of 8 places, each with a picture of its own: an action moves on, back or not at all, and arriving
-    at place 4 is rewarded. The player mostly goes on, by one action in one half of the ring and by another in the other."""
+    """Play on a ring of 8 places, each with a picture of its own.
+
+    An action moves on, back or not at all; arriving at place 4 is rewarded. The player mostly goes on, by one action in
+    one half of the ring and by another in the other.
+    """
     generator = torch.Generator().manual_seed(0)
     space, places = action_space("crafter"), torch.randn(8, 16, 16, generator=generator)
     entries = {}
