@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import write_atomic
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
@@ -30,7 +30,7 @@ FREE_SETTINGS = (
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".micro_batch", ".recompute")
+FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -277,6 +277,8 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
         dump_config(config, saved)
     try:
         yield
+    except Stopped:  # its checkpoints were made with this one
+        raise
     except UserError:
         if before is not None:
             write_atomic(saved, before)
