@@ -156,12 +156,13 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.diagnosis.gates import Gates
     from fastdreamer.planning.run import RunMemory
     from fastdreamer.training.train import train as train_phase
 
     given = (arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint)
     with kept_configuration(arguments.run_dir, config):
-        return show(train_phase(config, *given, RunMemory()))
+        return show(train_phase(config, *given, RunMemory(), Gates(arguments.force)))
 
 
 def plan(arguments: argparse.Namespace) -> dict[str, Any]:
