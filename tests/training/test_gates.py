@@ -73,6 +73,7 @@ def test_what_was_forced_stands_in_the_result_the_flags_and_every_checkpoint_aft
     assert RATIO not in [one["name"] for one in read_flags(run).get("phase3", [])]
 
 
+@pytest.mark.slow
 def test_a_world_model_that_listens_passes_and_nothing_is_trained_otherwise_for_it(
     small: Small, new_run: MakeRun
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_world_model_that_listens_passes_and_nothing_is_trained_otherwise_for_
     assert checkpoints_equal(gated / "checkpoints" / "phase2", free / "checkpoints" / "phase2")
 
 
+@pytest.mark.slow
 def test_a_reward_head_that_says_one_thing_is_refused(
     small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,6 @@ def updates(small: Small, new_run: MakeRun) -> Callable[..., Update]:
     ("number", "optimizer", "poison"),
     [
         (1, "muon", both),
-        (1, "muon", loss_alone),
         (1, "muon", gradient_alone),
         (1, "adamw", both),
         (2, "adamw", loss_alone),

@@ -117,19 +117,17 @@ CAUSES = {
     "dead reward head": (2, dead_reward_head, learnable, LEARNING, {"spread of predicted rewards"}, "train phase 2"),
     "one action": (2, nothing, one_action, LEARNING, {"policy entropy", "bc accuracy"}, "heads.focal_gamma"),
     "collapsed policy": (2, collapsed_policy, learnable, (), {"policy entropy"}, "heads.policy_dropout"),
-    "dreams without reward": (
-        3,
-        dreams_without_reward,
-        learnable,
-        DREAMING,
-        {"imagined rewards", "D+ and D-"},
-        "group",
-    ),
+    "no reward": (3, no_reward, learnable, DREAMING, {"imagined rewards", "D+ and D-"}, "group"),
     "one thing to do": (3, one_thing_to_do, learnable, DREAMING, {"policy entropy"}, "imagination.beta"),
 }
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+QUICK = ("starved", "collapsed policy")
+
+
+@pytest.mark.parametrize(
+    "cause", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CAUSES]
+)
 def test_a_cause_raises_its_own_flag_once_with_what_helps(
     small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cause: str
 ) -> None:
@@ -150,6 +148,7 @@ def test_a_cause_raises_its_own_flag_once_with_what_helps(
         assert remedy in line and line.endswith(entry["remedy"])
 
 
+@pytest.mark.slow
 def test_a_healthy_run_says_nothing(small: Small, new_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     config = small(*BATCHES, *LEARNING, "phase1.steps=20", "phase3.steps=6", "phase3.log_every=1")
     run = new_run(config)
