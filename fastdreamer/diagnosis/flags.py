@@ -164,7 +164,7 @@ def kl_to_prior(nats: float) -> Check:
 def action_ratio(mean: float, low: float, high: float) -> Check:
     """Open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
     return check(
-        "actions", "error under shuffled actions", f"{mean:.3f} of the real ones' ({low:.3f} to {high:.3f})", "above 1",
+        "actions", "error under shuffled actions", f"{mean:.4f} of the real ones' ({low:.4f} to {high:.4f})", "above 1",
         "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check with "
         "fastdreamer inspect that actions and frames belong together", red=high <= 1.0,
     )  # fmt: skip
