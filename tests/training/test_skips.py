@@ -18,7 +18,7 @@ from fastdreamer.cli import main
 from fastdreamer.config import Config
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.errors import Stopped
-from fastdreamer.settings import dump_config
+from fastdreamer.settings import dump_config, load_config
 from fastdreamer.training.checkpoint import load_checkpoint
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
@@ -165,10 +165,12 @@ def test_skipped_steps_are_counted_over_a_resume_as_without_one(
 def test_a_rate_that_explodes_stops_the_run_with_weights_that_are_finite_and_resume(
     small: Small, new_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small("phase1.learning_rate=1e20", "phase1.max_skipped=3", "phase1.steps=40", "phase1.log_every=1")
+    overrides = ["phase1.max_skipped=3", "phase1.steps=40", "phase1.log_every=1"]
+    config = small("phase1.learning_rate=1e20", *overrides)
     run = new_run(config)
-    dump_config(config, run / "config.yaml")
-    assert main(["train", "--phase", "1", "--run-dir", str(run)]) == 2
+    dump_config(small("phase1.learning_rate=1e20"), run / "config.yaml")
+    assert main(["train", "--phase", "1", "--run-dir", str(run), *overrides]) == 2
+    assert load_config(run / "config.yaml") == config  # with which the checkpoint was made
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("fastdreamer: error:")]
     assert len(errors) == 1 and lines[-1] == errors[0]

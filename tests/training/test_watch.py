@@ -218,13 +218,13 @@ def test_a_step_that_is_not_finite_says_nothing_of_the_rest(small: Small) -> Non
 def test_entropy_and_kl_are_judged_a_frame_not_a_chunk(small: Small, number: int, expected: set[str]) -> None:
     config = small()
     chunk = config.tokenizer.frames_per_latent
-    figures = {"entropy": 0.5 * chunk, "kl_prior": 3.1 * chunk, "majority_accuracy": 0.1}
-    dreamed = dict.fromkeys(("imagined_reward", "imagined_reward_std", "imagined_reward_share"), 0.5)
-    for factor, raised in ((1.0, expected), (chunk / 2, {"KL to the cloned policy"} if number == 3 else set())):
-        one = row(1, **dreamed, **{name: factor * value for name, value in figures.items()})
-        assert {check.name for check in checks_of(config, number, [one]) if check.is_raised} == raised
-    low = row(1, **dreamed, **figures | {"kl_prior": 2.9 * chunk, "entropy": 1.1 * chunk})
-    assert [check.name for check in checks_of(config, number, [low]) if check.is_raised] == []
+    dreamed = {f"imagined_reward{end}": 0.5 for end in ("", "_std", "_share")}
+
+    def raised(entropy: float, kl: float) -> set[str]:
+        one = row(1, **dreamed, entropy=entropy * chunk, kl_prior=kl * chunk, majority_accuracy=0.1)
+        return {check.name for check in checks_of(config, number, [one]) if check.is_raised}
+
+    assert raised(entropy=0.9, kl=3.1) == expected and raised(entropy=1.1, kl=2.9) == set()
 
 
 def test_a_warning_is_a_line_of_its_own_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
