@@ -107,6 +107,7 @@ def build_parser() -> Parser:
     train.add_argument("--phase", type=int, metavar="1|2|3", required=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase's; default: the run's")
+    train.add_argument("--force", action="store_true", help="go on where a gate between phases refuses; it is recorded")
 
     profile = command("profile", "where time and memory go, and where a process stands", run_dir="optional")
     profile.add_argument("--phase", metavar="1|2|3|encode|imagine", default="", help="whose steps are profiled")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import write_atomic
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
@@ -30,7 +30,7 @@ FREE_SETTINGS = (
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".micro_batch", ".recompute")
+FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -156,12 +156,13 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.diagnosis.gates import Gates
     from fastdreamer.planning.run import RunMemory
     from fastdreamer.training.train import train as train_phase
 
     given = (arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint)
     with kept_configuration(arguments.run_dir, config):
-        return show(train_phase(config, *given, RunMemory()))
+        return show(train_phase(config, *given, RunMemory(), Gates(arguments.force)))
 
 
 def plan(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -309,6 +310,8 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
         dump_config(config, saved)
     try:
         yield
+    except Stopped:  # its checkpoints were made with this one
+        raise
     except UserError:
         if before is not None:
             write_atomic(saved, before)

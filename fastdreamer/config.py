@@ -202,6 +202,7 @@ class TrainConfig:
     warmup_steps: int = setting(50, at_least=0)
     weight_decay: float = setting(0.01, at_least=0.0)
     clip_norm: float = setting(1.0, above=0.0)
+    max_skipped: int = setting(20, at_least=1)  # steps in a row whose loss or gradient is not finite; then it stops
     ema_decay: float = setting(0.99, at_least=0.0, below=1.0)
     checkpoint_every: int = setting(200, at_least=1)
     log_every: int = setting(10, at_least=1)

@@ -19,6 +19,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
 
     Stages that are already complete in `run_dir` (same configuration) are not repeated, so an interrupted demo goes on
     where it stopped.
+    Where a gate between phases would refuse, it goes on and says so: it shows every part, however short it trains.
 
     Returns:
         What summary.json holds, with the report's path.
@@ -29,6 +30,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     if config.data.env != "crafter":
         raise UserError(f"the demo plays crafter itself; with {config.data.env} recordings run encode, train and eval")
     from fastdreamer.data.encode import encode_recordings
+    from fastdreamer.diagnosis.gates import Gates
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate
     from fastdreamer.evaluation.report import write_report
@@ -43,7 +45,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     recordings, store = run.recordings(config), run.store(config)
 
     def phase(number: int) -> dict[str, Any]:
-        return train(config, run_dir, number, resume=run.has_phase(number), memory=RunMemory())
+        return train(config, run_dir, number, resume=run.has_phase(number), memory=RunMemory(), gate=Gates(force=True))
 
     stages: list[tuple[str, str, Callable[[], Any]]] = [
         ("record", f"record {config.record.episodes} episodes of real play", lambda: record(config, recordings)),

@@ -12,16 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdreamer_engines": ROOT / "engines"}
 
+# The limits of what is healthy are plain functions of figures: the training loop asks them as `diagnose` does.
+LIMITS = ("diagnosis.check", "diagnosis.flags")
+
 # A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
-    ("errors", "files", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device"),
+    ("errors", "files", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
     ("imagination",),
     ("training",),
     ("planning",),
     ("evaluation", "profiling", "doctor"),
+    ("diagnosis", "facade"),
     ("demo", "commands", "cli", "__main__"),
 )
 SIBLINGS = {
@@ -34,6 +38,8 @@ SIBLINGS = {
     "tokenizer": {"data"},  # `fit` reads recordings
     "dynamics": {"data"},  # batches of latents
     "envs": {"data"},  # `record` writes recordings
+    "diagnosis.flags": {"diagnosis.check"},
+    "facade": {"diagnosis"},
     "commands": {"demo"},
     "cli": {"commands"},
     "__main__": {"cli"},
@@ -59,8 +65,10 @@ def level(package: str) -> int:
 
 
 def part(module: str) -> str:
-    """fastdreamer.data.clips -> data; fastdreamer_kernels.reference -> fastdreamer_kernels."""
+    """fastdreamer.data.clips -> data; fastdreamer_kernels.reference -> fastdreamer_kernels; `LIMITS` are parts."""
     top, _, rest = module.partition(".")
+    if limits := next((name for name in LIMITS if f"{rest}.".startswith(f"{name}.")), None):
+        return limits
     return rest.partition(".")[0] if top == "fastdreamer" else top
 
 

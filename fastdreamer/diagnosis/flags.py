@@ -23,11 +23,16 @@ FAR = 1.0  # nats a frame from the cloned policy
 ONE_SIDED = 0.9
 
 
+def section(phase: int) -> str:
+    """The settings of a phase; 0 is the pixel decoder."""
+    return f"phase{phase}" if phase else "decoder"
+
+
 def finite(phase: int, loss: float) -> Check:
     """Of a loss."""
     return check(
         "loss", "loss", f"{loss:.4g}", "a finite number",
-        f"lower phase{phase}.learning_rate, and check the inputs with fastdreamer inspect",
+        f"lower {section(phase)}.learning_rate, and check the inputs with fastdreamer inspect",
         red=not math.isfinite(loss),
     )  # fmt: skip
 
@@ -36,7 +41,7 @@ def skipped_steps(phase: int, count: int, limit: int) -> Check:
     """Of steps left out because their loss or gradient was not finite."""
     return check(
         "gradient", "skipped steps", str(count), "0",
-        f"lower phase{phase}.learning_rate; {limit} in a row stop the run",
+        f"lower {section(phase)}.learning_rate; {limit} in a row stop the run",
         red=count >= limit, amber=count > 0,
     )  # fmt: skip
 
@@ -45,7 +50,7 @@ def gradient_norm(phase: int, norm: float) -> Check:
     """Before clipping."""
     is_large, is_small = not norm <= EXPLODING, norm < VANISHING
     remedy = (
-        f"lower phase{phase}.learning_rate or phase{phase}.clip_norm"
+        f"lower {section(phase)}.learning_rate or {section(phase)}.clip_norm"
         if is_large
         else "nothing is learned: check that what should train requires gradients (the rows of group models)"
     )
@@ -135,8 +140,7 @@ def advantage_sets(positive: int, negative: int) -> Check:
     total = positive + negative
     return check(
         "advantage", "D+ and D-", f"{positive} and {negative}", f"at least {FEW} steps in both",
-        "raise phase3.batch_size or imagination.horizon; where one set stays empty, the value head is off (group "
-        "value)",
+        "raise phase3.batch_size or imagination.horizon; where one stays empty, the value head is off (group value)",
         red=max(positive, negative) < FEW, amber=total > 0 and min(positive, negative) < FEW,
     )  # fmt: skip
 
@@ -155,4 +159,22 @@ def kl_to_prior(nats: float) -> Check:
     return check(
         "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", f"at most {FAR:g}",
         "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps", amber=nats > FAR,
+    )  # fmt: skip
+
+
+def action_ratio(mean: float, low: float, high: float) -> Check:
+    """Open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
+    return check(
+        "actions", "error under shuffled actions", f"{mean:.4f} of the real ones' ({low:.4f} to {high:.4f})", "above 1",
+        "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check with "
+        "fastdreamer inspect that actions and frames belong together", red=high <= 1.0,
+    )  # fmt: skip
+
+
+def reach(steps: int, trained: int, is_banded: bool) -> Check:
+    """Latent steps that a dream is long, its real ones included, against the longest sequence trained on."""
+    return check(
+        "imagination", "reach of a dream", f"{steps} steps", f"at most the {trained} trained on, or banded attention",
+        "lower imagination.horizon or imagination.start_context, or train phase 1 on longer episodes, or with "
+        "dynamics.context below dynamics.window", red=steps > trained and not is_banded,
     )  # fmt: skip

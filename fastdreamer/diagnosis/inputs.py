@@ -177,7 +177,7 @@ def reconstruction(subject: Subject, pictures: Path) -> Check:
     remedy = (
         f"the mean picture alone has {mean:.1f} dB: fit a tokenizer to these recordings (fastdreamer fit-tokenizer)"
         if is_worthless
-        else f"pooling too aggressive: tokenizer.pool={max(1, config.tokenizer.pool // 2)} with half the image_size, or "
+        else f"pooling too aggressive: tokenizer.pool={max(1, config.tokenizer.pool // 2)} and half the image_size, or "
         "a tokenizer fitted through the pool (fastdreamer fit-tokenizer)"
     )
     return check(

@@ -46,6 +46,7 @@ GENERAL = {  # of every phase, drawn last
     "loss": _one("loss", "Sum of the loss terms", "each divided by its running size"),
     "grad_norm": _one("grad_norm", "Gradient norm", "before clipping"),
     "learning_rate": _one("learning_rate", "Learning rate", "warm-up, then decay"),
+    "skipped_steps": _one("skipped_steps", "Skipped steps", "their loss or gradient was not finite"),
 }
 PANELS: dict[int, tuple[Panel, ...]] = {
     0: (
@@ -69,7 +70,11 @@ PANELS: dict[int, tuple[Panel, ...]] = {
         _one("loss/value", "Value loss", "lower is better"),
         _one("loss/continue", "Continuation loss", "does the episode go on?"),
         _one("value_mean", "Value", "mean over real states"),
-        _one("reward_std", "Spread of predicted rewards", "0 would be one answer for every state"),
+        Panel(
+            "Spread of rewards",
+            (("reward_std", "predicted"), ("recorded_reward_std", "recorded")),
+            "0 would be one answer for every state",
+        ),
     ),
     3: (
         _one("imagined_return", "Imagined return", "what the model believes; the environment decides"),
@@ -79,6 +84,7 @@ PANELS: dict[int, tuple[Panel, ...]] = {
         _one("kl_prior", "KL to the cloned policy", "how far it has moved"),
         _one("advantage_positive", "Share of positive advantages", "near one half is healthy"),
         _one("advantage_std", "Spread of advantages", "only their signs train the policy"),
+        Panel("D+ and D-", (("positive", "D+"), ("negative", "D-")), "imagined steps in each; below 10 teaches little"),
         _one("alive", "Alive at the horizon", "weight of the last imagined step"),
         _one("loss/policy", "Policy loss", "PMPO; its sign carries no verdict"),
         _one("loss/value", "Value loss", "lower is better"),

@@ -99,12 +99,20 @@ class AgentPhase(Phase[CloningWork]):
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Spreads from their moments, and the same figures on held-out crops."""
         figures = _finished(sums) | {"majority_accuracy": torch.tensor(self.majority)}
+        if "reward_std" in figures:
+            figures["recorded_reward_std"] = torch.tensor(self.recorded_spread)
         return figures | {f"held_out/{name}": value for name, value in self.check().items()}
 
     @cached_property
     def majority(self) -> float:
         """What `bc_accuracy` has to beat."""
         return majority_accuracy(self.feed.sampler.table, self.world.sizes)
+
+    @cached_property
+    def recorded_spread(self) -> float:
+        """Standard deviation of the recorded rewards a latent step, beside which `reward_std` is read."""
+        fields = self.feed.sampler.table.fields
+        return float(fields["rewards"][fields["reward_valid"]].std(correction=0))
 
     @torch.no_grad()
     def check(self, pieces: slice = slice(None)) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from fastdreamer.settings import to_dict
 FORMAT = 1
 KEEP = 2
 SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
+FREE = ("micro_batch", "recompute", "max_skipped")  # of a phase: what a resumed run may change
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,17 @@ def architecture(config: Config) -> dict[str, Any]:
 def training(config: Config, phase: int) -> dict[str, Any]:
     """The settings of a phase that its result depends on; resuming with others is refused."""
     settings = to_dict(getattr(config, f"phase{phase}" if phase else "decoder"))
-    return {name: value for name, value in settings.items() if name not in ("micro_batch", "recompute")}
+    return {name: value for name, value in settings.items() if name not in FREE}
 
 
 def save_checkpoint(
-    folder: Path, phase: int, step: int, groups: Mapping[str, Mapping[str, Tensor]], config: Config, latents: str
+    folder: Path,
+    phase: int,
+    step: int,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    config: Config,
+    latents: str,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes folder/step-XXXXXXXX atomically and keeps the newest two.
 
@@ -72,6 +79,7 @@ def save_checkpoint(
         groups: tensors by group (model, ema, optimizer, random, frozen, ...); empty groups are left out.
         config: stored, so that a mismatch can be named.
         latents: fingerprint of the tokenizer that made the latents it was trained on.
+        notes: more for its JSON state.
 
     Raises:
         UserError: if the disk refuses; older checkpoints stay.
@@ -82,7 +90,7 @@ def save_checkpoint(
             if tensors:
                 plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
                 save_file(plain, temporary / f"{name}.safetensors")
-        state = {
+        state: dict[str, Any] = {
             "format": FORMAT,
             "phase": phase,
             "step": step,
@@ -90,7 +98,7 @@ def save_checkpoint(
             "latents": latents,
             "architecture": architecture(config),
             "training": training(config, phase),
-        }
+        } | dict(notes or {})
         (temporary / "state.json").write_text(json.dumps(state, indent=1))
         hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         (temporary / "manifest.json").write_text(json.dumps(hashes, indent=1))

@@ -27,6 +27,8 @@ from fastdreamer.ranges import span
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 
+NO_REWARD = 1e-3  # a reward of less counts as none: the head's bins cancel to about 1e-6, a reward is 1 or so
+
 
 @dataclass(frozen=True)
 class DreamWork:
@@ -42,6 +44,34 @@ class DreamWork:
         """Rows in order."""
         rows = len(self.states)
         return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """What a batch's rollouts came to, kept until it is logged."""
+
+    rewards: Float[Tensor, "b h"]
+    returns: Float[Tensor, "b h"]
+    values: Float[Tensor, "b h"]
+    weight: Float[Tensor, "b h"]
+
+    def figures(self) -> dict[str, Tensor]:
+        """Rewards, returns and values a latent step; the sizes of PMPO's two sets in steps."""
+        advantage = self.returns - self.values
+        positive = (advantage >= 0).float()
+        return {
+            "imagined_reward": self.rewards.mean(),
+            "imagined_reward_std": self.rewards.std(),
+            "imagined_reward_share": (self.rewards.abs() > NO_REWARD).float().mean(),
+            "imagined_return": self.returns[:, 0].mean(),
+            "value_mean": self.values.mean(),
+            "advantage_mean": advantage.mean(),
+            "advantage_std": advantage.std(),
+            "advantage_positive": positive.mean(),
+            "positive": positive.sum(),
+            "negative": (1 - positive).sum(),
+            "alive": self.weight[:, -1].mean(),
+        }
 
 
 class ImaginationPhase(Phase[DreamWork]):
@@ -83,7 +113,7 @@ class ImaginationPhase(Phase[DreamWork]):
         self.dreams_at_once = config.phase3.micro_batch or config.phase3.batch_size
         self._programs: dict[int, Program] = {}
         self._losses = backend.compiled(self.losses)
-        self._watched: dict[str, Tensor] = {}
+        self._dreamed: Dreamed | None = None
 
     @torch.no_grad()
     def draw(self) -> DreamWork:
@@ -95,14 +125,7 @@ class ImaginationPhase(Phase[DreamWork]):
             values = agent.returns_decoded(rollout.features)
         returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
-        self._watched = {
-            "imagined_reward": rollout.rewards.mean(),
-            "imagined_return": returns[:, 0].mean(),
-            "value_mean": values[:, :-1].mean(),
-            "advantage_std": advantage.std(),
-            "advantage_positive": (advantage >= 0).float().mean(),
-            "alive": weight[:, -1].mean(),
-        }
+        self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)
         return DreamWork(
             states=rollout.features[:, :-1],
             actions=rollout.actions,
@@ -129,7 +152,7 @@ class ImaginationPhase(Phase[DreamWork]):
 
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Those of the loss, and those of the rollout."""
-        return sums | self._watched
+        return sums | (self._dreamed.figures() if self._dreamed is not None else {})
 
     def shrink(self, pieces: int) -> None:
         """Fewer dreams a rollout."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
-from fastdreamer.errors import UserError
+from fastdreamer.diagnosis.flags import section
+from fastdreamer.errors import Stopped
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
+from fastdreamer.training.watch import Watch
 
 
 def fit(
@@ -34,25 +36,32 @@ def fit(
     latents: str,
     resume_from: Checkpoint | None = None,
     title: str = "",
+    forced: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
     """Trains a phase to its last step and returns the last logged figures.
 
     `latents` is the fingerprint of the tokenizer behind the data; every checkpoint carries it.
 
+    A step whose loss or gradient is not finite is skipped (see `Skips`). Every logging step is watched (see `Watch`).
+
+    `forced` are the gates that the phase and those before it were forced past: every checkpoint says so.
+
     SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
 
     Raises:
-        UserError: if the gradient is no longer finite; the last checkpoint is from before.
+        Stopped: after `max_skipped` skipped steps in a row, at the next one that is logged or saved; the weights before
+            them are saved.
     """
     update = Update(phase, train, backend)
-    optimizers, average = update.optimizers, update.average
+    optimizers, average, name = update.optimizers, update.average, title or f"phase {phase.number}"
     done = 0
     if resume_from is not None:
         done = resume_from.step
         _restore(resume_from, phase, optimizers, average)
+        update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
     folder = run_dir / "checkpoints" / f"phase{phase.number}"
 
-    def save(step: int) -> None:
+    def save(step: int, skipped: tuple[int, int]) -> None:
         groups = {
             "model": phase.model.state_dict(),
             "ema": average.state,
@@ -60,48 +69,59 @@ def fit(
             "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
-        save_checkpoint(folder, phase.number, step, groups, config, latents)
+        notes = {"skipped": skipped, "forced": list(forced)}
+        save_checkpoint(folder, phase.number, step, groups, config, latents, notes)
 
     figures: dict[str, float] = {}
     phase.model.train()
     with (
         phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
-        track(title or f"phase {phase.number}", total=train.steps, unit="steps", start=done) as bar,
+        track(name, total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
+        own = [gate for gate in forced if gate["phase"] == phase.number]
+        watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         for step in range(done, train.steps):
             logged, norm = update(step)
             done = step + 1
             is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
             is_logging = done % train.log_every == 0 or done in (1, train.steps)
-            if (is_saving or is_logging) and not torch.isfinite(norm):
-                loss = float(logged["loss"])
-                raise UserError(
-                    f"phase {phase.number} diverged at step {done} (loss {loss}, gradient {norm:.3g}): start "
-                    f"it again in another --run-dir with a lower learning_rate (now {train.learning_rate})"
-                )
+            skipped, in_a_row = update.skips.read() if is_saving or is_logging else (0, 0)
+            is_lost = in_a_row >= train.max_skipped
             if is_logging:
                 loss = float(logged.pop("loss"))
                 figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
                 figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
+                figures["skipped_steps"] = float(skipped)
                 shown: dict[str, float | str] = {"loss": figures["loss"]}
                 if waiting is not None:
                     figures["data/wait_share"] = waiting.share()
                     shown["waiting"] = f"{figures['data/wait_share']:.1%}"
                 metrics.write(done, figures)
                 bar.advance(0, **shown)
+                watch.see(done, figures)
             bar.advance(1)
-            if is_saving:
-                save(done)
+            if is_saving or is_lost:
+                save(done, (skipped, 0 if is_lost else in_a_row))
                 if waiting is not None:
                     waiting.restart()  # saving is no step
+            if is_lost:
+                raise Stopped(_lost(phase.number, name, done, in_a_row, train.learning_rate))
             if stop:
                 if stop[0] == signal.SIGINT:
                     raise KeyboardInterrupt
                 raise SystemExit(128 + stop[0])
     return figures
+
+
+def _lost(number: int, name: str, step: int, in_a_row: int, rate: float) -> str:
+    return (
+        f"{name} stopped at step {step}: the loss or gradient of its last {in_a_row} steps was not finite, so they "
+        f"were skipped. The weights before them are saved: --resume goes on with those; in another --run-dir try "
+        f"{section(number)}.learning_rate below {rate:g}"
+    )
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines and TensorBoard events."""
+"""Metrics of a run: JSON lines and TensorBoard events, there under the names of the Dreamer 4 plan too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+PLAN_NAMES = {
+    1: {"loss/dynamics/total": "loss/dynamics"},
+    2: {"bc_accuracy": "bc_accuracy", "pred_std": "reward_std"},
+    3: {
+        "adv_mean": "advantage_mean",
+        "adv_std": "advantage_std",
+        "n_positive": "positive",
+        "n_negative": "negative",
+    },
+}
+"""By phase: what the plan's debugging tables call some of our figures."""
 
 
 class MetricsWriter:
@@ -30,9 +42,11 @@ class MetricsWriter:
         self._file.write(json.dumps({"phase": self.phase, "step": step} | clean) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in clean.items():
+            shown = {f"phase{self.phase}/{name}": value for name, value in clean.items()}
+            shown |= {plan: clean.get(name) for plan, name in PLAN_NAMES.get(self.phase, {}).items()}
+            for name, value in shown.items():
                 if value is not None:
-                    self._board.add_scalar(f"phase{self.phase}/{name}", value, step)
+                    self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -7,7 +7,7 @@ through the matrices one by one and always in bf16: sixteen times slower on a CP
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,14 @@ ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """For the weight matrices between a network's first and last layer; decoupled weight decay, Nesterov momentum.
 
+    Attributes:
+        found_inf: as of torch's fused optimisers: where it is 1, `step` changes nothing; None never asks.
+
     Raises:
         ValueError: if a parameter is not a matrix.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
@@ -35,26 +40,35 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; none where `found_inf` is 1, without waiting for it."""
         assert closure is None
+        skipped = None if self.found_inf is None else self.found_inf.bool()
+        goes = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
-            alike: dict[tuple[torch.Size, torch.device], list[nn.Parameter]] = {}
+            rate, decay = group["lr"], 1 - goes * (group["lr"] * group["weight_decay"])
+            alike: dict[tuple[torch.Size, torch.device], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault((p.shape, p.device), []).append(p)
             for (shape, _), members in alike.items():
-                update = orthogonalise(torch.stack([self._direction(p, group["momentum"]) for p in members]))
+                update = orthogonalise(self._directions(members, group["momentum"], skipped)).mul_(goes)
                 size = 0.2 * max(shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
-                for p, one in zip(members, update, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(one.to(p.dtype), alpha=-group["lr"] * size)
+                torch._foreach_mul_(members, decay)
+                torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
 
-    def _direction(self, p: nn.Parameter, momentum: float) -> Tensor:
-        state, gradient = self.state[p], p.grad
-        assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum)
+    def _directions(self, members: Sequence[Tensor], momentum: float, skipped: Tensor | None) -> Float[Tensor, "n i o"]:
+        """Of matrices of one shape. A gradient that is left out counts as the momentum itself, which then stays."""
+        for p in members:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in members]
+        moments = torch.stack(buffers)
+        gradients = torch.stack([p.grad for p in members if p.grad is not None])
+        if skipped is not None:
+            torch.where(skipped, moments, gradients, out=gradients)
+        moments.lerp_(gradients, 1 - momentum)
+        torch._foreach_copy_(buffers, moments.unbind())
+        return gradients.lerp_(moments, momentum)
 
 
 def orthogonalise(matrices: Float[Tensor, "n i o"], eps: float = 1e-7) -> Float[Tensor, "n i o"]:

@@ -70,11 +70,14 @@ class RunningScale(nn.Module):
         return dict(zip(self.names, factor.unbind(), strict=True))
 
     @torch.no_grad()
-    def update(self, losses: Mapping[str, Tensor]) -> None:
-        """Takes in the unscaled losses of a whole batch."""
-        values = torch.stack([losses[name] for name in self.names])
-        self.square.lerp_(values.float().square(), 1 - self.decay)
-        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+    def update(self, losses: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
+        """Takes in the unscaled losses of a whole batch; nothing where `skipped` (bool) is true, without asking."""
+        square = torch.stack([losses[name] for name in self.names]).float().square()
+        weight = torch.ones_like(self.weight)
+        if skipped is not None:
+            square, weight = torch.where(skipped, self.square, square), torch.where(skipped, self.weight, weight)
+        self.square.lerp_(square, 1 - self.decay)
+        self.weight.lerp_(weight, 1 - self.decay)
 
 
 class Average:

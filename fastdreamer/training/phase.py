@@ -67,10 +67,10 @@ class Phase(ABC, Generic[W]):
     def shrink(self, pieces: int) -> None:
         """Memory ran out: what `draw` holds at once should be a batch's share of `pieces` pieces."""
 
-    def finish(self, sums: Mapping[str, Tensor]) -> None:
-        """After the backward pass of a whole batch: the running scale takes its losses in."""
+    def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
+        """After the backward pass of a whole batch: the running scale takes its losses in, but for a skipped step's."""
         if self.scale is not None:
-            self.scale.update({name: sums[f"loss/{name}"] for name in self.scale.names})
+            self.scale.update({name: sums[f"loss/{name}"] for name in self.scale.names}, skipped)
 
 
 def rows_of(work: Any, first: int, last: int, rows: int) -> Any:

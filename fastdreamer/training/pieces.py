@@ -30,8 +30,8 @@ class Pieces:
         self.pieces = -(-train.batch_size // (train.micro_batch or train.batch_size))
         self.is_halved = False
 
-    def gradients(self, step: int) -> dict[str, Tensor]:
-        """Adds the gradient of step `step` to the parameters; returns the last batch's figures, and `loss`.
+    def gradients(self, step: int) -> list[dict[str, Tensor]]:
+        """Adds the gradient of step `step` to the parameters; returns each batch's figures, and `loss` in them.
 
         Raises:
             UserError: if memory runs out with halved pieces too.
@@ -67,7 +67,7 @@ class Pieces:
             torch.cuda.empty_cache()
         return self.gradients(step)
 
-    def _gradients(self, step: int) -> dict[str, Tensor]:
+    def _gradients(self, step: int) -> list[dict[str, Tensor]]:
         batches: list[dict[str, Tensor]] = []
         for _ in range(self.train.accumulate):
             with span("draw"):
@@ -81,6 +81,4 @@ class Pieces:
                 for name, value in (figures | {"loss": loss.detach()}).items():
                     sums[name] = sums[name] + value if name in sums else value
             batches.append(sums)
-        for sums in batches:  # after the last backward pass: a step that fails leaves no trace
-            self.phase.finish(sums)
-        return batches[-1]
+        return batches

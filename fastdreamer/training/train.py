@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from fastdreamer.config import Config
 from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.device import Backend, choose_device
+from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
@@ -33,6 +35,15 @@ from fastdreamer.training.world_model import WorldModelPhase
 PHASES = (1, 2, 3)
 
 
+class Gate(Protocol):
+    """Looks at what a phase is to be built on before it is (see `diagnosis.gates`)."""
+
+    def __call__(
+        self, config: Config, phase: int, parent: Checkpoint, store: LatentStore, device: torch.device
+    ) -> Sequence[Check]:
+        """The checks; raises UserError where the phase is refused."""
+
+
 class Memory(Protocol):
     """Plans a phase's memory before it is built, and says afterwards what was taken (see `planning.run`)."""
 
@@ -50,6 +61,7 @@ def train(
     resume: bool = False,
     checkpoint: Path | None = None,
     memory: Memory | None = None,
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.
 
@@ -60,12 +72,13 @@ def train(
         resume: go on from the phase's newest checkpoint.
         checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
         memory: plans the phase's memory; None leaves `micro_batch` as it is.
+        gate: is asked before phases 2 and 3 start; None lets everything pass.
 
     Returns:
         Phase, steps, seconds, parameters trained, and the last figures.
 
     Raises:
-        UserError: for a phase that does not exist, missing input, or a checkpoint that does not fit.
+        UserError: for a phase that does not exist, missing input, a checkpoint that does not fit, or a shut gate.
     """
     if phase not in PHASES:
         raise UserError(f"phase is {phase}; there are phases 1 (world model), 2 (cloning) and 3 (imagination)")
@@ -81,20 +94,30 @@ def train(
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
+    checks: Sequence[Check] = ()
+    if gate is not None and parent is not None and resume_from is None:
+        checks = gate(config, phase, parent, store, backend.device)
+    forced = list(parent.state.get("forced", ())) if parent is not None else []
+    forced += [check.to_dict() | {"phase": phase} for check in checks if check.verdict == "red"]
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend)
     started = time.perf_counter()
-    figures = fit(built, config, getattr(config, f"phase{phase}"), run_dir, backend, store.tokenizer, resume_from)
+    settings = getattr(config, f"phase{phase}")
+    figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,
-        "steps": getattr(config, f"phase{phase}").steps,
+        "steps": settings.steps,
         "seconds": round(seconds, 2),
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         "figures": figures,
     }
+    if checks:
+        result["gates"] = {check.name: f"{check.value}: {check.verdict}" for check in checks}
+    if forced:
+        result["forced"] = [f"phase {one['phase']}: {one['name']}" for one in forced]
     if memory is not None:
         result |= memory.finished()
     if phase == 1:

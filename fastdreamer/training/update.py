@@ -1,7 +1,8 @@
-"""One update of a phase: the gradient of a step, clipped; the optimisers; the average."""
+"""One update of a phase: the gradient of a step, clipped; the optimisers; the running scale; the average."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from fastdreamer.ranges import span
 from fastdreamer.training.optim import Average, build_optimizers, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.pieces import Pieces
+from fastdreamer.training.skips import Skips
 
 
 class Update:
@@ -23,23 +25,32 @@ class Update:
         self.optimizers = build_optimizers(phase.model.named_parameters(), train)
         self.average = Average(phase.model, train.ema_decay)
         self.pieces = Pieces(phase, train, backend)
+        self.skips = Skips(backend.device)
+        for optimizer in self.optimizers:
+            optimizer.found_inf = self.skips.found  # type: ignore[attr-defined]
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Update number `step`: the figures of its last batch, and the gradient's norm before it was clipped."""
-        figures = self.pieces.gradients(step)
-        return figures, self.apply(step)
+        """Update number `step`: the figures of its last batch, and the gradient's norm before it was clipped.
 
-    def apply(self, step: int) -> Tensor:
-        """Takes the gradients in; returns their norm before they were clipped."""
+        Where the loss or the norm is not finite, all stays as it was (see `Skips`).
+        """
+        batches = self.pieces.gradients(step)
+        return batches[-1], self.apply(step, batches)
+
+    def apply(self, step: int, batches: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
+        """Takes the gradients in, and of `batches` the losses; returns the gradients' norm before they were clipped."""
         rate = learning_rate(self.train, step)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         with span("clip"):
             norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+            skipped = self.skips.judge(norm, [figures["loss"] for figures in batches])
         with span("optimizer"):
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            for figures in batches:
+                self.phase.finish(figures, skipped)
         with span("average"):
             self.average.update(self.phase.model, step)
         return norm

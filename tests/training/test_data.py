@@ -17,7 +17,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.data.sampler import CropSampler
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.training.data import choose_home, held_out_batch, training_feed
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
@@ -197,11 +197,11 @@ def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, mon
     assert shares[0] > 0.2 and shares[1] < 0.05, shares
 
 
-@pytest.mark.parametrize("ending", ["done", "diverged"])
+@pytest.mark.parametrize("ending", ["done", "stopped"])
 def test_the_thread_ends_with_the_phase(
     small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    overrides = ["phase1.learning_rate=1e30"] if ending == "diverged" else []
+    overrides = ["phase1.learning_rate=1e30", "phase1.max_skipped=2"] if ending == "stopped" else []
     config = small("sampling.prefetch=3", "data.memory_limit_gb=0", *overrides)
     made_by, plain = set(), CropSampler.batch
 
@@ -211,7 +211,7 @@ def test_the_thread_ends_with_the_phase(
 
     monkeypatch.setattr(CropSampler, "batch", batch)
     run = new_run(config)
-    with pytest.raises(UserError, match="diverged") if ending == "diverged" else nullcontext():
+    with pytest.raises(Stopped, match="stopped at step") if ending == "stopped" else nullcontext():
         train(config, run, 1)
     assert made_by == {"batches_0"}
     assert "batches_0" not in {thread.name for thread in threading.enumerate()}

@@ -16,11 +16,10 @@ from fastdreamer.data.latents import LatentStore
 from fastdreamer.errors import UserError
 from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.metrics import read_metrics
-from fastdreamer.training.optim import Average, build_optimizers
 from fastdreamer.training.phase import Phase, bounds
-from fastdreamer.training.pieces import Pieces
 from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import _build, train
+from fastdreamer.training.update import Update
 
 from .conftest import BACKEND
 
@@ -240,22 +239,13 @@ def test_a_whole_step_waits_for_nothing(build: Build, number: int, overrides: tu
     phase = build(number, f"phase{number}.accumulate=2", *overrides)
     train = getattr(phase.config, f"phase{number}")  # type: ignore[attr-defined]
     phase.model.train()
-    optimizers = build_optimizers(phase.model.named_parameters(), train)
-    average, pieces = Average(phase.model, train.ema_decay), Pieces(phase, train, BACKEND)
+    update = Update(phase, train, BACKEND)
     batch, position = phase.feed.draw(), phase.feed.get_state()  # type: ignore[union-attr]
     phase.feed.draw, phase.feed.get_state = lambda: batch, lambda: position  # type: ignore  # the host's own affairs
 
-    def step(number: int) -> None:
-        pieces.gradients(number)
-        nn.utils.clip_grad_norm_(list(phase.model.parameters()), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        average.update(phase.model, number)
-
-    step(0)  # the first one makes what later ones keep
+    update(0)  # the first one makes what later ones keep
     if isinstance(phase, ImaginationPhase):
         assert phase._programs
     with NoWaiting() as watcher:
-        step(1)
+        update(1)
     assert "_fused_adamw_.default" in watcher.seen and "_foreach_lerp_.Scalar" in watcher.seen
