@@ -11,6 +11,8 @@ of its margin is measured again in new processes before it is red. Exit 0 green,
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import math
 import os
 import re
@@ -47,8 +49,9 @@ COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}
 """Bytes whose copy gives the rate behind a floor: on a CPU they stay in its caches, as most of a small row's do."""
 AGAIN = 2
 """New processes that may say that a time is within its margin after all."""
-RUNS = 5
+RUNS = 3
 """Processes behind an updated ratio; two behind updated counts alone."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 STEADY = 0.08
 """A row whose ratio differs between processes by more than this share of the median has counts only."""
 
@@ -251,8 +254,15 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _set_up(name: str) -> torch.device:
-    """One thread, and on a CPU deterministic algorithms as in training."""
+    """One thread, and on a CPU deterministic algorithms as in training; freed memory stays with the process.
+
+    Else glibc returns memory to the system or not by what was freed before, and a row that makes half a megabyte is
+    twice as slow in one process as in the next.
+    """
     if name == "cpu":
+        with contextlib.suppress(OSError, AttributeError):  # another C library has another allocator
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, 1 << 25), mallopt(M_TRIM_THRESHOLD, 1 << 30)
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
         raise UserError(f"the demo plays crafter itself; with {config.data.env} recordings run encode, train and eval")
     from fastdreamer.data.encode import encode_recordings
     from fastdreamer.diagnosis.gates import Gates
+    from fastdreamer.diagnosis.run import diagnose
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate
     from fastdreamer.evaluation.report import write_report
@@ -54,6 +55,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
         ("phase2", "phase 2: behaviour cloning and reward", lambda: phase(2)),
         ("phase3", "phase 3: the policy improves in imagination", lambda: phase(3)),
         ("eval", "evaluate in the real environment and open loop", lambda: evaluate(config, run_dir)),
+        ("diagnose", "look for what is wrong with any of it", lambda: diagnose(config, run_dir)),
     ]
     timings = _read_json(run_dir / "timings.json")
     for name, what, stage in stages:

@@ -26,6 +26,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train": (*CORE, "latent store", "disk for runs"),
     "plan": CORE,
     "profile": CORE,
+    "diagnose": (*CORE, "phases", "latent store"),
     "profile --tool pyspy": (*CORE, "py-spy"),
     "profile --tool nsys": (*CORE, "nsys", "card"),
     "eval": (*CORE, *VIDEO, *TOKENIZER, "phases", "latent store"),
