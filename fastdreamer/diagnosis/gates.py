@@ -28,7 +28,7 @@ from fastdreamer.training.checkpoint import Checkpoint
 from fastdreamer.training.data import episodes_of
 from fastdreamer.training.runs import agent_from, world_model_from
 
-CROPS, SAMPLES, RESAMPLES = 32, 2, 1000
+CROPS, SAMPLES, RESAMPLES = 32, 1, 1000  # both arms meet the same noise
 AT_ONCE = 8  # crops through the heads
 
 
