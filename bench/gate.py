@@ -11,8 +11,6 @@ of its margin is measured again in new processes before it is red. Exit 0 green,
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import math
 import os
 import re
@@ -51,7 +49,6 @@ AGAIN = 2
 """New processes that may say that a time is within its margin after all."""
 RUNS = 3
 """Processes behind an updated ratio; two behind updated counts alone."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 STEADY = 0.08
 """A row whose ratio differs between processes by more than this share of the median has counts only."""
 
@@ -191,12 +188,13 @@ def update(chosen: argparse.Namespace, device: torch.device) -> list[str]:
 def steady(runs: Sequence[Measured]) -> dict[str, Any]:
     """The median ratio of every row over the processes; None for a row that differs too much between them."""
     found: dict[str, Any] = {}
+    unsteady = {row.name for row in ROWS if not row.is_steady}
     for name in runs[0].times:
         times = [run.times[name] for run in runs]
         ratio = statistics.median(timed.ratio for timed in times)
         spread = max(abs(math.log(timed.ratio / ratio)) for timed in times)
         middle = min(times, key=lambda timed: abs(timed.ratio - ratio))
-        is_steady = spread <= STEADY and all(map(is_precise, times))
+        is_steady = spread <= STEADY and all(map(is_precise, times)) and name not in unsteady
         print(f"{name:32} {ratio:.3f}, up to {spread:.1%} apart: {'gated' if is_steady else 'counts only'}")
         entry = {"ratio": round(ratio, 4), "spread": round(spread, 4), "seconds": middle.seconds}
         found[name] = entry | {"rate": round(middle.rate, 3), "unit": middle.unit} if is_steady else None
@@ -254,15 +252,8 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _set_up(name: str) -> torch.device:
-    """One thread, and on a CPU deterministic algorithms as in training; freed memory stays with the process.
-
-    Else glibc returns memory to the system or not by what was freed before, and a row that makes half a megabyte is
-    twice as slow in one process as in the next.
-    """
+    """One thread, and on a CPU deterministic algorithms as in training."""
     if name == "cpu":
-        with contextlib.suppress(OSError, AttributeError):  # another C library has another allocator
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_MMAP_THRESHOLD, 1 << 25), mallopt(M_TRIM_THRESHOLD, 1 << 30)
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

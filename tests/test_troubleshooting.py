@@ -14,7 +14,6 @@ from fastdreamer.settings import load_config, to_dict
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
-# Being built beside this page: to be deleted when they are there.
 FILES = (".json", ".jsonl", ".yaml", ".png", ".py", ".toml", ".log", ".md")
 
 

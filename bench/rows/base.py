@@ -76,6 +76,7 @@ class GateRow:
         devices: where it runs.
         is_short: part of what continuous integration runs; others run with --full.
         excuse: any other reason to leave it out here, "" for none.
+        is_steady: whether its ratio is the same in every process; else it is printed alone, and NOTES.md says by what.
         expected: its counts, where another file than the gate's says what is expected; None if that has none.
     """
 
@@ -84,6 +85,7 @@ class GateRow:
     needs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     is_short: bool = True
+    is_steady: bool = True
     excuse: Callable[[], str] = lambda: ""
     expected: Callable[[], dict[str, int] | None] | None = None
 

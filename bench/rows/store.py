@@ -151,6 +151,6 @@ def saving(place: Place) -> Work:
 
 ROWS = (
     GateRow("store open", opening, devices=("cpu",)),
-    GateRow("store read", reading, devices=("cpu",)),
+    GateRow("store read", reading, devices=("cpu",), is_steady=False),
     GateRow("checkpoint save", saving, is_short=False),
 )
