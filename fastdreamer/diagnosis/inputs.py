@@ -115,8 +115,9 @@ def tokenizer(subject: Subject) -> Iterator[Check]:
     ]
     clip = torch.from_numpy(frames)[None].permute(0, 1, 4, 2, 3)
     yield input_range(preprocess(clip, frozen.clock, config.tokenizer.image_size, "btchw"))
-    latents = frozen.encode(clip[:, : frozen.clock.window], "btchw")
-    yield from output(latents, min(frozen.clock.window, len(frames)), frozen.clock)
+    count = min(len(frames), frozen.clock.window if frozen.clock.window > 1 else CLIP)
+    latents = frozen.encode(clip[:, :count], "btchw")
+    yield from output(latents, count, frozen.clock)
     yield check(
         "models", "tokenizer gradients", f"requires_grad {latents.requires_grad}", "False",
         "the tokenizer is not frozen: its latents must carry no gradient", red=latents.requires_grad,
