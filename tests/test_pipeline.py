@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +44,40 @@ def test_the_report_stands_alone_with_filmstrips(run_dir: Path) -> None:
     page = (run_dir / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert 'src="http' not in page and "<script" not in page
+
+
+def test_diagnose_prints_a_table_and_json_and_its_exit_code_tells_a_red_flag(run_dir: Path) -> None:
+    done = fastdreamer("diagnose", "--run-dir", str(run_dir), "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == int(result["red"] > 0) and "Traceback" not in done.stderr, done.stderr
+    assert list(result["phases"]) == ["phase1", "phase2", "phase3"] and "expected" in done.stdout
+    kept = json.loads((run_dir / "diagnosis.json").read_text())["phases"]
+    raised = [c for phase in kept.values() for c in phase["checks"] if c["verdict"] in ("red", "amber")]
+    page = (run_dir / "report.html").read_text()
+    assert raised and all(html.escape(c["name"]) in page for c in raised), "the report shows what is raised"
+    assert "D+ and" in page and "Values against lambda-returns" in page
+    assert list((run_dir / "diagnosis" / "phase1").glob("*reconstruction.png"))
+
+
+def checks_of(run_dir: Path, phase: int) -> dict[str, dict[str, str]]:
+    done = fastdreamer("diagnose", "--phase", str(phase), "--run-dir", str(run_dir), "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    return {c["name"]: c for c in result["phases"][f"phase{phase}"]["checks"]}
+
+
+def test_a_store_of_other_latents_than_the_recordings_give_is_a_flag(run_dir: Path, tmp_path: Path) -> None:
+    from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
+
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    manifest = read_manifest(run / "store")
+    for episode in LatentStore.open(run / "store").episodes:
+        changed = dataclasses.replace(episode, latents=episode.latents.flip(1))
+        manifest["episodes"][episode.name] = write_episode(run / "store", changed, "test")
+    write_manifest(run / "store", manifest)
+    found, before = checks_of(run, 2)["stored against fresh latents"], checks_of(run_dir, 2)
+    assert found["verdict"] == "red" and "encode again" in found["remedy"]
+    assert before["stored against fresh latents"]["verdict"] == "ok" == before["latent steps"]["verdict"]
+    assert before["latent steps"]["value"] == "5 of 33 frames" and before["input range"]["verdict"] == "ok"
 
 
 def test_eval_prints_the_same_shape_of_numbers(run_dir: Path) -> None:
