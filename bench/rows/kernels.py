@@ -133,7 +133,10 @@ def _figures(rows: dict[str, aot.Row]) -> dict[str, int]:
 
 
 ROWS = (
-    *(GateRow(spec.name.replace("_", " "), partial(operation, spec)) for spec in SPECS),
+    *(
+        GateRow(spec.name.replace("_", " "), partial(operation, spec), is_steady=spec.name != "latent_pool")
+        for spec in SPECS
+    ),
     *(GateRow(f"{s.name.replace('_', ' ')}, kernel", partial(interpreted, s), ("triton",), ("cpu",)) for s in SPECS),
     *(
         GateRow(
