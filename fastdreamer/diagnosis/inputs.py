@@ -17,6 +17,7 @@ from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 CLIP = 33  # frames that go through the tokenizer, where a window is not longer
 WINDOWS = 2  # whose reconstruction is measured
 STORED = 0.02  # relative difference between stored (half precision) and fresh latents
+SHOWN = 4  # commonest actions and rewards
 SKIPPED = 0.05  # share of recordings that were left out
 
 
@@ -46,27 +47,31 @@ def store(subject: Subject) -> Iterator[Check]:
     yield imbalance(subject)
     rewards = torch.cat([e.rewards for e in episodes if e.rewarded] or [torch.zeros(0)])
     share = float((rewards != 0).float().mean()) if len(rewards) else 0.0
-    values = f"{len(rewards)} frames, {share:.2%} not 0" + (
-        f", from {float(rewards.min()):.3g} to {float(rewards.max()):.3g}" if len(rewards) else ""
-    )
+    kinds, counts = rewards.unique(return_counts=True)
+    commonest = [f"{float(kinds[i]):.3g}: {int(counts[i]):,}" for i in counts.argsort(descending=True)[:SHOWN]]
     yield check(
-        "data", "recorded rewards", values, "some that are not 0",
+        "data", "recorded rewards", f"{share:.2%} not 0 ({', '.join(commonest)})", "some that are not 0",
         "nothing can be learned about rewards: record or encode play that earns some", amber=share == 0,
     )  # fmt: skip
 
 
 def imbalance(subject: Subject) -> Check:
-    """The commonest whole action's share of the data."""
+    """The commonest whole actions and their shares of the data."""
     taken = [e.actions for e in subject.store.episodes if e.labelled]
     if not taken:
         return Check("actions", "commonest action", "no labelled episode", "at most 90 % of the data", "not measured")
     found, counts = torch.cat(taken).unique(dim=0, return_counts=True)
-    share, place = float(counts.max() / counts.sum()), int(counts.argmax())
-    components = zip(subject.store.space.components, found[place].tolist(), strict=True)
-    named = [f"{c.name}={c.labels[i]}" for c, i in components if i != c.noop] or ["nothing at all"]
-    gamma = subject.config.heads.focal_gamma
+    shares, components = counts / counts.sum(), subject.store.space.components
+
+    def said(place: int) -> str:
+        taken = [(c, c.labels[i]) for c, i in zip(components, found[place].tolist(), strict=True) if i != c.noop]
+        labels = [c.name if label == "1" else f"{c.name}={label}" for c, label in taken]
+        return f"{float(shares[place]):.1%} {' and '.join(labels) or 'nothing'}"
+
+    share, gamma = float(shares.max()), subject.config.heads.focal_gamma
+    commonest = [said(int(place)) for place in shares.argsort(descending=True)[:SHOWN]]
     return check(
-        "actions", "commonest action", f"{share:.1%} ({', '.join(named)})", "at most 90 % of the data",
+        "actions", "commonest action", ", ".join(commonest), "at most 90 % of the data",
         "use the focal loss (heads.focal_gamma=2), or data.skip_null with VPT recordings",
         red=share > flags.ONE_SIDED and not gamma, amber=share > flags.ONE_SIDED,
     )  # fmt: skip
