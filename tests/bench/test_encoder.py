@@ -32,6 +32,7 @@ def check(rows: list[dict[str, Any]]) -> None:
         assert row["speedup"] > 0 and row["peak_share"] > 0 and row["gb_per_s"] > 0 and row["cache"] == "host"
 
 
+@pytest.mark.long
 def test_eager_layouts_are_measured_and_a_failing_backend_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -270,7 +270,7 @@ def test_without_the_mend_the_gate_refuses(tmp_path: Path, monkeypatch: pytest.M
     assert built["engines"] == [] and "aot-inductor at 1x17 is off by inf" in reason
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_build_leaves_the_cache_sound_and_the_next_one_goes_on(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path

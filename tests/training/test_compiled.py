@@ -24,7 +24,7 @@ from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.settings import load_config
 from fastdreamer.training.runs import RunDirectory
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 
 SMALL = ["device=cpu", "precision=fp32", "data.recordings=/nonexistent", "dynamics.dim=16", "dynamics.layers=2",
          "sampling.short_window=3", "sampling.long_every=2", "forcing.boot_warmup=0", "imagination.horizon=2",
@@ -46,7 +46,7 @@ for number in (2, 3) if readout else (1, 2, 3):
     for name, backend in backends.items():
         parent = run.load(number - 1, config) if number > 1 else None
         torch.manual_seed(0)
-        phase = _build(config, number, store, parent, backend)
+        phase = build_phase(config, number, store, parent, backend)
         for parameter in phase.model.parameters():
             if parameter.ndim == 2 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)

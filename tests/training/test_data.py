@@ -21,7 +21,7 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.training.data import choose_home, held_out_batch, training_feed
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss
 
@@ -100,7 +100,7 @@ def test_a_batch_without_a_reward_has_a_finite_loss_and_teaches_the_reward_nothi
     run = changed_run(config, lambda i: {"split": "train", "rewarded": i == 0})
     train(config, run, 1)
     store = LatentStore.open(run / "store")
-    phase = _build(config, 2, store, RunDirectory(run).load(1, config), BACKEND)
+    phase = build_phase(config, 2, store, RunDirectory(run).load(1, config), BACKEND)
     seen = set()
     for step in range(12):
         known = bool(phase.feed.sampler.batch(step).reward_valid.any())  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from fastdreamer.data.latents import LatentStore
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss
 
@@ -32,7 +32,7 @@ def build(small: Callable[..., Config], new_run: Callable[..., Path]) -> Callabl
         for phase in range(1, number):
             train(config, run.path, phase)
         store = LatentStore.open(run.path / "store")
-        return _build(config, number, store, run.load(number - 1, config), BACKEND)
+        return build_phase(config, number, store, run.load(number - 1, config), BACKEND)
 
     return built
 

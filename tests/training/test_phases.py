@@ -16,7 +16,7 @@ from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import load_checkpoint, strip_compiled_prefix
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory, load_agent, load_world_model
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss
 
@@ -40,7 +40,7 @@ def test_only_the_trainable_parts_of_each_phase_receive_gradients(
     store = LatentStore.open(run.path / "store")
     allowed = {2: {"agent", "scale"}, 3: {"policy", "value", "scale"}}
     for phase in (2, 3):
-        built = _build(config, phase, store, run.load(phase - 1, config), BACKEND)
+        built = build_phase(config, phase, store, run.load(phase - 1, config), BACKEND)
         loss, _ = one_loss(built, 100)
         loss.backward()
         assert set(dict(built.model.named_children())) == allowed[phase]
@@ -101,7 +101,7 @@ def test_cloning_beats_the_majority_class_on_predictable_actions(
         c = store.clock.frames_per_latent
         first = episode.actions[::c, 0].float()
         episode.latents[: len(first), 0, 0] = first.half()
-    built = _build(config, 2, store, run.load(1, config), BACKEND)
+    built = build_phase(config, 2, store, run.load(1, config), BACKEND)
     assert isinstance(built, AgentPhase)
     optimizer = torch.optim.Adam(built.agent.policy.parameters(), 1e-2)
     for step in range(100):

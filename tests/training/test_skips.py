@@ -22,7 +22,7 @@ from fastdreamer.settings import dump_config, load_config
 from fastdreamer.training.checkpoint import load_checkpoint
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
 from fastdreamer.training.world_model import WorldModelPhase
 
@@ -65,7 +65,7 @@ def updates(small: Small, new_run: MakeRun) -> Callable[..., Update]:
             train(config, run.path, phase)
         torch.manual_seed(0)
         parent = run.load(number - 1, config) if number > 1 else None
-        phase = _build(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
+        phase = build_phase(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
         phase.model.train()
         return Update(phase, getattr(config, f"phase{number}"), BACKEND)
 
