@@ -18,7 +18,7 @@ from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.phase import Phase, bounds
 from fastdreamer.training.runs import RunDirectory
-from fastdreamer.training.train import _build, train
+from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
 
 from .conftest import BACKEND
@@ -38,7 +38,7 @@ def build(small: Callable[..., Config], new_run: Callable[..., Path]) -> Build:
         for phase in range(1, number):
             train(config, run.path, phase)
         parent = run.load(number - 1, config) if number > 1 else None
-        phase = _build(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
+        phase = build_phase(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
         torch.manual_seed(1)
         for name, parameter in phase.model.named_parameters():
             if name.endswith(("out.weight", "readout.weight")):
@@ -120,7 +120,7 @@ def test_the_share_of_bootstrap_rows_is_exact_in_the_long_run_and_starts_after_t
 ) -> None:
     config = small("phase1.batch_size=3", "forcing.boot_fraction=0.25", "forcing.boot_warmup=0.5", "phase1.steps=16")
     run = new_run(config)
-    phase = _build(config, 1, LatentStore.open(run / "store"), None, BACKEND)
+    phase = build_phase(config, 1, LatentStore.open(run / "store"), None, BACKEND)
     boots = [phase.draw().levels.boots for _ in range(48)]
     assert boots[:8] == [0] * 8 and set(boots[8:]) == {0, 1} and sum(boots[8:]) == 0.25 * 3 * 40
 
