@@ -115,7 +115,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
     assert run(["--help"]) == 0 and "python -m bench.naive" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_arms_are_printed_beside_eager_ones() -> None:
     """In a process of its own: run-time shape checks and torch.compile do not mix."""
     command = [sys.executable, "-m", "bench.naive", "debug", "--compile", *SMALL]

@@ -197,8 +197,12 @@ def test_phase_one_of_the_preset_for_twelve_gigabytes_fits() -> None:
     fits("minerl_cosmos", 1)
 
 
-@pytest.mark.slow
+LARGE = [
+    pytest.param(name, marks=pytest.mark.slow if name == "minerl_cosmos" else pytest.mark.long) for name in PRESETS
+]
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", LARGE)
 def test_every_phase_of_every_preset_fits_its_card(preset: str, number: int) -> None:
     fits(preset, number)

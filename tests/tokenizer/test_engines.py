@@ -315,7 +315,7 @@ def test_resampling_and_pooling_may_live_inside_the_engine(tmp_path: Path) -> No
         compiled.encode_raw(torch.zeros(1, 3, 17, 20, 20, dtype=torch.uint8), "bcthw")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_single_frame_tokenizers_get_engines_too(tmp_path: Path) -> None:
     config = _config(tmp_path / "engines", SHAPES[1], backend="aot-inductor", batches=(1,))
     build_engines(config, CPU)

@@ -219,7 +219,7 @@ def test_missing_weights_name_the_way_to_get_them(weights: str, word: str) -> No
     assert word in _refusal(lambda: cosmos.load_autoencoder(TokenizerConfig(weights=weights)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning")
 def test_all_layouts_at_the_real_size(tmp_path: Path) -> None:
     config = load_config("minerl_cosmos", ["tokenizer.weights=random"]).tokenizer

@@ -118,7 +118,14 @@ CAUSES = {
     "one action": (2, nothing, one_action, LEARNING, {"policy entropy", "bc accuracy"}, "heads.focal_gamma"),
     "collapsed policy": (2, collapsed_policy, learnable, (), {"policy entropy"}, "heads.policy_dropout"),
     "no reward": (3, no_reward, learnable, DREAMING, {"imagined rewards", "D+ and D-"}, "group"),
-    "one thing to do": (3, one_thing_to_do, learnable, DREAMING, {"policy entropy"}, "imagination.beta"),
+    "one thing to do": (
+        3,
+        one_thing_to_do,
+        learnable,
+        DREAMING,
+        {"policy entropy", "KL to the cloned policy"},
+        "imagination.beta",
+    ),
 }
 
 
