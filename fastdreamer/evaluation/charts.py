@@ -193,8 +193,8 @@ def scatter_chart(
     points: Sequence[tuple[float, float]],
     x_label: str,
     y_label: str,
-    width: int = 420,
-    height: int = 320,
+    width: int = 900,
+    height: int = 340,
     label: str = "",
 ) -> str:
     """Points (x, y) over a dashed diagonal, on which y is x; both axes have the same bounds."""
