@@ -14,11 +14,10 @@ from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
 from fastdreamer.imagination.returns import lambda_returns, survival
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.imagine import NO_REWARD, ImaginationPhase
 
 SHOWN = 200  # points of the plot of values against returns
 ALIKE = 0.1  # of their size: returns that differ less are taken to differ by so much
-FIRES = 1e-3  # a smaller predicted reward is none
 FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added to it
 
 
@@ -43,7 +42,7 @@ def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
     advantage = dreams.advantage
     yield flags.advantages(float(advantage.mean()), float(advantage.std()))
     yield flags.advantage_sets(*sets(dreams))
-    fires = float((dreams.rewards.abs() > FIRES).float().mean())
+    fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
     yield flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
     yield calibration(dreams)
     yield flags.policy_entropy(3, figures["entropy"] / chunk)
