@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float16, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, Integer, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
@@ -51,6 +51,7 @@ class Episode:
     labelled: bool = True  # False: actions are unknown (plain video)
     task: int = 0
     rewarded: bool = True  # False: rewards and terminals are unknown
+    counters: Mapping[str, Integer[Tensor, " t"]] = field(default_factory=dict)  # what the game counts (see `tasks`)
 
     @property
     def length(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Trajectory:
 
     `valid[i]` False means that frame i's pixels must not be a prediction target (its reward still counts).
     `frames` is (t, 0, 0, 3) when only labels were read. `labelled` False: the actions are unknown (all no-op);
-    `rewarded` False: so are the rewards (all 0).
+    `rewarded` False: so are the rewards (all 0). `counters` is what the game counts at every frame, by name (see
+    `data.tasks`); empty where a recording holds none.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Trajectory:
     metadata: dict[str, Any] = field(default_factory=dict)
     labelled: bool = True
     rewarded: bool = True
+    counters: dict[str, Integer[np.ndarray, " t"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         frames, steps = len(self.frames), len(self.rewards)
@@ -34,6 +36,7 @@ class Trajectory:
         assert self.actions.dtype == np.uint8 and self.actions.ndim == 2, (self.actions.dtype, self.actions.shape)
         assert frames == steps + 1 == len(self.valid), f"{frames} frames, {steps} steps, {len(self.valid)} valid bits"
         assert len(self.actions) == len(self.terminals) == steps, (len(self.actions), len(self.terminals), steps)
+        assert all(len(values) == frames for values in self.counters.values()), "a counter has a value at every frame"
         assert not self.terminals[:-1].any(), "an episode ends once, on its last row"
 
     def __len__(self) -> int:

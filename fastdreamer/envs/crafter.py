@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fastdreamer.data.tasks import ACHIEVEMENT
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
 
@@ -148,6 +149,12 @@ class CrafterEnv:
     def inventory(self) -> dict[str, int]:
         """Vital figures (health, food, drink, energy) and items, name -> amount."""
         return self._env._player.inventory
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the game counts (see `data.tasks`): every figure of the inventory, and how often each achievement came."""
+        reached = self._env._player.achievements
+        return {**self.inventory, **{f"{ACHIEVEMENT}{name}": count for name, count in reached.items()}}
 
     @property
     def is_sleeping(self) -> bool:
