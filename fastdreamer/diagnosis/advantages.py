@@ -22,7 +22,7 @@ from fastdreamer.evaluation.bootstrap import Interval, mean_interval, statistic_
 
 SPLITS = 32  # random halvings of the tries
 LEAST = 0.05  # a reliability below says nothing of what noise hides
-NOTHING = 1e-3  # a real return below is no base for a ratio
+NOTHING = 1e-3  # a real return that may be below is no base for a ratio
 
 Returns = Float[ndarray, "s a r"]
 
@@ -34,7 +34,7 @@ class Figures:
     Attributes:
         real: mean return of a try in the game; `imagined` in imagination.
         real_sum: the same without discount; `imagined_sum` alike.
-        optimism: imagined over real; None where the real one is about 0 or less.
+        optimism: imagined over real; None where the real one may be 0 or less.
         real_reliability: of the real advantages; `imagined_reliability` alike.
         correlation: of real with imagined advantages, as measured.
         disattenuated: without the noise of both; None where a reliability is too small to tell.
@@ -91,14 +91,15 @@ def measure(
     def from_products(statistic: Callable[[ndarray], ndarray]) -> Interval:
         return statistic_interval(whole, statistic, resamples, seed)
 
+    game = of(means[:, 1])
     reliabilities = [from_products(lambda m, i=i: _reliability(m[..., i : i + 3])) for i in (3, 6)]  # type: ignore[misc]
     tells = min(r.mean for r in reliabilities) >= LEAST
     return Figures(
-        real=of(means[:, 1]),
+        real=game,
         imagined=of(means[:, 0]),
         real_sum=of(sums[0].mean((1, 2))),
         imagined_sum=of(sums[1].mean((1, 2))),
-        optimism=statistic_interval(means, _ratio, resamples, seed) if means[:, 1].mean() > NOTHING else None,
+        optimism=statistic_interval(means, _ratio, resamples, seed) if game.low > NOTHING else None,
         real_reliability=reliabilities[0],
         imagined_reliability=reliabilities[1],
         correlation=from_products(_correlation),

@@ -210,7 +210,7 @@ def advantage_agreement(reliability: float, raw: Span, disattenuated: Span | Non
 
 
 def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Check:
-    """Imagined over real return; without a ratio the real one is about 0."""
+    """Imagined over real return; without a ratio the real one may be 0."""
     low, high = HONEST
     name, expected = f"optimism on {where}", f"{low:g} to {high:g}"
     is_low = ratio is not None and ratio[0] < low
@@ -223,7 +223,9 @@ def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Che
     if ratio is None:
         value, is_far = f"{imagined:.3f} imagined, {real[0]:.3f} real", imagined > high * max(real[2], 0.0)
         if not is_far:
-            return Check("imagination", name, value, expected, "too early", "nothing is earned there: more --states")
+            return Check(
+                "imagination", name, value, expected, "too early", "too little is earned there to tell: raise --states"
+            )
         return check("imagination", name, value, expected, remedy, red=True)
     return check(
         "imagination", name, f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]", expected, remedy,
