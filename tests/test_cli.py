@@ -72,6 +72,8 @@ def test_every_command_explains_itself(command, capsys):
         ("train --phase 1 --run-dir R --config R/none.yaml", "R/none.yaml does not exist"),
         ("train --phase 1 --run-dir R --config debug phase1.stps=3", "unknown setting phase1.stps"),
         ("train --phase 1 --run-dir R --config debug --phse1.steps=3", "unexpected argument '--phse1.steps=3'"),
+        ("diagnose --run-dir R --config debug --tries 3", "--tries is for --audit: give both"),
+        ("diagnose --run-dir R --config debug --audit --states 1", "--states is 1; an audit needs at least 2"),
         ("train --phase 1 --run-dir R --config debug extra", "unexpected argument 'extra'"),
         ("train --phase 1 --run-dir R --config debug", "R/store"),
         ("train --phase 2 --run-dir R --config debug", "phase 1"),

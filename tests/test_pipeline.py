@@ -59,6 +59,20 @@ def test_diagnose_prints_a_table_and_json_and_its_exit_code_tells_a_red_flag(run
     assert list((run_dir / "diagnosis" / "phase1").glob("*reconstruction.png"))
 
 
+def test_an_audit_plays_the_real_game_on_from_recorded_and_own_states(run_dir: Path) -> None:
+    import torch
+
+    from fastdreamer.device import Backend
+    from fastdreamer.diagnosis.audit import Effort, audit
+    from fastdreamer.settings import load_config
+    from fastdreamer.training.runs import RunDirectory
+
+    config = load_config(str(run_dir / "config.yaml"), ["imagination.horizon=1", "evaluation.max_steps=16"])
+    found = audit(config, RunDirectory(run_dir), Backend(torch.device("cpu"), "fp32"), Effort(states=2, tries=2))
+    assert {kind: of["states"] for kind, of in found["kinds"].items()} == {"recorded": 2, "own": 2}
+    assert found["notes"] == [], "what was recorded plays again as it was recorded"
+
+
 def checks_of(run_dir: Path, phase: int) -> dict[str, dict[str, str]]:
     done = fastdreamer("diagnose", "--phase", str(phase), "--run-dir", str(run_dir), "--json")
     result = json.loads(done.stdout.splitlines()[-1])

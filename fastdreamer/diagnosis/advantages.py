@@ -155,7 +155,7 @@ def _correlation(products: Float[ndarray, "*r m"]) -> Float[ndarray, "*r"]:
 def _reliability(products: Float[ndarray, "*r 3"]) -> Float[ndarray, "*r"]:
     """Of all tries, from the correlation of their halves."""
     half = _correlation(products)
-    return np.asarray(2 * half / np.maximum(1 + half, LEAST))
+    return np.maximum(2 * half / np.maximum(1 + half, LEAST), -1.0)
 
 
 def _disattenuated(products: Float[ndarray, "*r 9"]) -> Float[ndarray, "*r"]:

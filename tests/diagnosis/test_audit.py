@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imagination.worlds import TOKENS, dreams
 from torch import Tensor
 
 from fastdreamer.config import Config
@@ -21,10 +22,12 @@ from fastdreamer.diagnosis.audit import Effort, audit, check_auditable, render
 from fastdreamer.diagnosis.moments import Moment, Reach, Replay, collect, encode
 from fastdreamer.diagnosis.run import diagnose
 from fastdreamer.diagnosis.sources import own_seeds, recorded_worlds
+from fastdreamer.diagnosis.tries import Trial
 from fastdreamer.envs.branching import Played, Snapshot
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.evaluate import evaluation_seeds
 from fastdreamer.evaluation.report import write_report
+from fastdreamer.heads.actor import Actor
 from fastdreamer.shapes import LatentClock
 from fastdreamer.training.runs import RunDirectory
 
@@ -123,6 +126,7 @@ def test_a_moment_holds_the_steps_before_it(clock: LatentClock, context: int) ->
     wanted = np.array(steps)[:, None] - c * np.arange(context)[::-1]
     assert latents.shape == (40, context, 16, 16)
     assert np.allclose(latents[:, :, 0, 0] * 10, wanted, atol=1e-4)
+    assert positions[-1] == clock.position(1), "the first of its window"
     for frame in steps:
         true = [clock.position(step) for step in range(frame // c - context + 1, frame // c + 1)]
         assert positions.tolist() == true
@@ -221,11 +225,29 @@ def test_an_audit_of_a_policy_that_saw_no_reward_is_refused(
         audit(config, RunDirectory(run), BACKEND, Effort(2, 2))
 
 
-def test_a_policy_with_agent_tokens_is_shown_the_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdreamer.diagnosis.tries import Trial
-    from fastdreamer.heads.actor import Actor
-    from tests.imagination.worlds import TOKENS, dreams
+def test_branches_see_the_frames_of_the_moments_window_and_then_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dreams("tokenizer.frames_per_latent=4", "tokenizer.window=9", "dynamics.layers=2")
+    moment, reach = replayed(CHUNKED, 1, [60])[0], Reach(CHUNKED, 1)
+    assert moment is not None
+    seen: list[tuple[float, int]] = []
 
+    def act(self: Actor, latents: Tensor, positions: Tensor, **more: Any) -> Tensor:
+        seen.append((float(latents[0, 0, 0]), int(positions[0])))
+        return torch.zeros(34, 4, 1, dtype=torch.int64)
+
+    monkeypatch.setattr(Actor, "act", act)
+    latents, positions = encode(PretendEncoder(CHUNKED), [moment], reach)
+    pool, encoder = PretendPool(34, RECORDED), PretendEncoder(CHUNKED)
+    trial = Trial(Actor(made.world, made.agent), pool, encoder, reach, BACKEND, 17, 2, 3, 0.9, lambda n: None)
+    tried = trial.run(moment, latents[0], positions, 0)
+    frame = int(moment.snapshot.world)
+    assert [x * 10 for x, _ in seen] == pytest.approx([frame + 4, frame + 8], abs=1e-4)
+    assert [position for _, position in seen] == [2, 1]
+    discounts = 0.9 ** np.arange(4)
+    assert np.allclose(tried.real[:, 0], np.stack([WORTH, 0 * WORTH, 0 * WORTH], 1) * discounts.sum(), atol=1e-5)
+
+
+def test_a_policy_with_agent_tokens_is_shown_the_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     made = dreams(*TOKENS, "tokenizer.frames_per_latent=1", "tokenizer.window=1", "dynamics.layers=2")
     actor, moment = Actor(made.world, made.agent), replayed(PLAIN, 3, [30])[0]
     assert moment is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastdreamer.evaluation.bootstrap import Interval, mean_interval, ratio_interval
+from fastdreamer.evaluation.bootstrap import Interval, mean_interval, ratio_interval, statistic_interval
 
 
 def test_interval_of_a_mean_covers_the_truth_about_95_times_in_100() -> None:
@@ -39,3 +39,13 @@ def test_ratio_uses_the_pairing() -> None:
 def test_intervals_overlap_when_they_share_a_point() -> None:
     assert Interval(1, 0, 2).overlaps(Interval(3, 2, 4))
     assert not Interval(1, 0, 1.9).overlaps(Interval(3, 2, 4))
+
+
+def test_a_statistic_of_means_has_the_mean_or_ratio_as_special_cases() -> None:
+    values = np.random.default_rng(0).normal(2.0, 1.0, size=(30, 2))
+    mean = statistic_interval(values, lambda m: m[..., 0], 500, 1)
+    assert mean.to_dict() == pytest.approx(mean_interval(values[:, 0], 500, 1).to_dict())
+    ratio = statistic_interval(values, lambda m: m[..., 0] / m[..., 1], 500, 1)
+    assert ratio.to_dict() == pytest.approx(ratio_interval(values[:, 0], values[:, 1], 500, 1).to_dict())
+    seldom = statistic_interval(values, lambda m: np.where(m[..., 0] > 1.9, m[..., 0], np.nan), 500, 1)
+    assert 1.9 <= seldom.low <= seldom.high, "draws for which it does not exist are left out"
