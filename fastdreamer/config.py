@@ -239,7 +239,14 @@ class ImaginationConfig:
     lambda_: float = setting(0.95, at_least=0.0, at_most=1.0)
     alpha: float = setting(0.5, at_least=0.0, at_most=1.0)  # weight of the D+ set
     beta: float = setting(0.3, at_least=0.0)  # prior KL
-    critic_steps: int = setting(0, at_least=0)  # value-only steps that open the phase
+    # Value-only steps that open the phase: so many, and then more until the critic fits the policy that plays, which is
+    # where the running mean of the advantages is at most critic_bias of their RMS (0: at once), for half of the phase.
+    critic_steps: int = setting(0, at_least=0)
+    critic_bias: float = setting(0.0, at_least=0.0, at_most=1.0)
+    value_rate: float = setting(1.0, above=0.0)  # the value head's learning rate, times phase3's
+    target_decay: float = setting(
+        0.0, at_least=0.0, below=1.0
+    )  # of the averaged value head that returns start from; 0: none
     # Commit a step with the first denoising pass of the next: K passes a step, not K + 1. auto: where the policy reads
     # latents. Compared with the plain order, in fp32, before it is used.
     merge_commit: str = setting("auto", choices=("auto", "on", "off"))
