@@ -43,7 +43,7 @@ def predicted_rewards(agent: Agent, features: Float[Tensor, "b l f"], batch: Bat
 
     What the head reads of a step is chosen here for all of evaluation and diagnosis.
     """
-    return agent.reward.decode(agent.reward(agent.reward_inputs(features))).float()
+    return agent.recorded_rewards(features, batch).float()
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Judged:
     returns: Float[ndarray, " v"]
     with_rest: Float[ndarray, " v"]
     unseen: Float[ndarray, " v"]
+
+    @property
+    def bias(self) -> Float[ndarray, " v"]:
+        """What the critic says too much."""
+        return self.values - self.with_rest
 
 
 @torch.no_grad()
@@ -148,7 +153,7 @@ def _sums(judged: Sequence[Judged], chosen: Sequence[Bool[ndarray, " s"]], confi
 
 
 def _critic(judged: Sequence[Judged], config: Config) -> dict[str, Any]:
-    """Values and returns a state, with intervals over episodes; their ratio is to the returns with the rest."""
+    """Values and returns a state, with intervals over episodes; bias, spread and correlation are to `with_rest`."""
 
     def mean(name: str) -> dict[str, float | None]:
         found = ratio([getattr(j, name).sum() for j in judged], [float(len(j.values)) for j in judged], config)
@@ -160,7 +165,8 @@ def _critic(judged: Sequence[Judged], config: Config) -> dict[str, Any]:
         "value": mean("values"),
         "returns": mean("returns"),
         "with_rest": mean("with_rest"),
-        "ratio": ratio([j.values.sum() for j in judged], [j.with_rest.sum() for j in judged], config),
+        "bias": mean("bias"),
+        "spread": float(rest.std()),
         "correlation": correlation(values, rest),
         "unseen": float(np.concatenate([j.unseen for j in judged]).mean()),
         "states": len(values),
