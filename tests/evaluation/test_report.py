@@ -309,8 +309,8 @@ def test_one_sample_stands_beside_copying_at_every_horizon() -> None:
         "one_sample_over_copy": [ratio(1.2), ratio(0.6)],
         "one_step": {"over_copy": ratio(1.2), "shuffled_over_real": ratio(1.7)},
         "reward_correlation": {
-            "imagined_against_real": ratio(0.55), "imagined_against_recorded": None, "real_against_recorded": ratio(0.8),
-            "steps": 288,
+            "imagined_against_real": ratio(0.55), "imagined_against_recorded": None,
+            "real_against_recorded": ratio(0.8), "steps": 288,
         },
     }  # fmt: skip
     html = one_sample_section(world_model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,6 +37,7 @@ def test_chunks_follow_the_latent_clock_and_the_last_is_padded_as_in_a_store() -
     assert encoder.clips == [[*range(11), 10, 10]]
     assert [e.latents.flatten().tolist() for e in episodes] == [[0, 3], [0, 4, 7], [0, 4, 8, 10]]
     assert episodes[2].actions.flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    episodes = [replace(episode, actions=episode.actions[:, None]) for episode in episodes]
     batch = align(episodes[2], clock)
     assert batch.rewards[0].tolist() == [0.0, 12.0, 12.0, 6.0] and batch.continues[0].tolist() == [1.0] * 4
     assert align(episodes[1], clock).continues[0].tolist() == [1.0, 1.0, 0.0]

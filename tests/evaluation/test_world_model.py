@@ -107,7 +107,7 @@ def test_one_sample_is_held_against_copying_at_every_horizon() -> None:
 
     def late(batch: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
         out = uses_actions(batch, generator, actions)
-        out[:, CONTEXT] += 5.0
+        out[:, CONTEXT] += 0.5
         return out
 
     assert not evaluate(late, crops(60))["one_sample_beats_copy_at_every_horizon"]
