@@ -56,6 +56,9 @@ def record(config: Config, out: Path) -> dict[str, Any]:
             returns = [episode["total_reward"] for episode in done.values()]
             bar.advance(1, return_mean=float(np.mean(returns)))
     episodes = [done[seed] for seed in _seeds(settings)]
+    uncounted = sum("gains" not in episode for episode in episodes)
+    if uncounted:
+        print(f"note: {uncounted} episodes in {root} have no counters, for an older version recorded them", flush=True)
     players = _players(episodes, settings)
     return {**_summary(episodes), "players": players, "seconds": time.monotonic() - began, "out": str(out)}
 
