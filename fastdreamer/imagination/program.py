@@ -108,7 +108,7 @@ class Program:
         features = self.features.transpose(0, 1).clone()
         actions = self.actions.transpose(0, 1).clone()
         with span("heads"), self.backend.autocast():
-            rewards, continues = self._score(features, actions)
+            rewards, continues = self._score(features, self.heard.transpose(0, 1).clone())
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
             features=features,

@@ -93,7 +93,7 @@ class RealGame(ImaginationPhase):
         self.generators = {**self.generators, "worlds": self.worlds}
         # The first games are cut short at different times, so that the states of an update are of all ages.
         longest = config.evaluation.max_steps
-        self.left = 1 + np.arange(count) * longest // count
+        self.left = (1 + np.arange(count)) * longest // count
         self.longest, self.is_over = longest, np.ones(count, bool)
         self.is_new = np.ones(count, bool)
 

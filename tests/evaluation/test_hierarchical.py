@@ -16,18 +16,17 @@ def study(rng: np.random.Generator, between: float, within: float, seeds: int = 
     return [TRUTH + rng.normal(0, between) + rng.normal(0, within, worlds) for _ in range(seeds)]
 
 
-@pytest.mark.parametrize(("between", "within"), [(1.0, 1.0), (0.0, 2.0), (0.3, 2.0)])
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("between", "within", "seeds"), [(1.0, 1.0, 5), (0.0, 2.0, 5), (0.3, 2.0, 3)])
 def test_the_interval_holds_the_truth_about_95_times_in_100(between: float, within: float, seeds: int) -> None:
     rng = np.random.default_rng(0)
-    found = [hierarchical_mean(study(rng, between, within, seeds), 300, n).interval for n in range(400)]
+    found = [hierarchical_mean(study(rng, between, within, seeds), 300, n).interval for n in range(300)]
     covered = np.mean([i.low <= TRUTH <= i.high for i in found])
     assert 0.92 <= covered <= 0.98, covered
 
 
 def test_worlds_alone_would_be_too_sure_where_seeds_differ() -> None:
     rng = np.random.default_rng(0)
-    studies = [study(rng, 1.0, 1.0) for _ in range(200)]
+    studies = [study(rng, 1.0, 1.0) for _ in range(100)]
     pooled = [mean_interval(np.concatenate(one), 300, 0) for one in studies]
     assert np.mean([i.low <= TRUTH <= i.high for i in pooled]) < 0.6
 
@@ -55,7 +54,7 @@ def test_a_ratio_keeps_worlds_together_and_covers() -> None:
     assert ratio is not None and ratio.interval.mean == pytest.approx(1.3)
     assert ratio.interval.high - ratio.interval.low < 1e-9
     held = []
-    for number in range(200):
+    for number in range(120):
         bottoms = study(rng, 0.05, 0.3)
         tops = [1.3 * values + rng.normal(0, 0.1) + rng.normal(0, 0.1, len(values)) for values in bottoms]
         found = hierarchical_ratio(tops, bottoms, 200, number)
