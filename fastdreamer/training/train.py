@@ -27,6 +27,7 @@ from fastdreamer.training.checkpoint import (
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
@@ -166,6 +167,10 @@ def build_phase(
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
+        if world.linear is not None and parent is None:
+            count = fit_linear_start(world, store.split("train"))
+            left = float(world.linear.variance.mean())
+            print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
         return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
