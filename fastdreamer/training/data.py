@@ -12,6 +12,7 @@ from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import Episode, LatentStore
 from fastdreamer.data.sampler import CropSampler, total_reward
 from fastdreamer.errors import UserError
+from fastdreamer.shapes import LatentClock
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,8 @@ CPU = torch.device("cpu")
 def training_feed(config: Config, phase: int, store: LatentStore, device: torch.device) -> Feed:
     """The batches of a phase; prints once where the store lives.
 
-    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes.
+    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes. Phase 3
+    dreams on from a crop's last step, so none ends where its episode did.
 
     Raises:
         UserError: where the store lacks what the phase needs, or the card cannot hold it.
@@ -41,6 +43,8 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
         )
     if phase == 2 and not any(episode.rewarded for episode in episodes):
         print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
+    if phase == 3:
+        episodes = [before_end(episode, store.clock) for episode in episodes]
     home = choose_home(config, store, device)
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
     batch_size = getattr(config, f"phase{phase}").batch_size
@@ -69,6 +73,16 @@ def held_out_batch(config: Config, store: LatentStore) -> Batch | None:
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:
     """A split's episodes that a phase can use."""
     return [episode for episode in store.split(split) if phase == 1 or episode.labelled]
+
+
+def before_end(episode: Episode, clock: LatentClock) -> Episode:
+    """The episode without the step that it ended in, where it did: nothing can be done there."""
+    frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
+    if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
+        return episode
+    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
+    counters = {name: values[:frames] for name, values in episode.counters.items()}
+    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
