@@ -53,6 +53,9 @@ class RecordConfig:
     noisy_share: float = setting(0.0, at_least=0.0, at_most=1.0)
     noisy_noise: float = setting(0.5, at_least=0.0, at_most=1.0)
     random_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Random actions of noisy and random play: uniform, or kinds of actions first (see `envs.mix.KIND_WEIGHTS`), which
+    # tries the world more often: uniform play hardly ever does something to what stands in front of it.
+    chance: str = setting("uniform", choices=("uniform", "kinds"))
     seed: int = setting(0, at_least=0)
 
     def __post_init__(self) -> None:

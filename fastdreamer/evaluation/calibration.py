@@ -43,7 +43,7 @@ def predicted_rewards(agent: Agent, features: Float[Tensor, "b l f"], batch: Bat
 
     What the head reads of a step is chosen here for all of evaluation and diagnosis.
     """
-    return agent.reward.decode(agent.reward(agent.reward_inputs(features))).float()
+    return agent.recorded_rewards(features, batch).float()
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from fastdreamer.config import Config, RecordConfig
 from fastdreamer.data.read import find_recordings
-from fastdreamer.envs.mix import kind_of, player_of
-from fastdreamer.envs.record import play, record
+from fastdreamer.envs.mix import KIND_WEIGHTS, kind_of, player_of, random_action
+from fastdreamer.envs.record import _identity, play, record
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 from fastdreamer.tokenizer.card import recorded_by
@@ -90,3 +91,22 @@ def test_a_tokenizers_card_does_not_take_a_mix_for_a_run_of_worlds() -> None:
     assert recorded_by(same) == [
         "fastdreamer record --policy expert record.max_steps=12 record.noise=0.0 --seed 0 --episodes 8"
     ]
+
+
+def test_chance_by_kinds_tries_each_kind_by_its_weight_and_all_actions() -> None:
+    names = ("noop", "move_left", "move_right", "do", "sleep", "place_stone", "place_table", "make_wood_sword")
+    drawn = [names[random_action("kinds", random, names)] for random in [Random(0)] for _ in range(9000)]
+    counts = Counter(name.split("_")[0] for name in drawn)
+    assert set(drawn) == set(names)
+    for kind, weight in KIND_WEIGHTS.items():
+        assert abs(counts[kind] - 1000 * weight) < 150, kind
+
+
+def test_chance_of_noisy_and_random_play_is_remembered_and_the_demonstrators_stays() -> None:
+    settings = replace(MIXED, chance="kinds")
+    assert {player_of(seed, settings).chance for seed in range(8)} == {"uniform", "kinds"}
+    for seed in range(8):
+        player = player_of(seed, settings)
+        assert (player.chance == "kinds") is (player.kind != "expert")
+        assert _identity(seed, settings).get("chance", "uniform") == player.chance
+        assert "chance" not in _identity(seed, MIXED)
