@@ -226,4 +226,5 @@ def _episode(finished: Finished, latents: Tensor) -> Episode:
         valid=torch.from_numpy(trajectory.valid),
         labelled=trajectory.labelled,
         rewarded=trajectory.rewarded,
+        counters={name: torch.from_numpy(values) for name, values in trajectory.counters.items()},
     )

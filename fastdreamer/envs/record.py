@@ -56,6 +56,7 @@ def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
     """Play one whole episode in `env`, by the settings' policy; the environment's seed is that of all chance."""
     chance, expert = random.Random(env.seed), Expert(settings.noise, env.seed)
     frames, actions, rewards = [env.reset()], list[int](), list[float]()
+    counted = [env.counters]
     terminated = truncated = False
     while not (terminated or truncated):
         is_expert = settings.policy == "expert"
@@ -64,6 +65,7 @@ def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
         frames.append(frame)
         actions.append(action)
         rewards.append(reward)
+        counted.append(env.counters)
     terminals = np.zeros(len(actions), bool)
     terminals[-1] = terminated
     return Trajectory(
@@ -79,6 +81,7 @@ def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
             **_identity(env.seed, settings),
             "achievements": env.unlocked,
         },
+        counters={name: np.array([values[name] for values in counted], np.int32) for name in counted[0]},
     )
 
 
