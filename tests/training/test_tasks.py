@@ -99,9 +99,7 @@ def test_another_runs_phase_one_serves_other_tasks_but_its_phase_two_does_not(sm
     first, second = (run / "checkpoints" / name for name in ("phase1", "phase2"))
     train(wood, run, 2)
     train(both, other, 2, checkpoint=first)
-    with pytest.raises(
-        UserError, match=r"tasks\.names=\['logs'\], the configuration says \['logs', 'first:sap"
-    ):
+    with pytest.raises(UserError, match=r"tasks\.names=\['logs'\], the configuration says \['logs', 'first:sap"):
         train(both, new_run(plain, "third"), 3, checkpoint=second)
     with pytest.raises(UserError, match=r"tasks\.names"):
         train(plain, run, 3)
