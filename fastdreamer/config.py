@@ -157,6 +157,9 @@ class DynamicsConfig:
     context: int = setting(16, at_least=1)  # C: how far time attention reaches, in latent steps
     soft_cap: float = setting(0.0, at_least=0.0)  # attention logit soft-cap; 0 is off
     agent_tokens: int = setting(0, at_least=0)  # read everything, are read by nothing
+    # Spatial tokens of a step: 16, or neighbours of the 4x4 grid together, which costs less a step.
+    spatial_tokens: int = setting(16, choices=(1, 4, 16))
+    linear_start: bool = False  # the network predicts what a ridge regression from the step before leaves
     # Above 0: a learned TASK token for each of that many folders of recordings. Tasks with names need none: `tasks`.
     tasks: int = setting(0, at_least=0)
 
@@ -177,11 +180,19 @@ class ForcingConfig:
     sample_steps: int = setting(4, choices=(1, 2, 4, 8, 16, 32, 64))  # K: steps of d = 1/K from noise
     boot_fraction: float = setting(0.25, at_least=0.0, at_most=1.0)  # share of sequences trained as bootstrap
     boot_warmup: float = setting(0.1, at_least=0.0, at_most=1.0)  # share of the run before any bootstrap
+    # Where training puts its steps. grid: all of tau's levels, weighed by P's ramp. sampled: where imagination has
+    # them: context_share at the context's level, the rest at the K levels it samples through, all weighed alike.
+    levels: str = setting("grid", choices=("grid", "sampled"))
+    context_share: float = setting(0.75, at_least=0.0, below=1.0)
     context_signal: float = setting(0.9, above=0.0, at_most=1.0)  # signal level of context, snapped to the grid
 
     def __post_init__(self) -> None:
         if self.sample_steps > self.finest_steps:
             raise ValueError(f"sample_steps {self.sample_steps} exceeds finest_steps {self.finest_steps}")
+        if self.levels == "sampled" and self.boot_fraction:
+            raise ValueError(
+                f"levels is sampled but boot_fraction is {self.boot_fraction}: set it to 0, or levels to grid"
+            )
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,10 @@ class HeadsConfig:
     reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r))
     value_range: float = setting(20.0, above=0.0)
     readout: str = setting("latents", choices=("latents", "agent_tokens"))
-    reward_reads: str = setting("state", choices=("state", "transition"))  # transition: the step and the one before it
+    # What the reward of a step is told from: the step; the one before it too (transition); the one before it and the
+    # chunk taken there (action), which imagination knows best; or all three.
+    reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
+    reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
@@ -246,7 +260,14 @@ class ImaginationConfig:
     lambda_: float = setting(0.95, at_least=0.0, at_most=1.0)
     alpha: float = setting(0.5, at_least=0.0, at_most=1.0)  # weight of the D+ set
     beta: float = setting(0.3, at_least=0.0)  # prior KL
-    critic_steps: int = setting(0, at_least=0)  # value-only steps that open the phase
+    # Value-only steps that open the phase: so many, and then more until the critic fits the policy that plays, which is
+    # where the running mean of the advantages is at most critic_bias of their RMS (0: at once), for half of the phase.
+    critic_steps: int = setting(0, at_least=0)
+    critic_bias: float = setting(0.0, at_least=0.0, at_most=1.0)
+    value_rate: float = setting(1.0, above=0.0)  # the value head's learning rate, times phase3's
+    target_decay: float = setting(
+        0.0, at_least=0.0, below=1.0
+    )  # of the averaged value head that returns start from; 0: none
     # Commit a step with the first denoising pass of the next: K passes a step, not K + 1. auto: where the policy reads
     # latents. Compared with the plain order, in fp32, before it is used.
     merge_commit: str = setting("auto", choices=("auto", "on", "off"))

@@ -73,14 +73,15 @@ class PolicyHead(nn.Module):
 class ScalarHead(nn.Module):
     """The reward or value head on flattened latents."""
 
-    def __init__(self, head: TwoHotHead, normalise: Callable[[Tensor], Tensor], repeats: int = 1) -> None:
+    def __init__(
+        self, head: TwoHotHead, normalise: Callable[[Tensor], Tensor], logits: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.head, self._normalise, self._repeats = head, normalise, repeats
+        self.head, self._normalise, self._logits = head, normalise, logits
 
     def forward(self, latents: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """The expected scalar."""
-        features = self._normalise(latents)
-        return self.head.decode(self.head(torch.cat([features] * self._repeats, -1)))
+        return self.head.decode(self._logits(self._normalise(latents)))
 
 
 class Imagination(nn.Module):
@@ -181,13 +182,19 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
         return world.normalise(latents, positions).flatten(-2)
 
-    repeats = 2 if config.heads.reward_reads == "transition" else 1
+    def reward_logits(features: Tensor) -> Tensor:
+        """Of a step that follows one like it, after an unknown action, where the head reads those."""
+        pair = torch.stack([features, features], -2).flatten(0, -3)
+        chunk = torch.zeros(len(pair), 2, world.clock.frames_per_latent, len(world.sizes), dtype=torch.int64)
+        logits = agent.reward_logits(pair, chunk.to(pair.device), torch.zeros_like(chunk[..., 0], dtype=torch.bool))
+        return logits[:, 1].unflatten(0, features.shape[:-1])
+
     return Parts(
         Tokenizer(open_tokenizer(config, device, decodes=True)),
         world,
         PolicyHead(agent.policy, normalise),
-        ScalarHead(agent.reward, normalise, repeats),
-        ScalarHead(agent.value, normalise),
+        ScalarHead(agent.reward, normalise, reward_logits),
+        ScalarHead(agent.value, normalise, agent.value),
         Imagination(config, world, agent),
     )
 

@@ -65,7 +65,7 @@ def sample_rewards(subject: Subject, phase: AgentPhase, batches: int = 8) -> tup
         work = phase.work(feed.sampler.batch(number).to(subject.backend.device))
         with subject.backend.autocast():
             features = agent.sequence_features(phase.world, work.batch, work.noise)
-            found = agent.reward.decode(agent.reward(agent.reward_inputs(features)))
+            found = agent.recorded_rewards(features, work.batch)
         valid = work.reward > 0
         predicted.append(found[valid].float())
         recorded.append(work.batch.rewards[valid])

@@ -115,9 +115,9 @@ def rewards_differ(config: Config, world: WorldModel, agent: Agent, store: Laten
     for rows in torch.arange(CROPS, device=world.mean.device).split(AT_ONCE):
         part = batch.take(rows)
         features = agent.sequence_features(world, part, torch.zeros_like(part.latents))
-        predicted.append(agent.reward.decode(agent.reward(agent.reward_inputs(features))))
+        predicted.append(agent.recorded_rewards(features, part))
     is_known = batch.reward_valid.clone()
-    if config.heads.reward_reads == "transition":
+    if agent.reward_needs_past:
         is_known[:, 0] = False  # the step before the crop is not in it
     if not is_known.any():
         return _not_measured(flags.reward_spread(1.0, 1.0), "no step of the crops has a reward")

@@ -71,7 +71,7 @@ class Program:
         chunk = (horizon, dreams, clock.frames_per_latent, len(sizes))
         self.actions = torch.zeros(chunk, dtype=torch.int64, device=device)
         self.task = torch.zeros(dreams, dtype=torch.int64, device=device)
-        self.token = torch.zeros(dreams, world.config.dim, device=device)
+        self.token = torch.zeros(dreams, world.action_width, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self.known = torch.ones(dreams, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
         at_once = max(1 + merges, context - world.config.context + 1)  # the first pass takes the real steps together
@@ -102,14 +102,15 @@ class Program:
         with span("rollout"):
             self._run()
         features = self.features.transpose(0, 1).clone()
+        actions = self.actions.transpose(0, 1).clone()
         with span("heads"), self.backend.autocast():
-            rewards, continues = self._score(features)
+            rewards, continues = self._score(features, actions)
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
             features=features,
-            actions=self.actions.transpose(0, 1).clone(),
-            rewards=rewards[:, 1:],
-            continues=continues[:, 1:],
+            actions=actions,
+            rewards=rewards,
+            continues=continues,
         )
 
     def buffers(self) -> list[Tensor]:
@@ -169,10 +170,9 @@ class Program:
         chunk = self.agent.policy.choose(self.agent.policy(feature), uniform)
         return chunk, self.world.embed_actions(chunk[:, None], self.known, self.known[:, 0, 0])[:, 0]
 
-    def _judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and continuations of every state."""
-        rewards = self.agent.reward.decode(self.agent.reward(self.agent.reward_inputs(features)))
-        return rewards, self.agent.continues(features)
+    def _judge(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and continuations of every state but the first."""
+        return self.agent.imagined_rewards(features, actions), self.agent.continues(features)[:, 1:]
 
 
 def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:

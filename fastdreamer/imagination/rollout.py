@@ -88,12 +88,12 @@ def imagine(
         latents.append(state)
         features.append(agent.features(state, read, batch.task))
     sequence = torch.stack(features, 1)
-    rewards = agent.reward.decode(agent.reward(agent.reward_inputs(sequence)))
+    taken = torch.stack(actions, 1)
     return Rollout(
         latents=torch.stack(latents, 1),
         features=sequence,
-        actions=torch.stack(actions, 1),
-        rewards=rewards[:, 1:],
+        actions=taken,
+        rewards=agent.imagined_rewards(sequence, taken),
         continues=agent.continues(sequence)[:, 1:],
     )
 

@@ -139,7 +139,7 @@ class AgentPhase(Phase[CloningWork]):
         """A batch with its shares; without a generator the noise is zero."""
         labelled = batch.next_valid & batch.labelled[:, None, None]
         arrived = batch.reward_valid.float()
-        if self.config.heads.reward_reads == "transition":
+        if self.agent.reward_needs_past:
             arrived[:, 0] = 0.0  # the step before the crop is not in it
         # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
         # The value is that of the play that is cloned.
@@ -175,7 +175,8 @@ class AgentPhase(Phase[CloningWork]):
             "entropy": (agent.policy.entropy(logits.detach()) * work.states).sum(),
         }
         if "value" in self.terms:
-            reward_logits = agent.reward(agent.reward_inputs(features))
+            led = batch.action_valid & batch.labelled[:, None, None]
+            reward_logits = agent.reward_logits(features, batch.actions, led)
             value_logits = agent.value(features.detach())
             values = agent.value.decode(value_logits).detach()
             targets = F.pad(data_returns(batch, values, self.gamma, config.imagination.lambda_), (0, 1))
