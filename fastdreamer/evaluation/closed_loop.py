@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.evaluation.trace import Trace
 from fastdreamer.progress import track
 
 
@@ -164,7 +165,14 @@ def check_worlds(seeds: Sequence[int], recorded: Sequence[int]) -> None:
 
 
 def play(
-    policy: Policy, pool: Environments, encoder: Encoder | None, chunk: int, execute: int, max_steps: int, name: str
+    policy: Policy,
+    pool: Environments,
+    encoder: Encoder | None,
+    chunk: int,
+    execute: int,
+    max_steps: int,
+    name: str,
+    trace: Trace | None = None,
 ) -> Episodes:
     """Play every world of `pool` to its end or to `max_steps`, in lockstep; ended worlds are masked out.
 
@@ -173,7 +181,9 @@ def play(
         chunk: actions of a prediction (c).
         execute: how many of them are executed before the policy looks again, 1..c.
         name: of the policy, for the progress bar.
+        trace: keeps what was seen, done and paid, the step that an episode ends in included.
     """
+    assert trace is None or (execute == chunk and policy.uses_latents), "a trace holds whole chunks of what was seen"
     assert 1 <= execute <= chunk, f"execute is {execute}; a prediction has {chunk} actions"
     assert encoder is not None or not policy.uses_latents
     policy.reset()
@@ -183,16 +193,21 @@ def play(
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
     achievements: list[frozenset[str]] = [frozenset()] * episodes
     observer = Observer(encoder, frames, chunk) if encoder is not None and policy.uses_latents else None
+    if observer and trace:
+        trace.see(observer.latents, active)
     step = 0
     with track(f"play {name}", total=episodes * max_steps, unit="frames") as bar:
         while active.any() and step < max_steps:
             latents, position = (observer.latents, observer.position) if observer else (None, 0)
             actions = policy.act(latents, position)
             seen: list[ndarray] = []
+            playing = active.copy()
             for index in range(min(execute, max_steps - step)):
                 latest, rewards, terminated, truncated, infos = pool.step(actions[:, index], active)
                 frames = np.where(active[:, None, None, None], latest, frames)  # an ended world shows its last frame
                 seen.append(frames)
+                if trace:
+                    trace.do(actions[:, index], rewards, terminated, active)
                 returns[active] += rewards[active]
                 lengths[active] += 1
                 for world in np.flatnonzero(active).tolist():
@@ -202,7 +217,10 @@ def play(
                 step += 1
                 if not active.any():
                     break
-            if observer and active.any() and step < max_steps:
-                observer.observe(seen)
+            goes_on = active.any() and step < max_steps
+            if observer and (goes_on or trace):
+                observer.observe(seen if goes_on else seen + [frames] * (chunk - len(seen)))  # padded as in a store
+            if observer and trace:
+                trace.see(observer.latents, playing)
         bar.advance(episodes * max_steps - int(lengths.sum()))
     return Episodes(returns, lengths, achievements)

@@ -21,9 +21,12 @@ from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import acting
 from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
+from fastdreamer.evaluation.imagined_rewards import imagined_rewards
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
 from fastdreamer.evaluation.summary import write_json
+from fastdreamer.evaluation.trace import Trace
 from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
 from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
 
@@ -49,9 +52,11 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
     device = (backend or choose_device(config)).device
-    world_model = evaluate_open_loop(config, run, trained, device)
+    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    world_model = evaluate_open_loop(config, run, trained, store, device)
     write_json(run_dir / "world_model.json", world_model)
     evaluation = evaluate_policies(config, run, trained, device)
+    evaluation["reward_calibration"] |= calibrate_recordings(config, run, trained, store, device)
     write_json(run_dir / "evaluation.json", evaluation)
     return evaluation | {"world_model": world_model}
 
@@ -66,6 +71,7 @@ def evaluate_policies(
         "env": config.data.env,
         "policies": {},
         "differences": {},
+        "reward_calibration": {},
         "seeds": {"first": seeds[0], "count": len(seeds)},
         "max_steps": settings.max_steps,
         "execute": settings.execute or config.tokenizer.frames_per_latent,
@@ -75,8 +81,15 @@ def evaluate_policies(
     if missing:
         result["notes"].append(missing)
         return result
-    episodes, stopped = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
+    episodes, stopped = _play_all(
+        config, run, [phase for phase in trained if phase > 1], seeds, device, result["reward_calibration"]
+    )
     result["notes"] += acting.notes(config, stopped)
+    if result["execute"] < config.tokenizer.frames_per_latent:
+        result["notes"].append(
+            f"Predicted reward was not compared with what was paid: evaluation.execute {result['execute']} is below "
+            f"the chunk of {config.tokenizer.frames_per_latent}; set it to 0."
+        )
     result["policies"] = {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()}
     result["differences"] = {
         f"{one}_minus_{other}": mean_interval(
@@ -89,9 +102,17 @@ def evaluate_policies(
 
 
 def _play_all(
-    config: Config, run: RunDirectory, phases: Sequence[int], seeds: Sequence[int], device: torch.device
+    config: Config,
+    run: RunDirectory,
+    phases: Sequence[int],
+    seeds: Sequence[int],
+    device: torch.device,
+    calibration: dict[str, Any],
 ) -> tuple[dict[str, Episodes], UserError | None]:
-    """Every policy's episodes; with the reason if Minecraft stopped before every policy had played."""
+    """Every policy's episodes; with the reason if Minecraft stopped before every policy had played.
+
+    Fills in `calibration`, a trained policy an entry, where whole chunks are executed and rewards are known.
+    """
     settings, c = config.evaluation, config.tokenizer.frames_per_latent
     execute = settings.execute or c
     if execute < c and config.heads.readout == "agent_tokens":
@@ -108,7 +129,7 @@ def _play_all(
     try:
         with acting.open_pool(config, waves[0]) as pool:
             for name, phase, greedy in [("random", 0, False), *variants]:
-                parts = []
+                parts, traced = [], []
                 for wave in waves:
                     if len(waves) > 1:
                         pool.choose(wave)
@@ -117,8 +138,13 @@ def _play_all(
                         AgentPolicy(agents[phase], greedy, draws, device) if phase else RandomPolicy(sizes, c, wave)
                     )
                     encoder = encoders.get(len(wave))
-                    parts.append(play(policy, pool, encoder, c, execute, settings.max_steps, name))
+                    trace = Trace() if phase and execute == c and agents[phase].agent.reward.is_trained else None
+                    parts.append(play(policy, pool, encoder, c, execute, settings.max_steps, name, trace))
+                    traced += trace.episodes(name, settings.task) if trace else []
                 episodes[name] = join(parts)
+                if traced:
+                    found = calibrate(agents[phase].world, agents[phase].agent, traced, config)
+                    calibration[name] = found | {"step": run.step(phase)}
     except UserError as error:
         if config.data.env == "crafter" or (settings.backend != "auto" and not episodes):
             raise
@@ -160,11 +186,10 @@ def recorded_seeds(config: Config, run: RunDirectory) -> list[int]:
 
 
 def evaluate_open_loop(
-    config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device
+    config: Config, run: RunDirectory, trained: Sequence[int], store: LatentStore, device: torch.device
 ) -> dict[str, Any]:
     """The world model on held-out episodes: contents of world_model.json; writes the filmstrips too."""
     settings = config.evaluation
-    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     world = world_model_from(run.load(trained[0], config), config, device)
     try:
         crops, batch = choose_crops(
@@ -191,6 +216,7 @@ def evaluate_open_loop(
         result["notes"] = [
             f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."
         ]
+    result |= imagined_rewards(config, run, trained, world, batch, imagine)
     decoder = _load_decoder(run, config, device)
     if decoder is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")

@@ -49,6 +49,10 @@ class RunDirectory:
     def has_phase(self, phase: int) -> bool:
         return bool(steps_in(self.checkpoints(phase)))
 
+    def step(self, phase: int) -> int:
+        """Of a phase's newest checkpoint."""
+        return int(steps_in(self.checkpoints(phase))[-1].name.removeprefix("step-"))
+
     def load(self, phase: int, config: Config) -> Checkpoint:
         """A phase's newest checkpoint, checked against the configuration.
 
