@@ -64,7 +64,9 @@ def record(arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(arguments.config or DEFAULT_PRESET, [*arguments.overrides, *given])
     from fastdreamer.envs.record import record as record_episodes
 
-    return show(record_episodes(config, arguments.out))
+    result = record_episodes(config, arguments.out)
+    show_profile(result)
+    return result
 
 
 def inspect(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -40,13 +40,27 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage)."""
+    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage).
+
+    With policy `expert`, `noisy_share` of the episodes are played with `noisy_noise` in its place, and `random_share`
+    at random: a world model must have seen failures to imagine them.
+    """
 
     policy: str = setting("expert", choices=("expert", "random"))
     episodes: int = setting(48, at_least=1)
     max_steps: int = setting(500, at_least=1)
     noise: float = setting(0.05, at_least=0.0, at_most=1.0)
+    noisy_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    noisy_noise: float = setting(0.5, at_least=0.0, at_most=1.0)
+    random_share: float = setting(0.0, at_least=0.0, at_most=1.0)
     seed: int = setting(0, at_least=0)
+
+    def __post_init__(self) -> None:
+        shares = self.noisy_share + self.random_share
+        if shares > 1:
+            raise ValueError(f"noisy_share and random_share are {shares:g} together; they must be at most 1")
+        if shares and self.policy != "expert":
+            raise ValueError(f"policy is {self.policy}: noisy_share and random_share are shares of the expert's worlds")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ or a file whose bytes changed, is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -121,7 +121,7 @@ class LatentStore:
             raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
         size = sum(file.stat().st_size for file in files.values())
         mapped = size > memory_limit_gb * 2**30
-        episodes = [_read(path, name, files[name], entry, mapped) for name, entry in manifest["episodes"].items()]
+        episodes = [read_episode(path, name, entry, mapped) for name, entry in manifest["episodes"].items()]
         return cls(path, manifest, episodes, size, mapped)
 
     @property
@@ -243,22 +243,13 @@ def rebuild(path: Path) -> str:
     return f"rebuild it with: rm -r {path} && fastdreamer encode --store {path}"
 
 
-def assign_splits(names: Iterable[str], held_out: float) -> dict[str, str]:
-    """`train` or `held_out` by a hash of the name: stable when episodes are added.
+def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
+    """The episode of a manifest entry, its bytes checked.
 
-    With two episodes or more each split gets at least one.
+    Raises:
+        UserError: if its file is damaged.
     """
-    ranks = {name: int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 for name in names}
-    splits = {name: "held_out" if rank < held_out else "train" for name, rank in ranks.items()}
-    if len(ranks) == 1:
-        return dict.fromkeys(ranks, "train")
-    for split, pick in (("held_out", min), ("train", max)):
-        if ranks and split not in splits.values():
-            splits[pick(ranks, key=ranks.__getitem__)] = split
-    return splits
-
-
-def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: bool) -> Episode:
+    file = path / FOLDER / entry["file"]
     try:
         data = None if mapped else file.read_bytes()
         found = sha256_file(file) if data is None else sha256(data).hexdigest()

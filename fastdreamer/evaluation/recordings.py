@@ -12,6 +12,7 @@ import numpy as np
 
 from fastdreamer.data.actions import ActionSpace
 from fastdreamer.data.latents import LatentStore
+from fastdreamer.envs.mix import KINDS, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.training.runs import RunDirectory
@@ -29,6 +30,9 @@ def summarise_recordings(run_dir: Path) -> dict[str, Any]:
     except UserError as error:
         return {"missing": f"The recordings are not summarised: {error}"}
     everything = [episode for split in episodes.values() for episode in split]
+    players = {kind: [episode for episode in everything if kind_of(episode.name) == kind] for kind in KINDS}
+    if sum(map(bool, players.values())) > 1:  # more than one: recordings were mixed
+        episodes |= {f"{kind}_play": played for kind, played in players.items()}
     if not everything:
         return {"missing": "The latent store is empty."}
     cap = config.evaluation.max_steps
