@@ -30,6 +30,7 @@ FREE_SETTINGS = (
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
+BEFORE_CLONING = ("tasks.", "sampling.clone_top")  # phase 1 knows nothing of them
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 
 
@@ -290,8 +291,10 @@ def check_run(run_dir: Path, config: Config) -> None:
     saved = run_dir / "config.yaml"
     if not saved.is_file():
         return
+    is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
+    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
     for path, (then, now) in differences(load_config(saved), config).items():
-        is_free = path.startswith(FREE_SECTIONS) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
+        is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
         if not is_free:
             raise UserError(
                 f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "

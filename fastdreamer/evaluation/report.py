@@ -155,7 +155,8 @@ def tiles(run: Run) -> str:
             beside = ""
             if against in policies:
                 beside = f"; {NAMES[against].lower()} {rounded(interval_of(policies[against]).mean)}"
-            title = f"Return after {NAMES[name].lower()}"
+            task = f", task {run.evaluation['task']}" if run.evaluation.get("task") else ""
+            title = f"Return after {NAMES[name].lower()}{task}"
             made.append((title, rounded(mine.mean), f"[{rounded(mine.low)}, {rounded(mine.high)}]{beside}"))
     ratios = run.world_model.get("ratios", {})
     over_copy = next((key for key in ratios if key.endswith("_over_copy")), "")
