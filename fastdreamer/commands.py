@@ -18,7 +18,7 @@ from fastdreamer.settings import config_hash, differences, dump_config, load_con
 DEFAULT_PRESET = "crafter"
 
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.")
+FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
 FREE_SETTINGS = (
     "device",
     "compile",
@@ -52,6 +52,22 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     result = run_demo(config, arguments.run_dir)
     show_evaluation(result)
     show({"report": result["report"]})
+    return result
+
+
+def study(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A recipe over seeds, with controls; the exit code is 1 where a verdict is red."""
+    if arguments.worlds is not None:
+        arguments.overrides.append(f"evaluation.episodes={arguments.worlds}")
+    config = resolve(arguments)
+    from fastdreamer.study.recipe import run_study
+    from fastdreamer.study.results import ARMS, chosen_arms, render
+
+    arms = ARMS if arguments.arms is None else chosen_arms(arguments.arms)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    result = run_study(config, arguments.run_dir, arguments.seeds, arms)
+    print(render(result))
     return result
 
 
@@ -250,6 +266,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "demo": demo,
+    "study": study,
     "record": record,
     "inspect": inspect,
     "fit-tokenizer": fit_tokenizer,

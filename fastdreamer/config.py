@@ -312,6 +312,13 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """`study`: a recipe over seeds, with controls."""
+
+    real_games: int = setting(32, at_least=1)  # games at once where the real game stands in place of the dream
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
@@ -338,6 +345,7 @@ class Config:
     phase2: TrainConfig = field(default_factory=TrainConfig)
     phase3: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
         dynamics, imagination = self.dynamics, self.imagination

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +64,8 @@ def train(
     checkpoint: Path | None = None,
     memory: Memory | None = None,
     gate: Gate | None = None,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
+    draws: bool = True,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.
 
@@ -75,6 +77,8 @@ def train(
         checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
         memory: plans the phase's memory; None leaves `micro_batch` as it is.
         gate: is asked before phases 2 and 3 start; None lets everything pass.
+        imagination: makes phase 3; controls put their own in its place (see `study`).
+        draws: train the pixel decoder beside phase 1.
 
     Returns:
         Phase, steps, seconds, parameters trained, and the last figures.
@@ -104,7 +108,7 @@ def train(
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
-    built = build_phase(config, phase, store, parent, backend)
+    built = build_phase(config, phase, store, parent, backend, imagination)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
     figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
@@ -122,7 +126,7 @@ def train(
         result["forced"] = [f"phase {one['phase']}: {one['name']}" for one in forced]
     if memory is not None:
         result |= memory.finished()
-    if phase == 1:
+    if phase == 1 and draws:
         result["decoder"] = _train_decoder(config, run, store, backend, resume)
     return result
 
@@ -158,12 +162,18 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None, 
 
 
 def build_phase(
-    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
+    config: Config,
+    phase: int,
+    store: LatentStore,
+    parent: Checkpoint | None,
+    backend: Backend,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
 ) -> Phase[Any]:
     """A phase over a store, before its first step.
 
     Args:
         parent: what phases 2 and 3 build on: the phase before, or one of their own checkpoints.
+        imagination: makes phase 3.
     """
     device = backend.device
     feed = training_feed(config, phase, store, device)
@@ -187,7 +197,7 @@ def build_phase(
             f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
             "train phase 2 on a store with rewards"
         )
-    return ImaginationPhase(config, world, agent, prior, feed, backend)
+    return imagination(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(
