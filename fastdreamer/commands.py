@@ -222,13 +222,18 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every check of a run's phases; the exit code is 1 where a red flag stands."""
     if arguments.phase not in (None, 1, 2, 3):
         raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all")
+    given = {name: getattr(arguments, name) for name in ("states", "tries") if getattr(arguments, name) is not None}
+    if given and not arguments.audit:
+        raise UserError(f"--{next(iter(given))} is for --audit: give both")
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.diagnosis.audit import Effort
     from fastdreamer.diagnosis.run import diagnose as diagnose_run
     from fastdreamer.diagnosis.run import render
 
-    result = diagnose_run(config, arguments.run_dir, (arguments.phase,) if arguments.phase else ())
+    phases, effort = (arguments.phase,) if arguments.phase else (), Effort(**given) if arguments.audit else None
+    result = diagnose_run(config, arguments.run_dir, phases, effort=effort)
     print(render(result))
     return result
 
