@@ -130,6 +130,9 @@ def build_parser() -> Parser:
 
     diagnose = command("diagnose", "what is wrong with a run, and what helps", run_dir="required")
     diagnose.add_argument("--phase", type=int, metavar="1|2|3", help="default: all that are trained")
+    diagnose.add_argument("--audit", action="store_true", help="try every action in the game and in imagination too")
+    diagnose.add_argument("--states", type=int, metavar="N", help="--audit: from so many states a kind (default: 16)")
+    diagnose.add_argument("--tries", type=int, metavar="N", help="--audit: so many times each (default: 8)")
 
     command("doctor", "what this machine has, what is wrong, and the line that mends it", run_dir="optional")
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")

@@ -30,7 +30,7 @@ class Agent(nn.Module):
         self.config = heads
         self.agent_tokens = dynamics.agent_tokens if heads.readout == "agent_tokens" else 0
         self.tokens = nn.Parameter(torch.randn(self.agent_tokens, dynamics.dim) * 0.02)
-        self.tasks = nn.Embedding(dynamics.tasks, dynamics.dim) if dynamics.tasks else None
+        self.tasks = nn.Embedding(config.task_count, dynamics.dim) if config.task_count else None
         width = self.token_count * dynamics.dim if self.agent_tokens else TOKENS * CHANNELS
         if self.tasks is not None and not self.agent_tokens:
             width += dynamics.dim

@@ -142,7 +142,8 @@ class AgentPhase(Phase[CloningWork]):
         if self.agent.reward_needs_past:
             arrived[:, 0] = 0.0  # the step before the crop is not in it
         # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
-        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
+        # The value is that of the play that is cloned.
+        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1)) * labelled.any(-1)
         noise = batch.latents.new_zeros(batch.latents.shape if self.agent.agent_tokens else (len(labelled), 0))
         if generator is not None:
             noise.normal_(generator=generator)

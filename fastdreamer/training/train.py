@@ -11,6 +11,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
+from fastdreamer.data.relabel import check_task
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.world_model import WorldModel
@@ -27,6 +28,7 @@ from fastdreamer.training.checkpoint import (
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
@@ -94,7 +96,7 @@ def train(
         check_resumable(resume_from, config)
     parent = resume_from or _parent(run, config, phase, checkpoint)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
-    _check_store(store, config, parent)
+    _check_store(store, config, parent, phase)
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
@@ -143,7 +145,7 @@ def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -
     return parent
 
 
-def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) -> None:
+def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None, phase: int) -> None:
     if store.tokenizer != SYNTHETIC:
         expected = store_key(config, tokenizer_fingerprint(config.tokenizer))
         free = {name: store.manifest["key"].get(name) for name in RUNNERS if name in store.manifest["key"]}
@@ -153,6 +155,8 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
     tasks = 1 + max(episode.task for episode in store.episodes)
     if 0 < config.dynamics.tasks < tasks:
         raise UserError(f"store {store.path} holds {tasks} tasks, dynamics.tasks is {config.dynamics.tasks}: raise it")
+    for task in config.tasks.names if phase > 1 else ():
+        check_task(store, task)
     if parent is not None:
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
@@ -176,6 +180,10 @@ def build_phase(
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
+        if world.linear is not None and parent is None:
+            count = fit_linear_start(world, store.split("train"))
+            left = float(world.linear.variance.mean())
+            print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
         return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
