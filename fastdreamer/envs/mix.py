@@ -16,7 +16,7 @@ from random import Random
 from fastdreamer.config import RecordConfig
 
 EXPERT, NOISY, RANDOM = KINDS = ("expert", "noisy", "random")
-KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 2, "sleep": 1, "place": 1, "make": 1}
+KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 5, "sleep": 1, "place": 1, "make": 1}
 """How often a kind of action is tried where chance goes by kinds; within a kind all actions are alike."""
 
 

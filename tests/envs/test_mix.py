@@ -95,7 +95,7 @@ def test_a_tokenizers_card_does_not_take_a_mix_for_a_run_of_worlds() -> None:
 
 def test_chance_by_kinds_tries_each_kind_by_its_weight_and_all_actions() -> None:
     names = ("noop", "move_left", "move_right", "do", "sleep", "place_stone", "place_table", "make_wood_sword")
-    drawn = [names[random_action("kinds", random, names)] for random in [Random(0)] for _ in range(9000)]
+    drawn = [names[random_action("kinds", random, names)] for random in [Random(0)] for _ in range(12000)]
     counts = Counter(name.split("_")[0] for name in drawn)
     assert set(drawn) == set(names)
     for kind, weight in KIND_WEIGHTS.items():
