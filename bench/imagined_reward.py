@@ -69,7 +69,7 @@ def reward(world: WorldModel, agent: Agent, batch: Batch, context: int) -> None:
     changes = []
     for name, future in (("real", real[:, context:]), ("imagined", imagined[:, context:])):
         states = torch.cat([real[:, context - 1 : context], future], 1).flatten(2)
-        predicted = agent.reward.decode(agent.reward(agent.reward_inputs(states)))[:, 1:].sum(1)
+        predicted = agent.imagined_rewards(states, batch.actions[:, context:]).sum(1)
         above = predicted[has_unlock][:, None] - predicted[~has_unlock][None]
         auc = (above > 0).float().mean() + 0.5 * (above == 0).float().mean()
         print(f"{name} states: AUC {float(auc):.2f}, correlation with the real sum {correlation(predicted, total):.2f}")

@@ -22,11 +22,11 @@ def show_evaluation(summary: Mapping[str, Any]) -> None:
     evaluation = summary.get("eval", {})
     for note in evaluation.get("notes", []):
         print(f"note: {note}")
-    policies = evaluation.get("policies", {})
-    print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}")
-    for name, row in policies.items():
-        interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
-        print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
+    for task, entry in (evaluation.get("tasks") or {evaluation.get("task", ""): evaluation}).items():
+        print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}{f'   task {task}' if task else ''}")
+        for name, row in entry.get("policies", {}).items():
+            interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
+            print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
     if summary.get("seconds"):
         show({"seconds": summary["seconds"]})
 

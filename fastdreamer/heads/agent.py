@@ -8,12 +8,13 @@ so the world model stays bit-identical.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
 from fastdreamer.dynamics.sampler import as_context
+from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
@@ -29,14 +30,18 @@ class Agent(nn.Module):
         self.config = heads
         self.agent_tokens = dynamics.agent_tokens if heads.readout == "agent_tokens" else 0
         self.tokens = nn.Parameter(torch.randn(self.agent_tokens, dynamics.dim) * 0.02)
-        self.tasks = nn.Embedding(dynamics.tasks, dynamics.dim) if dynamics.tasks else None
+        self.tasks = nn.Embedding(config.task_count, dynamics.dim) if config.task_count else None
         width = self.token_count * dynamics.dim if self.agent_tokens else TOKENS * CHANNELS
         if self.tasks is not None and not self.agent_tokens:
             width += dynamics.dim
         self.feature_width = width
-        self.policy = Policy(heads, width, config.tokenizer.frames_per_latent, sizes)
-        past = 2 if heads.reward_reads == "transition" else 1
-        self.reward = TwoHotHead(heads, past * width, heads.reward_range)
+        chunk = config.tokenizer.frames_per_latent
+        self.register_buffer("offsets", choice_offsets(chunk, sizes), persistent=False)
+        self.choices = chunk * sum(sizes)
+        self.policy = Policy(heads, width, chunk, sizes)
+        reads = {"state": width, "transition": 2 * width, "action": width + self.choices}
+        inputs = reads.get(heads.reward_reads, 2 * width + self.choices)
+        self.reward = TwoHotHead(heads, inputs, heads.reward_range, heads.reward_dropout)
         self.continuation = Continuation(heads, width)
         self.value = TwoHotHead(heads, width, heads.value_range)
 
@@ -76,11 +81,45 @@ class Agent(nn.Module):
         flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps))
         return flat.unflatten(0, (-1, steps))
 
-    def reward_inputs(self, features: Float[Tensor, "b l f"]) -> Float[Tensor, "b l g"]:
-        """What the reward head reads at each step; with `transition` the first step has no past (zeros)."""
-        if self.config.reward_reads == "state":
-            return features
-        return torch.cat([torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1), features], -1)
+    @property
+    def reward_needs_past(self) -> bool:
+        """Whether the first step of a sequence has no reward, because what led to it is not there."""
+        return self.config.reward_reads != "state"
+
+    def reward_logits(
+        self, features: Float[Tensor, "b l f"], actions: Int[Tensor, "b l c k"], known: Bool[Tensor, "b l c"]
+    ) -> Float[Tensor, "b l cols"]:
+        """The reward head at each step.
+
+        Args:
+            features: of the steps; where the head reads the step before, the first one has none (zeros).
+            actions: the chunk that led INTO each step.
+            known: which of its positions are.
+        """
+        reads = self.config.reward_reads
+        parts = []
+        if reads != "state":
+            parts.append(torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1))
+        if reads in ("action", "all"):
+            assert isinstance(self.offsets, Tensor)
+            parts.append(multi_hot(actions, known, self.offsets, self.choices).to(features.dtype))
+        if reads != "action":
+            parts.append(features)
+        logits: Tensor = self.reward(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
+        return logits
+
+    def recorded_rewards(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l"]:
+        """What the reward head says of the steps of real crops, whose features these are."""
+        led = batch.action_valid & batch.labelled[:, None, None]
+        return self.reward.decode(self.reward_logits(features, batch.actions, led))
+
+    def imagined_rewards(
+        self, features: Float[Tensor, "b s f"], actions: Int[Tensor, "b h c k"]
+    ) -> Float[Tensor, "b h"]:
+        """The rewards of a rollout: what arrives with states 1 .. H, given the chunks taken at 0 .. H-1."""
+        led = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
+        known = torch.ones(led.shape[:3], dtype=torch.bool, device=led.device)
+        return self.reward.decode(self.reward_logits(features, led, known))[:, 1:]
 
     def continues(self, features: Float[Tensor, "b l f"]) -> Float[Tensor, "b l"]:
         """Probability that the episode goes on after arriving at each step."""

@@ -139,10 +139,11 @@ class AgentPhase(Phase[CloningWork]):
         """A batch with its shares; without a generator the noise is zero."""
         labelled = batch.next_valid & batch.labelled[:, None, None]
         arrived = batch.reward_valid.float()
-        if self.config.heads.reward_reads == "transition":
+        if self.agent.reward_needs_past:
             arrived[:, 0] = 0.0  # the step before the crop is not in it
         # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
-        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
+        # The value is that of the play that is cloned.
+        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1)) * labelled.any(-1)
         noise = batch.latents.new_zeros(batch.latents.shape if self.agent.agent_tokens else (len(labelled), 0))
         if generator is not None:
             noise.normal_(generator=generator)
@@ -174,7 +175,8 @@ class AgentPhase(Phase[CloningWork]):
             "entropy": (agent.policy.entropy(logits.detach()) * work.states).sum(),
         }
         if "value" in self.terms:
-            reward_logits = agent.reward(agent.reward_inputs(features))
+            led = batch.action_valid & batch.labelled[:, None, None]
+            reward_logits = agent.reward_logits(features, batch.actions, led)
             value_logits = agent.value(features.detach())
             values = agent.value.decode(value_logits).detach()
             targets = F.pad(data_returns(batch, values, self.gamma, config.imagination.lambda_), (0, 1))
