@@ -227,6 +227,7 @@ class HeadsConfig:
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
 
