@@ -137,7 +137,15 @@ def test_every_arm_of_every_seed_is_in_the_result_and_on_the_page(finished: tupl
     assert kept["tasks"] == result["tasks"] and kept["red"] == result["red"]
     page = (folder / "study.html").read_text()
     assert page.isascii() and "src=" not in page and "<script" not in page
-    for words in ("Rewards shuffled", "Actions shuffled", "Real game", "seed 1", "no seed left out", "Every setting"):
+    for words in (
+        "Rewards shuffled",
+        "Actions shuffled",
+        "Real game",
+        "seed 1",
+        "no seed left out",
+        "Every setting",
+        "paid",
+    ):
         assert words in page
 
 
