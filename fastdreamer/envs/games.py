@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.data.tasks import RECORDED, TaskMeter
+from fastdreamer.data.tasks import TaskMeter
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.workers import Worker, count_cores
 
@@ -21,8 +21,7 @@ Stepped = tuple[Frames, Float32[np.ndarray, " e"], Bool[np.ndarray, " e"], Bool[
 class Games:
     """`count` games at once; leaving the context ends their processes.
 
-    A game depends on its world and its actions alone. A world that is begun again in the same place is not made anew,
-    so that many policies can play the same worlds.
+    A game depends on its world and its actions alone. A world that is begun again in the same place is not made anew.
 
     Args:
         count: games at once.
@@ -74,22 +73,6 @@ class Games:
         rows = {game: row for answer in answers for game, row in answer.items()}
         self._frames |= {game: row[0] for game, row in rows.items()}
         return rows
-
-
-class SameWorlds:
-    """Games that always begin together in the same worlds, as an evaluation plays them (`closed_loop.Environments`)."""
-
-    def __init__(self, games: Games, worlds: Sequence[int], task: str = RECORDED) -> None:
-        self.games, self.worlds, self.task = games, worlds, task
-
-    def reset(self) -> Frames:
-        """The first frames."""
-        self.games.begin(range(self.games.count), self.worlds, [self.task] * self.games.count)
-        return self.games.frames
-
-    def step(self, actions: Int[np.ndarray, "e k"], active: Bool[np.ndarray, " e"]) -> Stepped:
-        """See `Games.step`."""
-        return self.games.step(actions, active)
 
 
 class _Share:

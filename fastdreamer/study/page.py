@@ -10,7 +10,6 @@ from string import Template
 from typing import Any
 
 from fastdreamer.config import Config
-from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, interval_chart, rounded
 from fastdreamer.evaluation.sections import configuration_section, figure, note, table, time_section
 from fastdreamer.evaluation.verdict import NAMES, interval_of, say
@@ -95,7 +94,7 @@ def _task(result: Mapping[str, Any], task: str) -> str:
     apart = interval_chart(own, "imagination - cloning", reference=0.0, label=f"Gain of every seed, task {task}")
     parts = [*missing, figure(chart, caption), "<h3>Every seed</h3>"]
     parts.append(figure(apart, "Gain of phase 3 in every seed, with 95 % intervals over its worlds."))
-    return "".join([*parts, _returns(found, seeds, task)])
+    return "".join([*parts, _returns(found, seeds, task), _calibration(seeds, task)])
 
 
 def _row(name: str, row: Mapping[str, Any]) -> Row:
@@ -127,16 +126,46 @@ def _returns(found: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]], task:
 
 
 def _world_models(seeds: Sequence[Mapping[str, Any]]) -> str:
-    names = sorted({name for seed in seeds for name in seed["world_model"].get("ratios", {})})
+    found = [_model_figures(seed["world_model"]) for seed in seeds]
+    names = list(dict.fromkeys(name for figures in found for name in figures))
     if not names:
         return note("No world model was evaluated: held-out episodes are shorter than a window.")
+    rows = [
+        f"<td>seed {seed['seed']}</td>{''.join(_cell(figures.get(name)) for name in names)}"
+        for seed, figures in zip(seeds, found, strict=True)
+    ]
+    return table(("On held-out play", *names), rows)
+
+
+def _model_figures(world_model: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Ratios of errors, and how well imagined rewards go with those of real states."""
+    figures = {name.replace("_", " "): value for name, value in sorted(world_model.get("ratios", {}).items())}
+    correlation = world_model.get("reward_correlation", {}).get("imagined_against_real")
+    return figures | ({"correlation of imagined with real reward": correlation} if correlation else {})
+
+
+def _calibration(seeds: Sequence[Mapping[str, Any]], task: str) -> str:
+    """Predicted against paid reward an episode, on the real play of each policy."""
+    found = [seed["tasks"][task]["reward_calibration"] for seed in seeds]
+    arms = list(dict.fromkeys(arm for one in found for arm in one))
+    if not arms:
+        return ""
+    head = ("", *(f"{ARM_NAMES[arm]}: {what}" for arm in arms for what in ("predicted", "paid", "ratio")))
     rows = []
-    for seed in seeds:
-        ratios = seed["world_model"].get("ratios", {})
-        cells = "".join(f"<td>{escape(say(Interval(**ratios[n]))) if n in ratios else ''}</td>" for n in names)
-        rows.append(f"<td>seed {seed['seed']}</td>{cells}")
-    head = ("Ratio of errors on held-out play", *(name.replace("_", " ") for name in names))
-    return table(head, rows)
+    for seed, one in zip(seeds, found, strict=True):
+        figures = [one.get(arm, {}).get(what) for arm in arms for what in ("predicted", "paid", "ratio")]
+        rows.append(f"<td>seed {seed['seed']}</td>{''.join(map(_cell, figures))}")
+    return (
+        '<h3>What the reward head says of real play</h3><p class="lead">Reward an episode in the real game, as '
+        f"predicted from what was seen and as it was paid; the ratio should be about 1.</p>{table(head, rows)}"
+    )
+
+
+def _cell(figures: Mapping[str, float] | None) -> str:
+    """A table cell of an estimate with its interval; empty where there is none."""
+    if not figures or figures.get("mean") is None:
+        return '<td class="none">n/a</td>'
+    return f"<td>{escape(say(interval_in(figures)))}</td>"
 
 
 def _stages(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -15,12 +15,17 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.tasks import RECORDED
-from fastdreamer.envs.games import Games, SameWorlds
-from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, Policy, RandomPolicy, play
+from fastdreamer.envs.pool import EnvPool
+from fastdreamer.evaluation import acting
+from fastdreamer.evaluation.calibration import calibrate
+from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, RandomPolicy, play
 from fastdreamer.evaluation.evaluate import evaluation_seeds
+from fastdreamer.evaluation.payments import Task, tasks_of
+from fastdreamer.evaluation.trace import Trace
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.training.runs import RunDirectory, load_agent
+
+JUDGED = ("phase2", "phase3")  # whose predicted rewards are compared with what was paid
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ class Arm:
     phase: int
 
 
-def task_names(config: Config) -> tuple[str, ...]:
-    """What is trained for and paid, by number; the recorded reward where no task is named."""
-    section = getattr(config, "tasks", None)
-    return tuple(getattr(section, "names", ())) or (RECORDED,)
+@dataclass(frozen=True)
+class Played:
+    """What an arm did for a task, and its reward head against what was paid (empty where it is not compared)."""
+
+    episodes: Episodes
+    calibration: Mapping[str, Any]
 
 
 def acting_encoder(config: Config, count: int, device: torch.device) -> Encoder:
@@ -48,22 +55,24 @@ def acting_encoder(config: Config, count: int, device: torch.device) -> Encoder:
 
 def play_arms(
     config: Config, parts: Parts, name: str, arms: Sequence[Arm], device: torch.device
-) -> dict[str, dict[str, Episodes]]:
-    """The episodes of every arm, by task and arm; those that were played before are read."""
-    made_with = fingerprint(config)
-    played: dict[str, dict[str, Episodes]] = {}
+) -> dict[str, dict[str, Played]]:
+    """What every arm did, by task and arm; those that were played before are read."""
+    made_with, tasks = fingerprint(config), tasks_of(config)
+    found: dict[str, dict[str, Played]] = {task.name: {} for task in tasks}
     with _Stage(config, device) as stage:
-        for number, task in enumerate(task_names(config)):
-            played[task] = {}
-            for arm in arms:
-                work = partial(_play, stage, arm, number, task)
-                part = parts.run(f"{name}/play-{number}-{arm.name}", made_with, work, again=True)
-                played[task][arm.name] = _episodes(part)
-    return played
+        for arm in arms:
+            turns = [(f"play-{arm.name}", tasks)]  # random play is played once and paid by every task
+            if arm.phase and len(tasks) > 1:
+                turns = [(f"play-{arm.name}-{task.number}", [task]) for task in tasks]
+            for turn, judged in turns:
+                part = parts.run(f"{name}/{turn}", made_with, partial(_play, stage, arm, judged), again=True)
+                for task in judged:
+                    found[task.name][arm.name] = _read(part, task)
+    return found
 
 
 class _Stage:
-    """Games and tokenizer, which are opened once something is played."""
+    """Worlds and tokenizer, which are opened once something is played."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -77,37 +86,40 @@ class _Stage:
         self._open.close()
 
     @cached_property
-    def games(self) -> Games:
-        settings = self.config.evaluation
-        return self._open.enter_context(Games(len(self.worlds), settings.max_steps, settings.workers))
+    def pool(self) -> EnvPool:
+        return self._open.enter_context(acting.open_pool(self.config, self.worlds))
 
     @cached_property
     def encoder(self) -> Encoder:
         return acting_encoder(self.config, len(self.worlds), self.device)
 
 
-def _play(stage: _Stage, arm: Arm, number: int, task: str) -> dict[str, Any]:
+def _play(stage: _Stage, arm: Arm, tasks: Sequence[Task]) -> dict[str, Any]:
     config, settings, chunk = stage.config, stage.config.evaluation, stage.config.tokenizer.frames_per_latent
-    policy: Policy
+    names, execute = [task.name for task in tasks], settings.execute or chunk
+    calibration: dict[str, Any] = {}
     if arm.phase:
-        actor = load_agent(RunDirectory(arm.run), config, arm.phase, stage.device)
-        actor.task = number
-        policy = AgentPolicy(actor, False, settings.seed, stage.device)
+        actor = load_agent(RunDirectory(arm.run), config, arm.phase, stage.device, tasks[0].number)
+        agent = AgentPolicy(actor, False, settings.seed, stage.device)
+        is_judged = arm.name in JUDGED and execute == chunk and actor.agent.reward.is_trained
+        trace = Trace() if is_judged else None
+        episodes = play(
+            agent, stage.pool, stage.encoder, chunk, execute, settings.max_steps, arm.name, trace, names
+        )  # fmt: skip
+        if trace:
+            calibration = calibrate(actor.world, actor.agent, trace.episodes(arm.name, tasks[0].number), config)
     else:
-        policy = RandomPolicy(action_space(config.data.env).sizes, chunk, stage.worlds)
-    worlds = SameWorlds(stage.games, stage.worlds, task)
-    encoder = stage.encoder if policy.uses_latents else None
-    episodes = play(policy, worlds, encoder, chunk, settings.execute or chunk, settings.max_steps, arm.name)
+        chance = RandomPolicy(action_space(config.data.env).sizes, chunk, stage.worlds)
+        episodes = play(chance, stage.pool, None, chunk, execute, settings.max_steps, arm.name, None, names)
     return {
-        "returns": episodes.returns,
+        "returns": episodes.by_task,
         "lengths": episodes.lengths,
-        "achievements": [sorted(names) for names in episodes.achievements],
+        "achievements": [sorted(unlocked) for unlocked in episodes.achievements],
+        "calibration": calibration,
     }
 
 
-def _episodes(part: Mapping[str, Any]) -> Episodes:
-    return Episodes(
-        np.array(part["returns"], np.float64),
-        np.array(part["lengths"], np.int64),
-        [frozenset(names) for names in part["achievements"]],
-    )
+def _read(part: Mapping[str, Any], task: Task) -> Played:
+    returns = np.array(part["returns"][task.name], np.float64)
+    unlocked = [frozenset(names) for names in part["achievements"]]
+    return Played(Episodes(returns, np.array(part["lengths"], np.int64), unlocked), part["calibration"])

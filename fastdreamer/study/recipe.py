@@ -10,18 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastdreamer.config import Config
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.closed_loop import check_worlds
 from fastdreamer.evaluation.evaluate import evaluate_open_loop, evaluation_seeds, recorded_seeds
+from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.summary import write_json
 from fastdreamer.settings import dump_config
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
 from fastdreamer.study.page import write_page
 from fastdreamer.study.parts import Parts, fingerprint
-from fastdreamer.study.play import Arm, acting_encoder, play_arms, task_names
+from fastdreamer.study.play import Arm, acting_encoder, play_arms
 from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
 from fastdreamer.training.imagine import ImaginationPhase
@@ -115,12 +118,8 @@ class _Study:
             dump_config(config, own.path / "config.yaml")
             self._control(config, f"{name}/{control}", own, control, run.checkpoints(2))
             arms[control] = Arm(control, own.path, 3)
-        world_model = self.parts.run(
-            f"{name}/world_model",
-            fingerprint(config),
-            partial(evaluate_open_loop, config, run, [1], device),
-            again=True,
-        )
+        measure = partial(self._measure, config, run, device)
+        world_model = self.parts.run(f"{name}/world_model", fingerprint(config), measure, again=True)
         write_json(run.path / "world_model.json", world_model)
         played = play_arms(config, self.parts, name, [arms[arm] for arm in self.arms], device)
         return Seed(config.seed, evaluation_seeds(config), played, world_model)
@@ -134,7 +133,11 @@ class _Study:
         """What the recordings earned, by task."""
         config = self.shared
         store = LatentStore.open(config.data.store, memory_limit_gb=config.data.memory_limit_gb)
-        return {task: demonstrated(store, task, config.evaluation) for task in task_names(config)}
+        return demonstrated(config, store)
+
+    def _measure(self, config: Config, run: RunDirectory, device: torch.device) -> dict[str, Any]:
+        store = LatentStore.open(config.data.store, memory_limit_gb=config.data.memory_limit_gb)
+        return evaluate_open_loop(config, run, [1, 2, 3], store, device)
 
     def _train(self, config: Config, name: str, run: RunDirectory, phase: int) -> Mapping[str, Any]:
         from fastdreamer.diagnosis.gates import Gates
@@ -159,7 +162,7 @@ class _Study:
                     count, workers = config.study.real_games, config.evaluation.workers
                     games = stack.enter_context(Games(count, workers=workers))
                     encoder = acting_encoder(config, count, choose_device(config).device)
-                    made = partial(RealGame, games=games, encoder=encoder, tasks=task_names(config))
+                    made = partial(RealGame, games=games, encoder=encoder, tasks=[t.name for t in tasks_of(config)])
                 else:
                     made = CONTROLS[control]
                 again = run.has_phase(3)

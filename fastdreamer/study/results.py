@@ -11,30 +11,31 @@ import numpy as np
 from numpy import ndarray
 
 from fastdreamer.config import Config, EvaluationConfig
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.tasks import task_rewards
+from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.relabel import relabelled
+from fastdreamer.envs.mix import EXPERT, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval, mean_interval
-from fastdreamer.evaluation.closed_loop import Episodes
 from fastdreamer.evaluation.hierarchical import Estimate, hierarchical_mean, hierarchical_ratio
+from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.verdict import say
 from fastdreamer.settings import config_hash
+from fastdreamer.study.play import Played
 
 SHUFFLED_REWARDS, SHUFFLED_ACTIONS, REAL_GAME = "shuffled_rewards", "shuffled_actions", "real_game"
 ALWAYS = ("phase2", "phase3")
 ARMS = ("random", *ALWAYS, SHUFFLED_REWARDS, SHUFFLED_ACTIONS, REAL_GAME)
 MUST_NOT_GAIN = (SHUFFLED_REWARDS, SHUFFLED_ACTIONS)
 POSITIVE = 0.8  # share of the seeds
-DEMONSTRATOR = "expert"
 
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed's episodes by task and arm, and its world model's figures."""
+    """What one seed's arms did, by task and arm, and its world model's figures."""
 
     seed: int
     worlds: range
-    played: Mapping[str, Mapping[str, Episodes]]
+    played: Mapping[str, Mapping[str, Played]]
     world_model: Mapping[str, Any]
 
 
@@ -71,7 +72,7 @@ def summarise(
     """
     settings = config.evaluation
     tasks = {
-        task: _task({seed.seed: seed.played[task] for seed in seeds}, settings) | {"recordings": recordings[task]}
+        task: _task([seed.played[task] for seed in seeds], settings) | {"recordings": recordings[task]}
         for task in seeds[0].played
     }
     verdicts = [_every_seed(seeds, wanted, beyond)]
@@ -92,35 +93,37 @@ def summarise(
     }
 
 
-def demonstrated(store: LatentStore, task: str, settings: EvaluationConfig) -> dict[str, Any]:
-    """What the recordings earned in a task, an episode, cut where an evaluation ends.
+def demonstrated(config: Config, store: LatentStore) -> dict[str, dict[str, Any]]:
+    """What the recordings earned an episode in each task, cut where an evaluation ends; empty where it is unknown.
 
     Returns:
-        For the demonstrator (all episodes, where none is the expert's): return_mean, return_low, return_high, episodes,
-        length_mean; `players` has the mean return of each.
+        By task, for the demonstrator (all episodes, where none is known to be the expert's): player, return_mean,
+        return_low, return_high, episodes, length_mean; `players` has the mean return of each.
     """
-    returns: dict[str, list[float]] = {}
-    lengths: dict[str, list[int]] = {}
-    for episode in (episode for episode in store.episodes if episode.rewarded):
-        counters = {name: np.asarray(values) for name, values in episode.counters.items()}
-        paid = task_rewards(task, np.asarray(episode.rewards, np.float32), counters)[: settings.max_steps]
-        words = episode.name.split("_")
-        player = words[1] if len(words) > 2 else "unknown"
-        returns.setdefault(player, []).append(float(paid.sum()))
-        lengths.setdefault(player, []).append(len(paid))
-    if not returns:
+    views = relabelled(store, store.episodes, config.tasks.names)
+    names = [task.name for task in tasks_of(config)]
+    return {name: _demonstrated(view, config.evaluation) for name, view in zip(names, views, strict=True)}
+
+
+def _demonstrated(episodes: Sequence[Episode], settings: EvaluationConfig) -> dict[str, Any]:
+    paid: dict[str, list[ndarray]] = {}
+    for episode in (episode for episode in episodes if episode.rewarded):
+        paid.setdefault(kind_of(episode.name) or "unknown", []).append(
+            np.asarray(episode.rewards)[: settings.max_steps]
+        )
+    if not paid:
         return {}
-    chosen = [DEMONSTRATOR] if DEMONSTRATOR in returns else list(returns)
-    values = np.array([value for player in chosen for value in returns[player]])
-    interval = mean_interval(values, settings.bootstrap, settings.seed)
+    chosen = [EXPERT] if EXPERT in paid else list(paid)
+    own = [rewards for player in chosen for rewards in paid[player]]
+    interval = mean_interval(np.array([rewards.sum() for rewards in own]), settings.bootstrap, settings.seed)
     return {
         "player": chosen[0] if len(chosen) == 1 else "all",
         "return_mean": interval.mean,
         "return_low": interval.low,
         "return_high": interval.high,
-        "episodes": len(values),
-        "length_mean": float(np.mean([length for player in chosen for length in lengths[player]])),
-        "players": {player: float(np.mean(found)) for player, found in returns.items()},
+        "episodes": len(own),
+        "length_mean": float(np.mean([len(rewards) for rewards in own])),
+        "players": {player: float(np.mean([r.sum() for r in found])) for player, found in paid.items()},
     }
 
 
@@ -130,8 +133,8 @@ def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
     return [*([("phase2", "random")] if "random" in arms else []), *((arm, "phase2") for arm in later)]
 
 
-def _task(played: Mapping[int, Mapping[str, Episodes]], settings: EvaluationConfig) -> dict[str, Any]:
-    returns = {arm: [arms[arm].returns for arms in played.values()] for arm in next(iter(played.values()))}
+def _task(seeds: Sequence[Mapping[str, Played]], settings: EvaluationConfig) -> dict[str, Any]:
+    returns = {arm: [seed[arm].episodes.returns for seed in seeds] for arm in seeds[0]}
     draws, seed = settings.bootstrap, settings.seed
 
     def mean(values: Sequence[ndarray]) -> dict[str, object]:
@@ -149,21 +152,19 @@ def _task(played: Mapping[int, Mapping[str, Episodes]], settings: EvaluationConf
 
 
 def _seed(seed: Seed, settings: EvaluationConfig) -> dict[str, Any]:
-    def differences(arms: Mapping[str, Episodes]) -> dict[str, Any]:
-        return {
-            f"{one}_minus_{other}": mean_interval(
-                arms[one].returns - arms[other].returns, settings.bootstrap, settings.seed
-            ).to_dict()
-            for one, other in pairs_of(list(arms))
-        }
+    how = settings.bootstrap, settings.seed
+
+    def difference(one: Played, other: Played) -> dict[str, float]:
+        return mean_interval(one.episodes.returns - other.episodes.returns, *how).to_dict()
 
     return {
         "seed": seed.seed,
         "worlds": {"first": seed.worlds[0], "count": len(seed.worlds)},
         "tasks": {
             task: {
-                "arms": {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in arms.items()},
-                "differences": differences(arms),
+                "arms": {name: arm.episodes.to_dict(*how) for name, arm in arms.items()},
+                "differences": {f"{a}_minus_{b}": difference(arms[a], arms[b]) for a, b in pairs_of(list(arms))},
+                "reward_calibration": {name: dict(arm.calibration) for name, arm in arms.items() if arm.calibration},
             }
             for task, arms in seed.played.items()
         },

@@ -9,7 +9,7 @@ import pytest
 
 from fastdreamer.envs import games as module
 from fastdreamer.envs.crafter import CrafterEnv
-from fastdreamer.envs.games import Games, SameWorlds, _Share
+from fastdreamer.envs.games import Games, _Share
 
 pytest.importorskip("crafter")
 
@@ -53,11 +53,13 @@ def test_games_are_paid_by_their_task_and_a_world_is_made_once_in_a_place(monkey
 def test_games_are_the_single_environments() -> None:
     actions = np.random.default_rng(0).integers(0, 17, (6, 2, 1))
     with Games(2, max_steps=6, workers=1) as games:
-        worlds = SameWorlds(games, [5, 6])
-        first = worlds.reset()
+        games.begin([1, 0], [6, 5], ["wood", "reward"])
+        first = games.frames
         for at in range(6):
-            frames, _, terminated, truncated, infos = worlds.step(actions[at], np.ones(2, bool))
-        assert np.array_equal(worlds.reset(), first), "the same worlds again"
+            frames, _, terminated, truncated, infos = games.step(actions[at], np.ones(2, bool))
+        games.begin([0], [5], ["reward"])
+        assert np.array_equal(games.frames[0], first[0]), "the same world again"
+        assert np.array_equal(games.frames[1], frames[1]), "the other goes on"
     env = CrafterEnv(6, 6)
     assert np.array_equal(env.reset(), first[1])
     alone = [env.step(action)[0] for action in actions[:, 1]]

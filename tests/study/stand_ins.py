@@ -43,6 +43,30 @@ class StandInGames:
     def __exit__(self, *error: object) -> None: ...
 
 
+class StandInPool:
+    """The same games, all begun together, as an evaluation plays them."""
+
+    def __init__(self, env: str, seeds: Sequence[int], max_steps: int, workers: int) -> None:
+        self.games, self.seeds = StandInGames(len(seeds), max_steps), list(seeds)
+
+    @property
+    def counters(self) -> list[dict[str, int]]:
+        return [{"wood": int(paid)} for paid in self.games.paid]
+
+    def reset(self) -> np.ndarray:
+        self.games.begin(range(len(self.seeds)), self.seeds, [""] * len(self.seeds))
+        return self.games.frames
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> tuple[Any, ...]:
+        *stepped, infos = self.games.step(actions, active)
+        return *stepped, [{**info, "counters": counters} for info, counters in zip(infos, self.counters, strict=True)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 class StandInEncoder:
     """Latents from a frame's mean colour."""
 

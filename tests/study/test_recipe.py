@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastdreamer.config import Config
@@ -20,12 +21,13 @@ from fastdreamer.study.results import ARMS, chosen_arms
 from fastdreamer.training import train as training
 from fastdreamer.training.runs import RunDirectory
 
-from .stand_ins import StandInGames, stand_in_encoder
+from .stand_ins import StandInGames, StandInPool, stand_in_encoder
 
 TINY = [
     "device=cpu", "precision=fp32", "dynamics.layers=2", "dynamics.dim=16", "imagination.horizon=2",
     "imagination.merge_commit=off", "phase1.steps=2", "phase2.steps=2", "phase3.steps=2", "phase3.batch_size=2",
-    "evaluation.episodes=4", "evaluation.max_steps=16", "evaluation.crops=2", "evaluation.samples=1", "study.real_games=2",
+    "evaluation.episodes=4", "evaluation.max_steps=16", "evaluation.crops=2", "evaluation.samples=1",
+    "study.real_games=2",
 ]  # fmt: skip
 CONTROLS = ("shuffled_rewards", "shuffled_actions", "real_game")
 
@@ -53,6 +55,11 @@ class Workshop:
             write_synthetic_store(store, config.tokenizer.clock, action_space("crafter"), episodes=4, steps=9, seed=0)
             return {"episodes": 4}
 
+        class Pool(StandInPool):
+            def reset(pool) -> np.ndarray:  # noqa: N805
+                self.note("play")
+                return super().reset()
+
         class Games(StandInGames):
             def begin(games, *begun: Any) -> None:  # noqa: N805
                 self.note("begin")
@@ -61,8 +68,8 @@ class Workshop:
         monkeypatch.setattr(training, "train", counted)
         monkeypatch.setattr("fastdreamer.envs.record.record", record)
         monkeypatch.setattr("fastdreamer.data.encode.encode_recordings", encode)
-        for module in ("envs.games", "study.play"):
-            monkeypatch.setattr(f"fastdreamer.{module}.Games", Games)
+        monkeypatch.setattr("fastdreamer.envs.games.Games", Games)
+        monkeypatch.setattr("fastdreamer.envs.pool.EnvPool", Pool)
         for module in ("study.play", "study.recipe"):
             monkeypatch.setattr(f"fastdreamer.{module}.acting_encoder", stand_in_encoder)
 
@@ -87,8 +94,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         result = run_study(config, folder, 2, ARMS, print)
     phases = [f"seed-{seed}/phase{phase}" for seed in (0, 1) for phase in (1, 2, 3)]
     expected = dict.fromkeys(["record", "encode", *phases], 1) | {f"{control}/phase3": 2 for control in CONTROLS}
-    begun = shop.done.pop("begin")
-    assert shop.done == expected and begun > 2 * len(ARMS), "every part once, whatever was interrupted"
+    assert shop.done.pop("begin") >= 2 and shop.done.pop("play") == 2 * len(ARMS)
+    assert shop.done == expected, "every part once, whatever was interrupted"
     return folder, result
 
 
@@ -123,12 +130,22 @@ def test_every_arm_of_every_seed_is_in_the_result_and_on_the_page(finished: tupl
         arms = seed["tasks"]["reward"]["arms"]
         assert all(len(arms[arm]["returns"]) == 4 for arm in ARMS)
         assert seed["world_model"]["ratios"]["shuffled_over_real"]["mean"] > 0
+    judged = result["by_seed"][1]["tasks"]["reward"]["reward_calibration"]
+    assert set(judged) == {"phase2", "phase3"} and judged["phase2"]["paid"]["mean"] > 0
     assert found["recordings"]["episodes"] == 4 and found["recordings"]["length_mean"] <= 16
     kept = json.loads((folder / "study.json").read_text())
     assert kept["tasks"] == result["tasks"] and kept["red"] == result["red"]
     page = (folder / "study.html").read_text()
     assert page.isascii() and "src=" not in page and "<script" not in page
-    for words in ("Rewards shuffled", "Actions shuffled", "Real game", "seed 1", "no seed left out", "Every setting"):
+    for words in (
+        "Rewards shuffled",
+        "Actions shuffled",
+        "Real game",
+        "seed 1",
+        "no seed left out",
+        "Every setting",
+        "paid",
+    ):
         assert words in page
 
 
@@ -145,7 +162,7 @@ def test_more_worlds_are_played_without_training_again(
 ) -> None:
     folder, shop = copied(finished, tmp_path), Workshop(monkeypatch)
     result = run_study(load_config("debug", [*TINY, "evaluation.episodes=5"]), folder, 2, chosen_arms("random"), print)
-    assert set(shop.done) == {"begin"} and result["worlds"] == 5
+    assert shop.done == {"play": 6} and result["worlds"] == 5
     assert tuple(result["tasks"]["reward"]["arms"]) == ("random", "phase2", "phase3")
 
 

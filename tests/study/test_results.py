@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.latents import LatentStore
@@ -14,6 +16,7 @@ from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.evaluation.closed_loop import Episodes
 from fastdreamer.settings import load_config
 from fastdreamer.study.page import write_page
+from fastdreamer.study.play import Played
 from fastdreamer.study.results import Seed, demonstrated, render, summarise
 
 WORLDS = 60
@@ -26,7 +29,9 @@ def studied(gain: float, leak: float = 0.0, seeds: int = 5) -> dict[str, Any]:
         luck = rng.normal(4, 1, WORLDS)
         earned = {"random": 0.0, "phase2": 2.0, "phase3": 2.0 + gain, "shuffled_rewards": 2.0 + leak, "real_game": 4.0}
         arms = {
-            arm: Episodes(luck + mean + rng.normal(0, 1, WORLDS), np.full(WORLDS, 9), [frozenset()] * WORLDS)
+            arm: Played(
+                Episodes(luck + mean + rng.normal(0, 1, WORLDS), np.full(WORLDS, 9), [frozenset()] * WORLDS), {}
+            )
             for arm, mean in earned.items()
         }
         made.append(Seed(number, range(WORLDS * number, WORLDS * (number + 1)), {"wood": arms}, {}))
@@ -75,24 +80,22 @@ def test_the_page_is_plain_ascii_and_says_what_is_missing(tmp_path: Path) -> Non
 
 
 def test_the_demonstrator_is_told_from_other_players_and_cut_where_an_evaluation_ends(tmp_path: Path) -> None:
-    config = load_config("debug", ["evaluation.max_steps=10"])
+    config = load_config("debug", ["evaluation.max_steps=10", "tasks.names=[wood]"])
     write_synthetic_store(tmp_path / "s", config.tokenizer.clock, action_space("crafter"), episodes=3, steps=9, seed=0)
     store = LatentStore.open(tmp_path / "s")
-    import dataclasses
-
+    assert store.episodes[0].rewarded
     names = ("v3_expert_crafter-0_0-9", "v3_expert_crafter-1_0-9", "v3_random_crafter-2_0-9")
     counters = [
         {"wood": np.r_[0, np.cumsum([rise] * (e.length - 1))]}
         for rise, e in zip((1, 3, 0), store.episodes, strict=True)
     ]
-    import torch
-
     store.episodes = [
         dataclasses.replace(e, name=name, counters={k: torch.from_numpy(v) for k, v in counter.items()})
         for e, name, counter in zip(store.episodes, names, counters, strict=True)
     ]
-    found = demonstrated(store, "wood", config.evaluation)
+    found = demonstrated(config, store)["wood"]
     assert found["player"] == "expert" and found["episodes"] == 2 and found["length_mean"] == 10
     assert found["return_mean"] == pytest.approx(20) and found["players"] == {"expert": 20.0, "random": 0.0}
     store.episodes = [dataclasses.replace(e, rewarded=False) for e in store.episodes]
-    assert demonstrated(store, "wood", config.evaluation) == {}
+    plain = load_config("debug")
+    assert demonstrated(plain, store) == {"reward": {}}
