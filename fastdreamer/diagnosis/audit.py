@@ -125,10 +125,10 @@ def discounted(rewards: Float[ndarray, "*b h"], config: Config) -> Float[ndarray
     return np.asarray(rewards @ gamma ** np.arange(rewards.shape[-1]))
 
 
-def points(tried: Tried, config: Config) -> list[tuple[float, float]]:
+def points(tried: Tried, config: Config) -> list[list[float]]:
     """(real, imagined) advantage of every action of every state."""
     pair = [advantages(discounted(rewards, config)).ravel() for rewards in (tried.real, tried.imagined)]
-    return [(round(float(x), 4), round(float(y), 4)) for x, y in zip(*pair, strict=True)]
+    return [[round(float(x), 4), round(float(y), 4)] for x, y in zip(*pair, strict=True)]
 
 
 def checks_of(found: Mapping[str, Figures]) -> Iterator[Check]:

