@@ -12,7 +12,7 @@ from fastdreamer.data.latents import Episode, LatentStore
 from fastdreamer.data.tasks import FIRST, RECORDED, counters_of, task_rewards
 from fastdreamer.errors import UserError
 
-SHOWN = 24  # counters that a message names
+SHOWN = 10  # counters that a message names
 
 
 def relabelled(store: LatentStore, episodes: Sequence[Episode], tasks: Sequence[str]) -> list[list[Episode]]:

@@ -177,7 +177,8 @@ def _logs(info: Mapping[str, Any]) -> float:
 def _counters(info: Mapping[str, Any]) -> dict[str, int]:
     """As VPT's recordings name them: what the slots hold, and statistics as `mine_block.oak_log`."""
     counted: dict[str, int] = {}
-    for slot in info.get("inventory", {}).values():
+    held = info.get("inventory", ())
+    for slot in held.values() if isinstance(held, Mapping) else held:
         counted[str(slot["type"])] = counted.get(str(slot["type"]), 0) + int(slot["quantity"])
     for event in ("mine_block", "pickup", "craft_item", "use_item", "kill_entity"):
         counted |= {f"{event}.{item}": int(count) for item, count in info.get(event, {}).items()}
