@@ -40,13 +40,30 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage)."""
+    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage).
+
+    With policy `expert`, `noisy_share` of the episodes are played with `noisy_noise` in its place, and `random_share`
+    at random: a world model must have seen failures to imagine them.
+    """
 
     policy: str = setting("expert", choices=("expert", "random"))
     episodes: int = setting(48, at_least=1)
     max_steps: int = setting(500, at_least=1)
     noise: float = setting(0.05, at_least=0.0, at_most=1.0)
+    noisy_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    noisy_noise: float = setting(0.5, at_least=0.0, at_most=1.0)
+    random_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Random actions of noisy and random play: uniform, or kinds of actions first (see `envs.mix.KIND_WEIGHTS`), which
+    # tries the world more often: uniform play hardly ever does something to what stands in front of it.
+    chance: str = setting("uniform", choices=("uniform", "kinds"))
     seed: int = setting(0, at_least=0)
+
+    def __post_init__(self) -> None:
+        shares = self.noisy_share + self.random_share
+        if shares > 1:
+            raise ValueError(f"noisy_share and random_share are {shares:g} together; they must be at most 1")
+        if shares and self.policy != "expert":
+            raise ValueError(f"policy is {self.policy}: noisy_share and random_share are shares of the expert's worlds")
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,12 @@ class SamplingConfig:
     short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long ones only
     long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
     single_step: float = setting(0.0, at_least=0.0, below=1.0)  # share of batches of one step, its action masked
-    # Share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 and 2.
+    # Share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 (as recorded) and 2
+    # (of the crop's own task).
     reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC", Chen
+    # et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
+    clone_top: float = setting(1.0, above=0.0, at_most=1.0)
     # Share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
     # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
@@ -120,6 +141,22 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.short_window == 1:
             raise ValueError("short_window is 1: crops of one step are sampling.single_step's; set it to 0, or 2 up")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What phases 2 and 3 train for: names of `data.tasks` (`reward`, `unlocks`, `first:COUNTER`, a counter's name).
+
+    Rewards come from what the latent store counts, so that other tasks need no encoding and no phase 1. Empty: the
+    recorded reward, without a name. Two or more are trained in equal shares; a learned TASK token tells them apart.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice or not all(self.names):
+            raise ValueError(f"names has {twice[0]} twice" if twice else "names has an empty name")
 
 
 @dataclass(frozen=True)
@@ -140,7 +177,8 @@ class DynamicsConfig:
     # Spatial tokens of a step: 16, or neighbours of the 4x4 grid together, which costs less a step.
     spatial_tokens: int = setting(16, choices=(1, 4, 16))
     linear_start: bool = False  # the network predicts what a ridge regression from the step before leaves
-    tasks: int = setting(0, at_least=0)  # above 0: a learned TASK token for each of that many tasks
+    # Above 0: a learned TASK token for each of that many folders of recordings. Tasks with names need none: `tasks`.
+    tasks: int = setting(0, at_least=0)
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or (self.dim // self.heads) % 2:
@@ -189,6 +227,7 @@ class HeadsConfig:
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
 
@@ -274,6 +313,13 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """`study`: a recipe over seeds, with controls."""
+
+    real_games: int = setting(32, at_least=1)  # games at once where the real game stands in place of the dream
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
@@ -289,6 +335,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     engines: EnginesConfig = field(default_factory=EnginesConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -299,6 +346,7 @@ class Config:
     phase2: TrainConfig = field(default_factory=TrainConfig)
     phase3: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
         dynamics, imagination = self.dynamics, self.imagination
@@ -322,9 +370,19 @@ class Config:
                 "imagination.merge_commit is on but heads.readout is agent_tokens, which are read at the commit: "
                 "set it to auto"
             )
-        if 0 < dynamics.tasks <= self.evaluation.task:
-            raise ValueError(f"evaluation.task is {self.evaluation.task}; dynamics.tasks is {dynamics.tasks}")
+        if len(self.tasks.names) > 1 and dynamics.tasks:
+            raise ValueError(
+                f"dynamics.tasks is {dynamics.tasks}, but tasks.names names {len(self.tasks.names)} tasks, which have "
+                "TASK tokens of their own: set dynamics.tasks to 0"
+            )
+        if 0 < self.task_count <= self.evaluation.task:
+            raise ValueError(f"evaluation.task is {self.evaluation.task}; there are {self.task_count} tasks")
         if self.evaluation.execute > self.tokenizer.frames_per_latent:
             raise ValueError(
                 f"evaluation.execute {self.evaluation.execute} exceeds the chunk of {self.tokenizer.frames_per_latent}"
             )
+
+    @property
+    def task_count(self) -> int:
+        """TASK tokens: one a named task where there are several, else dynamics.tasks; 0 where nothing is told apart."""
+        return len(self.tasks.names) if len(self.tasks.names) > 1 else self.dynamics.tasks

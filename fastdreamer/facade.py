@@ -103,9 +103,8 @@ class Imagination(nn.Module):
             (b, h).
         """
         settings = self.config.imagination
-        rollout = imagine(
-            self.world, self.agent, start(latents, self.world), horizon or settings.horizon, self.generator
-        )
+        first = start(latents, self.world, self.config.evaluation.task)
+        rollout = imagine(self.world, self.agent, first, horizon or settings.horizon, self.generator)
         values = self.agent.returns_decoded(rollout.features)
         gamma = settings.gamma**self.world.clock.frames_per_latent
         mixing = settings.lambda_ if lambda_ is None else lambda_
@@ -121,8 +120,8 @@ class Imagination(nn.Module):
         }
 
 
-def start(latents: Float[Tensor, "b l n z"], world: WorldModel) -> Batch:
-    """Real steps without their actions, from an episode's beginning, as a batch."""
+def start(latents: Float[Tensor, "b l n z"], world: WorldModel, task: int = 0) -> Batch:
+    """Real steps without their actions, from an episode's beginning, as a batch of one task."""
     count, steps = latents.shape[:2]
     chunk, k, device = world.clock.frames_per_latent, len(world.sizes), latents.device
     unknown = torch.zeros(count, steps, chunk, dtype=torch.bool, device=device)
@@ -140,7 +139,7 @@ def start(latents: Float[Tensor, "b l n z"], world: WorldModel) -> Batch:
         continues=scalars + 1,
         reward_valid=torch.zeros(count, steps, dtype=torch.bool, device=device),
         labelled=torch.ones(count, dtype=torch.bool, device=device),
-        task=torch.zeros(count, dtype=torch.int64, device=device),
+        task=torch.full((count,), task, dtype=torch.int64, device=device),
     )
 
 
@@ -177,10 +176,14 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()
 
     def normalise(flat: Tensor) -> Tensor:
-        """Of a step in the middle of a window: its statistics."""
+        """Of a step in the middle of a window: its statistics; and the TASK token that evaluation.task numbers."""
         latents = flat.unflatten(-1, (TOKENS, CHANNELS))
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
-        return world.normalise(latents, positions).flatten(-2)
+        seen = world.normalise(latents, positions).flatten(-2)
+        if agent.tasks is None:
+            return seen
+        token = agent.tasks(torch.tensor(config.evaluation.task, device=flat.device))
+        return torch.cat([token.expand(*seen.shape[:-1], -1), seen], -1)
 
     def reward_logits(features: Tensor) -> Tensor:
         """Of a step that follows one like it, after an unknown action, where the head reads those."""

@@ -18,8 +18,12 @@ HEAD = ("Play", "Predicted an episode", "Paid", "Ratio", "Predicted where nothin
 
 
 def calibration_section(evaluation: Mapping[str, Any]) -> str:
-    """Predicted against paid reward, and values against returns, on the real play of every policy."""
-    entries = evaluation.get("reward_calibration", {})
+    """Predicted against paid reward, and values against returns, on the real play of every policy; for each task."""
+    tasks = evaluation.get("tasks") or {"": evaluation}
+    return "".join(_calibration(name, entry.get("reward_calibration", {})) for name, entry in tasks.items())
+
+
+def _calibration(task: str, entries: Mapping[str, Any]) -> str:
     if not entries:
         return ""
     ordered = [name for name in NAMES if name in entries] + [name for name in entries if name not in NAMES]
@@ -31,10 +35,12 @@ def calibration_section(evaluation: Mapping[str, Any]) -> str:
     checks = {NAMES[name]: judged(entries[name]) for name in ("phase2", "phase3") if name in entries}
     raised = {title: check for title, check in checks.items() if check.is_raised}
     found = "; ".join(f"{title}: {check.value}" for title, check in raised.items())
+    named = f": task {escape(task)}" if task else ""
     first = next(iter(raised.values()), None)
     remark = note(f"{found} (expected {first.expected}): {first.remedy}.") if first else ""
     return (
-        f'<h3>Predicted against paid reward</h3><p class="lead">{escape(lead)}</p>{table(HEAD, rows)}{remark}'
+        f"<h3>Predicted against paid reward{named}</h3>"
+        f'<p class="lead">{escape(lead)}</p>{table(HEAD, rows)}{remark}'
         "<p>Earned are the discounted rewards to the episode's end, and the critic's own value of the state where an "
         "episode was cut off. Brackets are 95 % intervals over episodes.</p>"
     )

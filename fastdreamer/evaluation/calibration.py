@@ -8,7 +8,7 @@ discounted sum over its chunk, as the reward head learns them (`data.clips.align
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch, EpisodeArrays, align, crop
 from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.relabel import relabelled
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.bootstrap import mean_interval, ratio_interval
+from fastdreamer.evaluation.payments import Task
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.returns import lambda_returns
 from fastdreamer.training.imagine import NO_REWARD
@@ -199,22 +201,25 @@ def correlation(one: Float[ndarray, " s"], other: Float[ndarray, " s"]) -> float
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def recorded_play(store: LatentStore, config: Config) -> list[Episode]:
-    """Held-out recordings, of the evaluated task where there are several; as many as are played at most."""
-    known = [e for e in store.split("held_out") if e.labelled and e.rewarded and e.length > 1]
-    alike = [e for e in known if not config.dynamics.tasks or e.task == config.evaluation.task]
+def recorded_play(store: LatentStore, config: Config, task: Task) -> list[Episode]:
+    """Held-out recordings with the task's rewards; as many as are played at most."""
+    (episodes,) = relabelled(store, store.split("held_out"), [task.name])
+    if len(config.tasks.names) > 1:
+        episodes = [replace(episode, task=task.number) for episode in episodes]
+    known = [e for e in episodes if e.labelled and e.rewarded and e.length > 1]
+    alike = [e for e in known if not config.task_count or e.task == task.number]
     return alike[: config.evaluation.episodes]
 
 
 def calibrate_recordings(
-    config: Config, run: RunDirectory, trained: Sequence[int], store: LatentStore, device: torch.device
+    config: Config, run: RunDirectory, trained: Sequence[int], store: LatentStore, task: Task, device: torch.device
 ) -> dict[str, Any]:
-    """The entry `recordings` of the reward calibration: phase 2's heads on held-out play; empty without either."""
+    """The entry `recordings` of a task's reward calibration: phase 2's heads on held-out play; empty without either."""
     phase = next((phase for phase in trained if phase > 1), None)
     if phase is None:
         return {}
     actor = load_agent(run, config, phase, device)
-    played = recorded_play(store, config)
+    played = recorded_play(store, config, task)
     if not played or not actor.agent.reward.is_trained:
         return {}
     return {"recordings": calibrate(actor.world, actor.agent, played, config) | {"step": run.step(phase)}}

@@ -44,6 +44,7 @@ class Run:
     recordings: dict[str, Any]
     diagnosis: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -76,6 +77,7 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
         recordings=dict(recordings or {}),
         diagnosis=load("diagnosis.json"),
         flags=load("flags.json"),
+        audit=load("diagnosis/audit.json"),
         damaged=damaged,
     )
 
@@ -112,7 +114,7 @@ def render(run: Run) -> str:
             world_model_section(run.world_model, run.pictures, run.path / "pictures")
             + one_sample_section(run.world_model),
         ),
-        ("health", "Is it well", health_section(run.diagnosis, run.flags)),
+        ("health", "Is it well", health_section(run.diagnosis, run.flags, run.audit)),
         ("curves", "Training curves", curves_section(run.metrics)),
         ("recordings", "What it learned from", recordings_section(run.recordings)),
         ("time", "What ran, and how long", time_section(run.timings)),
@@ -165,7 +167,8 @@ def tiles(run: Run) -> str:
             beside = ""
             if against in policies:
                 beside = f"; {NAMES[against].lower()} {rounded(interval_of(policies[against]).mean)}"
-            title = f"Return after {NAMES[name].lower()}"
+            task = f", task {run.evaluation['task']}" if run.evaluation.get("task") else ""
+            title = f"Return after {NAMES[name].lower()}{task}"
             made.append((title, rounded(mine.mean), f"[{rounded(mine.low)}, {rounded(mine.high)}]{beside}"))
     ratios = run.world_model.get("ratios", {})
     over_copy = next((key for key in ratios if key.endswith("_over_copy")), "")

@@ -44,11 +44,24 @@ def table(head: Sequence[str], rows: Sequence[str], even: bool = False) -> str:
 
 
 def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> str:
-    """Returns with intervals as a chart and a table, differences world by world, achievements."""
-    policies = evaluation.get("policies", {})
+    """Returns with intervals as a chart and a table, differences world by world, achievements; for each task."""
     notes = "".join(note(text) for text in evaluation.get("notes", []))
-    if not policies:
+    entries = {str(name): entry for name, entry in evaluation.get("tasks", {}).items() if entry.get("policies")}
+    if not entries and not evaluation.get("policies"):
         return notes or note("No closed-loop evaluation: run `fastdreamer eval` on this run directory.")
+    if not entries:
+        return notes + _played(evaluation, recordings)
+    demonstrated = recordings.get("tasks", {})
+    shared = {"max_steps": evaluation.get("max_steps")}
+    return notes + "".join(
+        f"<h3>Task {escape(name)}</h3>"
+        + _played({**shared, **entry}, {**recordings, "return_capped": None, **demonstrated.get(name, {})})
+        for name, entry in entries.items()
+    )
+
+
+def _played(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> str:
+    policies = evaluation["policies"]
     ordered: list[str] = [n for n in NAMES if n in policies] + [str(n) for n in policies if n not in NAMES]
     rows = []
     for name in ordered:
@@ -68,7 +81,7 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
         "Large dots are mean returns, lines their 95 % bootstrap intervals over episodes, small dots single episodes. "
         "Policies whose lines do not overlap differ; where they overlap, the paired differences below decide."
     )
-    parts = [f'<p class="lead">{escape(lead)}</p>', notes, figure(chart, caption)]
+    parts = [f'<p class="lead">{escape(lead)}</p>', figure(chart, caption)]
     cells = []
     for name in ordered:
         policy, mine = policies[name], interval_of(policies[name])

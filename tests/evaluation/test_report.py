@@ -296,6 +296,8 @@ def test_predicted_reward_stands_beside_what_was_paid_with_what_helps(tmp_path: 
     assert "record.noisy_share" in html and html.count("heads.reward_dropout") == 1
     assert "record.noisy_share" not in calibration_section({"reward_calibration": {"phase2": judged(2.6, 0.9)}})
     assert calibration_section({}) == ""
+    tasks = {name: {"reward_calibration": entries} for name in ("wood", "drink")}
+    assert re.findall(r"paid reward: task (\w+)", calibration_section({"tasks": tasks})) == ["wood", "drink"]
     run = write_run(tmp_path / "run")
     (run / "evaluation.json").write_text(json.dumps(EVALUATION | {"reward_calibration": entries}))
     assert "Predicted against paid reward" in Path(write_report(run)["path"]).read_text()
