@@ -227,6 +227,8 @@ class HeadsConfig:
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
+    history: float = setting(0.0, at_least=0.0, below=1.0)
     input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
@@ -234,6 +236,8 @@ class HeadsConfig:
     def __post_init__(self) -> None:
         if self.bins % 2 == 0:
             raise ValueError(f"bins {self.bins} must be odd, so that one bin is exactly 0")
+        if self.history and self.readout != "latents":
+            raise ValueError(f"history is {self.history}, but readout {self.readout} remembers by itself: set it to 0")
 
 
 @dataclass(frozen=True)
