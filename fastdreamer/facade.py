@@ -176,7 +176,7 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()
 
     def normalise(flat: Tensor) -> Tensor:
-        """Of a step in the middle of a window: its statistics, nothing done before, and the TASK token of evaluation.task."""
+        """Of a step in the middle of a window, nothing done before, with the TASK token of evaluation.task."""
         latents = flat.unflatten(-1, (TOKENS, CHANNELS))
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
         seen = world.normalise(latents, positions).flatten(-2)
