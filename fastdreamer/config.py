@@ -132,6 +132,7 @@ class SamplingConfig:
     # Share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC", Chen
     # et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
     clone_top: float = setting(1.0, above=0.0, at_most=1.0)
+    clone_by: str = ""  # the name of the task by whose return they are the best; empty: the task that is trained
     # Share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
     # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
