@@ -18,7 +18,7 @@ from fastdreamer.settings import config_hash, differences, dump_config, load_con
 DEFAULT_PRESET = "crafter"
 
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.")
+FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
 FREE_SETTINGS = (
     "device",
     "compile",
@@ -52,6 +52,22 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     result = run_demo(config, arguments.run_dir)
     show_evaluation(result)
     show({"report": result["report"]})
+    return result
+
+
+def study(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A recipe over seeds, with controls; the exit code is 1 where a verdict is red."""
+    if arguments.worlds is not None:
+        arguments.overrides.append(f"evaluation.episodes={arguments.worlds}")
+    config = resolve(arguments)
+    from fastdreamer.study.recipe import run_study
+    from fastdreamer.study.results import ARMS, chosen_arms, render
+
+    arms = ARMS if arguments.arms is None else chosen_arms(arguments.arms)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    result = run_study(config, arguments.run_dir, arguments.seeds, arms)
+    print(render(result))
     return result
 
 
@@ -206,13 +222,18 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every check of a run's phases; the exit code is 1 where a red flag stands."""
     if arguments.phase not in (None, 1, 2, 3):
         raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all")
+    given = {name: getattr(arguments, name) for name in ("states", "tries") if getattr(arguments, name) is not None}
+    if given and not arguments.audit:
+        raise UserError(f"--{next(iter(given))} is for --audit: give both")
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
+    from fastdreamer.diagnosis.audit import Effort
     from fastdreamer.diagnosis.run import diagnose as diagnose_run
     from fastdreamer.diagnosis.run import render
 
-    result = diagnose_run(config, arguments.run_dir, (arguments.phase,) if arguments.phase else ())
+    phases, effort = (arguments.phase,) if arguments.phase else (), Effort(**given) if arguments.audit else None
+    result = diagnose_run(config, arguments.run_dir, phases, effort=effort)
     print(render(result))
     return result
 
@@ -250,6 +271,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "demo": demo,
+    "study": study,
     "record": record,
     "inspect": inspect,
     "fit-tokenizer": fit_tokenizer,

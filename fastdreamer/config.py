@@ -53,6 +53,9 @@ class RecordConfig:
     noisy_share: float = setting(0.0, at_least=0.0, at_most=1.0)
     noisy_noise: float = setting(0.5, at_least=0.0, at_most=1.0)
     random_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Random actions of noisy and random play: uniform, or kinds of actions first (see `envs.mix.KIND_WEIGHTS`), which
+    # tries the world more often: uniform play hardly ever does something to what stands in front of it.
+    chance: str = setting("uniform", choices=("uniform", "kinds"))
     seed: int = setting(0, at_least=0)
 
     def __post_init__(self) -> None:
@@ -224,6 +227,7 @@ class HeadsConfig:
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
 
@@ -309,6 +313,13 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """`study`: a recipe over seeds, with controls."""
+
+    real_games: int = setting(32, at_least=1)  # games at once where the real game stands in place of the dream
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
@@ -335,6 +346,7 @@ class Config:
     phase2: TrainConfig = field(default_factory=TrainConfig)
     phase3: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
         dynamics, imagination = self.dynamics, self.imagination

@@ -27,8 +27,27 @@ def show_evaluation(summary: Mapping[str, Any]) -> None:
         for name, row in entry.get("policies", {}).items():
             interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
             print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
+    _show_reality(evaluation.get("reward_calibration", {}), summary.get("world_model", {}))
     if summary.get("seconds"):
         show({"seconds": summary["seconds"]})
+
+
+def _show_reality(calibration: Mapping[str, Any], world_model: Mapping[str, Any]) -> None:
+    """What is predicted beside what is real."""
+    if calibration:
+        print(f"{'reward of play':<16}{'predicted':>10}{'paid':>8}{'ratio':>8}   (an episode)")
+    for name, row in calibration.items():
+        ratio = "-" if row["ratio"] is None or row["ratio"]["mean"] is None else f"{row['ratio']['mean']:.2f}"
+        print(f"{name:<16}{row['predicted']['mean']:>10.2f}{row['paid']['mean']:>8.2f}{ratio:>8}")
+    if "one_step" in world_model:
+        step, over = world_model["one_step"], world_model["one_sample_over_copy"]
+        won = sum(ratio["mean"] < 1 for ratio in over)
+        line = (
+            f"one sample: {step['over_copy']['mean']:.2f} of copying's error at the first step, below it at {won} of "
+        )
+        found = (world_model.get("reward_correlation") or {}).get("imagined_against_real")
+        reward = f"; imagined against real reward: correlation {found['mean']:.2f}" if found else ""
+        print(f"{line}{len(over)} horizons{reward}")
 
 
 def show_engines(result: Mapping[str, Any]) -> None:

@@ -5,19 +5,17 @@ A recording in MineRL's layout has an array of (t,) for each in `rendered.npz`, 
     observation$inventory$<item>        the counter <item>: how many of it the player carries (MineRL's own)
     observation$achievement$<name>      the counter achievement.<name>: how often it was reached (ours)
 
-The latent store has one tensor of (t, j) an episode, and the j names in the episode's entry of the manifest.
+Recording workers import this: it needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Integer
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fastdreamer.data.tasks import ACHIEVEMENT, Counters
 from fastdreamer.errors import UserError
@@ -64,22 +62,6 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Integer[np.ndar
             raise UserError(f"{key} is {values[row]} in row {row}; a counter must be a whole number from 0 to {MOST}")
         counters[name] = compact(values.astype(np.int64))
     return counters
-
-
-def as_tensor(counters: Mapping[str, Integer[Tensor, " t"]]) -> Integer[Tensor, "t j"]:
-    """The store's tensor, a column a counter in the mapping's order."""
-    return torch.from_numpy(compact(np.stack([values.numpy() for values in counters.values()], 1)))
-
-
-def from_tensor(table: Integer[Tensor, "t j"], names: Sequence[str], frames: int) -> dict[str, Integer[Tensor, " t"]]:
-    """The counters of `as_tensor`, as views of its columns.
-
-    Raises:
-        ValueError: if it is not of that many frames and names.
-    """
-    if table.shape != (frames, len(names)) or table.is_floating_point():
-        raise ValueError(f"counters are {table.dtype} {tuple(table.shape)}, not integers ({frames}, {len(names)})")
-    return dict(zip(names, table.unbind(1), strict=True))
 
 
 def _key(name: str) -> str:

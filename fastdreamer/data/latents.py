@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.counters import as_tensor, from_tensor
+from fastdreamer.data.counter_table import as_tensor, from_tensor
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, LatentClock

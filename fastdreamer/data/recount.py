@@ -18,6 +18,7 @@ from fastdreamer.data.latents import COUNTERS, read_episode
 from fastdreamer.data.ledger import Entry
 from fastdreamer.data.passage import align
 from fastdreamer.data.recording import Labels, Recording
+from fastdreamer.errors import UserError
 
 PROOF = ("decoder", "sampled_sha256", "by_pyav", "mended")  # of the manifest's entry: see `stream.Finished`
 
@@ -28,13 +29,12 @@ def lacks_counters(entry: Mapping[str, Any]) -> bool:
 
 
 def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels: Labels) -> Entry | None:
-    """The store's episode with the recording's counters, and its proof; None if it must be encoded anew to be sure.
-
-    Raises:
-        UserError: if one of the two cannot be read.
-    """
-    episode = read_episode(store, recording.name, entry)
-    aligned = align(labels, count_frames(labels.video))
+    """The store's episode with the recording's counters, and its proof; None if it must be encoded anew to be sure."""
+    try:
+        episode = read_episode(store, recording.name, entry)
+        aligned = align(labels, count_frames(labels.video))
+    except UserError:
+        return None  # encoding it says what is wrong
     found = aligned.trajectory
     for name in ("actions", "rewards", "terminals", "valid"):
         if not np.array_equal(getattr(found, name), getattr(episode, name).numpy()):

@@ -21,6 +21,10 @@ WAITING, STARVED = 0.05, 0.25
 CONSTANT = 0.01
 FAR = 1.0  # nats a frame from the cloned policy
 ONE_SIDED = 0.9
+AGREEING, TELLING = 0.4, 0.2  # correlation of advantages, real against imagined; reliability of the real ones
+HONEST = (0.7, 1.4)  # imagined over real reward
+MISJUDGED = 1.5  # times the reward that is paid where the policy goes
+FALSE_REWARD, MUCH = 0.1, 0.5  # predicted an episode where nothing is paid; a reward is 1 or so
 
 
 def section(phase: int) -> str:
@@ -126,6 +130,41 @@ def reward_spread(spread: float, recorded: float) -> Check:
     )  # fmt: skip
 
 
+def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
+    """Of an episode of the policy's own real play; `low` is the lower bound of their ratio."""
+    value, factor = f"{predicted:.2f} predicted, {paid:.2f} paid an episode", math.inf
+    if paid > 0:
+        factor = predicted / paid
+        value += f": {factor:.2f} times"
+    is_false = paid <= 0 and predicted > FALSE_REWARD
+    is_much = factor >= MISJUDGED if paid > 0 else is_false
+    is_sure = (low is not None and low > 1) if paid > 0 else predicted > MUCH
+    remedy = (
+        "the reward head pays where the game does not, and imagination will please it: record play with failures in it "
+        "(record.noisy_share, record.random_share), raise heads.reward_dropout, let the head read the action "
+        "(heads.reward_reads=action), or train fewer steps of phase 2 (its held-out reward loss says how many)"
+        if is_much
+        else "the reward head misses rewards where the policy goes: train phase 2 longer, with "
+        "sampling.reward_weighted above 0, or record play that earns them in more ways"
+    )
+    return check(
+        "reward", "predicted against paid reward", value, f"{1 / MISJUDGED:.2f} to {MISJUDGED:g} times", remedy,
+        red=is_much and is_sure, amber=is_much or factor <= 1 / MISJUDGED,
+    )  # fmt: skip
+
+
+def value_on_play(value: float, earned: float, spread: float) -> Check:
+    """Of a state of the policy's own real play; `spread` is that of what is earned from there."""
+    bias = abs(value - earned) / max(spread, 1e-6)
+    return check(
+        "value", "value on real play", f"{value:.2f} a state, {earned:.2f} earned from there (spread {spread:.2f})",
+        "within a spread of what is earned",
+        "the critic judges another player: raise imagination.critic_steps, so that it learns what this policy earns "
+        "before the policy moves; where predicted and paid reward differ, mend the reward head first",
+        red=bias > 2, amber=bias > 1,
+    )  # fmt: skip
+
+
 def advantages(mean: float, spread: float) -> Check:
     """Of imagined steps."""
     return check(
@@ -177,4 +216,55 @@ def reach(steps: int, trained: int, is_banded: bool) -> Check:
         "imagination", "reach of a dream", f"{steps} steps", f"at most the {trained} trained on, or banded attention",
         "lower imagination.horizon or imagination.start_context, or train phase 1 on longer episodes, or with "
         "dynamics.context below dynamics.window", red=steps > trained and not is_banded,
+    )  # fmt: skip
+
+
+Span = tuple[float, float, float]  # mean, and its 95 % interval
+
+
+def advantage_agreement(reliability: float, raw: Span, disattenuated: Span | None) -> Check:
+    """Real against imagined advantages of single actions, on the policy's own states.
+
+    Args:
+        reliability: of the real ones; where it is low the game itself was not asked often enough.
+        raw: the correlation as measured.
+        disattenuated: without the noise of both sides, where that can be told. The larger one counts.
+    """
+    which, (mean, low, high) = "as measured", raw
+    if disattenuated is not None and disattenuated[0] > mean:
+        which, (mean, low, high) = "without noise", disattenuated
+    name, expected = "imagined against real advantages", f"a correlation of at least {AGREEING:g}"
+    value = f"{mean:.2f} [{low:.2f}, {high:.2f}] {which}"
+    if reliability < TELLING:
+        value = f"cannot tell: the real ones agree with themselves at {reliability:.2f} only"
+        return Check("imagination", name, value, expected, "too early", "more tries: raise --tries, or --states")
+    return check(
+        "imagination", name, value, expected,
+        "imagination does not know which action is better, so phase 3 cannot help: train phase 1 longer, record play "
+        "with failures in it (record.noise), or choose a task whose reward comes within imagination.horizon",
+        red=high < AGREEING, amber=mean < AGREEING,
+    )  # fmt: skip
+
+
+def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Check:
+    """Imagined over real return; without a ratio the real one may be 0."""
+    low, high = HONEST
+    name, expected = f"optimism on {where}", f"{low:g} to {high:g}"
+    is_low = ratio is not None and ratio[0] < low
+    remedy = (
+        "imagination misses what the game pays: train phases 1 and 2 longer, with sampling.reward_weighted above 0"
+        if is_low
+        else "the reward head is wrong where the policy goes: record play of more kinds (record.noise), train fewer "
+        "steps of phase 2, or raise imagination.beta"
+    )
+    if ratio is None:
+        value, is_far = f"{imagined:.3f} imagined, {real[0]:.3f} real", imagined > high * max(real[2], 0.0)
+        if not is_far:
+            return Check(
+                "imagination", name, value, expected, "too early", "too little is earned there to tell: raise --states"
+            )
+        return check("imagination", name, value, expected, remedy, red=True)
+    return check(
+        "imagination", name, f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]", expected, remedy,
+        red=ratio[1] > high or ratio[2] < low, amber=not low <= ratio[0] <= high,
     )  # fmt: skip

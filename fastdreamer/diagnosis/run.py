@@ -11,7 +11,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.diagnosis import cloning, dreams, dynamics, inputs, models
+from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, models, real_play
 from fastdreamer.diagnosis.check import Check, worst
 from fastdreamer.diagnosis.subject import Subject, opened, run_steps
 from fastdreamer.errors import UserError
@@ -24,14 +24,19 @@ FILE = "diagnosis.json"
 
 
 def diagnose(
-    config: Config, run_dir: Path, phases: Sequence[int] = (), backend: Backend | None = None
+    config: Config,
+    run_dir: Path,
+    phases: Sequence[int] = (),
+    backend: Backend | None = None,
+    effort: audit.Effort | None = None,
 ) -> dict[str, Any]:
     """Runs the checks of the given phases afresh, or of all that are trained; nothing of the run changes.
 
-    Writes RUN/diagnosis.json, and pictures under RUN/diagnosis/.
+    With an `effort` imagination is audited against the real game too. Writes RUN/diagnosis.json, and pictures and
+    audit.json under RUN/diagnosis/.
 
     Returns:
-        {"phases": {"phase1": {"verdict", "checks": [...]}, ...}, "red": how many flags stand}.
+        {"phases": {"phase1": {"verdict", "checks": [...]}, ...}, "audit": {...}, "red": how many flags stand}.
 
     Raises:
         UserError: if nothing is trained, or a part of the run is missing or damaged.
@@ -40,15 +45,18 @@ def diagnose(
     chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not chosen:
         raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+    if effort is not None:
+        audit.check_auditable(config, run)
     found: dict[str, Any] = {}
     with track("diagnose", total=len(chosen), unit="phases") as bar:
         for number in chosen:
             found[f"phase{number}"] = _phase(config, run, number, backend)
             bar.advance(1)
-    red = sum(check["verdict"] == "red" for phase in found.values() for check in phase["checks"])
     result = {"phases": _kept(run_dir) | found}
     write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
-    return {"phases": found, "red": red, "pictures": str(run_dir / "diagnosis")}
+    audited = {} if effort is None else {"audit": audit.audit(config, run, backend, effort)}
+    red = sum(check["verdict"] == "red" for part in [*found.values(), *audited.values()] for check in part["checks"])
+    return {"phases": found, **audited, "red": red, "pictures": str(run_dir / "diagnosis")}
 
 
 def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
@@ -73,6 +81,8 @@ def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> 
         yield from cloning.checks(subject)
     if dreamed is not None:
         yield from dreams.checks(subject, dreamed)
+    if subject.number > 1:
+        yield from real_play.checks(subject)
     if subject.number != 2:
         yield from dynamics.checks(subject, pictures)
 
@@ -98,4 +108,6 @@ def render(result: dict[str, Any]) -> str:
             "  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
         ]
         lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]]
+    if "audit" in result:
+        lines += audit.render(result["audit"])
     return "\n".join([*lines, f"pictures: {result['pictures']}"])

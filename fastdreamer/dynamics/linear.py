@@ -26,6 +26,9 @@ WIDTH = TOKENS * CHANNELS
 MATRIX_CHOICES = 32
 """Up to so many choices of an action each has a matrix of its own; more of them shift the prediction alone."""
 RIDGE = 100.0
+"""Penalty of the latents' weights, in squared normalised latents: as many samples as it says pull half-way."""
+SHIFT_RIDGE = 20.0
+"""Penalty of constants and shifts."""
 LEAST_VARIANCE = 1e-4
 
 
@@ -106,7 +109,7 @@ class LinearDynamics(nn.Module):
         sums = Sums(self.choices, self.has_matrices)
         for some in transitions:
             sums.add(some)
-        weight, variance = sums.solve(RIDGE)
+        weight, variance = sums.solve()
         self.weight.copy_(weight)
         self.variance.copy_(variance.view(TOKENS, CHANNELS).clamp(min=LEAST_VARIANCE))
         return sums.count
@@ -151,10 +154,11 @@ class Sums:
         self.cross[group] += x.T @ y
         self.square[group] += y.square().sum(0)
 
-    def solve(self, ridge: float) -> tuple[Float[Tensor, "r w"], Float[Tensor, " w"]]:
+    def solve(self) -> tuple[Float[Tensor, "r w"], Float[Tensor, " w"]]:
         """All weights, one below the other, and the variance of what they leave."""
-        width = self.gram.shape[1]
-        penalty = ridge * torch.eye(width, dtype=torch.float64)
+        penalty = torch.full(self.gram.shape[1:2], SHIFT_RIDGE, dtype=torch.float64)
+        penalty[:WIDTH] = RIDGE
+        penalty = penalty.diag()
         common = torch.linalg.solve(self.gram[0] + penalty, self.cross[0])
         weights, left = [common], self._left(0, common)
         for group in range(1, len(self.gram)):

@@ -6,13 +6,15 @@ without it. Three things are mended from outside, without touching its rules:
 - creatures of a chunk live in a `set`, whose order is that of memory addresses, and despawning draws from that order:
   the same seed then plays differently in two processes. The sets become insertion-ordered ones;
 - drawing takes two thirds of a step: `crafter_view` draws the same pixels from cached tiles;
-- making a world takes 0.8 s: the first reset keeps a copy of the fresh world, later ones restore it.
+- making a world takes 0.8 s: the first reset keeps a copy of the fresh world, later ones restore it. Any later moment
+  can be kept and put back in the same way (`save`, `restore`).
 """
 
 from __future__ import annotations
 
 import collections
-import copy
+import io
+import pickle
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +45,28 @@ class _OrderedSet(dict[Any, None]):
         del self[item]
 
 
+class _Pickler(pickle.Pickler):
+    """Writes a name for the one live world, which the views hold as well, instead of the world."""
+
+    def __init__(self, file: io.BytesIO, world: Any) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.world = world
+
+    def persistent_id(self, thing: Any) -> str | None:
+        return "world" if thing is self.world else None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads that name as the live world of the environment that is being restored."""
+
+    def __init__(self, file: io.BytesIO, world: Any) -> None:
+        super().__init__(file)
+        self.world = world
+
+    def persistent_load(self, name: str) -> Any:
+        return self.world
+
+
 class CrafterEnv:
     """One world of Crafter: the world of `seed`, played for at most `max_steps` actions.
 
@@ -68,7 +92,7 @@ class CrafterEnv:
         self._env = crafter.Env(seed=seed, length=None)
         self._env._local_view = CachedTiles(self._env._local_view)
         self._env._item_view = CachedItems(self._env._item_view)
-        self._fresh: Any = None
+        self._fresh: bytes | None = None
         self._semantic: UInt8[np.ndarray, "64 64"] | None = None
 
     def reset(self) -> UInt8[np.ndarray, "64 64 3"]:
@@ -80,12 +104,10 @@ class CrafterEnv:
             for thing in world.objects:  # in the order they were added
                 chunks[world.chunk_key(thing.pos)].add(thing)
             world._chunks = chunks
-            self._fresh = self._copy((world.__dict__, env._player, env._step, env._last_health))
-        state, player, step, health = self._copy(self._fresh)
-        world.__dict__.update(state)
-        env._player, env._step, env._last_health, env._unlocked = player, step, health, set()
-        self.steps, self.is_over = 0, False
-        self._semantic = None
+            self.steps = 0
+            self._fresh = self._pack()
+        self._unpack(self._fresh)
+        self.is_over = False
         return np.asarray(env.render())
 
     def step(
@@ -119,6 +141,25 @@ class CrafterEnv:
                 "counters": self.counters,
             },
         )
+
+    def save(self) -> bytes:
+        """The world as it stands, its chance included, for `restore` in any environment of this or another process."""
+        assert not self.is_over, "an episode's end cannot be played on from: save before it"
+        return self._pack()
+
+    def restore(self, state: bytes, chance: int | None = None) -> None:
+        """Put back what `save` gave: the same actions then lead to the same frames and rewards.
+
+        Nothing is drawn here, for the night's noise is part of the world's chance.
+
+        Args:
+            state: of this or another environment; its world may have another seed.
+            chance: a seed of the world's chance from here on, below 2^32; None goes on with the saved one.
+        """
+        self._unpack(state)
+        self.is_over = False
+        if chance is not None:
+            self._env._world.random.seed(chance)  # one stream: creatures and pictures share it
 
     def close(self) -> None:
         """Nothing to end: a world lives in this process."""
@@ -163,6 +204,17 @@ class CrafterEnv:
         """Whether the player sleeps, in which case crafter replaces every action by `sleep`."""
         return bool(self._env._player.sleeping)
 
-    def _copy(self, state: Any) -> Any:
-        # The memo keeps references to the one live World, which the views hold as well, instead of copying it.
-        return copy.deepcopy(state, {id(self._env._world): self._env._world})
+    def _pack(self) -> bytes:
+        env, world = self._env, self._env._world
+        state = (vars(world), env._player, env._step, env._last_health, env._unlocked, self.steps)
+        file = io.BytesIO()
+        _Pickler(file, world).dump(state)
+        return file.getvalue()
+
+    def _unpack(self, packed: bytes) -> None:
+        env, world = self._env, self._env._world
+        state, env._player, env._step, env._last_health, env._unlocked, self.steps = _Unpickler(
+            io.BytesIO(packed), world
+        ).load()
+        vars(world).update(state)
+        self._semantic = None

@@ -18,7 +18,7 @@ from fastdreamer.data.counters import total_gain
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.expert import Expert
-from fastdreamer.envs.mix import KINDS, player_of
+from fastdreamer.envs.mix import KINDS, player_of, random_action
 from fastdreamer.envs.workers import count_cores, map_unordered
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
@@ -56,6 +56,9 @@ def record(config: Config, out: Path) -> dict[str, Any]:
             returns = [episode["total_reward"] for episode in done.values()]
             bar.advance(1, return_mean=float(np.mean(returns)))
     episodes = [done[seed] for seed in _seeds(settings)]
+    uncounted = sum("gains" not in episode for episode in episodes)
+    if uncounted:
+        print(f"note: {uncounted} episodes in {root} have no counters, for an older version recorded them", flush=True)
     players = _players(episodes, settings)
     return {**_summary(episodes), "players": players, "seconds": time.monotonic() - began, "out": str(out)}
 
@@ -63,12 +66,14 @@ def record(config: Config, out: Path) -> dict[str, Any]:
 def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
     """Play one whole episode in `env`, as the settings have its world played; its seed is that of all chance."""
     player = player_of(env.seed, settings)
-    chance, expert = random.Random(env.seed), Expert(player.noise, env.seed)
+    chance, expert = random.Random(env.seed), Expert(player.noise, env.seed, player.chance)
     frames, actions, rewards = [env.reset()], list[int](), list[float]()
     counted = [env.counters]
     terminated = truncated = False
     while not (terminated or truncated):
-        action = expert.act(env) if player.policy == "expert" else chance.randrange(len(env.action_names))
+        action = (
+            expert.act(env) if player.policy == "expert" else random_action(player.chance, chance, env.action_names)
+        )
         frame, reward, terminated, truncated, _ = env.step(action)
         frames.append(frame)
         actions.append(action)
@@ -119,7 +124,8 @@ def _seeds(settings: RecordConfig) -> range:
 def _identity(seed: int, settings: RecordConfig) -> dict[str, Any]:
     """What decides an episode."""
     player = player_of(seed, settings)
-    return {"seed": seed, "policy": player.policy, "noise": player.noise, "max_steps": settings.max_steps}
+    identity = {"seed": seed, "policy": player.policy, "noise": player.noise, "max_steps": settings.max_steps}
+    return identity | ({} if player.chance == "uniform" else {"chance": player.chance})
 
 
 def _check_writable(root: Path) -> None:

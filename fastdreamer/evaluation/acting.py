@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from fastdreamer.config import Config
+from fastdreamer.data.latents import read_manifest, rebuild
 from fastdreamer.errors import UserError
+from fastdreamer.training.runs import RunDirectory
 
 if TYPE_CHECKING:
     from fastdreamer.envs.pool import EnvPool
+    from fastdreamer.tokenizer.acting import ActingEncoder
 
 
 def check(config: Config) -> None:
@@ -58,6 +63,25 @@ def open_pool(config: Config, seeds: Sequence[int]) -> EnvPool:
         return EnvPool(config.data.env, seeds, settings.max_steps, settings.workers)
     minecraft = MinecraftSettings(settings.backend, settings.minerl_task, settings.leave_out, config.data.frame_size)
     return EnvPool(config.data.env, seeds, settings.max_steps, minecraft=minecraft)
+
+
+def open_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> ActingEncoder:
+    """What `batch` episodes are seen by.
+
+    Raises:
+        UserError: if the run's latents were made by another tokenizer.
+    """
+    from fastdreamer.tokenizer.acting import ActingEncoder
+    from fastdreamer.tokenizer.engines import describe, open_tokenizer
+
+    tokenizer = open_tokenizer(config, device)
+    print(f"tokenizer: {describe(tokenizer)}", flush=True)
+    store = run.store(config)
+    if store.exists() and read_manifest(store)["key"].get("tokenizer") != tokenizer.fingerprint:
+        raise UserError(
+            f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}"
+        )
+    return ActingEncoder(tokenizer, batch)
 
 
 def notes(config: Config, stopped: UserError | None) -> list[str]:

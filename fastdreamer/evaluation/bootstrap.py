@@ -1,7 +1,8 @@
-"""Percentile bootstrap intervals: of a mean over episodes, and of a ratio of means over paired crops."""
+"""Percentile bootstrap intervals: of a mean over episodes, a ratio over paired crops, any function of means."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -68,3 +69,21 @@ def ratio_interval(
     draws = _resampled_means(pair, resamples, seed)
     top, bottom = pair.mean(axis=0)
     return _interval(top / max(bottom, tiny), draws[:, 0] / np.maximum(draws[:, 1], tiny))
+
+
+def statistic_interval(
+    values: Float[ndarray, "e m"],
+    statistic: Callable[[Float[ndarray, "*r m"]], Float[ndarray, "*r"]],
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """A statistic of the columns' means over rows (a correlation of sums of products), with its 95 % interval.
+
+    Draws for which it does not exist (NaN) are left out of the interval.
+    """
+    values = np.asarray(values, np.float64)
+    assert values.ndim == 2 and len(values), "the bootstrap needs at least one row"
+    estimate = float(statistic(values.mean(axis=0)))
+    draws = statistic(_resampled_means(values, resamples, seed))
+    draws = draws[np.isfinite(draws)]
+    return _interval(estimate, draws) if len(draws) else Interval(estimate, estimate, estimate)

@@ -67,6 +67,11 @@ class Judged:
     with_rest: Float[ndarray, " v"]
     unseen: Float[ndarray, " v"]
 
+    @property
+    def bias(self) -> Float[ndarray, " v"]:
+        """What the critic says too much."""
+        return self.values - self.with_rest
+
 
 @torch.no_grad()
 def judge(world: WorldModel, agent: Agent, episode: EpisodeArrays, config: Config) -> Judged:
@@ -150,7 +155,7 @@ def _sums(judged: Sequence[Judged], chosen: Sequence[Bool[ndarray, " s"]], confi
 
 
 def _critic(judged: Sequence[Judged], config: Config) -> dict[str, Any]:
-    """Values and returns a state, with intervals over episodes; their ratio is to the returns with the rest."""
+    """Values and returns a state, with intervals over episodes; bias, spread and correlation are to `with_rest`."""
 
     def mean(name: str) -> dict[str, float | None]:
         found = ratio([getattr(j, name).sum() for j in judged], [float(len(j.values)) for j in judged], config)
@@ -162,7 +167,8 @@ def _critic(judged: Sequence[Judged], config: Config) -> dict[str, Any]:
         "value": mean("values"),
         "returns": mean("returns"),
         "with_rest": mean("with_rest"),
-        "ratio": ratio([j.values.sum() for j in judged], [j.with_rest.sum() for j in judged], config),
+        "bias": mean("bias"),
+        "spread": float(rest.std()),
         "correlation": correlation(values, rest),
         "unseen": float(np.concatenate([j.unseen for j in judged]).mean()),
         "states": len(values),

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
-from fastdreamer.data.latents import Episode, LatentStore, read_manifest, rebuild
+from fastdreamer.data.latents import Episode, LatentStore
 from fastdreamer.data.relabel import relabelled
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
@@ -190,17 +190,7 @@ def _play_all(
 
 
 def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:
-    from fastdreamer.tokenizer.acting import ActingEncoder
-    from fastdreamer.tokenizer.engines import describe, open_tokenizer
-
-    tokenizer = open_tokenizer(config, device)
-    print(f"tokenizer: {describe(tokenizer)}", flush=True)
-    store = run.store(config)
-    if store.exists() and read_manifest(store)["key"].get("tokenizer") != tokenizer.fingerprint:
-        raise UserError(
-            f"latent store {store} was made with another tokenizer than the agent would see by; {rebuild(store)}"
-        )
-    return ActingEncoder(tokenizer, batch)
+    return acting.open_encoder(config, run, batch, device)
 
 
 def evaluation_seeds(config: Config) -> range:

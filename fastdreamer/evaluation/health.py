@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from fastdreamer.evaluation.audit import audit_block
 from fastdreamer.evaluation.charts import number, scatter_chart
 from fastdreamer.evaluation.sections import figure, note, table
 
@@ -18,11 +19,14 @@ HEAD = ("Check", "Found", "Expected", "Verdict")
 TONES = {"red": "warn", "amber": "other", "ok": "better"}
 
 
-def health_section(diagnosis: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
-    """A block a phase: its flags with their remedies, phase 3's figures, and every check folded away."""
+def health_section(
+    diagnosis: Mapping[str, Any], flags: Mapping[str, Any], audit: Mapping[str, Any] | None = None
+) -> str:
+    """A block a phase: its flags with their remedies, phase 3's figures, and every check folded away; the audit."""
     phases = diagnosis.get("phases", {})
     raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
-    if not phases and not raised:
+    audited = audit_block(audit or {})
+    if not phases and not raised and not audited:
         return note("Not diagnosed: run `fastdreamer diagnose` on this run directory.")
     blocks = []
     for name, title in TITLES.items():
@@ -32,21 +36,17 @@ def health_section(diagnosis: Mapping[str, Any], flags: Mapping[str, Any]) -> st
             blocks.append(_phase(phases[name]))
         if name in raised:
             blocks.append(_while_training(raised[name]))
+    if audit and audited:
+        blocks += [audited, _standing(audit.get("checks", []))]
     return "".join(blocks)
 
 
 def _phase(phase: Mapping[str, Any]) -> str:
     checks = phase.get("checks", [])
-    standing = [check for check in checks if check["verdict"] in ("red", "amber")]
     counts = {v: sum(check["verdict"] == v for check in checks) for v in ("ok", "amber", "red", "too early")}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     parts = [f'<p class="lead">{len(checks)} checks at step {phase.get("step", "?")}: {said}.</p>']
-    parts += [
-        f'<p class="note"><b style="color:var(--{TONES[check["verdict"]]})">{escape(check["verdict"])}</b> '
-        f"{escape(check['name'])}: {escape(check['value'])}, expected {escape(check['expected'])}. "
-        f"{escape(check['remedy'])}.</p>"
-        for check in standing
-    ]
+    parts.append(_standing(check for check in checks if check["verdict"] in ("red", "amber")))
     parts += [_dreams(phase)] if "values" in phase else []
     rows = [
         f"<td>{escape(check['group'])}: {escape(check['name'])}</td><td>{escape(check['value'])}</td>"
@@ -56,6 +56,16 @@ def _phase(phase: Mapping[str, Any]) -> str:
     ]
     parts.append(f"<details><summary>All checks</summary>{table(HEAD, rows)}</details>")
     return "".join(parts)
+
+
+def _standing(checks: Iterable[Mapping[str, Any]]) -> str:
+    """Checks with their remedies, a paragraph each."""
+    return "".join(
+        f'<p class="note"><b style="color:var(--{TONES.get(check["verdict"], "base")})">{escape(check["verdict"])}</b> '
+        f"{escape(check['name'])}: {escape(check['value'])}, expected {escape(check['expected'])}."
+        + (f" {escape(check['remedy'])}.</p>" if check["remedy"] else "</p>")
+        for check in checks
+    )
 
 
 def _dreams(phase: Mapping[str, Any]) -> str:

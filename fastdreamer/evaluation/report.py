@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
 from fastdreamer.evaluation.curves import PHASES, Metrics, curves, read_metrics
@@ -43,6 +44,7 @@ class Run:
     recordings: dict[str, Any]
     diagnosis: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -75,6 +77,7 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
         recordings=dict(recordings or {}),
         diagnosis=load("diagnosis.json"),
         flags=load("flags.json"),
+        audit=load("diagnosis/audit.json"),
         damaged=damaged,
     )
 
@@ -100,9 +103,18 @@ def write_report(run_dir: Path) -> dict[str, str]:
 def render(run: Run) -> str:
     """The page."""
     sections = [
-        ("evaluation", "In the environment", evaluation_section(run.evaluation, run.recordings)),
-        ("world-model", "The world model", world_model_section(run.world_model, run.pictures, run.path / "pictures")),
-        ("health", "Is it well", health_section(run.diagnosis, run.flags)),
+        (
+            "evaluation",
+            "In the environment",
+            evaluation_section(run.evaluation, run.recordings) + calibration_section(run.evaluation),
+        ),
+        (
+            "world-model",
+            "The world model",
+            world_model_section(run.world_model, run.pictures, run.path / "pictures")
+            + one_sample_section(run.world_model),
+        ),
+        ("health", "Is it well", health_section(run.diagnosis, run.flags, run.audit)),
         ("curves", "Training curves", curves_section(run.metrics)),
         ("recordings", "What it learned from", recordings_section(run.recordings)),
         ("time", "What ran, and how long", time_section(run.timings)),

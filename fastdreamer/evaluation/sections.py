@@ -166,7 +166,8 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
         )
         parts.append(figure(chart, caption))
         names = {
-            f"mean_of_{samples}_over_copy": "model / copying",
+            f"mean_of_{samples}_over_copy": f"mean of {samples} / copying",
+            "one_sample_over_copy": "one sample / copying",
             "shuffled_over_real": "shuffled / real actions",
             "noop_over_real": "no-op / real actions",
         }
@@ -179,8 +180,8 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
                 rows, "ratio of errors, mean over the window", reference=1.0, label="Controls as ratios"
             )
             parts.append(
-                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. The first should lie left "
-                       "of 1 (better than copying), the two controls right of it (wrong actions cost something).")
+                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. Those to copying should "
+                       "lie left of 1, the two controls right of it (wrong actions cost something).")
             )  # fmt: skip
     else:
         parts.append(note("No world-model evaluation: run `fastdreamer eval` on this run directory."))

@@ -35,8 +35,12 @@ class Actor:
         positions: Int[Tensor, " b"],
         greedy: bool = False,
         generator: torch.Generator | None = None,
+        uniform: Float[Tensor, "b c a"] | None = None,
     ) -> Int[Tensor, "b c k"]:
-        """The next chunk for each environment, from the RAW latents of its newest step."""
+        """The next chunk for each environment, from the RAW latents of its newest step.
+
+        A sample's draws are the generator's, or `uniform` where they are given.
+        """
         world, agent = self.world, self.agent
         state = world.normalise(latents, positions)
         task = torch.full((len(latents),), self.task, device=latents.device)
@@ -52,5 +56,12 @@ class Actor:
             noise = torch.randn(state.shape, generator=generator).to(state.device)
             read = commit(world, self._cache, state[:, None], action, noise[:, None], tokens)
         logits = agent.policy(agent.features(state, read, task))
-        self._last = agent.policy.act(logits, greedy, generator)
+        if uniform is not None:
+            self._last = agent.policy.choose(logits, uniform)
+        else:
+            self._last = agent.policy.act(logits, greedy, generator)
         return self._last
+
+    def did(self, chunk: Int[Tensor, "b c k"]) -> None:
+        """What is done now, where it is another chunk than `act` chose."""
+        self._last = chunk

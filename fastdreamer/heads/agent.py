@@ -68,7 +68,12 @@ class Agent(nn.Module):
         return flat if self.tasks is None else torch.cat([self.tasks(task), flat], 1)
 
     def sequence_features(self, world: WorldModel, batch: Batch, noise: Tensor) -> Float[Tensor, "b l f"]:
-        """Features of every step of a batch of real crops; gradients reach the agent's own parameters only."""
+        """Features of every step of a batch of real crops; gradients reach the agent's own parameters only.
+
+        Args:
+            noise: that of the context which agent tokens read; else what blurs the latents, in units of
+                `heads.input_noise`. Nothing does where its rows are empty.
+        """
         latents = world.normalise(batch.latents, batch.positions)
         tokens = self.embed_tokens(batch.task)
         if tokens is not None:
@@ -77,6 +82,8 @@ class Agent(nn.Module):
             _, read = world.read(noisy, signal, torch.zeros_like(signal), action, tokens)
             assert read is not None
             return read.flatten(2)
+        if noise.numel():
+            latents = latents + self.config.input_noise * noise
         steps = latents.shape[1]
         flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps))
         return flat.unflatten(0, (-1, steps))

@@ -52,7 +52,14 @@ def draw_noise(world: WorldModel, count: int, context: int, horizon: int, genera
 
 @torch.no_grad()
 def imagine(
-    world: WorldModel, agent: Agent, batch: Batch, horizon: int, generator: torch.Generator, greedy: bool = False
+    world: WorldModel,
+    agent: Agent,
+    batch: Batch,
+    horizon: int,
+    generator: torch.Generator,
+    greedy: bool = False,
+    first: Int[Tensor, "b c k"] | None = None,
+    drawn: Noise | None = None,
 ) -> Rollout:
     """Rolls `horizon` latent steps forward from the last step of each real crop in `batch`.
 
@@ -63,12 +70,14 @@ def imagine(
         horizon: H in latent steps.
         generator: of all noise and action samples.
         greedy: take the policy's mode.
+        first: the chunk that is taken at state 0, whatever the policy would do.
+        drawn: all noise, instead of the generator's.
     """
     real = world.normalise(batch.latents, batch.positions)
     count, context, device = len(real), real.shape[1], real.device
     tokens = agent.embed_tokens(batch.task)
     cache = world.new_cache(count, agent.token_count)
-    drawn = draw_noise(world, count, context, horizon, generator)
+    drawn = drawn or draw_noise(world, count, context, horizon, generator)
     noise, uniform = drawn.normal.to(device), drawn.uniform.to(device)
     action = world.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     for t in range(context):
@@ -80,6 +89,7 @@ def imagine(
     actions = []
     for k in range(horizon):
         chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
+        chunk = first if first is not None and k == 0 else chunk
         token = world.embed_actions(chunk[:, None], known, known[:, 0, 0])[:, 0]
         state = sample_next(world, cache, token, noise[context + 2 * k])
         after = noise[context + 2 * k + 1]

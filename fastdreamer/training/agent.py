@@ -35,7 +35,7 @@ class CloningWork:
     """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
 
     batch: Batch
-    noise: Tensor  # of the agent tokens' context (b, l, n, z); one empty row a crop where the heads read latents
+    noise: Tensor  # of the agent tokens' context or of the heads' inputs (b, l, n, z); else one empty row a crop
     labelled: Bool[Tensor, "b l c"]
     policy: Float[Tensor, "b l"]
     chosen: Float[Tensor, "b l c"]
@@ -144,7 +144,8 @@ class AgentPhase(Phase[CloningWork]):
         # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
         # The value is that of the play that is cloned.
         known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1)) * labelled.any(-1)
-        noise = batch.latents.new_zeros(batch.latents.shape if self.agent.agent_tokens else (len(labelled), 0))
+        has_noise = self.agent.agent_tokens or self.config.heads.input_noise > 0
+        noise = batch.latents.new_zeros(batch.latents.shape if has_noise else (len(labelled), 0))
         if generator is not None:
             noise.normal_(generator=generator)
         return CloningWork(

@@ -14,6 +14,7 @@ from fastdreamer.data.latents import Episode, LatentStore
 from fastdreamer.data.relabel import relabelled
 from fastdreamer.data.sampler import CropSampler, total_reward
 from fastdreamer.errors import UserError
+from fastdreamer.shapes import LatentClock
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,7 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
     """The batches of a phase; prints once where the store lives.
 
     Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes, with the
-    rewards of the configured tasks.
+    rewards of the configured tasks. Phase 3 dreams on from a crop's last step, so none ends where its episode did.
 
     Raises:
         UserError: where the store lacks what the phase needs, or the card cannot hold it.
@@ -54,6 +55,8 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
             )
     if phase == 2 and not any(episode.rewarded for view in views for episode in view):
         print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
+    if phase == 3:
+        views = [[before_end(episode, store.clock) for episode in view] for view in views]
     home = choose_home(config, store, device)
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
     batch_size = getattr(config, f"phase{phase}").batch_size
@@ -108,6 +111,16 @@ def _sampler(
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:
     """A split's episodes that a phase can use."""
     return [episode for episode in store.split(split) if phase == 1 or episode.labelled]
+
+
+def before_end(episode: Episode, clock: LatentClock) -> Episode:
+    """The episode without the step that it ended in, where it did: nothing can be done there."""
+    frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
+    if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
+        return episode
+    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
+    counters = {name: values[:frames] for name, values in episode.counters.items()}
+    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:

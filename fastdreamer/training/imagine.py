@@ -80,11 +80,12 @@ class ImaginationPhase(Phase[DreamWork]):
 
     Attributes:
         dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
-        proves: see `build_program`.
+        proves, shuffles: see `build_program`.
     """
 
     number = 3
     proves = True
+    shuffles = False
     feed: Feed
     scale: RunningScale
 
@@ -203,6 +204,6 @@ class ImaginationPhase(Phase[DreamWork]):
         """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
         if dreams not in self._programs:
             self._programs[dreams] = build_program(
-                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves
+                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves, self.shuffles
             )
         return self._programs[dreams]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from fastdreamer.training.checkpoint import (
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
@@ -63,6 +64,8 @@ def train(
     checkpoint: Path | None = None,
     memory: Memory | None = None,
     gate: Gate | None = None,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
+    draws: bool = True,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.
 
@@ -74,6 +77,8 @@ def train(
         checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
         memory: plans the phase's memory; None leaves `micro_batch` as it is.
         gate: is asked before phases 2 and 3 start; None lets everything pass.
+        imagination: makes phase 3; controls put their own in its place (see `study`).
+        draws: train the pixel decoder beside phase 1.
 
     Returns:
         Phase, steps, seconds, parameters trained, and the last figures.
@@ -103,7 +108,7 @@ def train(
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
-    built = build_phase(config, phase, store, parent, backend)
+    built = build_phase(config, phase, store, parent, backend, imagination)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
     figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
@@ -121,7 +126,7 @@ def train(
         result["forced"] = [f"phase {one['phase']}: {one['name']}" for one in forced]
     if memory is not None:
         result |= memory.finished()
-    if phase == 1:
+    if phase == 1 and draws:
         result["decoder"] = _train_decoder(config, run, store, backend, resume)
     return result
 
@@ -157,18 +162,28 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None, 
 
 
 def build_phase(
-    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
+    config: Config,
+    phase: int,
+    store: LatentStore,
+    parent: Checkpoint | None,
+    backend: Backend,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
 ) -> Phase[Any]:
     """A phase over a store, before its first step.
 
     Args:
         parent: what phases 2 and 3 build on: the phase before, or one of their own checkpoints.
+        imagination: makes phase 3.
     """
     device = backend.device
     feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
+        if world.linear is not None and parent is None:
+            count = fit_linear_start(world, store.split("train"))
+            left = float(world.linear.variance.mean())
+            print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
         return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
@@ -182,7 +197,7 @@ def build_phase(
             f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
             "train phase 2 on a store with rewards"
         )
-    return ImaginationPhase(config, world, agent, prior, feed, backend)
+    return imagination(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(

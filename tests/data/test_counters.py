@@ -34,7 +34,7 @@ def test_what_crafter_counted_is_what_the_store_says(tmp_path: Path) -> None:
     from fastdreamer.envs.crafter import CrafterEnv
     from fastdreamer.envs.record import record
 
-    settings = RecordConfig(episodes=2, max_steps=60, noise=0.1)
+    settings = RecordConfig(episodes=1, max_steps=60, noise=0.1)
     record(Config(record=settings), tmp_path / "recordings")
     encode_recordings(CONFIG, tmp_path / "recordings", tmp_path / "store")
     stores = [LatentStore.open(tmp_path / "store", memory_limit_gb=limit) for limit in (4.0, 0.0)]

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, DataConfig, TokenizerConfig
+from fastdreamer.data import recount
 from fastdreamer.data.encode import encode_recordings
 from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.errors import UserError
 
 from .fixtures import obtain_arrays, write_minerl_recording
 
@@ -53,6 +55,18 @@ def test_counters_come_into_an_old_store_without_encoding(old: tuple[Path, Path]
     stamps = [path.stat().st_mtime_ns for path in sorted(store.rglob("*.safetensors"))]
     assert encode_recordings(CONFIG, recordings, store)["kept"] == 2
     assert [path.stat().st_mtime_ns for path in sorted(store.rglob("*.safetensors"))] == stamps
+
+
+def test_an_episode_that_cannot_be_compared_is_encoded_anew(
+    old: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> int:
+        raise UserError(f"{path} cannot be counted")
+
+    monkeypatch.setattr(recount, "count_frames", fail)
+    result = encode_recordings(CONFIG, *old)
+    assert (result["kept"], result["encoded_frames"]) == (0, 42) and result["skipped"] == {}
+    assert all(episode.counters for episode in LatentStore.open(old[1]).episodes)
 
 
 def test_an_episode_that_its_recording_contradicts_is_encoded_anew(old: tuple[Path, Path]) -> None:

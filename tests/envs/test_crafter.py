@@ -123,6 +123,63 @@ def test_info_shows_what_the_expert_needs(world: World) -> None:
     assert len(info["achievements"]) == 22 and env.unlocked == []
 
 
+@pytest.mark.parametrize("night", [False, True])
+def test_a_restored_world_plays_on_as_it_did(world: World, night: bool) -> None:
+    env, other, chance = world(1, 10_000), world(0, 10_000), np.random.default_rng(0)
+    env.reset()
+    plan = [int(action) for action in chance.integers(17, size=90)]
+    for action in plan[:30]:
+        env.step(action)
+    if night:  # its noise draws from the world's chance
+        env._env._step = 250
+    saved, first = env.save(), played(env, plan[30:])
+    for again in (env, other):  # another seed's world, in the middle of a game of its own
+        again.reset()
+        again.step(NOOP)
+        again.restore(saved)
+        assert again.steps == 30 and played(again, plan[30:]) == first
+    assert len({frame for frame, *_ in first}) > 30 and any(reward for _, reward, *_ in first)
+    env.reset()
+    assert played(env, plan[:30]) != first[:30] and env.steps == 30, "the world itself starts as ever"
+
+
+def played(env: CrafterEnv, actions: list[int]) -> list[tuple[str, float, tuple[int, int], list[str]]]:
+    trace = []
+    for action in actions:
+        frame, reward, *_ = env.step(action)
+        trace.append((hashlib.sha256(frame.tobytes()).hexdigest(), reward, env.player_pos, env.unlocked))
+    return trace
+
+
+def test_every_chance_is_another_course_and_the_same_one_the_same(world: World) -> None:
+    env = world(1, 10_000)
+    env.reset()
+    env._env._player.health = 9
+    saved, courses = env.save(), []
+    for chance in (5, 6, 5, None):
+        env.restore(saved, chance)
+        stream, mine = env._env._world.random, {id(thing.random) for thing in env._env._world.objects}
+        assert mine == {id(stream)}, "creatures share the world's stream"
+        for _ in range(12):
+            env.step(NOOP)
+        courses.append(env.semantic.tobytes())
+    assert courses[0] == courses[2] and len(set(courses)) == 3
+
+
+def test_a_saved_world_does_not_change_with_the_game_and_an_end_is_not_saved(world: World) -> None:
+    env = world(0, 10_000)
+    env.reset()
+    saved = env.save()
+    env._env._player.inventory["wood"] = 5
+    env._env._world[(10, 10)] = "table"
+    env.restore(saved)
+    assert env.inventory["wood"] == 0 and env._env._world[(10, 10)][0] != "table"
+    env._env._player.health = 0
+    env.step(NOOP)
+    with pytest.raises(AssertionError, match="save before"):
+        env.save()
+
+
 def test_a_missing_crafter_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from fastdreamer.config import Config, RecordConfig
 from fastdreamer.data.read import find_recordings
-from fastdreamer.envs.mix import kind_of, player_of
-from fastdreamer.envs.record import play, record
+from fastdreamer.envs.mix import KIND_WEIGHTS, kind_of, player_of, random_action
+from fastdreamer.envs.record import SHOWN, _identity, play, record
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 from fastdreamer.tokenizer.card import recorded_by
@@ -76,6 +79,12 @@ def test_a_mix_is_recorded_resumed_and_not_mixed_with_another(tmp_path: Path, wo
         record(Config(record=replace(settings, noisy_share=0.0, random_share=0.0)), tmp_path)
 
 
+def test_what_records_needs_no_torch() -> None:
+    """Every worker would import it, which takes longer than an episode."""
+    code = "import sys, fastdreamer.envs.record, fastdreamer.data.writer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_tokenizers_card_does_not_take_a_mix_for_a_run_of_worlds() -> None:
     origins = [
         {"env": "e", "seed": seed, "policy": player.policy, "noise": player.noise, "max_steps": 12}
@@ -90,3 +99,33 @@ def test_a_tokenizers_card_does_not_take_a_mix_for_a_run_of_worlds() -> None:
     assert recorded_by(same) == [
         "fastdreamer record --policy expert record.max_steps=12 record.noise=0.0 --seed 0 --episodes 8"
     ]
+
+
+def test_recordings_of_before_counters_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "Crafter-random" / "v3_random_crafter-0_0-9"
+    folder.mkdir(parents=True)
+    metadata = {"total_reward": 2.0, "duration_steps": 9, "achievements": [], "seed": 0, "policy": "random"}
+    (folder / "metadata.json").write_text(json.dumps({**metadata, "noise": 1.0, "max_steps": 9}))
+    result = record(Config(record=RecordConfig(policy="random", episodes=1, max_steps=9)), tmp_path)
+    (row,) = result["players"]
+    assert row == {"player": "random", "episodes": 1, "return_mean": 2.0} | dict.fromkeys(SHOWN, "")
+    assert f"note: 1 episodes in {folder.parent} have no counters" in capsys.readouterr().out
+
+
+def test_chance_by_kinds_tries_each_kind_by_its_weight_and_all_actions() -> None:
+    names = ("noop", "move_left", "move_right", "do", "sleep", "place_stone", "place_table", "make_wood_sword")
+    drawn = [names[random_action("kinds", random, names)] for random in [Random(0)] for _ in range(12000)]
+    counts = Counter(name.split("_")[0] for name in drawn)
+    assert set(drawn) == set(names)
+    for kind, weight in KIND_WEIGHTS.items():
+        assert abs(counts[kind] - 1000 * weight) < 150, kind
+
+
+def test_chance_of_noisy_and_random_play_is_remembered_and_the_demonstrators_stays() -> None:
+    settings = replace(MIXED, chance="kinds")
+    assert {player_of(seed, settings).chance for seed in range(8)} == {"uniform", "kinds"}
+    for seed in range(8):
+        player = player_of(seed, settings)
+        assert (player.chance == "kinds") is (player.kind != "expert")
+        assert _identity(seed, settings).get("chance", "uniform") == player.chance
+        assert "chance" not in _identity(seed, MIXED)

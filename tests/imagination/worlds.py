@@ -46,11 +46,13 @@ class Dreams:
         seed: int = 3,
         backend: Backend | None = None,
         captures: str = "off",
+        shuffles: bool = False,
     ) -> Program:
         backend = backend or Backend(self.batch.latents.device, "fp32")
         generator = torch.Generator(backend.device).manual_seed(seed)
         count, context = self.batch.latents.shape[:2]
-        return Program(self.world, self.agent, count, context, horizon, backend, generator, merges, captures)
+        sizes = (count, context, horizon)
+        return Program(self.world, self.agent, *sizes, backend, generator, merges, captures, shuffles)
 
     def reference(self, horizon: int, seed: int = 3) -> Rollout:
         generator = torch.Generator(self.batch.latents.device).manual_seed(seed)
