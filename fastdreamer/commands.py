@@ -30,7 +30,7 @@ FREE_SETTINGS = (
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
-BEFORE_CLONING = ("tasks.", "sampling.clone_top")  # phase 1 knows nothing of them
+BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 
 

@@ -132,6 +132,7 @@ class SamplingConfig:
     # Share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC", Chen
     # et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
     clone_top: float = setting(1.0, above=0.0, at_most=1.0)
+    clone_by: str = ""  # the name of the task by whose return they are the best; empty: the task that is trained
     # Share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
     # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
@@ -227,6 +228,8 @@ class HeadsConfig:
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
+    history: float = setting(0.0, at_least=0.0, below=1.0)
     input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
@@ -234,6 +237,8 @@ class HeadsConfig:
     def __post_init__(self) -> None:
         if self.bins % 2 == 0:
             raise ValueError(f"bins {self.bins} must be odd, so that one bin is exactly 0")
+        if self.history and self.readout != "latents":
+            raise ValueError(f"history is {self.history}, but readout {self.readout} remembers by itself: set it to 0")
 
 
 @dataclass(frozen=True)

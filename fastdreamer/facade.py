@@ -176,10 +176,12 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()
 
     def normalise(flat: Tensor) -> Tensor:
-        """Of a step in the middle of a window: its statistics; and the TASK token that evaluation.task numbers."""
+        """Of a step in the middle of a window, nothing done before, with the TASK token of evaluation.task."""
         latents = flat.unflatten(-1, (TOKENS, CHANNELS))
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
         seen = world.normalise(latents, positions).flatten(-2)
+        if agent.history is not None:
+            seen = torch.cat([seen, seen.new_zeros(*seen.shape[:-1], agent.history.width)], -1)
         if agent.tasks is None:
             return seen
         token = agent.tasks(torch.tensor(config.evaluation.task, device=flat.device))

@@ -41,6 +41,7 @@ class CropSampler:
             `unlabelled` says nothing.
         device: where crops are cut; a card then holds the episodes.
         tasks: for each of several tasks the same episodes with its rewards; empty: the episodes' own rewards and tasks.
+        ranked: the same episodes with the rewards by which `sampling.clone_top` chooses; empty: the trained task's.
 
     Raises:
         ValueError: without episodes, or where episodes are to be drawn or chosen by rewards that they do not have.
@@ -57,6 +58,7 @@ class CropSampler:
         sampling: SamplingConfig | None = None,
         device: torch.device | None = None,
         tasks: Sequence[Sequence[EpisodeArrays]] = (),
+        ranked: Sequence[EpisodeArrays] = (),
     ) -> None:
         self.table = ResidentSteps(episodes, clock, frame_discount, device, tasks)
         self.task_count = len(tasks)
@@ -72,7 +74,7 @@ class CropSampler:
         self._rewards = rewards[:, labelled]
         self._cloned: Tensor | None = None
         if sampling.clone_top < 1:
-            self._cloned = torch.stack([best(view, sampling.clone_top) for view in views])
+            self._cloned = torch.stack([best(ranked or view, sampling.clone_top) for view in views])
             self.table.clone_only(self._cloned.any(0))
         self._unlabelled = Share(share, derived_seed(seed, "unlabelled"))
         self._weighted = Share(sampling.reward_weighted, derived_seed(seed, "weighted"))

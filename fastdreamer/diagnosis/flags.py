@@ -21,10 +21,10 @@ WAITING, STARVED = 0.05, 0.25
 CONSTANT = 0.01
 FAR = 1.0  # nats a frame from the cloned policy
 ONE_SIDED = 0.9
-MISJUDGED = 1.5  # times the reward that is paid where the policy goes
-FALSE_REWARD, MUCH = 0.1, 0.5  # predicted an episode where nothing is paid; a reward is 1 or so
 AGREEING, TELLING = 0.4, 0.2  # correlation of advantages, real against imagined; reliability of the real ones
 HONEST = (0.7, 1.4)  # imagined over real reward
+MISJUDGED = 1.5  # times the reward that is paid where the policy goes
+FALSE_REWARD, MUCH = 0.1, 0.5  # predicted an episode where nothing is paid; a reward is 1 or so
 
 
 def section(phase: int) -> str:

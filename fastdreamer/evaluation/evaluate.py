@@ -145,10 +145,11 @@ def _play_all(
     """
     settings, c = config.evaluation, config.tokenizer.frames_per_latent
     execute = settings.execute or c
-    if execute < c and config.heads.readout == "agent_tokens":
+    if execute < c and (config.heads.readout == "agent_tokens" or config.heads.history):
+        how = "readout agent_tokens" if config.heads.readout == "agent_tokens" else f"history {config.heads.history:g}"
         raise UserError(
-            f"evaluation.execute {execute} is below the chunk of {c}: with heads.readout agent_tokens the policy "
-            "remembers whole chunks; set evaluation.execute to 0"
+            f"evaluation.execute {execute} is below the chunk of {c}: with heads.{how} the policy remembers whole "
+            "chunks; set evaluation.execute to 0"
         )
     tasks = tasks_of(config)
     agents = {phase: load_agent(run, config, phase, device) for phase in phases}  # refuse before an hour of play

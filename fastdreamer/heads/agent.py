@@ -16,6 +16,7 @@ from fastdreamer.data.clips import Batch
 from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.history import History
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
 from fastdreamer.shapes import CHANNELS, TOKENS
@@ -34,10 +35,12 @@ class Agent(nn.Module):
         width = self.token_count * dynamics.dim if self.agent_tokens else TOKENS * CHANNELS
         if self.tasks is not None and not self.agent_tokens:
             width += dynamics.dim
-        self.feature_width = width
         chunk = config.tokenizer.frames_per_latent
         self.register_buffer("offsets", choice_offsets(chunk, sizes), persistent=False)
         self.choices = chunk * sum(sizes)
+        self.history = History(heads.history, chunk, sizes) if heads.history else None
+        width += self.history.width if self.history is not None else 0
+        self.feature_width = width
         self.policy = Policy(heads, width, chunk, sizes)
         reads = {"state": width, "transition": 2 * width, "action": width + self.choices}
         inputs = reads.get(heads.reward_reads, 2 * width + self.choices)
@@ -50,6 +53,11 @@ class Agent(nn.Module):
         """Agent tokens a step, the TASK token (which stands first) included; 0 with the `latents` read-out."""
         return self.agent_tokens + (self.tasks is not None) if self.agent_tokens else 0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether what the heads see of a step depends on the steps before it."""
+        return bool(self.agent_tokens) or self.history is not None
+
     def embed_tokens(self, task: Int[Tensor, " b"]) -> Float[Tensor, "b a d"] | None:
         """The agent tokens of each sequence, or None with the `latents` read-out."""
         if not self.agent_tokens:
@@ -58,13 +66,23 @@ class Agent(nn.Module):
         return tokens if self.tasks is None else torch.cat([self.tasks(task)[:, None], tokens], 1)
 
     def features(
-        self, latents: Float[Tensor, "b n z"], read: Float[Tensor, "b l a d"] | None, task: Int[Tensor, " b"]
+        self,
+        latents: Float[Tensor, "b n z"],
+        read: Float[Tensor, "b l a d"] | None,
+        task: Int[Tensor, " b"],
+        trace: Float[Tensor, "b h"] | None = None,
     ) -> Float[Tensor, "b f"]:
-        """What the heads see of one step: normalised latents, or what the agent tokens read at the last of `l`."""
+        """What the heads see of one step: normalised latents, or what the agent tokens read at the last of `l`.
+
+        `trace` is that of the actions before, where there is a `history`.
+        """
         if self.agent_tokens:
             assert read is not None
             return read[:, -1].flatten(1)
         flat = latents.flatten(1)
+        if self.history is not None:
+            assert trace is not None
+            flat = torch.cat([flat, trace], 1)
         return flat if self.tasks is None else torch.cat([self.tasks(task), flat], 1)
 
     def sequence_features(self, world: WorldModel, batch: Batch, noise: Tensor) -> Float[Tensor, "b l f"]:
@@ -85,8 +103,16 @@ class Agent(nn.Module):
         if noise.numel():
             latents = latents + self.config.input_noise * noise
         steps = latents.shape[1]
-        flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps))
+        trace = self.traces(batch)
+        trace = None if trace is None else trace.flatten(0, 1)
+        flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps), trace)
         return flat.unflatten(0, (-1, steps))
+
+    def traces(self, batch: Batch) -> Float[Tensor, "b l h"] | None:
+        """What was done before each step of real crops, as far as the crops go; None without a `history`."""
+        if self.history is None:
+            return None
+        return self.history.along(batch.actions, batch.action_valid & batch.labelled[:, None, None])
 
     @property
     def reward_needs_past(self) -> bool:

@@ -75,6 +75,7 @@ class Program:
         self.actions = torch.zeros(chunk, dtype=torch.int64, device=device)
         self.shuffled = torch.zeros_like(self.actions) if shuffles else None
         self.task = torch.zeros(dreams, dtype=torch.int64, device=device)
+        self.trace = agent.history.start(dreams) if agent.history is not None else None
         self.token = torch.zeros(dreams, world.action_width, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self.known = torch.ones(dreams, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
@@ -142,7 +143,10 @@ class Program:
             if count:
                 noise = self.noise[:count].transpose(0, 1)
                 read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)
-            self.features[0].copy_(self.agent.features(real[:, -1], read, self.task))
+            traces = self.agent.traces(batch)
+            if self.trace is not None and traces is not None:
+                self.trace.copy_(traces[:, -1])
+            self.features[0].copy_(self.agent.features(real[:, -1], read, self.task, self.trace))
 
     def _all_steps(self) -> None:
         self.step_number.zero_()
@@ -171,7 +175,9 @@ class Program:
                     state = sample_next(world, self.cache, token, noise)
                 with span("commit"):
                     read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
-            feature = self.agent.features(state, read, self.task)
+            if self.agent.history is not None and self.trace is not None:
+                self.trace.copy_(self.agent.history.after(self.trace, chunk, self.known[:, 0]))
+            feature = self.agent.features(state, read, self.task, self.trace)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])
         self.features.index_copy_(0, after, feature[None].float())

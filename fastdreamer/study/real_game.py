@@ -96,6 +96,7 @@ class RealGame(ImaginationPhase):
         self.left = (1 + np.arange(count)) * longest // count
         self.longest, self.is_over = longest, np.ones(count, bool)
         self.is_new = np.ones(count, bool)
+        self.trace = agent.history.start(count) if agent.history is not None else None
 
     @torch.no_grad()
     def imagine(self, batch: Batch) -> Rollout:
@@ -106,7 +107,7 @@ class RealGame(ImaginationPhase):
         rewards, continues = (np.zeros((self.games.count, horizon), np.float32) for _ in range(2))
         task = torch.from_numpy(self.numbers).to(self.backend.device)
         states = [self._state(self.encoder.reset(torch.from_numpy(self.games.frames)))]
-        features = [self.agent.features(states[0], None, task)]
+        features = [self.agent.features(states[0], None, task, self.trace)]
         actions = []
         for k in range(horizon):
             chunk = self._choose(features[-1])
@@ -119,7 +120,11 @@ class RealGame(ImaginationPhase):
                 seen.append(frames)
             continues[:, k] = active
             states.append(self._state(self.encoder.push(torch.from_numpy(np.stack(seen, axis=1)))))
-            features.append(self.agent.features(states[-1], None, task))
+            if self.agent.history is not None and self.trace is not None:
+                self.trace = self.agent.history.after(
+                    self.trace, chunk, torch.ones_like(chunk[..., 0], dtype=torch.bool)
+                )
+            features.append(self.agent.features(states[-1], None, task, self.trace))
             actions.append(chunk)
         self.is_over = ~active | (self.left <= 0)
         return Rollout(
@@ -137,6 +142,8 @@ class RealGame(ImaginationPhase):
         self.games.begin(over, self.worlds.take(len(over)), [self.tasks[game] for game in over])
         again = self.is_over & ~self.is_new
         self.left[again] = self.longest
+        if self.trace is not None:
+            self.trace[over] = 0.0
         self.is_new[:] = False
 
     def _state(self, latents: Float[Tensor, "b n z"]) -> Float[Tensor, "b n z"]:

@@ -105,7 +105,9 @@ def _sampler(
 ) -> CropSampler:
     tasks = views if len(views) > 1 else ()
     discount = config.imagination.gamma
-    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks)
+    by = config.sampling.clone_by
+    ranked = relabelled(store, views[0], (by,))[0] if by and sampling is not None and sampling.clone_top < 1 else ()
+    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks, ranked)
 
 
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:

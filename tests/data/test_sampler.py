@@ -209,6 +209,20 @@ def test_what_is_cloned_depends_on_the_crops_task() -> None:
         ]
 
 
+def test_another_tasks_return_may_say_what_is_cloned() -> None:
+    found = episodes(12, 9)
+    ranked = paying(found, 1.0)[0]
+    ranked[0] = replace(ranked[0], rewards=torch.zeros_like(found[0].rewards))
+    half = SamplingConfig(clone_top=0.5)
+    own, other = (CropSampler(found, CLOCK, 4, 4, 0, sampling=half, ranked=ranks) for ranks in ((), ranked))
+    for source, cloned in ((own, 0), (other, 1)):
+        batch = source.batch(0)
+        assert [first >= 1000 for first in firsts(batch)] == [
+            bool(is_cloned) == bool(cloned) for is_cloned in batch.next_valid.any(-1).any(-1)
+        ]
+        torch.testing.assert_close(batch.rewards, own.batch(0).rewards)
+
+
 def test_the_best_are_a_share_of_the_labelled_episodes_with_rewards_in_order_where_alike() -> None:
     found = paying(episodes(5, 5, 5, 5, 5), 1.0)[0]
     assert best(found, 0.3).tolist() == [True, True, False, False, False]
