@@ -4,8 +4,9 @@
 
 Prints, for the real states and for imagined ones: how well the summed predicted reward tells windows with an unlock (a
 reward above 0.5) from others (AUC), and its correlation with the real sum; the correlation of the imagined change of
-value with the real one; and the one-step error at signal level 0 with the recorded and with shuffled last actions,
-beside copying. Not a gate.
+value with the real one; and the error of one step with the recorded and with shuffled last actions, beside copying: of
+the conditional mean (one pass from signal level 0 at the finest step size), and of the step as imagination samples it
+(forcing.sample_steps). Compare means with means: a sample carries the variance of what can come twice. Not a gate.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def reward(world: WorldModel, agent: Agent, batch: Batch, context: int) -> None:
     changes = []
     for name, future in (("real", real[:, context:]), ("imagined", imagined[:, context:])):
         states = torch.cat([real[:, context - 1 : context], future], 1).flatten(2)
-        predicted = agent.reward.decode(agent.reward(agent.reward_inputs(states)))[:, 1:].sum(1)
+        predicted = agent.imagined_rewards(states, batch.actions[:, context:]).sum(1)
         above = predicted[has_unlock][:, None] - predicted[~has_unlock][None]
         auc = (above > 0).float().mean() + 0.5 * (above == 0).float().mean()
         print(f"{name} states: AUC {float(auc):.2f}, correlation with the real sum {correlation(predicted, total):.2f}")
@@ -79,7 +80,7 @@ def reward(world: WorldModel, agent: Agent, batch: Batch, context: int) -> None:
 
 
 def one_step(world: WorldModel, batch: Batch) -> None:
-    """Error of the last step's prediction from pure noise after a context at its usual level."""
+    """Error of the last step's prediction after a context at its usual level: of the mean, and as dreams sample it."""
     clean = world.normalise(batch.latents, batch.positions)
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(clean.shape, generator=generator)
@@ -88,13 +89,21 @@ def one_step(world: WorldModel, batch: Batch) -> None:
     noisy = mix(clean, noise, (signal / world.forcing.finest_steps)[..., None, None])
     shuffled = batch.actions.clone()
     shuffled[:, -1] = batch.actions[torch.randperm(len(shuffled), generator=generator), -1]
-    errors = []
-    for actions in (batch.actions, shuffled):
-        token = world.embed_actions(actions, batch.action_valid, batch.labelled)
-        predicted = world(noisy, signal, torch.zeros_like(signal), token)
-        errors.append(float((predicted[:, -1] - clean[:, -1]).square().mean()))
     copying = float((clean[:, -2] - clean[:, -1]).square().mean())
-    print(f"one step: error {errors[0]:.3f}, last action shuffled {errors[1]:.3f}, copying {copying:.3f}")
+
+    def mean(actions: Tensor) -> Tensor:
+        token = world.embed_actions(actions, batch.action_valid, batch.labelled)
+        return world(noisy, signal, torch.zeros_like(signal), token)
+
+    def sampled(actions: Tensor) -> Tensor:
+        return open_loop(world, batch, clean.shape[1] - 1, torch.Generator().manual_seed(5), actions)
+
+    steps = world.forcing.sample_steps
+    for name, predict in (("mean", mean), (f"sampled in {steps}", sampled)):
+        errors = [
+            float((predict(actions)[:, -1] - clean[:, -1]).square().mean()) for actions in (batch.actions, shuffled)
+        ]
+        print(f"one step, {name}: error {errors[0]:.3f}, last action shuffled {errors[1]:.3f}, copying {copying:.3f}")
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -54,6 +54,13 @@ def build_parser() -> Parser:
     demo = command("demo", "the whole pipeline on real play, from recording to report", run_dir="optional")
     demo.set_defaults(run_dir=Path("runs/demo"), config="crafter")
 
+    study = command("study", "a recipe over seeds, with controls, on one page", run_dir="required")
+    study.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
+    study.add_argument("--worlds", type=int, metavar="N", help="worlds a seed plays; short for evaluation.episodes=N")
+    study.add_argument(
+        "--arms", metavar="LIST", help="besides phase2 and phase3: random,shuffled_rewards,shuffled_actions,real_game"
+    )
+
     record = command("record", "play an environment and write the recordings")
     record.add_argument("--env", metavar="NAME", help="the environment (default: the configuration's data.env)")
     record.add_argument("--policy", metavar="expert|random", help="who plays")

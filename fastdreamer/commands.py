@@ -18,7 +18,7 @@ from fastdreamer.settings import config_hash, differences, dump_config, load_con
 DEFAULT_PRESET = "crafter"
 
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.")
+FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
 FREE_SETTINGS = (
     "device",
     "compile",
@@ -30,6 +30,7 @@ FREE_SETTINGS = (
     "sampling.prefetch",
     "tokenizer.trust_jit",
 )
+BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 
 
@@ -54,6 +55,22 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def study(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A recipe over seeds, with controls; the exit code is 1 where a verdict is red."""
+    if arguments.worlds is not None:
+        arguments.overrides.append(f"evaluation.episodes={arguments.worlds}")
+    config = resolve(arguments)
+    from fastdreamer.study.recipe import run_study
+    from fastdreamer.study.results import ARMS, chosen_arms, render
+
+    arms = ARMS if arguments.arms is None else chosen_arms(arguments.arms)
+    check_run(arguments.run_dir, config)
+    announce(config)
+    result = run_study(config, arguments.run_dir, arguments.seeds, arms)
+    print(render(result))
+    return result
+
+
 def record(arguments: argparse.Namespace) -> dict[str, Any]:
     """Episodes of real play; the flags are short for settings."""
     flags = {"data.env": arguments.env} | {
@@ -63,7 +80,9 @@ def record(arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(arguments.config or DEFAULT_PRESET, [*arguments.overrides, *given])
     from fastdreamer.envs.record import record as record_episodes
 
-    return show(record_episodes(config, arguments.out))
+    result = record_episodes(config, arguments.out)
+    show_profile(result)
+    return result
 
 
 def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -252,6 +271,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "demo": demo,
+    "study": study,
     "record": record,
     "inspect": inspect,
     "fit-tokenizer": fit_tokenizer,
@@ -293,8 +313,10 @@ def check_run(run_dir: Path, config: Config) -> None:
     saved = run_dir / "config.yaml"
     if not saved.is_file():
         return
+    is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
+    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
     for path, (then, now) in differences(load_config(saved), config).items():
-        is_free = path.startswith(FREE_SECTIONS) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
+        is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
         if not is_free:
             raise UserError(
                 f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "

@@ -40,13 +40,30 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage)."""
+    """`record`: episodes of real play. `noise` is the expert's share of random actions (state coverage).
+
+    With policy `expert`, `noisy_share` of the episodes are played with `noisy_noise` in its place, and `random_share`
+    at random: a world model must have seen failures to imagine them.
+    """
 
     policy: str = setting("expert", choices=("expert", "random"))
     episodes: int = setting(48, at_least=1)
     max_steps: int = setting(500, at_least=1)
     noise: float = setting(0.05, at_least=0.0, at_most=1.0)
+    noisy_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    noisy_noise: float = setting(0.5, at_least=0.0, at_most=1.0)
+    random_share: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Random actions of noisy and random play: uniform, or kinds of actions first (see `envs.mix.KIND_WEIGHTS`), which
+    # tries the world more often: uniform play hardly ever does something to what stands in front of it.
+    chance: str = setting("uniform", choices=("uniform", "kinds"))
     seed: int = setting(0, at_least=0)
+
+    def __post_init__(self) -> None:
+        shares = self.noisy_share + self.random_share
+        if shares > 1:
+            raise ValueError(f"noisy_share and random_share are {shares:g} together; they must be at most 1")
+        if shares and self.policy != "expert":
+            raise ValueError(f"policy is {self.policy}: noisy_share and random_share are shares of the expert's worlds")
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,13 @@ class SamplingConfig:
     short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long ones only
     long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
     single_step: float = setting(0.0, at_least=0.0, below=1.0)  # share of batches of one step, its action masked
-    # Share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 and 2.
+    # Share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 (as recorded) and 2
+    # (of the crop's own task).
     reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC", Chen
+    # et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
+    clone_top: float = setting(1.0, above=0.0, at_most=1.0)
+    clone_by: str = ""  # the name of the task by whose return they are the best; empty: the task that is trained
     # Share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
     # Batches made ahead by a thread, for a card that reads from host memory and for a memory-mapped store; 0: none. A
@@ -120,6 +142,22 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.short_window == 1:
             raise ValueError("short_window is 1: crops of one step are sampling.single_step's; set it to 0, or 2 up")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What phases 2 and 3 train for: names of `data.tasks` (`reward`, `unlocks`, `first:COUNTER`, a counter's name).
+
+    Rewards come from what the latent store counts, so that other tasks need no encoding and no phase 1. Empty: the
+    recorded reward, without a name. Two or more are trained in equal shares; a learned TASK token tells them apart.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice or not all(self.names):
+            raise ValueError(f"names has {twice[0]} twice" if twice else "names has an empty name")
 
 
 @dataclass(frozen=True)
@@ -137,7 +175,11 @@ class DynamicsConfig:
     context: int = setting(16, at_least=1)  # C: how far time attention reaches, in latent steps
     soft_cap: float = setting(0.0, at_least=0.0)  # attention logit soft-cap; 0 is off
     agent_tokens: int = setting(0, at_least=0)  # read everything, are read by nothing
-    tasks: int = setting(0, at_least=0)  # above 0: a learned TASK token for each of that many tasks
+    # Spatial tokens of a step: 16, or neighbours of the 4x4 grid together, which costs less a step.
+    spatial_tokens: int = setting(16, choices=(1, 4, 16))
+    linear_start: bool = False  # the network predicts what a ridge regression from the step before leaves
+    # Above 0: a learned TASK token for each of that many folders of recordings. Tasks with names need none: `tasks`.
+    tasks: int = setting(0, at_least=0)
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or (self.dim // self.heads) % 2:
@@ -156,11 +198,19 @@ class ForcingConfig:
     sample_steps: int = setting(4, choices=(1, 2, 4, 8, 16, 32, 64))  # K: steps of d = 1/K from noise
     boot_fraction: float = setting(0.25, at_least=0.0, at_most=1.0)  # share of sequences trained as bootstrap
     boot_warmup: float = setting(0.1, at_least=0.0, at_most=1.0)  # share of the run before any bootstrap
+    # Where training puts its steps. grid: all of tau's levels, weighed by P's ramp. sampled: where imagination has
+    # them: context_share at the context's level, the rest at the K levels it samples through, all weighed alike.
+    levels: str = setting("grid", choices=("grid", "sampled"))
+    context_share: float = setting(0.75, at_least=0.0, below=1.0)
     context_signal: float = setting(0.9, above=0.0, at_most=1.0)  # signal level of context, snapped to the grid
 
     def __post_init__(self) -> None:
         if self.sample_steps > self.finest_steps:
             raise ValueError(f"sample_steps {self.sample_steps} exceeds finest_steps {self.finest_steps}")
+        if self.levels == "sampled" and self.boot_fraction:
+            raise ValueError(
+                f"levels is sampled but boot_fraction is {self.boot_fraction}: set it to 0, or levels to grid"
+            )
 
 
 @dataclass(frozen=True)
@@ -173,14 +223,22 @@ class HeadsConfig:
     reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r))
     value_range: float = setting(20.0, above=0.0)
     readout: str = setting("latents", choices=("latents", "agent_tokens"))
-    reward_reads: str = setting("state", choices=("state", "transition"))  # transition: the step and the one before it
+    # What the reward of a step is told from: the step; the one before it too (transition); the one before it and the
+    # chunk taken there (action), which imagination knows best; or all three.
+    reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
+    reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
+    # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
+    history: float = setting(0.0, at_least=0.0, below=1.0)
+    input_noise: float = setting(0.0, at_least=0.0)  # spread of the noise on the latents that heads learn from
     policy_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while cloning; off in imagination
     continuation: str = setting("learned", choices=("learned", "one"))
 
     def __post_init__(self) -> None:
         if self.bins % 2 == 0:
             raise ValueError(f"bins {self.bins} must be odd, so that one bin is exactly 0")
+        if self.history and self.readout != "latents":
+            raise ValueError(f"history is {self.history}, but readout {self.readout} remembers by itself: set it to 0")
 
 
 @dataclass(frozen=True)
@@ -225,7 +283,14 @@ class ImaginationConfig:
     lambda_: float = setting(0.95, at_least=0.0, at_most=1.0)
     alpha: float = setting(0.5, at_least=0.0, at_most=1.0)  # weight of the D+ set
     beta: float = setting(0.3, at_least=0.0)  # prior KL
-    critic_steps: int = setting(0, at_least=0)  # value-only steps that open the phase
+    # Value-only steps that open the phase: so many, and then more until the critic fits the policy that plays, which is
+    # where the running mean of the advantages is at most critic_bias of their RMS (0: at once), for half of the phase.
+    critic_steps: int = setting(0, at_least=0)
+    critic_bias: float = setting(0.0, at_least=0.0, at_most=1.0)
+    value_rate: float = setting(1.0, above=0.0)  # the value head's learning rate, times phase3's
+    target_decay: float = setting(
+        0.0, at_least=0.0, below=1.0
+    )  # of the averaged value head that returns start from; 0: none
     # Commit a step with the first denoising pass of the next: K passes a step, not K + 1. auto: where the policy reads
     # latents. Compared with the plain order, in fp32, before it is used.
     merge_commit: str = setting("auto", choices=("auto", "on", "off"))
@@ -253,6 +318,13 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class StudyConfig:
+    """`study`: a recipe over seeds, with controls."""
+
+    real_games: int = setting(32, at_least=1)  # games at once where the real game stands in place of the dream
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
@@ -268,6 +340,7 @@ class Config:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     engines: EnginesConfig = field(default_factory=EnginesConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -278,6 +351,7 @@ class Config:
     phase2: TrainConfig = field(default_factory=TrainConfig)
     phase3: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
 
     def __post_init__(self) -> None:
         dynamics, imagination = self.dynamics, self.imagination
@@ -301,9 +375,19 @@ class Config:
                 "imagination.merge_commit is on but heads.readout is agent_tokens, which are read at the commit: "
                 "set it to auto"
             )
-        if 0 < dynamics.tasks <= self.evaluation.task:
-            raise ValueError(f"evaluation.task is {self.evaluation.task}; dynamics.tasks is {dynamics.tasks}")
+        if len(self.tasks.names) > 1 and dynamics.tasks:
+            raise ValueError(
+                f"dynamics.tasks is {dynamics.tasks}, but tasks.names names {len(self.tasks.names)} tasks, which have "
+                "TASK tokens of their own: set dynamics.tasks to 0"
+            )
+        if 0 < self.task_count <= self.evaluation.task:
+            raise ValueError(f"evaluation.task is {self.evaluation.task}; there are {self.task_count} tasks")
         if self.evaluation.execute > self.tokenizer.frames_per_latent:
             raise ValueError(
                 f"evaluation.execute {self.evaluation.execute} exceeds the chunk of {self.tokenizer.frames_per_latent}"
             )
+
+    @property
+    def task_count(self) -> int:
+        """TASK tokens: one a named task where there are several, else dynamics.tasks; 0 where nothing is told apart."""
+        return len(self.tasks.names) if len(self.tasks.names) > 1 else self.dynamics.tasks

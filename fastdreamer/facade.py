@@ -73,14 +73,15 @@ class PolicyHead(nn.Module):
 class ScalarHead(nn.Module):
     """The reward or value head on flattened latents."""
 
-    def __init__(self, head: TwoHotHead, normalise: Callable[[Tensor], Tensor], repeats: int = 1) -> None:
+    def __init__(
+        self, head: TwoHotHead, normalise: Callable[[Tensor], Tensor], logits: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.head, self._normalise, self._repeats = head, normalise, repeats
+        self.head, self._normalise, self._logits = head, normalise, logits
 
     def forward(self, latents: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """The expected scalar."""
-        features = self._normalise(latents)
-        return self.head.decode(self.head(torch.cat([features] * self._repeats, -1)))
+        return self.head.decode(self._logits(self._normalise(latents)))
 
 
 class Imagination(nn.Module):
@@ -102,9 +103,8 @@ class Imagination(nn.Module):
             (b, h).
         """
         settings = self.config.imagination
-        rollout = imagine(
-            self.world, self.agent, start(latents, self.world), horizon or settings.horizon, self.generator
-        )
+        first = start(latents, self.world, self.config.evaluation.task)
+        rollout = imagine(self.world, self.agent, first, horizon or settings.horizon, self.generator)
         values = self.agent.returns_decoded(rollout.features)
         gamma = settings.gamma**self.world.clock.frames_per_latent
         mixing = settings.lambda_ if lambda_ is None else lambda_
@@ -120,8 +120,8 @@ class Imagination(nn.Module):
         }
 
 
-def start(latents: Float[Tensor, "b l n z"], world: WorldModel) -> Batch:
-    """Real steps without their actions, from an episode's beginning, as a batch."""
+def start(latents: Float[Tensor, "b l n z"], world: WorldModel, task: int = 0) -> Batch:
+    """Real steps without their actions, from an episode's beginning, as a batch of one task."""
     count, steps = latents.shape[:2]
     chunk, k, device = world.clock.frames_per_latent, len(world.sizes), latents.device
     unknown = torch.zeros(count, steps, chunk, dtype=torch.bool, device=device)
@@ -139,7 +139,7 @@ def start(latents: Float[Tensor, "b l n z"], world: WorldModel) -> Batch:
         continues=scalars + 1,
         reward_valid=torch.zeros(count, steps, dtype=torch.bool, device=device),
         labelled=torch.ones(count, dtype=torch.bool, device=device),
-        task=torch.zeros(count, dtype=torch.int64, device=device),
+        task=torch.full((count,), task, dtype=torch.int64, device=device),
     )
 
 
@@ -176,18 +176,30 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()
 
     def normalise(flat: Tensor) -> Tensor:
-        """Of a step in the middle of a window: its statistics."""
+        """Of a step in the middle of a window, nothing done before, with the TASK token of evaluation.task."""
         latents = flat.unflatten(-1, (TOKENS, CHANNELS))
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
-        return world.normalise(latents, positions).flatten(-2)
+        seen = world.normalise(latents, positions).flatten(-2)
+        if agent.history is not None:
+            seen = torch.cat([seen, seen.new_zeros(*seen.shape[:-1], agent.history.width)], -1)
+        if agent.tasks is None:
+            return seen
+        token = agent.tasks(torch.tensor(config.evaluation.task, device=flat.device))
+        return torch.cat([token.expand(*seen.shape[:-1], -1), seen], -1)
 
-    repeats = 2 if config.heads.reward_reads == "transition" else 1
+    def reward_logits(features: Tensor) -> Tensor:
+        """Of a step that follows one like it, after an unknown action, where the head reads those."""
+        pair = torch.stack([features, features], -2).flatten(0, -3)
+        chunk = torch.zeros(len(pair), 2, world.clock.frames_per_latent, len(world.sizes), dtype=torch.int64)
+        logits = agent.reward_logits(pair, chunk.to(pair.device), torch.zeros_like(chunk[..., 0], dtype=torch.bool))
+        return logits[:, 1].unflatten(0, features.shape[:-1])
+
     return Parts(
         Tokenizer(open_tokenizer(config, device, decodes=True)),
         world,
         PolicyHead(agent.policy, normalise),
-        ScalarHead(agent.reward, normalise, repeats),
-        ScalarHead(agent.value, normalise),
+        ScalarHead(agent.reward, normalise, reward_logits),
+        ScalarHead(agent.value, normalise, agent.value),
         Imagination(config, world, agent),
     )
 

@@ -85,10 +85,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML, with its hash in the first line; `load_config` reads it back."""
+    write_atomic(Path(path), config_text(config).encode())
+
+
+def config_text(config: Config) -> str:
+    """What `dump_config` writes."""
     import yaml
 
     text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120)
-    write_atomic(Path(path), f"# resolved configuration {config_hash(config)}\n{text}".encode())
+    return f"# resolved configuration {config_hash(config)}\n{text}"
 
 
 def config_hash(config: Any) -> str:

@@ -26,7 +26,7 @@ LEVELS = (
     ("planning",),
     ("evaluation", "profiling", "doctor"),
     ("diagnosis", "facade"),
-    ("demo", "commands", "cli", "__main__"),
+    ("demo", "study", "commands", "cli", "__main__"),
 )
 SIBLINGS = {
     "files": {"errors"},
@@ -40,7 +40,7 @@ SIBLINGS = {
     "envs": {"data"},  # `record` writes recordings
     "diagnosis.flags": {"diagnosis.check"},
     "facade": {"diagnosis"},
-    "commands": {"demo"},
+    "commands": {"demo", "study"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }

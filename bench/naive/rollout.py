@@ -83,7 +83,9 @@ def imagine(
         latents.append(state)
         features.append(feature(state))
     sequence = torch.stack(features, 1)
-    rewards = two_hot_decode(agent.reward(agent.reward_inputs(sequence)), agent.reward.centres)
+    led = torch.stack([torch.zeros_like(actions[0]), *actions], 1)
+    known = torch.ones(led.shape[:3], dtype=torch.bool, device=led.device)
+    rewards = two_hot_decode(agent.reward_logits(sequence, led, known), agent.reward.centres)
     return Rollout(
         latents=torch.stack(latents, 1),
         features=sequence,

@@ -51,7 +51,7 @@ class Batch:
     actions: Integer[Tensor, "b l c k"]  # the chunk that led INTO the step
     action_valid: Bool[Tensor, "b l c"]  # False all through where actions are unknown
     next_actions: Integer[Tensor, "b l c k"]  # the chunk taken AT the step
-    next_valid: Bool[Tensor, "b l c"]
+    next_valid: Bool[Tensor, "b l c"]  # of a sampler's crops: to be cloned, too (see SamplingConfig.clone_top)
     rewards: Float[Tensor, "b l"]  # discounted sum over the chunk that led into the step
     continues: Float[Tensor, "b l"]  # 0 where that chunk ended the episode
     reward_valid: Bool[Tensor, "b l"]  # of rewards and continues; False all through where they are unknown
@@ -90,31 +90,43 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
     padding = chunks * c - (frames - 1)
     known = torch.arange(chunks * c).view(chunks, c) < frames - 1
     taken = F.pad(episode.actions, (0, 0, 0, padding)).view(chunks, c, -1)
-    discounts = frame_discount ** torch.arange(c, dtype=torch.float64)
-    reward = (F.pad(episode.rewards.double(), (0, padding)).view(chunks, c) * known * discounts).sum(1).float()
     ends = (F.pad(episode.terminals.bool(), (0, padding)).view(chunks, c) & known).any(1)
     real = F.pad(episode.valid.bool(), (c - 1, steps * c - c + 1 - frames), value=False).view(steps, c).clone()
     real[0, : c - 1] = True  # step 0 covers one frame only
 
-    def arriving(x: Tensor) -> Tensor:
-        """Shifts a per-chunk value from the step where it is taken to the step it leads into."""
-        return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
-
+    rewards, reward_valid = arriving_rewards(episode, clock, frame_discount)
     values: dict[str, Tensor] = dict(
         latents=episode.latents,  # as stored: a memory-mapped store stays on disk until a crop is cut
         positions=torch.tensor([clock.position(s) for s in range(steps)]),
         target_valid=real.all(1),
-        actions=arriving(taken),
-        action_valid=arriving(known) & episode.labelled,
+        actions=_arriving(taken),
+        action_valid=_arriving(known) & episode.labelled,
         next_actions=taken,
         next_valid=known & episode.labelled,
-        rewards=arriving(reward),
-        continues=1.0 - arriving(ends).float(),
-        reward_valid=arriving(known.any(1)) & episode.rewarded,
+        rewards=rewards,
+        continues=1.0 - _arriving(ends).float(),
+        reward_valid=reward_valid,
         labelled=torch.tensor(bool(episode.labelled)),
         task=torch.tensor(episode.task),
     )
     return Batch(**{name: value.unsqueeze(0) for name, value in values.items()})
+
+
+def arriving_rewards(
+    episode: EpisodeArrays, clock: LatentClock, frame_discount: float
+) -> tuple[Float[Tensor, " l"], Bool[Tensor, " l"]]:
+    """Of each step, the discounted reward of the chunk of frames that led into it, and whether it is known."""
+    chunk, count = clock.frames_per_latent, len(episode.rewards)
+    steps = clock.steps(len(episode.valid))
+    known = torch.arange(steps * chunk).view(steps, chunk) < count
+    discounts = frame_discount ** torch.arange(chunk, dtype=torch.float64)
+    padded = F.pad(episode.rewards.double(), (0, steps * chunk - count)).view(steps, chunk)
+    return _arriving((padded * known * discounts).sum(1).float()), _arriving(known.any(1)) & episode.rewarded
+
+
+def _arriving(x: Tensor) -> Tensor:
+    """Shifts a per-chunk value from the step where it is taken to the step it leads into."""
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
 
 
 def crop(episode: Batch, start: int, length: int) -> Batch:

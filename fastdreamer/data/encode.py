@@ -21,6 +21,7 @@ from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.read import find_recordings, how_to_read, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
+from fastdreamer.data.recount import lacks_counters, recount
 from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
@@ -37,9 +38,10 @@ WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
 
 @dataclass(frozen=True)
 class _Kept:
-    """The store has this episode already, and it is current."""
+    """The store has this episode already, and it is current; if it had no counters, here it is with them."""
 
     recording: Recording
+    counted: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def encode_recordings(
     Any number of processes (or torchrun ranks) may do so at once: each episode is encoded by one of them, and none
     ends before all are done. The manifest is rewritten after every episode, so that a kill loses only what is in hand.
     Episodes whose recording is gone leave the store; damaged recordings are set aside, with the reason in the manifest.
+    Episodes of before counters were kept get theirs without being encoded again.
 
     Args:
         tokenizer: already open; default: what the configuration names.
@@ -85,11 +88,16 @@ def encode_recordings(
         ledger.open({"format": FORMAT, "key": key, "space": described})
 
         def read(recording: Recording, outlet: Outlet) -> None:
-            if ledger.is_current(recording):
+            entry = ledger.current(recording)
+            if entry is not None and not lacks_counters(entry):
                 claims.give_back(recording.name)
                 return outlet.put(_Kept(recording))
             try:
-                streamer.stream(recording, read_labels(recording, space, **how_to_read(config)), outlet)
+                labels = read_labels(recording, space, **how_to_read(config))
+                counted = None if entry is None else recount(store, recording, entry, labels)
+                if counted is not None:
+                    return outlet.put(_Kept(recording, counted))
+                streamer.stream(recording, labels, outlet)
             except DamagedRecording as error:
                 outlet.put(_Damaged(recording, str(error)))
 
@@ -144,6 +152,8 @@ class _Run:
                 self.ledger.set_aside(event.recording, event.reason)
                 self.ledger.check_damage(self.max_damaged)
             case _Kept():
+                if event.counted is not None:
+                    writer.put(event.counted)
                 self.kept += 1
         return 1
 
@@ -226,4 +236,5 @@ def _episode(finished: Finished, latents: Tensor) -> Episode:
         valid=torch.from_numpy(trajectory.valid),
         labelled=trajectory.labelled,
         rewarded=trajectory.rewarded,
+        counters={name: torch.from_numpy(values) for name, values in trajectory.counters.items()},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.data.counters import total_gain
 from fastdreamer.data.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.data.recording import Recording
 from fastdreamer.data.writer import FRAMES_PER_SECOND
@@ -38,6 +40,7 @@ class _Episode:
     terminated: bool = False
     actions: dict[str, dict[str, int]] = field(default_factory=dict)
     achievements: list[str] | None = None
+    gains: dict[str, int] = field(default_factory=dict)
 
 
 def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> dict[str, Any]:
@@ -53,8 +56,9 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         `frames`, `seconds` of play, `return_mean`, `_min` and `_max` (of episodes with rewards) and `length_mean`
         (steps; None without an episode), `terminated` (episodes), `envs` (episodes each), `spaces` (action space of
         each env), `frame_sizes`, `actions` (component -> label -> count), `achievements` (name -> share of the
-        episodes that recorded them), `mended` (what was put right in good episodes) and `damaged` ([{"name",
-        "reason"}] both).
+        episodes that recorded them), `counted` (episodes with counters), `counters` (name -> by how much it rose in
+        all of them together: each can be a task), `mended` (what was put right in good episodes) and `damaged`
+        ([{"name", "reason"}] both).
 
     Raises:
         UserError: the folder is missing or holds no recording, or there is no such action space.
@@ -73,6 +77,9 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
             actions.setdefault(component, Counter()).update(counts)
     unlocked = [episode.achievements for episode in good if episode.achievements is not None]
     achieved = Counter(name for names in unlocked for name in names)
+    gains: Counter[str] = Counter()
+    for episode in good:
+        gains.update(episode.gains)
     steps = [episode.frames - 1 for episode in good]
     return {
         "root": str(root),
@@ -91,6 +98,8 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         "frame_sizes": dict(Counter(episode.size for episode in good)) if decode else {},
         "actions": {component: dict(counts) for component, counts in actions.items()},
         "achievements": {name: count / len(unlocked) for name, count in achieved.most_common()},
+        "counted": sum(bool(episode.gains) for episode in good),
+        "counters": dict(gains.most_common()),
         "mended": mended,
         "damaged": damaged,
     }
@@ -154,6 +163,7 @@ def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
         terminated=bool(trajectory.terminals[-1]),
         actions=counts,
         achievements=trajectory.metadata.get("achievements"),
+        gains={name: total_gain(values) for name, values in trajectory.counters.items()},
     )
 
 
@@ -179,6 +189,10 @@ def render_inspection(found: dict[str, Any]) -> str:
     if found["achievements"]:
         lines.append("achievements (share of episodes)")
         lines += [_bar(name, f"{share:7.1%}", share) for name, share in found["achievements"].items()]
+    if found["counted"]:
+        rising = [f"{name} {gain:,}" for name, gain in found["counters"].items() if gain]
+        lines.append(f"counters of {found['counted']:,} episodes, for tasks; {len(rising)} rise, by so much in all")
+        lines += textwrap.wrap(", ".join(rising), 100, initial_indent="  ", subsequent_indent="  ")
     mended, damaged = found["mended"], found["damaged"]
     if mended:
         lines.append(f"mended   {len(mended)}")

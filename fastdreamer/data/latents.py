@@ -1,14 +1,15 @@
 """The latent store: what training reads. One safetensors file an episode and one manifest, keyed and checked.
 
 Layout: STORE/manifest.json and STORE/episodes/<name>.safetensors. An episode holds the raw pooled latents of its steps
-(fp16) and, per frame, actions, rewards, terminals and valid bits. The manifest's key says by what the latents were
-made; a store whose key is not the expected one, or a file whose bytes changed, is refused.
+(fp16) and, per frame, actions, rewards, terminals, valid bits and, where the recording has them, counters, whose names
+are in the manifest. The manifest's key says by what the latents were made; a store whose key is not the expected one,
+or a file whose bytes changed, is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.data.counter_table import as_tensor, from_tensor
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, LatentClock
@@ -35,6 +37,7 @@ SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 # What ran, by the setting that chooses it: latents differ by rounding, and must still not be mixed.
 RUNNERS = {"backend": "engines.backend", "precision": "engines.precision", "resampler": "data.resampler"}
 ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
+COUNTERS = "counters"  # a tensor of (t, names) in a file, the names in its manifest entry; older stores have none
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,11 @@ class Episode:
         return len(self.valid)
 
     def to_bytes(self) -> bytes:
-        """The episode's file: safetensors; name, split, labelled, rewarded and task are the manifest's."""
-        return save({name: getattr(self, name).contiguous() for name in ARRAYS})
+        """The episode's file: safetensors; names, split, labelled, rewarded and task are the manifest's."""
+        tensors = {name: getattr(self, name).contiguous() for name in ARRAYS}
+        if self.counters:
+            tensors[COUNTERS] = as_tensor(self.counters)
+        return save(tensors)
 
 
 class LatentStore:
@@ -115,7 +121,7 @@ class LatentStore:
             raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
         size = sum(file.stat().st_size for file in files.values())
         mapped = size > memory_limit_gb * 2**30
-        episodes = [_read(path, name, files[name], entry, mapped) for name, entry in manifest["episodes"].items()]
+        episodes = [read_episode(path, name, entry, mapped) for name, entry in manifest["episodes"].items()]
         return cls(path, manifest, episodes, size, mapped)
 
     @property
@@ -237,22 +243,13 @@ def rebuild(path: Path) -> str:
     return f"rebuild it with: rm -r {path} && fastdreamer encode --store {path}"
 
 
-def assign_splits(names: Iterable[str], held_out: float) -> dict[str, str]:
-    """`train` or `held_out` by a hash of the name: stable when episodes are added.
+def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
+    """The episode of a manifest entry, its bytes checked.
 
-    With two episodes or more each split gets at least one.
+    Raises:
+        UserError: if its file is damaged.
     """
-    ranks = {name: int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64 for name in names}
-    splits = {name: "held_out" if rank < held_out else "train" for name, rank in ranks.items()}
-    if len(ranks) == 1:
-        return dict.fromkeys(ranks, "train")
-    for split, pick in (("held_out", min), ("train", max)):
-        if ranks and split not in splits.values():
-            splits[pick(ranks, key=ranks.__getitem__)] = split
-    return splits
-
-
-def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: bool) -> Episode:
+    file = path / FOLDER / entry["file"]
     try:
         data = None if mapped else file.read_bytes()
         found = sha256_file(file) if data is None else sha256(data).hexdigest()
@@ -264,8 +261,10 @@ def _read(path: Path, name: str, file: Path, entry: Mapping[str, Any], mapped: b
         tensors = load_file(file) if data is None else load(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
         known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
-        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known)
-    except (OSError, TypeError, KeyError, SafetensorError) as error:
+        names = entry.get(COUNTERS)
+        counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
+        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
+    except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
 
 
@@ -284,6 +283,7 @@ def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
         "labelled": episode.labelled,
         "rewarded": episode.rewarded,
         "task": episode.task,
+        COUNTERS: list(episode.counters),
     }
 
 

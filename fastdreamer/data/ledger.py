@@ -13,13 +13,13 @@ from fastdreamer.data.latents import (
     FOLDER,
     MANIFEST,
     Episode,
-    assign_splits,
     check_key,
     read_manifest,
     write_episode,
     write_manifest,
 )
 from fastdreamer.data.recording import Recording
+from fastdreamer.data.splits import assign_splits
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
 from fastdreamer.ranges import span
@@ -54,15 +54,15 @@ class Ledger:
             if manifest["episodes"]:
                 check_key(self.store, manifest["key"], header["key"])
 
-    def is_current(self, recording: Recording) -> bool:
-        """Whether the store has this recording, as it is now, in a file that is whole."""
+    def current(self, recording: Recording) -> dict[str, Any] | None:
+        """The store's entry of this recording, if it has it as it is now, in a file that is whole."""
         self._sources[recording.name] = source = source_hash(recording)
         with self.claims.manifest():
-            entry = self._read()["episodes"].get(recording.name)
+            entry: dict[str, Any] | None = self._read()["episodes"].get(recording.name)
         if not entry or entry["source_sha256"] != source:
-            return False
+            return None
         file = self.store / FOLDER / entry["file"]
-        return file.is_file() and sha256_file(file) == entry["sha256"]
+        return entry if file.is_file() and sha256_file(file) == entry["sha256"] else None
 
     def enter(self, entry: Entry) -> None:
         """Write an episode and enter it; the proof is what its entry says besides."""

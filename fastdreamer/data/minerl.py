@@ -14,15 +14,16 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
+from fastdreamer.data.counters import from_arrays
 from fastdreamer.data.decode import count_packets
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.trajectory import Trajectory
@@ -82,6 +83,7 @@ class MineRLLabels:
     Attributes:
         rewarded: False for BASALT, which has no rewards: its array is all zeros.
         check_metadata: whether the video must have as many frames as metadata.json says.
+        counters: what the game counts at every frame (`data.counters`).
     """
 
     recording: Recording
@@ -91,6 +93,7 @@ class MineRLLabels:
     metadata: dict[str, Any]
     rewarded: bool = True
     check_metadata: bool = True
+    counters: dict[str, Integer[np.ndarray, " t"]] = field(default_factory=dict)
 
     def align(self, visible: int) -> Aligned:
         """The last frame is the last state; leading extra frames go.
@@ -126,6 +129,7 @@ class MineRLLabels:
             valid,
             self.metadata,
             rewarded=self.rewarded,
+            counters=self.counters,
         )
         return Aligned(trajectory, np.arange(visible - needed, visible), digest)
 
@@ -161,9 +165,8 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
     if check_metadata:
         _check_rewards(recording, metadata, rewards)
     rewarded = space.name != UNREWARDED or bool(rewards.any())
-    return MineRLLabels(
-        recording, _file(recording, "recording.mp4"), actions, rewards, metadata, rewarded, check_metadata
-    )
+    video, counters = _file(recording, "recording.mp4"), _counters(recording, arrays)
+    return MineRLLabels(recording, video, actions, rewards, metadata, rewarded, check_metadata, counters)
 
 
 def _has(names: list[str], ending: str) -> bool:
@@ -245,5 +248,12 @@ def _number(recording: Recording, metadata: dict[str, Any], key: str) -> float |
 def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray[Any]]) -> UInt8[np.ndarray, "s k"]:
     try:
         return space.from_recording(arrays)
+    except UserError as error:
+        raise recording.damaged(error) from error
+
+
+def _counters(recording: Recording, arrays: dict[str, NDArray[Any]]) -> dict[str, Integer[np.ndarray, " t"]]:
+    try:
+        return from_arrays(arrays)
     except UserError as error:
         raise recording.damaged(error) from error

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fastdreamer.data.actions import ActionSpace
-from fastdreamer.data.latents import FORMAT, SYNTHETIC, Episode, assign_splits, described, write_episode, write_manifest
+from fastdreamer.data.latents import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.data.splits import assign_splits
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 
 from fastdreamer.data.actions import ActionSpace
 from fastdreamer.data.cursor import draw_cursor
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.spaces import VPT_BUTTONS
 from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.vpt_lines import KEYS, Line, parse_line
+from fastdreamer.data.vpt_counters import Tally
+from fastdreamer.data.vpt_lines import KEYS, Line, load_line, parse_line
 
 SPACE = "vpt"
 ENDING = ".jsonl"
@@ -55,6 +56,7 @@ class VPTLabels:
         actions: one a line that can be read.
         lines: how many there are, broken ones included.
         cursors: where the mouse is, by frame, while a window is open.
+        counters: what the game counts, one value a line that can be read.
     """
 
     recording: Recording
@@ -64,6 +66,7 @@ class VPTLabels:
     cursors: dict[int, tuple[float, float]]
     mended: tuple[str, ...]
     skip_null: bool
+    counters: dict[str, Integer[np.ndarray, " n"]]
 
     @property
     def video(self) -> Path:
@@ -91,7 +94,7 @@ class VPTLabels:
             rows = np.flatnonzero((self.actions[:last] != self.noop).any(1))
             if not len(rows):
                 raise self.recording.damaged(f"nothing is done in {last} steps, and data.skip_null leaves those out")
-        steps = len(rows)
+        steps, picked = len(rows), np.append(rows, last)
         trajectory = Trajectory(
             name=self.recording.name,
             frames=np.zeros((steps + 1, 0, 0, 3), np.uint8),
@@ -100,8 +103,8 @@ class VPTLabels:
             terminals=np.zeros(steps, np.bool_),
             valid=np.ones(steps + 1, np.bool_),
             rewarded=False,
+            counters={name: values[picked] for name, values in self.counters.items()},
         )
-        picked = np.append(rows, last)
         retouch = self._draw if self.cursors.keys() & set(picked.tolist()) else None
         return Aligned(trajectory, picked, mended=tuple(mended), retouch=retouch)
 
@@ -120,30 +123,33 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
         raise recording.damaged(f"it is a VPT recording: its actions are read with data.env=vpt, not {space.name}")
     path = recording.path.with_suffix(ENDING)
     try:
-        content = path.read_bytes().rstrip()
+        whole = path.read_bytes().rstrip()
     except OSError as error:
         raise recording.damaged(f"{path.name} cannot be read ({error.strerror})") from error
-    texts = content.split(b"\n") if content else []
+    texts = whole.split(b"\n") if whole else []
     lines: list[Line] = []
-    mended = []
+    tally, mended = Tally(), []
     for text in texts:
         try:
-            lines.append(parse_line(text))
+            lines.append(parse_line(content := load_line(text)))
         except (ValueError, RecursionError) as error:
             reason = f"line {len(lines) + 1} of {len(texts)} in {path.name} is broken ({str(error)[:80]})"
             if not lines:
                 raise recording.damaged(reason) from error
             mended.append(f"{reason}: read up to it")
             break
+        tally.add(content)
     if not lines:
         raise recording.damaged(f"{path.name} is empty")
     if silent := sum(line.is_silent for line in lines):
         mended.append(f"{silent} lines without mouse or keyboard are read as no input")
+    if tally.unread:
+        mended.append(f"inventory or stats of {tally.unread} lines cannot be read: counters stay as before them")
     if stuck := _release_stuck_attack(lines):
         mended.append(f"attack was stuck down at the start: left out of {stuck} lines")
     cursors = {number: line.cursor for number, line in enumerate(lines) if line.cursor is not None}
     actions = space.from_recording(_arrays(lines))
-    return VPTLabels(recording, actions, space.noop, len(texts), cursors, tuple(mended), skip_null)
+    return VPTLabels(recording, actions, space.noop, len(texts), cursors, tuple(mended), skip_null, tally.counters())
 
 
 def _release_stuck_attack(lines: list[Line]) -> int:

@@ -2,8 +2,8 @@
 
     {"mouse": {"x", "y", "dx", "dy", "buttons", "newButtons"}, "keyboard": {"keys"}, "isGuiOpen", "hotbar"}
 
-There is more in it, which no action needs. Early recorders of version 6 wrote null for mouse or keyboard, and had no
-`hotbar` before 6.11.
+There is more in it: `vpt_counters` reads `inventory` and `stats`, and the rest nothing needs. Early recorders of
+version 6 wrote null for mouse or keyboard, and had no `hotbar` before 6.11.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Line:
     is_silent: bool
 
 
-def parse_line(text: bytes) -> Line:
-    """One line of the file.
+def load_line(text: bytes) -> dict[str, Any]:
+    """The object that one line of the file is.
 
     Raises:
-        ValueError: naming what is broken: it is no JSON object, or a field is missing or of another kind.
+        ValueError: if it is no JSON object.
     """
     try:
         content = json.loads(text)
@@ -65,6 +65,15 @@ def parse_line(text: bytes) -> Line:
         raise ValueError("not JSON") from error
     if not isinstance(content, dict):
         raise ValueError("not an object")
+    return content
+
+
+def parse_line(content: dict[str, Any]) -> Line:
+    """What the player did at one line.
+
+    Raises:
+        ValueError: naming what is broken: a field is missing or of another kind.
+    """
     mouse, keyboard = _group(content, "mouse"), _group(content, "keyboard")
     is_open = content.get("isGuiOpen") is True
     keys = [key for key in _list(keyboard, "keyboard", "keys") if isinstance(key, str)]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fastdreamer.data.actions import ActionSpace
+from fastdreamer.data.counters import to_arrays
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.files import atomic_directory
 
@@ -44,7 +45,11 @@ def write_recording(folder: Path, trajectory: Trajectory, space: ActionSpace, me
         **metadata,
         "recorder": "fastdreamer",
     }
-    arrays = {"reward": trajectory.rewards.astype(np.float32), **space.to_recording(trajectory.actions)}
+    arrays = {
+        "reward": trajectory.rewards.astype(np.float32),
+        **space.to_recording(trajectory.actions),
+        **to_arrays(trajectory.counters),
+    }
     with atomic_directory(folder) as temporary:
         _write_video(temporary / "recording.mp4", trajectory.frames)
         np.savez_compressed(temporary / "rendered.npz", allow_pickle=False, **arrays)

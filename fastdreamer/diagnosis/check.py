@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Verdict = Literal["ok", "amber", "red", "too early", "not measured"]
@@ -29,6 +29,10 @@ class Check:
     expected: str
     verdict: Verdict = "ok"
     remedy: str = ""
+
+    def about(self, task: str) -> Check:
+        """The same check, of one of several tasks."""
+        return replace(self, name=f"{self.name}, task {task}")
 
     @property
     def is_raised(self) -> bool:

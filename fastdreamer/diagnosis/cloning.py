@@ -27,7 +27,11 @@ def checks(subject: Subject) -> Iterator[Check]:
         "policy", "latents' gradient", f"requires_grad {subject.batch.latents.requires_grad}", "False",
         "the tokenizer is not frozen properly: detach its latents", red=subject.batch.latents.requires_grad,
     )  # fmt: skip
-    yield rewards(subject, phase)
+    tasks = subject.config.tasks.names
+    if len(tasks) > 1:
+        yield from (rewards(subject, phase, number).about(task) for number, task in enumerate(tasks))
+    else:
+        yield rewards(subject, phase)
 
 
 @torch.no_grad()
@@ -45,28 +49,32 @@ def certainty(subject: Subject, phase: AgentPhase) -> Check:
     )  # fmt: skip
 
 
-def rewards(subject: Subject, phase: AgentPhase) -> Check:
+def rewards(subject: Subject, phase: AgentPhase, task: int | None = None) -> Check:
     """Spread of the predictions, over as many batches as it takes to see a reward."""
     name, expected = "spread of predicted rewards", f"at least {flags.CONSTANT:g}"
     if "value" not in phase.terms:
         return Check("reward", name, "recordings without rewards", expected, "not measured")
-    predicted, recorded = sample_rewards(subject, phase)
-    if not float(recorded.std()) > 0:
+    predicted, recorded = sample_rewards(subject, phase, task)
+    if len(recorded) < 2 or not float(recorded.std()) > 0:
         return Check("reward", name, f"no reward in {len(recorded)} steps", expected, "too early")
     return flags.reward_spread(float(predicted.std()), float(recorded.std()))
 
 
 @torch.no_grad()
-def sample_rewards(subject: Subject, phase: AgentPhase, batches: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """(predicted, recorded) at every valid step of some batches."""
+def sample_rewards(
+    subject: Subject, phase: AgentPhase, task: int | None = None, batches: int = 8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(predicted, recorded) at every valid step of some batches, of one task's crops or of all."""
     predicted, recorded = [], []
     feed, agent = phase.feed, phase.agent
     for number in range(batches):
         work = phase.work(feed.sampler.batch(number).to(subject.backend.device))
         with subject.backend.autocast():
             features = agent.sequence_features(phase.world, work.batch, work.noise)
-            found = agent.reward.decode(agent.reward(agent.reward_inputs(features)))
+            found = agent.recorded_rewards(features, work.batch)
         valid = work.reward > 0
+        if task is not None:
+            valid &= (work.batch.task == task)[:, None]
         predicted.append(found[valid].float())
         recorded.append(work.batch.rewards[valid])
     return torch.cat(predicted).cpu(), torch.cat(recorded).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -29,6 +29,12 @@ class Dreams:
     values: Tensor
     returns: Tensor
     weight: Tensor
+    task: Tensor
+
+    def of(self, task: int) -> Dreams:
+        """The dreams of one task."""
+        rows = self.task == task
+        return Dreams(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def advantage(self) -> Tensor:
@@ -42,12 +48,24 @@ def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
     advantage = dreams.advantage
     yield flags.advantages(float(advantage.mean()), float(advantage.std()))
     yield flags.advantage_sets(*sets(dreams))
-    fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
-    yield flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
+    tasks = subject.config.tasks.names
+    parts = {task: dreams.of(number) for number, task in enumerate(tasks)} if len(tasks) > 1 else {}
+    yield from (imagined_rewards(part).about(task) for task, part in parts.items())
+    if not parts:
+        yield imagined_rewards(dreams)
     yield calibration(dreams)
     yield flags.policy_entropy(3, figures["entropy"] / chunk)
     yield flags.kl_to_prior(figures["kl_prior"] / chunk)
-    yield reality(subject, float(dreams.rewards.mean()) / chunk)
+    for task, part in parts.items():
+        yield reality(float(part.rewards.mean()) / chunk, real_reward(subject, task)).about(task)
+    if not parts:
+        yield reality(float(dreams.rewards.mean()) / chunk, real_reward(subject))
+
+
+def imagined_rewards(dreams: Dreams) -> Check:
+    """Whether something is ever earned."""
+    fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
+    return flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
 
 
 @torch.no_grad()
@@ -59,7 +77,9 @@ def dream(subject: Subject, phase: ImaginationPhase) -> Dreams:
         values = agent.returns_decoded(rollout.features).float()
     returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], phase.gamma, settings.lambda_)
     weight = survival(rollout.continues)
-    return Dreams(*(x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)))
+    found = [x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)]
+    rewards, values, returns, weight = found
+    return Dreams(rewards, values, returns, weight, subject.batch.task.cpu())
 
 
 def sets(dreams: Dreams) -> tuple[int, int]:
@@ -89,10 +109,9 @@ def calibration(dreams: Dreams) -> Check:
     )  # fmt: skip
 
 
-def reality(subject: Subject, imagined: float) -> Check:
+def reality(imagined: float, real: float | None) -> Check:
     """Imagined against real reward a frame."""
     name, expected = "imagined against real reward", f"at most {FACTOR:g} times the real one"
-    real = real_reward(subject)
     if real is None:
         return Check("imagination", name, f"{imagined:.4f} a frame imagined", expected, "not measured")
     return check(
@@ -102,11 +121,12 @@ def reality(subject: Subject, imagined: float) -> Check:
     )  # fmt: skip
 
 
-def real_reward(subject: Subject) -> float | None:
-    """Of the policy in its environment, a frame; None where `eval` has not played it."""
+def real_reward(subject: Subject, task: str | None = None) -> float | None:
+    """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks."""
     path = subject.run.path / "evaluation.json"
     try:
-        played: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["policies"]["phase3"]
+        evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        played = (evaluation if task is None else evaluation["tasks"][task])["policies"]["phase3"]
         return float(played["return_mean"]) / max(1.0, float(played["length_mean"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -116,7 +136,10 @@ def figures(subject: Subject, dreams: Dreams) -> dict[str, Any]:
     """For the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
     positive, negative = sets(dreams)
     imagined = float(dreams.rewards.mean()) / subject.config.tokenizer.frames_per_latent
-    rewards = {"imagined_reward": imagined, "real_reward": real_reward(subject)}
+    tasks = subject.config.tasks.names
+    known = [real_reward(subject, task) for task in (tasks if len(tasks) > 1 else (None,))]
+    real = [reward for reward in known if reward is not None]
+    rewards = {"imagined_reward": imagined, "real_reward": sum(real) / len(real) if real else None}
     return {"positive": positive, "negative": negative, "values": _plotted(dreams)} | rewards
 
 

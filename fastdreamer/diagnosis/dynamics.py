@@ -100,7 +100,7 @@ def draw(
     to: Path,
 ) -> None:
     """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
-    from fastdreamer.evaluation.evaluate import RealFrames
+    from fastdreamer.evaluation.frames import RealFrames
     from fastdreamer.evaluation.pictures import spread, write_filmstrips
     from fastdreamer.training.pixels import load_decoder
 

@@ -23,6 +23,8 @@ FAR = 1.0  # nats a frame from the cloned policy
 ONE_SIDED = 0.9
 AGREEING, TELLING = 0.4, 0.2  # correlation of advantages, real against imagined; reliability of the real ones
 HONEST = (0.7, 1.4)  # imagined over real reward
+MISJUDGED = 1.5  # times the reward that is paid where the policy goes
+FALSE_REWARD, MUCH = 0.1, 0.5  # predicted an episode where nothing is paid; a reward is 1 or so
 
 
 def section(phase: int) -> str:
@@ -125,6 +127,41 @@ def reward_spread(spread: float, recorded: float) -> Check:
         "reward", "spread of predicted rewards", f"{spread:.3g}", f"at least {CONSTANT:g} (recorded {recorded:.3g})",
         "the reward head gives one answer for all: train phase 2 longer, with sampling.reward_weighted above 0, or "
         "record play that earns rewards", red=spread < CONSTANT,
+    )  # fmt: skip
+
+
+def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
+    """Of an episode of the policy's own real play; `low` is the lower bound of their ratio."""
+    value, factor = f"{predicted:.2f} predicted, {paid:.2f} paid an episode", math.inf
+    if paid > 0:
+        factor = predicted / paid
+        value += f": {factor:.2f} times"
+    is_false = paid <= 0 and predicted > FALSE_REWARD
+    is_much = factor >= MISJUDGED if paid > 0 else is_false
+    is_sure = (low is not None and low > 1) if paid > 0 else predicted > MUCH
+    remedy = (
+        "the reward head pays where the game does not, and imagination will please it: record play with failures in it "
+        "(record.noisy_share, record.random_share), raise heads.reward_dropout, let the head read the action "
+        "(heads.reward_reads=action), or train fewer steps of phase 2 (its held-out reward loss says how many)"
+        if is_much
+        else "the reward head misses rewards where the policy goes: train phase 2 longer, with "
+        "sampling.reward_weighted above 0, or record play that earns them in more ways"
+    )
+    return check(
+        "reward", "predicted against paid reward", value, f"{1 / MISJUDGED:.2f} to {MISJUDGED:g} times", remedy,
+        red=is_much and is_sure, amber=is_much or factor <= 1 / MISJUDGED,
+    )  # fmt: skip
+
+
+def value_on_play(value: float, earned: float, spread: float) -> Check:
+    """Of a state of the policy's own real play; `spread` is that of what is earned from there."""
+    bias = abs(value - earned) / max(spread, 1e-6)
+    return check(
+        "value", "value on real play", f"{value:.2f} a state, {earned:.2f} earned from there (spread {spread:.2f})",
+        "within a spread of what is earned",
+        "the critic judges another player: raise imagination.critic_steps, so that it learns what this policy earns "
+        "before the policy moves; where predicted and paid reward differ, mend the reward head first",
+        red=bias > 2, amber=bias > 1,
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
 from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.sampler import CropSampler
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.sampler import open_loop
@@ -25,7 +24,7 @@ from fastdreamer.evaluation.bootstrap import ratio_interval
 from fastdreamer.evaluation.world_model import choose_crops, errors_of, shuffle_actions
 from fastdreamer.heads.agent import Agent
 from fastdreamer.training.checkpoint import Checkpoint
-from fastdreamer.training.data import episodes_of
+from fastdreamer.training.data import episodes_of, rewarded_batch
 from fastdreamer.training.runs import agent_from, world_model_from
 
 CROPS, SAMPLES, RESAMPLES = 32, 1, 1000  # both arms meet the same noise
@@ -108,21 +107,17 @@ def dreams_reach(config: Config, parent: Checkpoint, store: LatentStore) -> Chec
 @torch.no_grad()
 def rewards_differ(config: Config, world: WorldModel, agent: Agent, store: LatentStore) -> Check:
     """Whether the reward head tells states of real play apart: held-out play where there is some, else what it saw."""
-    rewarded = [
-        [episode for episode in episodes_of(store, split, 2) if episode.rewarded] for split in ("held_out", "train")
-    ]
-    episodes = rewarded[0] or rewarded[1]
-    if not episodes:
+    batch = rewarded_batch(config, store, CROPS)
+    if batch is None:
         return _not_measured(flags.reward_spread(1.0, 1.0), "no episode of the store has rewards")
-    sampler = CropSampler(episodes, store.clock, config.dynamics.window, CROPS, config.seed, config.imagination.gamma)
-    batch = sampler.batch(0).to(world.mean.device)
+    batch = batch.to(world.mean.device)
     predicted = []
     for rows in torch.arange(CROPS, device=world.mean.device).split(AT_ONCE):
         part = batch.take(rows)
         features = agent.sequence_features(world, part, torch.zeros_like(part.latents))
-        predicted.append(agent.reward.decode(agent.reward(agent.reward_inputs(features))))
+        predicted.append(agent.recorded_rewards(features, part))
     is_known = batch.reward_valid.clone()
-    if config.heads.reward_reads == "transition":
+    if agent.reward_needs_past:
         is_known[:, 0] = False  # the step before the crop is not in it
     if not is_known.any():
         return _not_measured(flags.reward_spread(1.0, 1.0), "no step of the crops has a reward")

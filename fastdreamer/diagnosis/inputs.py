@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastdreamer.data.latents import Episode
+from fastdreamer.data.relabel import relabelled
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
@@ -45,11 +47,18 @@ def store(subject: Subject) -> Iterator[Check]:
         amber=share > 0, red=share > SKIPPED,
     )  # fmt: skip
     yield imbalance(subject)
+    tasks = subject.config.tasks.names if subject.number > 1 else ()
+    for task, view in zip(tasks or ("",), relabelled(subject.store, episodes, tasks), strict=True):
+        yield earned(view).about(task) if task else earned(view)
+
+
+def earned(episodes: Sequence[Episode]) -> Check:
+    """What the recordings were paid."""
     rewards = torch.cat([e.rewards for e in episodes if e.rewarded] or [torch.zeros(0)])
     share = float((rewards != 0).float().mean()) if len(rewards) else 0.0
     kinds, counts = rewards.unique(return_counts=True)
     commonest = [f"{float(kinds[i]):.3g}: {int(counts[i]):,}" for i in counts.argsort(descending=True)[:SHOWN]]
-    yield check(
+    return check(
         "data", "recorded rewards", f"{share:.2%} not 0 ({', '.join(commonest)})", "some that are not 0",
         "nothing can be learned about rewards: record or encode play that earns some", amber=share == 0,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, models
+from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, models, real_play
 from fastdreamer.diagnosis.check import Check, worst
 from fastdreamer.diagnosis.subject import Subject, opened, run_steps
 from fastdreamer.errors import UserError
@@ -81,6 +81,8 @@ def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> 
         yield from cloning.checks(subject)
     if dreamed is not None:
         yield from dreams.checks(subject, dreamed)
+    if subject.number > 1:
+        yield from real_play.checks(subject)
     if subject.number != 2:
         yield from dynamics.checks(subject, pictures)
 

@@ -80,7 +80,7 @@ def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> 
     checkpoint = run.load(number, config)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     torch.manual_seed(config.seed)
-    phase = build_phase(config, number, store, checkpoint if number > 1 else None, backend)
+    phase = build_phase(config, number, store, checkpoint, backend)
     saved = strip_compiled_prefix(checkpoint.tensors.get("ema", {}))
     own = phase.model.state_dict()
     fitting = {name: value for name, value in saved.items() if name in own and value.shape == own[name].shape}

@@ -116,9 +116,11 @@ class Trial:
         return rewards
 
     def _remember(self, context: Batch) -> None:
-        """The real steps, for a policy that reads what agent tokens saw; another one looks at the newest alone."""
+        """The real steps, for a policy that remembers; another one looks at the newest alone."""
         self.actor.reset()
-        if self.actor.agent.agent_tokens:
+        if self.actor.agent.remembers:
+            if bool(context.action_valid[0, 0].all()):
+                self.actor.did(context.actions[:, 0])
             for step in range(self.reach.context):
                 self.actor.act(context.latents[:, step], context.positions[:, step])
                 if step + 1 < self.reach.context:

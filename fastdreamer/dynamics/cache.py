@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastdreamer.config import DynamicsConfig
+from fastdreamer.shapes import CHANNELS, TOKENS
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class RingCache:
     ) -> None:
         self.context, self.size = config.context, config.context + steps - 1
         self.position = torch.zeros(1, dtype=torch.long, device=device)
+        # The last committed step as it was seen, and its signal index (0: there is none).
+        self.newest = torch.zeros(batch, TOKENS, CHANNELS, device=device)
+        self.newest_signal = torch.zeros(batch, dtype=torch.long, device=device)
 
         def empty(count: int) -> LayerCache:
             shape = (batch * count, config.kv_heads, self.size, config.dim // config.heads)
@@ -82,10 +86,13 @@ class RingCache:
         back = query[:, None] - held
         return CacheView(query, query % self.size, (held >= 0) & (back >= 0) & (back < self.context))
 
-    def advance(self, steps: int = 1) -> None:
-        """Commits the current steps."""
-        self.position += steps
+    def advance(self, seen: Float[Tensor, "b l n z"], signal: Int[Tensor, "b l"]) -> None:
+        """Commits the current steps, whose noisy latents were `seen` at these signal levels."""
+        self.newest.copy_(seen[:, -1])
+        self.newest_signal.copy_(signal[:, -1])
+        self.position += seen.shape[1]
 
     def reset(self) -> None:
         """Forgets everything without freeing memory (slots beyond the position are masked)."""
         self.position.zero_()
+        self.newest_signal.zero_()

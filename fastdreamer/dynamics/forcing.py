@@ -57,6 +57,16 @@ def draw_levels(batch: int, steps: int, finest: int, boots: int, generator: torc
     return Levels((uniform * (finest // size)).long() * size, exponent, boots)
 
 
+def draw_sampled_levels(batch: int, steps: int, forcing: ForcingConfig, generator: torch.Generator) -> Levels:
+    """Levels that imagination uses: the context's for a share of the steps, else one of the K it samples through."""
+    device, stride = generator.device, forcing.finest_steps // forcing.sample_steps
+    is_context = torch.rand(batch, steps, generator=generator, device=device) < forcing.context_share
+    sampled = torch.empty(batch, steps, dtype=torch.int64, device=device)
+    sampled.random_(0, forcing.sample_steps, generator=generator).mul_(stride)
+    signal = torch.where(is_context, context_index(forcing), sampled)
+    return Levels(signal, torch.zeros_like(signal), 0)
+
+
 def context_index(forcing: ForcingConfig) -> int:
     """Index of the context's signal level: `context_signal` snapped to the grid, below clean (0.9 -> 58 of 64)."""
     return min(round(forcing.context_signal * forcing.finest_steps), forcing.finest_steps - 1)
@@ -72,9 +82,10 @@ def ramp(tau: Tensor) -> Tensor:
     return 0.9 * tau + 0.1
 
 
-def loss_shares(levels: Levels, finest: int, valid: Bool[Tensor, "b l"]) -> Float[Tensor, "b l"]:
-    """What each step counts for in the mean over valid steps of the ramp-weighted loss."""
-    return ramp(levels.signal / finest) * valid / valid.sum().clamp(min=1)
+def loss_shares(levels: Levels, finest: int, valid: Bool[Tensor, "b l"], has_ramp: bool = True) -> Float[Tensor, "b l"]:
+    """What each step counts for in the mean over valid steps of the loss, weighed by the ramp or alike."""
+    weight = ramp(levels.signal / finest) if has_ramp else 1.0
+    return weight * valid / valid.sum().clamp(min=1)
 
 
 def boot_target(predict: Predict, noisy: Tensor, levels: Levels, finest: int) -> Tensor:

@@ -43,7 +43,7 @@ def commit(
     """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
     signal, noisy = as_context(model, latents, noise)
     _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
-    cache.advance(latents.shape[1])
+    cache.advance(noisy, signal)
     return read
 
 
@@ -101,7 +101,7 @@ def commit_and_sample_next(
             torch.stack([action, next_action], 1),
         )
         clean = model.read(*both, None, cache)[0][:, 1]
-        cache.advance()
+        cache.advance(finished, finished_signal)
         return clean
 
     return integrate(predict, noise, model.forcing.sample_steps)
@@ -115,10 +115,10 @@ def as_context(model: WorldModel, latents: Tensor, noise: Tensor) -> tuple[Tenso
 
 
 def _denoising(model: WorldModel, z: Tensor, i: int) -> tuple[Tensor, Tensor]:
-    """Signal and step-size index (b, 1) of denoising pass i."""
+    """Signal and step-size index (b, 1) of denoising pass i; a model without bootstrap knows the finest size alone."""
     stride = model.forcing.finest_steps // model.forcing.sample_steps
     signal = torch.full((len(z), 1), i * stride, device=z.device)
-    return signal, torch.full_like(signal, stride.bit_length() - 1)
+    return signal, torch.full_like(signal, stride.bit_length() - 1 if model.forcing.boot_fraction else 0)
 
 
 @torch.no_grad()

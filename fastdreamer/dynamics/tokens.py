@@ -5,6 +5,8 @@ A step's tokens: [action | (tau, d) | n spatial | registers | agent tokens]. Sou
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -25,9 +27,7 @@ class ActionEmbedding(nn.Module):
         self.table = nn.Embedding(chunk * sum(sizes), dim)
         self.none = nn.Parameter(torch.randn(dim) * 0.02)
         nn.init.normal_(self.table.weight, std=0.02 / (chunk * len(sizes)) ** 0.5 * 4)
-        starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
-        offsets = torch.arange(chunk)[:, None] * sum(sizes) + starts
-        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("offsets", choice_offsets(chunk, sizes), persistent=False)
 
     def forward(
         self, actions: Int[Tensor, "b l c k"], valid: Bool[Tensor, "b l c"], labelled: Bool[Tensor, " b"]
@@ -47,8 +47,10 @@ class StepTokens(nn.Module):
         self.actions = ActionEmbedding(chunk, sizes, dim)
         self.signal = nn.Embedding(forcing.finest_steps, dim // 2)
         self.step_size = nn.Embedding(forcing.finest_steps.bit_length(), dim - dim // 2)
-        self.spatial = nn.Linear(CHANNELS, dim)
-        self.place = nn.Parameter(torch.randn(TOKENS, dim) * 0.02)
+        self.count = config.spatial_tokens
+        self.spatial = nn.Linear(CHANNELS * TOKENS // self.count, dim)
+        self.expected = nn.Linear(CHANNELS * TOKENS // self.count, dim, bias=False) if config.linear_start else None
+        self.place = nn.Parameter(torch.randn(self.count, dim) * 0.02)
         self.registers = nn.Parameter(torch.randn(config.registers, dim) * 0.02)
 
     @property
@@ -62,11 +64,48 @@ class StepTokens(nn.Module):
         signal: Int[Tensor, "b l"],
         step_size: Int[Tensor, "b l"],
         action: Float[Tensor, "b l d"],
+        expected: Float[Tensor, "b l n z"] | None = None,
     ) -> Float[Tensor, "b l s d"]:
+        """`expected` is the linear prediction, where there is a linear start."""
         batch, steps = signal.shape
         level = torch.cat([self.signal(signal), self.step_size(step_size)], dim=-1)
-        spatial = self.spatial(noisy) + self.place
+        spatial = self.spatial(joined(noisy, self.count)) + self.place
+        if self.expected is not None and expected is not None:
+            spatial = spatial + self.expected(joined(expected, self.count))
         registers = self.registers.expand(batch, steps, -1, -1)
         parts = [action.unsqueeze(2), level.unsqueeze(2), spatial, registers]
         dtype = spatial.dtype
         return torch.cat([p.to(dtype) for p in parts], dim=2)
+
+
+def joined(latents: Float[Tensor, "*b n z"], count: int) -> Float[Tensor, "*b s y"]:
+    """The 4x4 grid's tokens as `count` tokens, each of a square of neighbours, row by row."""
+    if count == TOKENS:
+        return latents
+    side, inner = isqrt(count), isqrt(TOKENS // count)
+    return latents.unflatten(-2, (side, inner, side, inner)).transpose(-4, -3).flatten(-3).flatten(-3, -2)
+
+
+def parted(tokens: Float[Tensor, "*b s y"]) -> Float[Tensor, "*b n z"]:
+    """The inverse of `joined`."""
+    count = tokens.shape[-2]
+    if count == TOKENS:
+        return tokens
+    side, inner = isqrt(count), isqrt(TOKENS // count)
+    squares = tokens.unflatten(-1, (inner, inner, CHANNELS)).unflatten(-4, (side, side))
+    return squares.transpose(-4, -3).flatten(-5, -2)
+
+
+def choice_offsets(chunk: int, sizes: tuple[int, ...]) -> Int[Tensor, "c k"]:
+    """Where the choices of each (position, component) begin among all choices of a chunk."""
+    starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
+    return torch.arange(chunk)[:, None] * sum(sizes) + starts
+
+
+def multi_hot(
+    actions: Int[Tensor, "b l c k"], known: Bool[Tensor, "b l c"], offsets: Int[Tensor, "c k"], choices: int
+) -> Float[Tensor, "b l h"]:
+    """1 at every (position, component, choice) of a chunk that was taken; zeros where a position is unknown."""
+    hot = torch.zeros(*actions.shape[:2], choices, device=actions.device)
+    places = (actions + offsets).flatten(2)
+    return hot.scatter_(-1, places, known.unsqueeze(-1).expand(actions.shape).flatten(2).to(hot.dtype))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fastdreamer.config import Config, DynamicsConfig, ForcingConfig
 from fastdreamer.dynamics.cache import RingCache
-from fastdreamer.dynamics.tokens import StepTokens
+from fastdreamer.dynamics.linear import MATRIX_CHOICES, LinearDynamics, Prediction
+from fastdreamer.dynamics.tokens import StepTokens, multi_hot, parted
 from fastdreamer.dynamics.transformer import Transformer
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
@@ -33,7 +34,9 @@ class WorldModel(nn.Module):
         self.config, self.forcing, self.clock, self.sizes = config, forcing, clock, sizes
         self.tokens = StepTokens(config, forcing, clock.frames_per_latent, sizes)
         self.transformer = Transformer(config)
-        self.readout = nn.Linear(config.dim, CHANNELS)
+        self.readout = nn.Linear(config.dim, CHANNELS * TOKENS // config.spatial_tokens)
+        choices = clock.frames_per_latent * sum(sizes)
+        self.linear = LinearDynamics(choices, choices <= MATRIX_CHOICES) if config.linear_start else None
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
         self.register_buffer("mean", torch.zeros(clock.positions, CHANNELS))
@@ -47,7 +50,12 @@ class WorldModel(nn.Module):
     @property
     def world_tokens(self) -> int:
         """Tokens a step without agent tokens."""
-        return self.tokens.first_spatial + TOKENS + self.config.registers
+        return self.tokens.first_spatial + self.config.spatial_tokens + self.config.registers
+
+    @property
+    def action_width(self) -> int:
+        """Columns of `embed_actions`: the token's, and with a linear start the action's multi-hot behind it."""
+        return self.config.dim + (self.linear.choices if self.linear is not None else 0)
 
     def set_statistics(self, mean: Float[Tensor, "p z"], std: Float[Tensor, "p z"]) -> None:
         """Fixes the normalisation; a channel that never varies keeps scale 1e-3 at least."""
@@ -64,10 +72,18 @@ class WorldModel(nn.Module):
 
     def embed_actions(
         self, actions: Int[Tensor, "b l c k"], valid: Bool[Tensor, "b l c"], labelled: Bool[Tensor, " b"]
-    ) -> Float[Tensor, "b l d"]:
-        """Action tokens of the chunks that lead into each step."""
+    ) -> Float[Tensor, "b l e"]:
+        """Action tokens of the chunks that lead into each step (see `action_width`)."""
         out: Tensor = self.tokens.actions(actions, valid, labelled)
-        return out
+        if self.linear is None:
+            return out
+        return torch.cat([out, self.hot_actions(actions, valid & labelled[:, None, None]).to(out.dtype)], -1)
+
+    def hot_actions(self, actions: Int[Tensor, "b l c k"], known: Bool[Tensor, "b l c"]) -> Float[Tensor, "b l h"]:
+        """Multi-hots of chunks, for the linear start."""
+        offsets = self.tokens.actions.offsets
+        assert isinstance(offsets, Tensor) and self.linear is not None
+        return multi_hot(actions, known, offsets, self.linear.choices)
 
     def forward(
         self,
@@ -98,13 +114,39 @@ class WorldModel(nn.Module):
         cache: RingCache | None = None,
     ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"] | None]:
         """As `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read)."""
-        x = self.tokens(noisy, signal, step_size, action)
+        start = self.linear_start(noisy, signal, action, cache)
+        action = action[..., : self.config.dim]
+        x = self.tokens(noisy, signal, step_size, action, None if start is None else start.mean)
         if agents is not None:
             agents = agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)
         x, read = self.transformer(x, agents, cache)
         first = self.tokens.first_spatial
-        clean = self.readout(x[:, :, first : first + TOKENS]).float()
+        clean = parted(self.readout(x[:, :, first : first + self.config.spatial_tokens])).float()
+        if start is not None:
+            mean, spread = start.posterior(noisy, self._tau(signal)[..., None, None])
+            clean = mean + spread * clean
         return clean, None if read is None else read.float()
+
+    def linear_start(
+        self,
+        noisy: Float[Tensor, "b l n z"],
+        signal: Int[Tensor, "b l"],
+        action: Float[Tensor, "b l e"],
+        cache: RingCache | None = None,
+    ) -> Prediction | None:
+        """What the linear model says of each step from the one before it: in the crop, or the cache's newest."""
+        if self.linear is None:
+            return None
+        tau = self._tau(signal)
+        if cache is None:
+            first, first_tau = torch.zeros_like(noisy[:, :1]), torch.zeros_like(tau[:, :1])
+        else:
+            first, first_tau = cache.newest[:, None], self._tau(cache.newest_signal[:, None])
+        before = torch.cat([first, noisy[:, :-1]], 1)
+        return self.linear(before, torch.cat([first_tau, tau[:, :-1]], 1), action[..., self.config.dim :])
+
+    def _tau(self, signal: Int[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+        return signal / self.forcing.finest_steps
 
     def new_cache(self, batch: int, agents: int = 0, steps: int = 1) -> RingCache:
         """An empty ring cache for `batch` sequences on the model's device; a pass may write `steps` steps at once."""

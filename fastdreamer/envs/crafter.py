@@ -118,7 +118,8 @@ class CrafterEnv:
         Returns:
             The next frame, the reward (+1 a first unlock, 0.1 a health point), whether the player died (terminated),
             whether the step cap cut the episode (truncated, never together with terminated), and info:
-            `achievements` (name -> times), `semantic` (64, 64) ids indexed [x, y], `player_pos` (x, y), `inventory`.
+            `achievements` (name -> times), `semantic` (64, 64) ids indexed [x, y], `player_pos` (x, y), `inventory`,
+            `counters`.
         """
         assert not self.is_over, "step after the end of an episode: reset first"
         frame, reward, _, info = self._env.step(int(np.asarray(action).item()))
@@ -137,6 +138,7 @@ class CrafterEnv:
                 "semantic": info["semantic"],
                 "player_pos": self.player_pos,
                 "inventory": info["inventory"],
+                "counters": self.counters,
             },
         )
 

@@ -13,6 +13,7 @@ import random
 from functools import lru_cache
 
 from fastdreamer.envs.crafter import CrafterEnv
+from fastdreamer.envs.mix import random_action
 from fastdreamer.envs.navigate import BLOCKED, DIGGABLE, FREE, MOVES, TARGET, Way, cell, flatten, nearest
 
 # crafter's semantic ids
@@ -45,18 +46,19 @@ class Expert:
     Args:
         noise: Probability that a step is a uniformly random action instead (covers states off the path).
         seed: Of that chance; everything else is determined by the environment.
+        chance: How random actions are drawn (see `envs.mix.random_action`).
     """
 
-    def __init__(self, noise: float, seed: int) -> None:
+    def __init__(self, noise: float, seed: int, chance: str = "uniform") -> None:
         assert 0.0 <= noise <= 1.0, noise
-        self.noise = noise
+        self.noise, self.chance = noise, chance
         self._random = random.Random(seed)
         self._done: set[str] = set()  # placements made once
 
     def act(self, env: CrafterEnv) -> int:
         """The action (an index into `env.action_names`) for the environment's present state."""
         if self._random.random() < self.noise:
-            return self._random.randrange(len(env.action_names))
+            return random_action(self.chance, self._random, env.action_names)
         sight = Sight(env)
         name = "sleep" if env.is_sleeping else self._survive(sight) or self._progress(sight) or sight.explore()
         if name.startswith("place_"):

@@ -70,6 +70,7 @@ class MinecraftEnv:
             raise
         self._first: Mapping[str, float] = {}
         self._obtained: dict[str, None] = {}
+        self._counters: Mapping[str, int] = {}
 
     def reset(self) -> UInt8[np.ndarray, "h w 3"]:
         """Generate the world of `seed` and return its first frame.
@@ -80,7 +81,7 @@ class MinecraftEnv:
         with _one_line(self.backend, "making a world"):
             moment = self._simulator.reset(self.seed)
         self.steps, self.is_over = 0, False
-        self._first, self._obtained = moment.items, {}
+        self._first, self._obtained, self._counters = moment.items, {}, moment.counters
         return self._frame(moment)
 
     def step(
@@ -90,7 +91,7 @@ class MinecraftEnv:
 
         Returns:
             The next frame, the reward, whether the episode ended (terminated), whether a step cap cut it (truncated,
-            never together with terminated), and info: `achievements`, what was obtained so far.
+            never together with terminated), and info: `achievements`, what was obtained so far, and `counters`.
 
         Raises:
             MinecraftError: if Minecraft died or its connection broke.
@@ -102,16 +103,22 @@ class MinecraftEnv:
         self.steps += 1
         terminated = moment.is_over
         truncated = (moment.is_cut or self.steps >= self.max_steps) and not terminated
-        self.is_over = terminated or truncated
+        self.is_over, self._counters = terminated or truncated, moment.counters
         for item, count in moment.items.items():
             if count > self._first.get(item, 0):
                 self._obtained[item] = None
-        return self._frame(moment), moment.reward, terminated, truncated, {"achievements": self.unlocked}
+        info = {"achievements": self.unlocked, "counters": self.counters}
+        return self._frame(moment), moment.reward, terminated, truncated, info
 
     @property
     def unlocked(self) -> list[str]:
         """What was obtained in this episode, in its order: `pickup oak_log` (MineStudio), `log` (minerl)."""
         return list(self._obtained)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the simulator counts, under the names that the recordings have (see `data.tasks`)."""
+        return dict(self._counters)
 
     def close(self) -> None:
         """End Minecraft; one that is dead already is none of the caller's concern."""

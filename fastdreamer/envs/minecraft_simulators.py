@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ class Moment:
     reward: float = 0.0
     is_over: bool = False
     is_cut: bool = False  # by the simulator's own time limit
+    counters: Mapping[str, int] = field(default_factory=dict)  # what is carried, and statistics (see `data.tasks`)
 
 
 class Simulator(Protocol):
@@ -98,7 +99,7 @@ class MineStudio:
         self._sim.env.seed(seed)
         observation, info = self._sim.reset()
         self._logs = _logs(info)
-        return Moment(observation["image"], _items(info))
+        return Moment(observation["image"], _items(info), counters=_counters(info))
 
     def step(self, action: Mapping[str, Any]) -> Moment:
         """One tick, 1/20 s of the game."""
@@ -107,7 +108,7 @@ class MineStudio:
         if self._is_treechop:
             before, self._logs = self._logs, _logs(info)
             reward = self._logs - before
-        return Moment(observation["image"], _items(info), float(reward), bool(is_over))
+        return Moment(observation["image"], _items(info), float(reward), bool(is_over), counters=_counters(info))
 
     def close(self) -> None:
         """End Minecraft."""
@@ -130,7 +131,8 @@ class MineRL:
         """Generate the world of `seed` anew (tens of seconds)."""
         self._env.seed(seed)
         observation = self._env.reset()
-        return Moment(observation["pov"], dict(observation.get("inventory", {})))
+        items = dict(observation.get("inventory", {}))
+        return Moment(observation["pov"], items, counters=_whole(items))
 
     def step(self, action: Mapping[str, Any]) -> Moment:
         """One tick, 1/20 s of the game."""
@@ -138,7 +140,8 @@ class MineRL:
         _refuse_error(info)
         is_cut = bool(is_over and info.get("TimeLimit.truncated"))
         items = dict(observation.get("inventory", {}))
-        return Moment(observation["pov"], items, float(reward), bool(is_over) and not is_cut, is_cut)
+        over = bool(is_over) and not is_cut
+        return Moment(observation["pov"], items, float(reward), over, is_cut, _whole(items))
 
     def close(self) -> None:
         """End Minecraft."""
@@ -169,3 +172,18 @@ def _items(info: Mapping[str, Any]) -> dict[str, float]:
 
 def _logs(info: Mapping[str, Any]) -> float:
     return sum(float(count) for item, count in info.get("pickup", {}).items() if str(item).endswith("_log"))
+
+
+def _counters(info: Mapping[str, Any]) -> dict[str, int]:
+    """As VPT's recordings name them: what the slots hold, and statistics as `mine_block.oak_log`."""
+    counted: dict[str, int] = {}
+    held = info.get("inventory", ())
+    for slot in held.values() if isinstance(held, Mapping) else held:
+        counted[str(slot["type"])] = counted.get(str(slot["type"]), 0) + int(slot["quantity"])
+    for event in ("mine_block", "pickup", "craft_item", "use_item", "kill_entity"):
+        counted |= {f"{event}.{item}": int(count) for item, count in info.get(event, {}).items()}
+    return counted
+
+
+def _whole(items: Mapping[str, Any]) -> dict[str, int]:
+    return {name: int(count) for name, count in items.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -38,6 +38,9 @@ class World(Protocol):
 
     @property
     def unlocked(self) -> list[str]: ...
+
+    @property
+    def counters(self) -> Mapping[str, int]: ...
 
     def close(self) -> None: ...
 
@@ -82,6 +85,7 @@ class EnvPool:
             import_crafter()
             count = min(workers or count_cores(), len(seeds))
         self._workers: list[Worker] = []
+        self._infos: list[dict[str, Any]] = []
         self._assign(seeds, count)
         try:
             for share in self._shares:
@@ -94,6 +98,11 @@ class EnvPool:
     def size(self) -> int:
         """How many worlds are played at once."""
         return len(self._seeds)
+
+    @property
+    def counters(self) -> list[dict[str, int]]:
+        """What each world counted when it was reset or stepped last."""
+        return [info["counters"] for info in self._infos]
 
     def choose(self, seeds: Sequence[int]) -> None:
         """The worlds of the next `reset`, in Minecraft: at most as many as there are processes."""
@@ -110,7 +119,7 @@ class EnvPool:
 
         Returns:
             frames; rewards; terminated; truncated (as after each environment's last step); for each environment
-            {"achievements": names unlocked so far, "steps": actions played}.
+            {"achievements": names unlocked so far, "steps": actions played, "counters": see `data.tasks`}.
 
         Raises:
             WorkerDied: if a worker process died or failed.
@@ -155,7 +164,8 @@ class EnvPool:
             np.concatenate([reply[index] for reply in replies])[order] for index in range(4)
         )
         infos = [info for reply in replies for info in reply[4]]
-        return frames, rewards, terminated, truncated, [infos[index] for index in order]
+        self._infos = [infos[index] for index in order]
+        return frames, rewards, terminated, truncated, self._infos
 
 
 def _say_goodbye(workers: Sequence[Worker]) -> None:
@@ -201,5 +211,7 @@ class _Worlds:
                     self._frames[index], rewards[index] = frame, reward
                     self._ended[index] = (terminated, truncated)
         ended = np.array(self._ended)
-        infos = [{"achievements": env.unlocked, "steps": env.steps} for env in self._envs]
+        infos = [
+            {"achievements": env.unlocked, "steps": env.steps, "counters": dict(env.counters)} for env in self._envs
+        ]
         return np.stack(self._frames), rewards, ended[:, 0], ended[:, 1], infos

@@ -1,4 +1,4 @@
-"""`fastdreamer record`: play real Crafter with the expert or at random and write recordings in MineRL's layout."""
+"""`fastdreamer record`: play real Crafter, well, badly and at random, and write recordings in MineRL's layout."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ import numpy as np
 
 from fastdreamer.config import Config, RecordConfig
 from fastdreamer.data.actions import action_space
+from fastdreamer.data.counters import total_gain
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.expert import Expert
+from fastdreamer.envs.mix import KINDS, player_of, random_action
 from fastdreamer.envs.workers import count_cores, map_unordered
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
+
+SHOWN = ("wood", "sapling", "drink", "stone")  # gains in the table of players
 
 
 def record(config: Config, out: Path) -> dict[str, Any]:
     """Play `config.record.episodes` episodes, one world each, and write them under `out`.
 
     Seeds count up from `config.record.seed`; an episode depends on its seed and the settings alone, not on the
-    number of processes. An episode lies in `Crafter-<policy>/v3_<policy>_crafter-<seed>_0-<steps>`, appears whole or
-    not at all, and is kept if it is there already, so that an interrupted recording goes on where it stopped.
+    number of processes. An episode lies in `Crafter-<policy>/v3_<kind>_crafter-<seed>_0-<steps>` (`mix.player_of` says
+    of which kind it is), appears whole or not at all, and is kept if it is there already, so that an interrupted
+    recording goes on where it stopped.
 
     Returns:
-        episodes, frames, return_mean, return_std, achievements {name: share of episodes}, seconds, out.
+        episodes, frames, return_mean, return_std, achievements {name: share of episodes}, players (a row a kind:
+        episodes, mean return, and how often the counters in `SHOWN` rose an episode), seconds, out.
 
     Raises:
         UserError: if `out` cannot be written, holds episodes of other settings, or crafter is not installed.
@@ -49,25 +55,36 @@ def record(config: Config, out: Path) -> dict[str, Any]:
             done[seed] = metadata
             returns = [episode["total_reward"] for episode in done.values()]
             bar.advance(1, return_mean=float(np.mean(returns)))
-    return {**_summary([done[seed] for seed in _seeds(settings)]), "seconds": time.monotonic() - began, "out": str(out)}
+    episodes = [done[seed] for seed in _seeds(settings)]
+    uncounted = sum("gains" not in episode for episode in episodes)
+    if uncounted:
+        print(f"note: {uncounted} episodes in {root} have no counters, for an older version recorded them", flush=True)
+    players = _players(episodes, settings)
+    return {**_summary(episodes), "players": players, "seconds": time.monotonic() - began, "out": str(out)}
 
 
 def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
-    """Play one whole episode in `env`, by the settings' policy; the environment's seed is that of all chance."""
-    chance, expert = random.Random(env.seed), Expert(settings.noise, env.seed)
+    """Play one whole episode in `env`, as the settings have its world played; its seed is that of all chance."""
+    player = player_of(env.seed, settings)
+    chance, expert = random.Random(env.seed), Expert(player.noise, env.seed, player.chance)
     frames, actions, rewards = [env.reset()], list[int](), list[float]()
+    counted = [env.counters]
     terminated = truncated = False
     while not (terminated or truncated):
-        is_expert = settings.policy == "expert"
-        action = expert.act(env) if is_expert else chance.randrange(len(env.action_names))
+        action = (
+            expert.act(env) if player.policy == "expert" else random_action(player.chance, chance, env.action_names)
+        )
         frame, reward, terminated, truncated, _ = env.step(action)
         frames.append(frame)
         actions.append(action)
         rewards.append(reward)
+        counted.append(env.counters)
     terminals = np.zeros(len(actions), bool)
     terminals[-1] = terminated
+    counters = {name: np.array([values[name] for values in counted], np.int32) for name in counted[0]}
+    gains = {name: total_gain(values) for name, values in counters.items()}
     return Trajectory(
-        name=f"v3_{settings.policy}_crafter-{env.seed}_0-{len(actions)}",
+        name=f"v3_{player.kind}_crafter-{env.seed}_0-{len(actions)}",
         frames=np.stack(frames),
         actions=np.array(actions, np.uint8)[:, None],
         rewards=np.array(rewards, np.float32),
@@ -78,7 +95,9 @@ def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
             "terminated": terminated,
             **_identity(env.seed, settings),
             "achievements": env.unlocked,
+            "gains": {name: gain for name, gain in gains.items() if gain},
         },
+        counters=counters,
     )
 
 
@@ -104,8 +123,9 @@ def _seeds(settings: RecordConfig) -> range:
 
 def _identity(seed: int, settings: RecordConfig) -> dict[str, Any]:
     """What decides an episode."""
-    noise = settings.noise if settings.policy == "expert" else 1.0
-    return {"seed": seed, "policy": settings.policy, "noise": noise, "max_steps": settings.max_steps}
+    player = player_of(seed, settings)
+    identity = {"seed": seed, "policy": player.policy, "noise": player.noise, "max_steps": settings.max_steps}
+    return identity | ({} if player.chance == "uniform" else {"chance": player.chance})
 
 
 def _check_writable(root: Path) -> None:
@@ -122,7 +142,7 @@ def _finished(root: Path, settings: RecordConfig) -> dict[int, dict[str, Any]]:
     """Metadata of the wanted episodes that are there already, by seed."""
     finished = {}
     for seed in _seeds(settings):
-        for folder in sorted(root.glob(f"v3_{settings.policy}_crafter-{seed}_0-*")):
+        for folder in sorted(root.glob(f"v3_*_crafter-{seed}_0-*")):
             metadata, wanted = _read_metadata(folder), _identity(seed, settings)
             found = {key: metadata.get(key) for key in wanted}
             if found != wanted:
@@ -152,3 +172,19 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "return_std": float(returns.std()),
         "achievements": {name: count / len(episodes) for name, count in unlocked.most_common()},
     }
+
+
+def _players(episodes: list[dict[str, Any]], settings: RecordConfig) -> list[dict[str, Any]]:
+    """A row a kind of player; recordings of before counters were kept have no gains."""
+    rows = []
+    for kind in KINDS:
+        played = [episode for episode in episodes if player_of(episode["seed"], settings).kind == kind]
+        counted = [episode["gains"] for episode in played if "gains" in episode]
+        row = {"player": kind, "episodes": len(played)}
+        if played:
+            row["return_mean"] = float(np.mean([episode["total_reward"] for episode in played]))
+            row |= {
+                name: float(np.mean([gains.get(name, 0) for gains in counted])) if counted else "" for name in SHOWN
+            }
+            rows.append(row)
+    return rows

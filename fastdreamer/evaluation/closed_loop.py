@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +13,21 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.data.tasks import RECORDED
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.evaluation.payments import Payments
+from fastdreamer.evaluation.trace import Trace
 from fastdreamer.progress import track
 
 
 class Environments(Protocol):
     """Parallel environments, as `envs.pool.EnvPool`: one world an episode; inactive ones are left alone."""
+
+    @property
+    def counters(self) -> Sequence[Mapping[str, int]]:
+        """What every world counts now (see `data.tasks`)."""
+        ...
 
     def reset(self) -> UInt8[ndarray, "e h w 3"]: ...
 
@@ -123,6 +131,12 @@ class Episodes:
     returns: Float[ndarray, " e"]
     lengths: Int[ndarray, " e"]
     achievements: list[frozenset[str]]
+    by_task: Mapping[str, Float[ndarray, " e"]] = field(default_factory=dict)  # the returns are those of the first
+    uncounted: frozenset[str] = frozenset()  # tasks of which the environment never counted anything
+
+    def of(self, task: str) -> Episodes:
+        """The same episodes with another task's returns."""
+        return replace(self, returns=self.by_task[task])
 
     def to_dict(self, resamples: int, seed: int) -> dict[str, Any]:
         """The policy's entry in evaluation.json: return with its interval, lengths, achievement rates."""
@@ -146,6 +160,8 @@ def join(parts: Sequence[Episodes]) -> Episodes:
         np.concatenate([part.returns for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         [unlocked for part in parts for unlocked in part.achievements],
+        {task: np.concatenate([part.by_task[task] for part in parts]) for task in parts[0].by_task},
+        frozenset.intersection(*(part.uncounted for part in parts)),
     )
 
 
@@ -164,7 +180,15 @@ def check_worlds(seeds: Sequence[int], recorded: Sequence[int]) -> None:
 
 
 def play(
-    policy: Policy, pool: Environments, encoder: Encoder | None, chunk: int, execute: int, max_steps: int, name: str
+    policy: Policy,
+    pool: Environments,
+    encoder: Encoder | None,
+    chunk: int,
+    execute: int,
+    max_steps: int,
+    name: str,
+    trace: Trace | None = None,
+    tasks: Sequence[str] = (RECORDED,),
 ) -> Episodes:
     """Play every world of `pool` to its end or to `max_steps`, in lockstep; ended worlds are masked out.
 
@@ -173,36 +197,51 @@ def play(
         chunk: actions of a prediction (c).
         execute: how many of them are executed before the policy looks again, 1..c.
         name: of the policy, for the progress bar.
+        trace: keeps what was seen, done and paid, the step that an episode ends in included.
+        tasks: whose rewards are counted; the first one's are the returns, and what a trace is paid.
     """
+    assert trace is None or (execute == chunk and policy.uses_latents), "a trace holds whole chunks of what was seen"
     assert 1 <= execute <= chunk, f"execute is {execute}; a prediction has {chunk} actions"
     assert encoder is not None or not policy.uses_latents
     policy.reset()
     frames = pool.reset()
     episodes = len(frames)
     active = np.ones(episodes, dtype=bool)
-    returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
+    returns, lengths = np.zeros((len(tasks), episodes)), np.zeros(episodes, dtype=np.int64)
+    needs_counters = any(task != RECORDED for task in tasks)
+    payments = Payments(tasks, pool.counters if needs_counters else [{}] * episodes)
     achievements: list[frozenset[str]] = [frozenset()] * episodes
     observer = Observer(encoder, frames, chunk) if encoder is not None and policy.uses_latents else None
+    if observer and trace:
+        trace.see(observer.latents, active)
     step = 0
     with track(f"play {name}", total=episodes * max_steps, unit="frames") as bar:
         while active.any() and step < max_steps:
             latents, position = (observer.latents, observer.position) if observer else (None, 0)
             actions = policy.act(latents, position)
             seen: list[ndarray] = []
+            playing = active.copy()
             for index in range(min(execute, max_steps - step)):
                 latest, rewards, terminated, truncated, infos = pool.step(actions[:, index], active)
                 frames = np.where(active[:, None, None, None], latest, frames)  # an ended world shows its last frame
                 seen.append(frames)
-                returns[active] += rewards[active]
+                paid = payments.pay(rewards, infos, active)
+                if trace:
+                    trace.do(actions[:, index], paid[0], terminated, active)
+                returns += paid
                 lengths[active] += 1
                 for world in np.flatnonzero(active).tolist():
                     achievements[world] = frozenset(infos[world]["achievements"])
-                bar.advance(int(active.sum()), playing=float(active.sum()), mean_return=float(returns.mean()))
+                bar.advance(int(active.sum()), playing=float(active.sum()), mean_return=float(returns[0].mean()))
                 active &= ~(np.asarray(terminated, bool) | np.asarray(truncated, bool))
                 step += 1
                 if not active.any():
                     break
-            if observer and active.any() and step < max_steps:
-                observer.observe(seen)
+            goes_on = active.any() and step < max_steps
+            if observer and (goes_on or trace):
+                observer.observe(seen if goes_on else seen + [frames] * (chunk - len(seen)))  # padded as in a store
+            if observer and trace:
+                trace.see(observer.latents, playing)
         bar.advance(episodes * max_steps - int(lengths.sum()))
-    return Episodes(returns, lengths, achievements)
+    by_task = dict(zip(tasks, returns, strict=True))
+    return Episodes(returns[0], lengths, achievements, by_task, frozenset(payments.uncounted))

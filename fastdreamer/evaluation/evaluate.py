@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.relabel import relabelled
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import acting
 from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
+from fastdreamer.evaluation.frames import RealFrames
+from fastdreamer.evaluation.imagined_rewards import imagined_rewards
+from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
 from fastdreamer.evaluation.summary import write_json
+from fastdreamer.evaluation.trace import Trace
 from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
+from fastdreamer.heads.actor import Actor
 from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
 
 STRIPS = 3
@@ -49,9 +55,13 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
     device = (backend or choose_device(config)).device
-    world_model = evaluate_open_loop(config, run, trained, device)
+    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    world_model = evaluate_open_loop(config, run, trained, store, device)
     write_json(run_dir / "world_model.json", world_model)
     evaluation = evaluate_policies(config, run, trained, device)
+    for task in tasks_of(config):
+        entry = evaluation.get("tasks", {}).get(task.name, evaluation)
+        entry["reward_calibration"] |= calibrate_recordings(config, run, trained, store, task, device)
     write_json(run_dir / "evaluation.json", evaluation)
     return evaluation | {"world_model": world_model}
 
@@ -59,13 +69,18 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
 def evaluate_policies(
     config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device
 ) -> dict[str, Any]:
-    """Random play and every trained phase, sampled and greedy, on the same worlds: contents of evaluation.json."""
-    settings = config.evaluation
+    """Random play and every trained phase, sampled and greedy, on the same worlds: contents of evaluation.json.
+
+    With several tasks every policy plays each of them, on the same worlds too; the entries of the first stand at the
+    top, those of all of them under `tasks`.
+    """
+    settings, tasks = config.evaluation, tasks_of(config)
     seeds = evaluation_seeds(config)
     result: dict[str, Any] = {
         "env": config.data.env,
         "policies": {},
         "differences": {},
+        "reward_calibration": {},
         "seeds": {"first": seeds[0], "count": len(seeds)},
         "max_steps": settings.max_steps,
         "execute": settings.execute or config.tokenizer.frames_per_latent,
@@ -75,55 +90,104 @@ def evaluate_policies(
     if missing:
         result["notes"].append(missing)
         return result
-    episodes, stopped = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device)
-    result["notes"] += acting.notes(config, stopped)
-    result["policies"] = {name: played.to_dict(settings.bootstrap, settings.seed) for name, played in episodes.items()}
-    result["differences"] = {
-        f"{one}_minus_{other}": mean_interval(
-            episodes[one].returns - episodes[other].returns, settings.bootstrap, settings.seed
-        ).to_dict()
-        for one, other in DIFFERENCES
-        if one in episodes and other in episodes
+    played: dict[str, dict[str, Episodes]] = {task.name: {} for task in tasks}
+    calibration: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
+    stopped = _play_all(config, run, [phase for phase in trained if phase > 1], seeds, device, played, calibration)
+    result["notes"] += acting.notes(config, stopped) + _uncounted(played)
+    if result["execute"] < config.tokenizer.frames_per_latent:
+        result["notes"].append(
+            f"Predicted reward was not compared with what was paid: evaluation.execute {result['execute']} is below "
+            f"the chunk of {config.tokenizer.frames_per_latent}; set it to 0."
+        )
+    entries = {name: _entry(episodes, config) for name, episodes in played.items()}
+    entries = {name: entry | {"reward_calibration": calibration[name]} for name, entry in entries.items()}
+    if config.tasks.names:
+        result["task"] = tasks[0].name
+    if len(tasks) > 1:
+        result["tasks"] = entries
+    return result | entries[tasks[0].name]
+
+
+def _entry(episodes: Mapping[str, Episodes], config: Config) -> dict[str, Any]:
+    """What the policies earned for one task."""
+    how = config.evaluation.bootstrap, config.evaluation.seed
+    return {
+        "policies": {name: played.to_dict(*how) for name, played in episodes.items()},
+        "differences": {
+            f"{one}_minus_{other}": mean_interval(episodes[one].returns - episodes[other].returns, *how).to_dict()
+            for one, other in DIFFERENCES
+            if one in episodes and other in episodes
+        },
     }
-    return result
+
+
+def _uncounted(played: Mapping[str, Mapping[str, Episodes]]) -> list[str]:
+    return [
+        f"Task {task}: the environment never counted it; nobody obtained it, or it goes by another name there."
+        for task, episodes in played.items()
+        if episodes and all(task in each.uncounted for each in episodes.values())
+    ]
 
 
 def _play_all(
-    config: Config, run: RunDirectory, phases: Sequence[int], seeds: Sequence[int], device: torch.device
-) -> tuple[dict[str, Episodes], UserError | None]:
-    """Every policy's episodes; with the reason if Minecraft stopped before every policy had played."""
+    config: Config,
+    run: RunDirectory,
+    phases: Sequence[int],
+    seeds: Sequence[int],
+    device: torch.device,
+    episodes: Mapping[str, dict[str, Episodes]],
+    calibration: Mapping[str, dict[str, Any]],
+) -> UserError | None:
+    """Plays every policy for every task; returns the reason if Minecraft stopped before that.
+
+    Fills in each task's `episodes`, a policy an entry, and `calibration`, a trained policy an entry, where whole chunks
+    are executed and rewards are known. Random play is played once and paid by every task.
+    """
     settings, c = config.evaluation, config.tokenizer.frames_per_latent
     execute = settings.execute or c
-    if execute < c and config.heads.readout == "agent_tokens":
+    if execute < c and (config.heads.readout == "agent_tokens" or config.heads.history):
+        how = "readout agent_tokens" if config.heads.readout == "agent_tokens" else f"history {config.heads.history:g}"
         raise UserError(
-            f"evaluation.execute {execute} is below the chunk of {c}: with heads.readout agent_tokens the policy "
-            "remembers whole chunks; set evaluation.execute to 0"
+            f"evaluation.execute {execute} is below the chunk of {c}: with heads.{how} the policy remembers whole "
+            "chunks; set evaluation.execute to 0"
         )
+    tasks = tasks_of(config)
     agents = {phase: load_agent(run, config, phase, device) for phase in phases}  # refuse before an hour of play
     waves = acting.waves(config, seeds)
     encoders = {size: _acting_encoder(config, run, size, device) for size in {len(wave) for wave in waves} if agents}
     variants = [(f"phase{phase}{end}", phase, end != "") for phase in agents for end in ("", "_greedy")]
+    turns = [("random", 0, False, tasks), *((*variant, [task]) for task in tasks for variant in variants)]
     sizes = action_space(config.data.env).sizes
-    episodes: dict[str, Episodes] = {}
     try:
         with acting.open_pool(config, waves[0]) as pool:
-            for name, phase, greedy in [("random", 0, False), *variants]:
-                parts = []
+            for name, phase, greedy, judged in turns:
+                names, number = [task.name for task in judged], judged[0].number
+                actor = Actor(agents[phase].world, agents[phase].agent, number) if phase else None
+                title = f"{name} for {names[0]}" if actor is not None and len(tasks) > 1 else name
+                parts, traced = [], []
                 for wave in waves:
                     if len(waves) > 1:
                         pool.choose(wave)
                     draws = settings.seed + wave[0] - seeds[0]  # others in every wave, the same at every evaluation
                     policy: Policy = (
-                        AgentPolicy(agents[phase], greedy, draws, device) if phase else RandomPolicy(sizes, c, wave)
+                        AgentPolicy(actor, greedy, draws, device) if actor is not None else RandomPolicy(sizes, c, wave)
                     )
                     encoder = encoders.get(len(wave))
-                    parts.append(play(policy, pool, encoder, c, execute, settings.max_steps, name))
-                episodes[name] = join(parts)
+                    is_judged = actor is not None and execute == c and actor.agent.reward.is_trained
+                    trace = Trace() if is_judged else None
+                    parts.append(play(policy, pool, encoder, c, execute, settings.max_steps, title, trace, names))
+                    traced += trace.episodes(name, number) if trace else []
+                whole = join(parts)
+                for task in names:
+                    episodes[task][name] = whole.of(task)
+                if traced and actor is not None:
+                    found = calibrate(actor.world, actor.agent, traced, config)
+                    calibration[names[0]][name] = found | {"step": run.step(phase)}
     except UserError as error:
-        if config.data.env == "crafter" or (settings.backend != "auto" and not episodes):
+        if config.data.env == "crafter" or (settings.backend != "auto" and not any(episodes.values())):
             raise
-        return episodes, error
-    return episodes, None
+        return error
+    return None
 
 
 def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:
@@ -150,15 +214,14 @@ def recorded_seeds(config: Config, run: RunDirectory) -> list[int]:
 
 
 def evaluate_open_loop(
-    config: Config, run: RunDirectory, trained: Sequence[int], device: torch.device
+    config: Config, run: RunDirectory, trained: Sequence[int], store: LatentStore, device: torch.device
 ) -> dict[str, Any]:
     """The world model on held-out episodes: contents of world_model.json; writes the filmstrips too."""
     settings = config.evaluation
-    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     world = world_model_from(run.load(trained[0], config), config, device)
     try:
         crops, batch = choose_crops(
-            store.split("held_out"),
+            _held_out(config, trained, store),
             store.clock,
             config.dynamics.window,
             settings.context,
@@ -181,6 +244,7 @@ def evaluate_open_loop(
         result["notes"] = [
             f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."
         ]
+    result |= imagined_rewards(config, run, trained, world, batch, imagine)
     decoder = _load_decoder(run, config, device)
     if decoder is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")
@@ -196,35 +260,15 @@ def evaluate_open_loop(
     return result
 
 
+def _held_out(config: Config, trained: Sequence[int], store: LatentStore) -> list[Episode]:
+    """Held-out episodes; where there are heads, with the rewards of the first task."""
+    episodes, task = store.split("held_out"), tasks_of(config)[0]
+    if not config.tasks.names or trained[-1] == 1:
+        return episodes
+    return [replace(e, task=task.number) for e in relabelled(store, episodes, [task.name])[0]]
+
+
 def _load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Any:
     from fastdreamer.training.pixels import load_decoder
 
     return load_decoder(run, config, device)
-
-
-class RealFrames:
-    """Frames of a recorded episode by its name; None where the recording is gone or cannot be read."""
-
-    def __init__(self, config: Config, run: RunDirectory) -> None:
-        self.config, self.space = config, action_space(config.data.env)
-        self.recordings: Mapping[str, Any] = {}
-        folder = run.recordings(config)
-        if folder.is_dir():
-            from fastdreamer.data.read import find_recordings
-
-            try:
-                self.recordings = {recording.name: recording for recording in find_recordings(folder)}
-            except UserError:
-                self.recordings = {}
-
-    def __call__(self, name: str) -> UInt8[np.ndarray, "t h w 3"] | None:
-        """The episode's frames."""
-        if name not in self.recordings:
-            return None
-        from fastdreamer.data.read import how_to_read, read_recording
-
-        how, size = how_to_read(self.config), self.config.data.frame_size
-        try:
-            return read_recording(self.recordings[name], self.space, size=size, **how).frames
-        except UserError:
-            return None

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.relabel import relabelled
+from fastdreamer.data.tasks import RECORDED
+from fastdreamer.envs.mix import KINDS, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.training.runs import RunDirectory
@@ -29,19 +33,39 @@ def summarise_recordings(run_dir: Path) -> dict[str, Any]:
     except UserError as error:
         return {"missing": f"The recordings are not summarised: {error}"}
     everything = [episode for split in episodes.values() for episode in split]
+    players = {kind: [episode for episode in everything if kind_of(episode.name) == kind] for kind in KINDS}
+    if sum(map(bool, players.values())) > 1:  # more than one: recordings were mixed
+        episodes |= {f"{kind}_play": played for kind, played in players.items()}
     if not everything:
         return {"missing": "The latent store is empty."}
     cap = config.evaluation.max_steps
-    capped = np.asarray([np.asarray(episode.rewards)[:cap].sum() for episode in everything], dtype=np.float64)
+    returns = _returns(config, store, everything, cap)
     summary: dict[str, Any] = {
         "episodes": len(everything),
         "splits": {name.replace("_", " "): _split(split) for name, split in episodes.items() if split},
-        "return_capped": mean_interval(capped, config.evaluation.bootstrap, config.seed).to_dict(),
+        "return_capped": next(iter(returns.values()), None),
         "length_capped": float(np.mean([min(len(episode.rewards), cap) for episode in everything])),
         "actions": action_shares([np.asarray(episode.actions) for episode in everything], store.space),
         "achievements": _achievements(run.recordings(config)),
     }
+    if len(returns) > 1:
+        summary["tasks"] = {task: {"return_capped": found} for task, found in returns.items()}
     return summary
+
+
+def _returns(config: Config, store: LatentStore, episodes: Sequence[Episode], cap: int) -> dict[str, dict[str, float]]:
+    """Mean return of `cap` frames by task, of the episodes in which it is known; without tasks, of all as recorded."""
+    try:
+        views = dict(zip(config.tasks.names, relabelled(store, episodes, config.tasks.names), strict=False))
+    except UserError:
+        views = {}
+    found = {}
+    for task, view in (views or {RECORDED: list(episodes)}).items():
+        known = [episode for episode in view if episode.rewarded or not views]
+        if known:
+            capped = np.array([np.asarray(episode.rewards)[:cap].sum() for episode in known], dtype=np.float64)
+            found[task] = mean_interval(capped, config.evaluation.bootstrap, config.seed).to_dict()
+    return found
 
 
 def _split(episodes: Sequence[Any]) -> dict[str, float]:

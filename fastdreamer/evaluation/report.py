@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
 from fastdreamer.evaluation.curves import PHASES, Metrics, curves, read_metrics
@@ -102,8 +103,17 @@ def write_report(run_dir: Path) -> dict[str, str]:
 def render(run: Run) -> str:
     """The page."""
     sections = [
-        ("evaluation", "In the environment", evaluation_section(run.evaluation, run.recordings)),
-        ("world-model", "The world model", world_model_section(run.world_model, run.pictures, run.path / "pictures")),
+        (
+            "evaluation",
+            "In the environment",
+            evaluation_section(run.evaluation, run.recordings) + calibration_section(run.evaluation),
+        ),
+        (
+            "world-model",
+            "The world model",
+            world_model_section(run.world_model, run.pictures, run.path / "pictures")
+            + one_sample_section(run.world_model),
+        ),
         ("health", "Is it well", health_section(run.diagnosis, run.flags, run.audit)),
         ("curves", "Training curves", curves_section(run.metrics)),
         ("recordings", "What it learned from", recordings_section(run.recordings)),
@@ -157,7 +167,8 @@ def tiles(run: Run) -> str:
             beside = ""
             if against in policies:
                 beside = f"; {NAMES[against].lower()} {rounded(interval_of(policies[against]).mean)}"
-            title = f"Return after {NAMES[name].lower()}"
+            task = f", task {run.evaluation['task']}" if run.evaluation.get("task") else ""
+            title = f"Return after {NAMES[name].lower()}{task}"
             made.append((title, rounded(mine.mean), f"[{rounded(mine.low)}, {rounded(mine.high)}]{beside}"))
     ratios = run.world_model.get("ratios", {})
     over_copy = next((key for key in ratios if key.endswith("_over_copy")), "")

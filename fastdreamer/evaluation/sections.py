@@ -44,11 +44,24 @@ def table(head: Sequence[str], rows: Sequence[str], even: bool = False) -> str:
 
 
 def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> str:
-    """Returns with intervals as a chart and a table, differences world by world, achievements."""
-    policies = evaluation.get("policies", {})
+    """Returns with intervals as a chart and a table, differences world by world, achievements; for each task."""
     notes = "".join(note(text) for text in evaluation.get("notes", []))
-    if not policies:
+    entries = {str(name): entry for name, entry in evaluation.get("tasks", {}).items() if entry.get("policies")}
+    if not entries and not evaluation.get("policies"):
         return notes or note("No closed-loop evaluation: run `fastdreamer eval` on this run directory.")
+    if not entries:
+        return notes + _played(evaluation, recordings)
+    demonstrated = recordings.get("tasks", {})
+    shared = {"max_steps": evaluation.get("max_steps")}
+    return notes + "".join(
+        f"<h3>Task {escape(name)}</h3>"
+        + _played({**shared, **entry}, {**recordings, "return_capped": None, **demonstrated.get(name, {})})
+        for name, entry in entries.items()
+    )
+
+
+def _played(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> str:
+    policies = evaluation["policies"]
     ordered: list[str] = [n for n in NAMES if n in policies] + [str(n) for n in policies if n not in NAMES]
     rows = []
     for name in ordered:
@@ -68,7 +81,7 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
         "Large dots are mean returns, lines their 95 % bootstrap intervals over episodes, small dots single episodes. "
         "Policies whose lines do not overlap differ; where they overlap, the paired differences below decide."
     )
-    parts = [f'<p class="lead">{escape(lead)}</p>', notes, figure(chart, caption)]
+    parts = [f'<p class="lead">{escape(lead)}</p>', figure(chart, caption)]
     cells = []
     for name in ordered:
         policy, mine = policies[name], interval_of(policies[name])
@@ -153,7 +166,8 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
         )
         parts.append(figure(chart, caption))
         names = {
-            f"mean_of_{samples}_over_copy": "model / copying",
+            f"mean_of_{samples}_over_copy": f"mean of {samples} / copying",
+            "one_sample_over_copy": "one sample / copying",
             "shuffled_over_real": "shuffled / real actions",
             "noop_over_real": "no-op / real actions",
         }
@@ -166,8 +180,8 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
                 rows, "ratio of errors, mean over the window", reference=1.0, label="Controls as ratios"
             )
             parts.append(
-                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. The first should lie left "
-                       "of 1 (better than copying), the two controls right of it (wrong actions cost something).")
+                figure(chart, "Ratios of errors with 95 % bootstrap intervals over windows. Those to copying should "
+                       "lie left of 1, the two controls right of it (wrong actions cost something).")
             )  # fmt: skip
     else:
         parts.append(note("No world-model evaluation: run `fastdreamer eval` on this run directory."))

@@ -47,7 +47,16 @@ def compare(better: Interval, worse: Interval, difference: Interval | None) -> s
 
 
 def policy_sentences(evaluation: Mapping[str, Any]) -> list[str]:
-    """Behaviour cloning against random play, imagination against behaviour cloning."""
+    """Behaviour cloning against random play, imagination against behaviour cloning; for each task."""
+    tasks = evaluation.get("tasks", {})
+    return [
+        f"{f'Task {name}: ' if name else ''}{sentence}"
+        for name, entry in (tasks or {"": evaluation}).items()
+        for sentence in _sentences(entry)
+    ]
+
+
+def _sentences(evaluation: Mapping[str, Any]) -> list[str]:
     policies, differences = evaluation.get("policies", {}), evaluation.get("differences", {})
     sentences = []
     for first, second in (("phase2", "random"), ("phase3", "phase2")):

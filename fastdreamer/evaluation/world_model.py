@@ -24,6 +24,7 @@ from fastdreamer.progress import track
 from fastdreamer.shapes import LatentClock
 
 SEQUENCES = 64  # imagined at a time, samples counted
+FIRST = slice(0, 1)  # imagined step
 ACTIONS = ("real", "shuffled_actions", "noop_actions")
 
 Imagine = Callable[[Batch, torch.Generator, Tensor | None], Tensor]
@@ -161,8 +162,10 @@ def evaluate_world_model(
     }
     real = curves[f"mean_of_{samples}"]
 
-    def ratio(top: ndarray, bottom: ndarray) -> dict[str, float]:
-        return ratio_interval(top.mean(1), bottom.mean(1), resamples, seed).to_dict()
+    one = curves["one_sample"]
+
+    def ratio(top: ndarray, bottom: ndarray, steps: slice = slice(None)) -> dict[str, float]:
+        return ratio_interval(top[:, steps].mean(1), bottom[:, steps].mean(1), resamples, seed).to_dict()
 
     result: dict[str, Any] = {"horizons": list(range(1, horizons + 1))}
     result |= {name: [float(value) for value in curve.mean(0)] for name, curve in curves.items()}
@@ -172,11 +175,20 @@ def evaluate_world_model(
             "shuffled_over_real": ratio(curves["shuffled_actions"], real),
             "noop_over_real": ratio(curves["noop_actions"], real),
             f"mean_of_{samples}_over_copy": ratio(real, copy),
+            "one_sample_over_copy": ratio(one, copy),
+        },
+        "one_sample_over_copy": [ratio(one, copy, slice(h, h + 1)) for h in range(horizons)],
+        "one_step": {
+            "error": float(one[:, 0].mean()),
+            "copy": float(copy[:, 0].mean()),
+            "over_copy": ratio(one, copy, FIRST),
+            "shuffled_over_real": ratio(errors["shuffled_actions"].one_sample, one, FIRST),
         },
         "crops": crops,
         "context": context,
         "samples": samples,
         "beats_copy_at_every_horizon": bool((real.mean(0) < copy.mean(0)).all()),
+        "one_sample_beats_copy_at_every_horizon": bool((one.mean(0) < copy.mean(0)).all()),
         "beats_copy_on_average": bool(real.mean() < copy.mean()),
     }
     return result, real.mean(1)

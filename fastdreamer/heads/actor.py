@@ -15,8 +15,8 @@ from fastdreamer.heads.agent import Agent
 class Actor:
     """A trained policy for `batch` environments in lockstep.
 
-    With the `latents` read-out it is reactive; with `agent_tokens` it keeps a ring cache of what it saw and did, so
-    `reset` must be called when the environments are.
+    With the `latents` read-out it is reactive, but for a trace of what it did (`heads.history`); with `agent_tokens` it
+    keeps a ring cache of what it saw and did. So `reset` must be called when the environments are.
     """
 
     def __init__(self, world: WorldModel, agent: Agent, task: int = 0) -> None:
@@ -27,6 +27,7 @@ class Actor:
         """Forgets the past: the next `act` sees an episode's step 0."""
         self._cache: RingCache | None = None
         self._last: Tensor | None = None
+        self._trace: Tensor | None = None
 
     @torch.no_grad()
     def act(
@@ -55,12 +56,24 @@ class Actor:
             action = world.embed_actions(past[:, None], valid, torch.ones_like(valid[:, 0, 0]))
             noise = torch.randn(state.shape, generator=generator).to(state.device)
             read = commit(world, self._cache, state[:, None], action, noise[:, None], tokens)
-        logits = agent.policy(agent.features(state, read, task))
+        logits = agent.policy(agent.features(state, read, task, self._traced(len(latents))))
         if uniform is not None:
             self._last = agent.policy.choose(logits, uniform)
         else:
             self._last = agent.policy.act(logits, greedy, generator)
         return self._last
+
+    def _traced(self, count: int) -> Tensor | None:
+        """The trace of what was done before now."""
+        history = self.agent.history
+        if history is None:
+            return None
+        if self._trace is None:
+            self._trace = history.start(count)
+        if self._last is not None:
+            known = torch.ones(self._last.shape[:2], dtype=torch.bool, device=self._last.device)
+            self._trace = history.after(self._trace, self._last, known)
+        return self._trace
 
     def did(self, chunk: Int[Tensor, "b c k"]) -> None:
         """What is done now, where it is another chunk than `act` chose."""

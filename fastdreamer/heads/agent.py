@@ -8,13 +8,15 @@ so the world model stays bit-identical.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.clips import Batch
 from fastdreamer.dynamics.sampler import as_context
+from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.history import History
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
 from fastdreamer.shapes import CHANNELS, TOKENS
@@ -29,14 +31,20 @@ class Agent(nn.Module):
         self.config = heads
         self.agent_tokens = dynamics.agent_tokens if heads.readout == "agent_tokens" else 0
         self.tokens = nn.Parameter(torch.randn(self.agent_tokens, dynamics.dim) * 0.02)
-        self.tasks = nn.Embedding(dynamics.tasks, dynamics.dim) if dynamics.tasks else None
+        self.tasks = nn.Embedding(config.task_count, dynamics.dim) if config.task_count else None
         width = self.token_count * dynamics.dim if self.agent_tokens else TOKENS * CHANNELS
         if self.tasks is not None and not self.agent_tokens:
             width += dynamics.dim
+        chunk = config.tokenizer.frames_per_latent
+        self.register_buffer("offsets", choice_offsets(chunk, sizes), persistent=False)
+        self.choices = chunk * sum(sizes)
+        self.history = History(heads.history, chunk, sizes) if heads.history else None
+        width += self.history.width if self.history is not None else 0
         self.feature_width = width
-        self.policy = Policy(heads, width, config.tokenizer.frames_per_latent, sizes)
-        past = 2 if heads.reward_reads == "transition" else 1
-        self.reward = TwoHotHead(heads, past * width, heads.reward_range)
+        self.policy = Policy(heads, width, chunk, sizes)
+        reads = {"state": width, "transition": 2 * width, "action": width + self.choices}
+        inputs = reads.get(heads.reward_reads, 2 * width + self.choices)
+        self.reward = TwoHotHead(heads, inputs, heads.reward_range, heads.reward_dropout)
         self.continuation = Continuation(heads, width)
         self.value = TwoHotHead(heads, width, heads.value_range)
 
@@ -44,6 +52,11 @@ class Agent(nn.Module):
     def token_count(self) -> int:
         """Agent tokens a step, the TASK token (which stands first) included; 0 with the `latents` read-out."""
         return self.agent_tokens + (self.tasks is not None) if self.agent_tokens else 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what the heads see of a step depends on the steps before it."""
+        return bool(self.agent_tokens) or self.history is not None
 
     def embed_tokens(self, task: Int[Tensor, " b"]) -> Float[Tensor, "b a d"] | None:
         """The agent tokens of each sequence, or None with the `latents` read-out."""
@@ -53,17 +66,32 @@ class Agent(nn.Module):
         return tokens if self.tasks is None else torch.cat([self.tasks(task)[:, None], tokens], 1)
 
     def features(
-        self, latents: Float[Tensor, "b n z"], read: Float[Tensor, "b l a d"] | None, task: Int[Tensor, " b"]
+        self,
+        latents: Float[Tensor, "b n z"],
+        read: Float[Tensor, "b l a d"] | None,
+        task: Int[Tensor, " b"],
+        trace: Float[Tensor, "b h"] | None = None,
     ) -> Float[Tensor, "b f"]:
-        """What the heads see of one step: normalised latents, or what the agent tokens read at the last of `l`."""
+        """What the heads see of one step: normalised latents, or what the agent tokens read at the last of `l`.
+
+        `trace` is that of the actions before, where there is a `history`.
+        """
         if self.agent_tokens:
             assert read is not None
             return read[:, -1].flatten(1)
         flat = latents.flatten(1)
+        if self.history is not None:
+            assert trace is not None
+            flat = torch.cat([flat, trace], 1)
         return flat if self.tasks is None else torch.cat([self.tasks(task), flat], 1)
 
     def sequence_features(self, world: WorldModel, batch: Batch, noise: Tensor) -> Float[Tensor, "b l f"]:
-        """Features of every step of a batch of real crops; gradients reach the agent's own parameters only."""
+        """Features of every step of a batch of real crops; gradients reach the agent's own parameters only.
+
+        Args:
+            noise: that of the context which agent tokens read; else what blurs the latents, in units of
+                `heads.input_noise`. Nothing does where its rows are empty.
+        """
         latents = world.normalise(batch.latents, batch.positions)
         tokens = self.embed_tokens(batch.task)
         if tokens is not None:
@@ -72,15 +100,59 @@ class Agent(nn.Module):
             _, read = world.read(noisy, signal, torch.zeros_like(signal), action, tokens)
             assert read is not None
             return read.flatten(2)
+        if noise.numel():
+            latents = latents + self.config.input_noise * noise
         steps = latents.shape[1]
-        flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps))
+        trace = self.traces(batch)
+        trace = None if trace is None else trace.flatten(0, 1)
+        flat = self.features(latents.flatten(0, 1), None, batch.task.repeat_interleave(steps), trace)
         return flat.unflatten(0, (-1, steps))
 
-    def reward_inputs(self, features: Float[Tensor, "b l f"]) -> Float[Tensor, "b l g"]:
-        """What the reward head reads at each step; with `transition` the first step has no past (zeros)."""
-        if self.config.reward_reads == "state":
-            return features
-        return torch.cat([torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1), features], -1)
+    def traces(self, batch: Batch) -> Float[Tensor, "b l h"] | None:
+        """What was done before each step of real crops, as far as the crops go; None without a `history`."""
+        if self.history is None:
+            return None
+        return self.history.along(batch.actions, batch.action_valid & batch.labelled[:, None, None])
+
+    @property
+    def reward_needs_past(self) -> bool:
+        """Whether the first step of a sequence has no reward, because what led to it is not there."""
+        return self.config.reward_reads != "state"
+
+    def reward_logits(
+        self, features: Float[Tensor, "b l f"], actions: Int[Tensor, "b l c k"], known: Bool[Tensor, "b l c"]
+    ) -> Float[Tensor, "b l cols"]:
+        """The reward head at each step.
+
+        Args:
+            features: of the steps; where the head reads the step before, the first one has none (zeros).
+            actions: the chunk that led INTO each step.
+            known: which of its positions are.
+        """
+        reads = self.config.reward_reads
+        parts = []
+        if reads != "state":
+            parts.append(torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1))
+        if reads in ("action", "all"):
+            assert isinstance(self.offsets, Tensor)
+            parts.append(multi_hot(actions, known, self.offsets, self.choices).to(features.dtype))
+        if reads != "action":
+            parts.append(features)
+        logits: Tensor = self.reward(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
+        return logits
+
+    def recorded_rewards(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l"]:
+        """What the reward head says of the steps of real crops, whose features these are."""
+        led = batch.action_valid & batch.labelled[:, None, None]
+        return self.reward.decode(self.reward_logits(features, batch.actions, led))
+
+    def imagined_rewards(
+        self, features: Float[Tensor, "b s f"], actions: Int[Tensor, "b h c k"]
+    ) -> Float[Tensor, "b h"]:
+        """The rewards of a rollout: what arrives with states 1 .. H, given the chunks taken at 0 .. H-1."""
+        led = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
+        known = torch.ones(led.shape[:3], dtype=torch.bool, device=led.device)
+        return self.reward.decode(self.reward_logits(features, led, known))[:, 1:]
 
     def continues(self, features: Float[Tensor, "b l f"]) -> Float[Tensor, "b l"]:
         """Probability that the episode goes on after arriving at each step."""

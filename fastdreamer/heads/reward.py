@@ -24,9 +24,9 @@ class TwoHotHead(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, config: HeadsConfig, inputs: int, limit: float) -> None:
+    def __init__(self, config: HeadsConfig, inputs: int, limit: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.net = MLP(inputs, config.hidden, config.layers, padded(config.bins))
+        self.net = MLP(inputs, config.hidden, config.layers, padded(config.bins), dropout)
         self.register_buffer("centres", symexp_bins(config.bins, limit), persistent=False)
 
     def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b cols"]:

@@ -21,7 +21,7 @@ def merged_difference(world: WorldModel, steps: int) -> float:
     device = world.mean.device
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2 * steps + 2, BATCH, TOKENS, CHANNELS, generator=generator).to(device)
-    tokens = (torch.randn(steps + 1, BATCH, world.config.dim, generator=generator) * 0.02).to(device)
+    tokens = (torch.randn(steps + 1, BATCH, world.action_width, generator=generator) * 0.02).to(device)
     with torch.autocast(device.type, enabled=False):
         plain, merged = world.new_cache(BATCH), world.new_cache(BATCH, steps=2)
         a = b = noise[-1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
@@ -41,6 +41,8 @@ class Program:
         generator: of all noise, on the backend's device.
         merges: commit a step together with the first denoising pass of the next: K passes a step, not K + 1.
         captures: "off", or on a card what one CUDA graph holds: a "step", or the whole "horizon".
+        shuffles: a control: at every step the world hears the action of another dream, drawn anew (`heard`), while
+            `actions` stay those that the policy took.
 
     Raises:
         ValueError: if commits are to be merged while the policy reads what agent tokens read.
@@ -57,6 +59,7 @@ class Program:
         generator: torch.Generator,
         merges: bool = False,
         captures: str = "off",
+        shuffles: bool = False,
     ) -> None:
         if merges and agent.agent_tokens:
             raise ValueError("commits cannot be merged where the policy reads agent tokens: they come with the commit")
@@ -70,8 +73,10 @@ class Program:
         self.features = torch.zeros(horizon + 1, dreams, agent.feature_width, device=device)
         chunk = (horizon, dreams, clock.frames_per_latent, len(sizes))
         self.actions = torch.zeros(chunk, dtype=torch.int64, device=device)
+        self.shuffled = torch.zeros_like(self.actions) if shuffles else None
         self.task = torch.zeros(dreams, dtype=torch.int64, device=device)
-        self.token = torch.zeros(dreams, world.config.dim, device=device)
+        self.trace = agent.history.start(dreams) if agent.history is not None else None
+        self.token = torch.zeros(dreams, world.action_width, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
         self.known = torch.ones(dreams, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
         at_once = max(1 + merges, context - world.config.context + 1)  # the first pass takes the real steps together
@@ -102,15 +107,21 @@ class Program:
         with span("rollout"):
             self._run()
         features = self.features.transpose(0, 1).clone()
+        actions = self.actions.transpose(0, 1).clone()
         with span("heads"), self.backend.autocast():
-            rewards, continues = self._score(features)
+            rewards, continues = self._score(features, self.heard.transpose(0, 1).clone())
         return Rollout(
             latents=self.latents.transpose(0, 1).clone(),
             features=features,
-            actions=self.actions.transpose(0, 1).clone(),
-            rewards=rewards[:, 1:],
-            continues=continues[:, 1:],
+            actions=actions,
+            rewards=rewards,
+            continues=continues,
         )
+
+    @property
+    def heard(self) -> Int[Tensor, "h b c k"]:
+        """The actions that the world was given in the last rollout: those the policy took, but for a control."""
+        return self.actions if self.shuffled is None else self.shuffled
 
     def buffers(self) -> list[Tensor]:
         """What stays from rollout to rollout beside the KV caches."""
@@ -132,7 +143,10 @@ class Program:
             if count:
                 noise = self.noise[:count].transpose(0, 1)
                 read = commit(self.world, self.cache, real[:, :count], action[:, :count], noise, tokens)
-            self.features[0].copy_(self.agent.features(real[:, -1], read, self.task))
+            traces = self.agent.traces(batch)
+            if self.trace is not None and traces is not None:
+                self.trace.copy_(traces[:, -1])
+            self.features[0].copy_(self.agent.features(real[:, -1], read, self.task, self.trace))
 
     def _all_steps(self) -> None:
         self.step_number.zero_()
@@ -147,6 +161,10 @@ class Program:
             with span("policy"):
                 chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
             noise, read = _row(self.noise, noise_at), None
+            if self.shuffled is not None:
+                others = _others(noise)
+                token = token.index_select(0, others)
+                self.shuffled.index_copy_(0, k, chunk.index_select(0, others)[None])
             if self.merges:
                 finished, its_noise = _row(self.latents, k), _row(self.noise, noise_at - 1)
                 with span("denoise"):  # and commit
@@ -157,7 +175,9 @@ class Program:
                     state = sample_next(world, self.cache, token, noise)
                 with span("commit"):
                     read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
-            feature = self.agent.features(state, read, self.task)
+            if self.agent.history is not None and self.trace is not None:
+                self.trace.copy_(self.agent.history.after(self.trace, chunk, self.known[:, 0]))
+            feature = self.agent.features(state, read, self.task, self.trace)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])
         self.features.index_copy_(0, after, feature[None].float())
@@ -169,15 +189,20 @@ class Program:
         chunk = self.agent.policy.choose(self.agent.policy(feature), uniform)
         return chunk, self.world.embed_actions(chunk[:, None], self.known, self.known[:, 0, 0])[:, 0]
 
-    def _judge(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and continuations of every state."""
-        rewards = self.agent.reward.decode(self.agent.reward(self.agent.reward_inputs(features)))
-        return rewards, self.agent.continues(features)
+    def _judge(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and continuations of every state but the first."""
+        return self.agent.imagined_rewards(features, actions), self.agent.continues(features)[:, 1:]
 
 
 def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:
     """A row by an index that stays on the device."""
     return buffer.index_select(0, at)[0]
+
+
+def _others(noise: Float[Tensor, "b n z"]) -> Int[Tensor, " b"]:
+    """For each dream another one: its neighbour in a random ring, whose order is that of noise used elsewhere."""
+    ring = noise[:, 0, 0].argsort()
+    return torch.empty_like(ring).index_copy_(0, ring, ring.roll(1))
 
 
 def build_program(
@@ -188,10 +213,12 @@ def build_program(
     backend: Backend,
     generator: torch.Generator,
     proves: bool = True,
+    shuffles: bool = False,
 ) -> Program:
     """The program that a configuration asks for, compared with the plain order of passes where it merges commits.
 
-    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`.
+    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`. For `shuffles` see
+    `Program`.
 
     Raises:
         UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
@@ -204,7 +231,8 @@ def build_program(
     merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
     if merges and proves:
         prove_merged(world)
-    return Program(world, agent, dreams, settings.start_context, settings.horizon, backend, generator, merges, captures)
+    sizes = (dreams, settings.start_context, settings.horizon)
+    return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles)
 
 
 def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:

@@ -85,7 +85,9 @@ def imagine(
         read = commit(world, cache, real[:, at], action[:, at], noise[t][:, None], tokens)
     known = torch.ones(count, 1, world.clock.frames_per_latent, dtype=torch.bool, device=device)
     latents = [real[:, -1]]
-    features = [agent.features(real[:, -1], read, batch.task)]
+    traces = agent.traces(batch)
+    trace = None if traces is None else traces[:, -1]
+    features = [agent.features(real[:, -1], read, batch.task, trace)]
     actions = []
     for k in range(horizon):
         chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
@@ -96,14 +98,16 @@ def imagine(
         read = commit(world, cache, state[:, None], token[:, None], after[:, None], tokens)
         actions.append(chunk)
         latents.append(state)
-        features.append(agent.features(state, read, batch.task))
+        if agent.history is not None and trace is not None:
+            trace = agent.history.after(trace, chunk, known[:, 0])
+        features.append(agent.features(state, read, batch.task, trace))
     sequence = torch.stack(features, 1)
-    rewards = agent.reward.decode(agent.reward(agent.reward_inputs(sequence)))
+    taken = torch.stack(actions, 1)
     return Rollout(
         latents=torch.stack(latents, 1),
         features=sequence,
-        actions=torch.stack(actions, 1),
-        rewards=rewards[:, 1:],
+        actions=taken,
+        rewards=agent.imagined_rewards(sequence, taken),
         continues=agent.continues(sequence)[:, 1:],
     )
 

@@ -91,12 +91,15 @@ def recorded_by(origins: list[dict[str, Any]]) -> list[str]:
             kind = f"fastdreamer record --policy {origin['policy']} record.max_steps={origin['max_steps']}"
             kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
         groups.setdefault(kind, []).append(origin.get("seed", 0))
-    return [
-        f"{kind}: {len(seeds)} episodes"
-        if not kind.startswith("fastdreamer")
-        else f"{kind} --seed {min(seeds)} --episodes {len(seeds)}"
-        for kind, seeds in groups.items()
-    ]
+    return [f"{kind}{_how_many(seeds, kind.startswith('fastdreamer'))}" for kind, seeds in groups.items()]
+
+
+def _how_many(seeds: list[int], is_ours: bool) -> str:
+    if not is_ours:
+        return f": {len(seeds)} episodes"
+    if max(seeds) - min(seeds) < len(seeds):
+        return f" --seed {min(seeds)} --episodes {len(seeds)}"
+    return f": {len(seeds)} of the seeds {min(seeds)} to {max(seeds)}"  # others of them were played otherwise
 
 
 def psnr_of(mse: float) -> float:

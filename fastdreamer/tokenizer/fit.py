@@ -250,9 +250,9 @@ def _sampler(
 
 def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes, dict[str, Any]]:
     from fastdreamer.data.actions import action_space
-    from fastdreamer.data.latents import assign_splits
     from fastdreamer.data.read import find_recordings, how_to_read, read_recording
     from fastdreamer.data.recording import DamagedRecording
+    from fastdreamer.data.splits import assign_splits
 
     space = action_space(config.data.env)
     episodes: Episodes = {}

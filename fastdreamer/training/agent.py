@@ -35,7 +35,7 @@ class CloningWork:
     """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
 
     batch: Batch
-    noise: Tensor  # of the agent tokens' context (b, l, n, z); one empty row a crop where the heads read latents
+    noise: Tensor  # of the agent tokens' context or of the heads' inputs (b, l, n, z); else one empty row a crop
     labelled: Bool[Tensor, "b l c"]
     policy: Float[Tensor, "b l"]
     chosen: Float[Tensor, "b l c"]
@@ -139,11 +139,13 @@ class AgentPhase(Phase[CloningWork]):
         """A batch with its shares; without a generator the noise is zero."""
         labelled = batch.next_valid & batch.labelled[:, None, None]
         arrived = batch.reward_valid.float()
-        if self.config.heads.reward_reads == "transition":
+        if self.agent.reward_needs_past:
             arrived[:, 0] = 0.0  # the step before the crop is not in it
         # The last step's return is unknown: weight 0, where cutting it off would copy the logits.
-        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1))
-        noise = batch.latents.new_zeros(batch.latents.shape if self.agent.agent_tokens else (len(labelled), 0))
+        # The value is that of the play that is cloned.
+        known = F.pad(batch.reward_valid[:, 1:].float(), (0, 1)) * labelled.any(-1)
+        has_noise = self.agent.agent_tokens or self.config.heads.input_noise > 0
+        noise = batch.latents.new_zeros(batch.latents.shape if has_noise else (len(labelled), 0))
         if generator is not None:
             noise.normal_(generator=generator)
         return CloningWork(
@@ -174,7 +176,8 @@ class AgentPhase(Phase[CloningWork]):
             "entropy": (agent.policy.entropy(logits.detach()) * work.states).sum(),
         }
         if "value" in self.terms:
-            reward_logits = agent.reward(agent.reward_inputs(features))
+            led = batch.action_valid & batch.labelled[:, None, None]
+            reward_logits = agent.reward_logits(features, batch.actions, led)
             value_logits = agent.value(features.detach())
             values = agent.value.decode(value_logits).detach()
             targets = F.pad(data_returns(batch, values, self.gamma, config.imagination.lambda_), (0, 1))

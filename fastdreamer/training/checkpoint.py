@@ -28,6 +28,7 @@ from fastdreamer.settings import to_dict
 FORMAT = 1
 KEEP = 2
 SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
+TASKS = "tasks.names"
 FREE = ("micro_batch", "recompute", "max_skipped")  # of a phase: what a resumed run may change
 
 
@@ -52,7 +53,7 @@ def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
     parts = {name: to_dict(getattr(config, name)) for name in SECTIONS}
     parts["tokenizer"].pop("trust_jit")  # how a file is read, not what it holds
-    return {"env": config.data.env} | parts
+    return {"env": config.data.env, TASKS: list(config.tasks.names)} | parts
 
 
 def training(config: Config, phase: int) -> dict[str, Any]:
@@ -151,7 +152,10 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
     Raises:
         UserError: on any difference in `architecture`.
     """
-    _refuse_difference(checkpoint.state["architecture"], architecture(config), checkpoint.path, "")
+    saved, wanted = {TASKS: []} | checkpoint.state["architecture"], architecture(config)
+    if checkpoint.phase < 2:  # the world model knows no tasks
+        saved[TASKS] = wanted[TASKS]
+    _refuse_difference(saved, wanted, checkpoint.path, "")
 
 
 def check_resumable(checkpoint: Checkpoint, config: Config) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.data.clips import Batch
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import Episode, LatentStore
+from fastdreamer.data.relabel import relabelled
 from fastdreamer.data.sampler import CropSampler, total_reward
 from fastdreamer.errors import UserError
+from fastdreamer.shapes import LatentClock
 
 CPU = torch.device("cpu")
 
@@ -19,7 +22,8 @@ CPU = torch.device("cpu")
 def training_feed(config: Config, phase: int, store: LatentStore, device: torch.device) -> Feed:
     """The batches of a phase; prints once where the store lives.
 
-    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes.
+    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes, with the
+    rewards of the configured tasks. Phase 3 dreams on from a crop's last step, so none ends where its episode did.
 
     Raises:
         UserError: where the store lacks what the phase needs, or the card cannot hold it.
@@ -34,18 +38,29 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
         sampling = replace(sampling, short_window=0, single_step=0.0)
     if phase > 2:
         sampling = replace(sampling, reward_weighted=0.0)
-    if sampling.reward_weighted and not any(total_reward(e) for e in episodes if e.labelled):
-        raise UserError(
-            f"sampling.reward_weighted is {sampling.reward_weighted}, but no labelled training episode of store "
-            f"{store.path} has a reward: set it to 0"
-        )
-    if phase == 2 and not any(episode.rewarded for episode in episodes):
+    if phase != 2:
+        sampling = replace(sampling, clone_top=1.0)
+    views = relabelled(store, episodes, config.tasks.names if phase > 1 else ())
+    for task, view in zip(config.tasks.names or ("",), views, strict=False):
+        named = f" for task {task}" if task and phase > 1 else ""
+        if sampling.reward_weighted and not any(total_reward(e) for e in view if e.labelled):
+            raise UserError(
+                f"sampling.reward_weighted is {sampling.reward_weighted}, but no labelled training episode of store "
+                f"{store.path} has a reward{named}: set it to 0"
+            )
+        if sampling.clone_top < 1 and not any(e.rewarded for e in view):
+            raise UserError(
+                f"sampling.clone_top is {sampling.clone_top}, but no labelled training episode of store {store.path} "
+                f"has rewards{named} to choose by: set it to 1"
+            )
+    if phase == 2 and not any(episode.rewarded for view in views for episode in view):
         print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
+    if phase == 3:
+        views = [[before_end(episode, store.clock) for episode in view] for view in views]
     home = choose_home(config, store, device)
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
     batch_size = getattr(config, f"phase{phase}").batch_size
-    discount = config.imagination.gamma
-    sampler = CropSampler(episodes, store.clock, window, batch_size, config.seed, discount, sampling, home)
+    sampler = _sampler(config, store, views, window, batch_size, sampling, home)
     # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
     is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
     return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
@@ -61,14 +76,53 @@ def held_out_batch(config: Config, store: LatentStore) -> Batch | None:
     episodes = episodes_of(store, "held_out", 2)
     if not episodes:
         return None
+    crops, window, top = held_out_crops(config), config.dynamics.window, config.sampling.clone_top
+    views = relabelled(store, episodes, config.tasks.names)
+    if not all(any(episode.rewarded for episode in view) for view in views):
+        top = 1.0  # nothing to choose by
+    return _sampler(config, store, views, window, crops, SamplingConfig(clone_top=top)).batch(0)
+
+
+def rewarded_batch(config: Config, store: LatentStore, crops: int) -> Batch | None:
+    """Crops of held-out episodes that have rewards, of training episodes where none has; None without either."""
+    for split in ("held_out", "train"):
+        views = relabelled(store, episodes_of(store, split, 2), config.tasks.names)
+        known = [place for place, same in enumerate(zip(*views, strict=True)) if any(e.rewarded for e in same)]
+        if known:
+            kept = [[view[place] for place in known] for view in views]
+            return _sampler(config, store, kept, config.dynamics.window, crops).batch(0)
+    return None
+
+
+def _sampler(
+    config: Config,
+    store: LatentStore,
+    views: Sequence[Sequence[Episode]],
+    length: int,
+    crops: int,
+    sampling: SamplingConfig | None = None,
+    home: torch.device | None = None,
+) -> CropSampler:
+    tasks = views if len(views) > 1 else ()
     discount = config.imagination.gamma
-    crops, window = held_out_crops(config), config.dynamics.window
-    return CropSampler(episodes, store.clock, window, crops, config.seed, discount).batch(0)
+    by = config.sampling.clone_by
+    ranked = relabelled(store, views[0], (by,))[0] if by and sampling is not None and sampling.clone_top < 1 else ()
+    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks, ranked)
 
 
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:
     """A split's episodes that a phase can use."""
     return [episode for episode in store.split(split) if phase == 1 or episode.labelled]
+
+
+def before_end(episode: Episode, clock: LatentClock) -> Episode:
+    """The episode without the step that it ended in, where it did: nothing can be done there."""
+    frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
+    if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
+        return episode
+    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
+    counters = {name: values[:frames] for name, values in episode.counters.items()}
+    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:

@@ -5,7 +5,7 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.3, Eq. 9-11.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
 from fastdreamer.ranges import span
+from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 
@@ -79,11 +80,12 @@ class ImaginationPhase(Phase[DreamWork]):
 
     Attributes:
         dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
-        proves: see `build_program`.
+        proves, shuffles: see `build_program`.
     """
 
     number = 3
     proves = True
+    shuffles = False
     feed: Feed
     scale: RunningScale
 
@@ -105,7 +107,13 @@ class ImaginationPhase(Phase[DreamWork]):
         self.prior = prior.eval().requires_grad_(False)
         self.scale = RunningScale(["value"]).to(backend.device)
         trained = {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True)}
-        self.model = nn.ModuleDict(trained | {"scale": self.scale})
+        settings = config.imagination
+        self.calibration = Calibration(settings.critic_bias)
+        self.target = SlowCopy(agent.value, settings.target_decay) if settings.target_decay else None
+        kept = {"scale": self.scale, "calibration": self.calibration.to(backend.device)}
+        kept |= {"target": self.target} if self.target is not None else {}
+        self.model = nn.ModuleDict(trained | kept)
+        self.rates = {"value.": settings.value_rate}
         self.frozen = {"world": world, "agent": agent, "prior": prior}
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 3)
         self.generators = {"data": feed, "noise": self.noise}
@@ -123,8 +131,10 @@ class ImaginationPhase(Phase[DreamWork]):
         weight = survival(rollout.continues)
         with span("heads"), self.backend.autocast():
             values = agent.returns_decoded(rollout.features)
-        returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], self.gamma, settings.lambda_)
+            slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
+        returns = lambda_returns(rollout.rewards, rollout.continues, slow[:, 1:], self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
+        self.calibration.see(advantage)
         self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)
         return DreamWork(
             states=rollout.features[:, :-1],
@@ -146,9 +156,18 @@ class ImaginationPhase(Phase[DreamWork]):
     def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""
         losses, figures = self._losses(work, self.scale.factors()["value"])
-        if step < self.config.imagination.critic_steps:
+        settings = self.config.imagination
+        if step < settings.critic_steps:
             losses["policy"] = losses["policy"] * 0.0
+        elif settings.critic_bias and step < self.config.phase3.steps // 2:
+            losses["policy"] = losses["policy"] * self.calibration.opened
         return losses["policy"] + losses["value"], figures
+
+    def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
+        """The slow value head follows the value head."""
+        super().finish(sums, skipped)
+        if self.target is not None:
+            self.target.follow(self.agent.value)
 
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Those of the loss, and those of the rollout."""
@@ -185,6 +204,6 @@ class ImaginationPhase(Phase[DreamWork]):
         """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
         if dreams not in self._programs:
             self._programs[dreams] = build_program(
-                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves
+                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves, self.shuffles
             )
         return self._programs[dreams]

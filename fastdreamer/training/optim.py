@@ -23,11 +23,12 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizers(
-    parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig
+    parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, rates: Mapping[str, float] | None = None
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
 
-    Matrices decay, vectors (norms, biases, single embeddings) do not.
+    Matrices decay, vectors (norms, biases, single embeddings) do not. `rates` are factors of the learning rate by the
+    beginning of a parameter's name; a group keeps its own as `rate`.
 
     Raises:
         UserError: if Muon is asked for where there are no transformer blocks to train.
@@ -37,10 +38,15 @@ def build_optimizers(
     if config.optimizer == "muon" and not hidden:
         raise UserError("optimizer muon is for a transformer's blocks, and this phase trains none; set it to adamw")
     taken = set(map(id, hidden))
-    rest = [p for _, p in named if id(p) not in taken]
+    rest: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, p in named:
+        if id(p) not in taken:
+            factor = next((rate for start, rate in (rates or {}).items() if name.startswith(start)), 1.0)
+            rest.setdefault(factor, []).append(p)
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in own if (p.ndim >= 2) is decays], "weight_decay": decay, "rate": factor}
+        for factor, own in rest.items()
+        for decays, decay in ((True, config.weight_decay), (False, 0.0))
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
     return [adamw, Muon(hidden, config.learning_rate, config.weight_decay)] if hidden else [adamw]

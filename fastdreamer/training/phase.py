@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Phase(ABC, Generic[W]):
     """All randomness of the phase, and the data position."""
     feed: Feed | None = None
     """Where its batches come from, if it has to wait for them; the loop closes it."""
+    rates: Mapping[str, float] = MappingProxyType({})
+    """Factors of the learning rate, by the beginning of a parameter's name in `model`."""
     scale: RunningScale | None = None
     """Divides the terms of its loss, if there are several or their size drifts."""
 

@@ -49,6 +49,10 @@ class RunDirectory:
     def has_phase(self, phase: int) -> bool:
         return bool(steps_in(self.checkpoints(phase)))
 
+    def step(self, phase: int) -> int:
+        """Of a phase's newest checkpoint."""
+        return int(steps_in(self.checkpoints(phase))[-1].name.removeprefix("step-"))
+
     def load(self, phase: int, config: Config) -> Checkpoint:
         """A phase's newest checkpoint, checked against the configuration.
 
@@ -99,11 +103,11 @@ def load_world_model(run: RunDirectory, config: Config, device: torch.device) ->
     return world_model_from(run.load(1, config), config, device)
 
 
-def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.device) -> Actor:
-    """The run's policy after phase 2 or 3, ready to act."""
+def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.device, task: int | None = None) -> Actor:
+    """The run's policy after phase 2 or 3, ready to act for a task: one of the named ones, or evaluation.task."""
     checkpoint = run.load(phase, config)
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device)
-    return Actor(world, agent, config.evaluation.task)
+    return Actor(world, agent, config.evaluation.task if task is None else task)
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, group: str, prefix: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
+from fastdreamer.data.relabel import check_task
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.world_model import WorldModel
@@ -27,6 +28,7 @@ from fastdreamer.training.checkpoint import (
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
@@ -62,6 +64,8 @@ def train(
     checkpoint: Path | None = None,
     memory: Memory | None = None,
     gate: Gate | None = None,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
+    draws: bool = True,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.
 
@@ -73,6 +77,8 @@ def train(
         checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
         memory: plans the phase's memory; None leaves `micro_batch` as it is.
         gate: is asked before phases 2 and 3 start; None lets everything pass.
+        imagination: makes phase 3; controls put their own in its place (see `study`).
+        draws: train the pixel decoder beside phase 1.
 
     Returns:
         Phase, steps, seconds, parameters trained, and the last figures.
@@ -90,7 +96,7 @@ def train(
         check_resumable(resume_from, config)
     parent = resume_from or _parent(run, config, phase, checkpoint)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
-    _check_store(store, config, parent)
+    _check_store(store, config, parent, phase)
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
@@ -102,7 +108,7 @@ def train(
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
-    built = build_phase(config, phase, store, parent, backend)
+    built = build_phase(config, phase, store, parent, backend, imagination)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
     figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
@@ -120,7 +126,7 @@ def train(
         result["forced"] = [f"phase {one['phase']}: {one['name']}" for one in forced]
     if memory is not None:
         result |= memory.finished()
-    if phase == 1:
+    if phase == 1 and draws:
         result["decoder"] = _train_decoder(config, run, store, backend, resume)
     return result
 
@@ -139,7 +145,7 @@ def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -
     return parent
 
 
-def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) -> None:
+def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None, phase: int) -> None:
     if store.tokenizer != SYNTHETIC:
         expected = store_key(config, tokenizer_fingerprint(config.tokenizer))
         free = {name: store.manifest["key"].get(name) for name in RUNNERS if name in store.manifest["key"]}
@@ -149,23 +155,35 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None) 
     tasks = 1 + max(episode.task for episode in store.episodes)
     if 0 < config.dynamics.tasks < tasks:
         raise UserError(f"store {store.path} holds {tasks} tasks, dynamics.tasks is {config.dynamics.tasks}: raise it")
+    for task in config.tasks.names if phase > 1 else ():
+        check_task(store, task)
     if parent is not None:
         check_latents(parent, store.tokenizer, f"store {store.path}")
 
 
 def build_phase(
-    config: Config, phase: int, store: LatentStore, parent: Checkpoint | None, backend: Backend
+    config: Config,
+    phase: int,
+    store: LatentStore,
+    parent: Checkpoint | None,
+    backend: Backend,
+    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
 ) -> Phase[Any]:
     """A phase over a store, before its first step.
 
     Args:
         parent: what phases 2 and 3 build on: the phase before, or one of their own checkpoints.
+        imagination: makes phase 3.
     """
     device = backend.device
     feed = training_feed(config, phase, store, device)
     if phase == 1:  # a resumed phase is filled in by the loop
         world = WorldModel.build(config, store.space.sizes).to(device)
         world.set_statistics(*store.statistics())
+        if world.linear is not None and parent is None:
+            count = fit_linear_start(world, store.split("train"))
+            left = float(world.linear.variance.mean())
+            print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
         return WorldModelPhase(config, world, feed, backend)
     assert parent is not None
     world = world_model_from(parent, config, device)
@@ -179,7 +197,7 @@ def build_phase(
             f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
             "train phase 2 on a store with rewards"
         )
-    return ImaginationPhase(config, world, agent, prior, feed, backend)
+    return imagination(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(

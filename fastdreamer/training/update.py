@@ -22,7 +22,7 @@ class Update:
     def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
         self.phase, self.train = phase, train
         self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
-        self.optimizers = build_optimizers(phase.model.named_parameters(), train)
+        self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates)
         self.average = Average(phase.model, train.ema_decay)
         self.pieces = Pieces(phase, train, backend)
         self.skips = Skips(backend.device)
@@ -41,7 +41,7 @@ class Update:
         """Takes the gradients in, and of `batches` the losses; returns the gradients' norm before they were clipped."""
         rate = learning_rate(self.train, step)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         with span("clip"):
             norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
             skipped = self.skips.judge(norm, [figures["loss"] for figures in batches])

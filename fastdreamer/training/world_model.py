@@ -13,7 +13,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.schedule import Share, derived_seed
 from fastdreamer.device import Backend
-from fastdreamer.dynamics.forcing import Levels, draw_levels, forcing_loss, loss_shares
+from fastdreamer.dynamics.forcing import Levels, draw_levels, draw_sampled_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.ranges import span
 from fastdreamer.training.optim import RunningScale
@@ -89,13 +89,17 @@ class WorldModelPhase(Phase[ForcingWork]):
         rows, steps = clean.shape[:2]
         self.steps = steps
         boots = self.boots.before((number + 1) * rows) - self.boots.before(number * rows)
-        finest = self.config.forcing.finest_steps
-        levels = draw_levels(rows, steps, finest, boots if number >= self.first_boot else 0, self.noise)
+        forcing = self.config.forcing
+        finest, is_grid = forcing.finest_steps, forcing.levels == "grid"
+        if is_grid:
+            levels = draw_levels(rows, steps, finest, boots if number >= self.first_boot else 0, self.noise)
+        else:
+            levels = draw_sampled_levels(rows, steps, forcing, self.noise)
         return ForcingWork(
             clean=clean,
             noise=torch.randn(clean.shape, generator=self.noise, device=clean.device),
             levels=levels,
-            shares=loss_shares(levels, finest, batch.target_valid),
+            shares=loss_shares(levels, finest, batch.target_valid, is_grid),
             present=batch.target_valid / batch.target_valid.sum().clamp(min=1),
             actions=batch.actions,
             action_valid=batch.action_valid,

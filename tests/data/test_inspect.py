@@ -84,6 +84,16 @@ def test_achievements_are_shares_of_the_episodes_that_record_them(found: dict):
     assert found["achievements"] == {"collect_wood": 1.0}
 
 
+def test_counters_are_named_with_all_their_gains(tmp_path: Path):
+    for number, most in enumerate((3, 4)):
+        arrays = obtain_arrays(STEPS) | {"observation$inventory$log": np.arange(STEPS + 1) % (most + 1)}
+        write_minerl_recording(tmp_path, arrays | {"observation$inventory$dirt": np.ones(STEPS + 1)}, number=number)
+    write_minerl_recording(tmp_path, treechop_arrays(STEPS), number=2)
+    found = inspect_recordings(tmp_path, decode=False)
+    assert found["counted"] == 2 and found["counters"] == {"log": 15 + 16, "dirt": 0}
+    assert "counters of 2 episodes, for tasks; 1 rise, by so much in all\n  log 31\n" in render_inspection(found)
+
+
 def test_without_decoding_the_figures_are_the_same(root: Path, found: dict):
     quick = inspect_recordings(root, decode=False)
     differing = {key for key in found if found[key] != quick[key]}

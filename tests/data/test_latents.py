@@ -17,13 +17,13 @@ from fastdreamer.data.latents import (
     FOLDER,
     Episode,
     LatentStore,
-    assign_splits,
     read_manifest,
     step_valid,
     store_key,
     write_episode,
     write_manifest,
 )
+from fastdreamer.data.splits import assign_splits
 from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastdreamer.config import SamplingConfig
 from fastdreamer.data.clips import align, crop, stack
 from fastdreamer.data.resident import ResidentSteps
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.data.sampler import CropSampler, best
 from fastdreamer.data.schedule import Share, Starts
 from fastdreamer.shapes import LatentClock
 
@@ -138,3 +139,94 @@ def test_host_memory_holds_the_latents_once() -> None:
     own = [e.latents.untyped_storage().data_ptr() for e in found]
     assert [x.untyped_storage().data_ptr() for x in table._latents] == own
     assert all(value.shape[0] == 21 or value.ndim == 1 for value in table.fields.values())
+
+
+def paying(found: list[Any], *amounts: float) -> list[list[Any]]:
+    """The episodes once for each task, paying that much a step."""
+    return [
+        [replace(e, rewards=torch.full_like(e.rewards, amount), task=i) for e in found]
+        for i, amount in enumerate(amounts)
+    ]
+
+
+def test_tasks_have_equal_shares_and_every_crop_has_its_own_tasks_rewards() -> None:
+    found = episodes(12, 9)
+    views = paying(found, 1.0, 20.0, 300.0)
+    views[2][1] = replace(views[2][1], rewarded=False)
+    source = CropSampler(views[0], CLOCK, 4, 4, 0, tasks=views)
+    plain = CropSampler(found, CLOCK, 4, 4, 0)
+    batches = [source.batch(number) for number in range(30)]
+    assert Counter(int(task) for batch in batches for task in batch.task) == {0: 40, 1: 40, 2: 40}
+    assert len({tuple(batch.task.tolist()) for batch in batches}) > 5, "the order within a batch changes"
+    for number, batch in enumerate(batches):
+        assert firsts(batch) == firsts(plain.batch(number)), "which crops come is not the tasks' business"
+        for row, (task, first) in enumerate(zip(batch.task.tolist(), firsts(batch), strict=True)):
+            is_known = not (task == 2 and first >= 1000)
+            known = batch.reward_valid[row]
+            assert bool(known[1:].any()) == is_known
+            assert set(batch.rewards[row][known].tolist()) <= {(1.0, 20.0, 300.0)[task]}
+    again = CropSampler(views[0], CLOCK, 4, 4, 0, tasks=views)
+    assert equal(again.batch(17), batches[17])
+
+
+def test_episodes_are_drawn_by_the_rewards_of_the_crops_task() -> None:
+    found = episodes(12, 9)
+    views = paying(found, 1.0, 1.0)
+    for task, poor in ((0, 0), (1, 1)):
+        views[task][poor] = replace(found[poor], rewards=torch.zeros_like(found[poor].rewards), task=task)
+    by_reward = SamplingConfig(reward_weighted=1.0)
+    source = CropSampler(views[0], CLOCK, 4, 6, 0, sampling=by_reward, tasks=views)
+    for number in range(10):
+        batch = source.batch(number)
+        assert [first >= 1000 for first in firsts(batch)] == [int(task) == 0 for task in batch.task]
+    views[1] = [replace(e, rewards=torch.zeros_like(e.rewards)) for e in views[1]]
+    with pytest.raises(ValueError, match="to be drawn by"):
+        CropSampler(views[0], CLOCK, 4, 6, 0, sampling=by_reward, tasks=views)
+
+
+def test_actions_of_the_best_episodes_alone_are_to_be_cloned_and_the_rest_stays_as_it_was() -> None:
+    found = episodes(12, 9, 10, 7)  # returns 66, 36, 45 and 21
+    found[1] = replace(found[1], rewards=found[1].rewards * 3)
+    whole, some = sampler(found), sampler(found, clone_top=0.5)
+    for number in range(12):
+        all_of_it, batch = whole.batch(number), some.batch(number)
+        assert equal(replace(batch, next_valid=all_of_it.next_valid), all_of_it)
+        for row, first in enumerate(firsts(batch)):
+            wanted = all_of_it.next_valid[row] & (first < 2000)
+            assert torch.equal(batch.next_valid[row], wanted)
+
+
+def test_what_is_cloned_depends_on_the_crops_task() -> None:
+    found = episodes(12, 9)
+    views = paying(found, 1.0, 1.0)
+    views[1][0] = replace(views[1][0], rewards=torch.zeros_like(found[0].rewards))
+    source = CropSampler(views[0], CLOCK, 4, 4, 0, sampling=SamplingConfig(clone_top=0.5), tasks=views)
+    for number in range(12):
+        batch = source.batch(number)
+        is_cloned = batch.next_valid.any(-1).any(-1).tolist()
+        assert is_cloned == [
+            (first < 1000) == (task == 0) for first, task in zip(firsts(batch), batch.task, strict=True)
+        ]
+
+
+def test_another_tasks_return_may_say_what_is_cloned() -> None:
+    found = episodes(12, 9)
+    ranked = paying(found, 1.0)[0]
+    ranked[0] = replace(ranked[0], rewards=torch.zeros_like(found[0].rewards))
+    half = SamplingConfig(clone_top=0.5)
+    own, other = (CropSampler(found, CLOCK, 4, 4, 0, sampling=half, ranked=ranks) for ranks in ((), ranked))
+    for source, cloned in ((own, 0), (other, 1)):
+        batch = source.batch(0)
+        assert [first >= 1000 for first in firsts(batch)] == [
+            bool(is_cloned) == bool(cloned) for is_cloned in batch.next_valid.any(-1).any(-1)
+        ]
+        torch.testing.assert_close(batch.rewards, own.batch(0).rewards)
+
+
+def test_the_best_are_a_share_of_the_labelled_episodes_with_rewards_in_order_where_alike() -> None:
+    found = paying(episodes(5, 5, 5, 5, 5), 1.0)[0]
+    assert best(found, 0.3).tolist() == [True, True, False, False, False]
+    found[0], found[1] = replace(found[0], labelled=False), replace(found[1], rewarded=False)
+    assert best(found, 0.34).tolist() == [False, False, True, True, False]
+    with pytest.raises(ValueError, match="to choose what to clone by"):
+        best([replace(e, rewarded=False) for e in found], 0.5)

@@ -60,7 +60,7 @@ def test_cached_steps_equal_one_banded_forward_past_eviction(soft_cap: float) ->
         spoiled = torch.randn(2, 1, 16, 16)  # a denoising pass before: its slot must be overwritten
         model(spoiled, x["signal"][:, at], x["step_size"][:, at], action[:, at], cache)
         got = model(x["noisy"][:, at], x["signal"][:, at], x["step_size"][:, at], action[:, at], cache)
-        cache.advance()
+        cache.advance(x["noisy"][:, at], x["signal"][:, at])
         torch.testing.assert_close(got, expected[:, at], rtol=1e-5, atol=1e-5)
 
 

@@ -45,9 +45,11 @@ def test_treechop_on_minestudio_plays_and_counts_logs(machine: Machine) -> None:
     assert rewards == [0, 0, 1, 0, 0, 1, 0]
     assert (terminated, truncated, env.is_over, env.steps) == (False, True, True, 7)
     assert info["achievements"] == env.unlocked == ["pickup oak_log"]
+    assert info["counters"] == env.counters == {"pickup.oak_log": 2}
     with pytest.raises(AssertionError, match="reset first"):
         env.step(act(TREECHOP))
     assert env.reset()[0, 0].tolist() == [77, 0, 0] and env.unlocked == [], "the same world, without its past"
+    assert not env.counters["pickup.oak_log"]
     env.seed = 78
     assert env.reset()[0, 0, 0] == 78
     env.close()
@@ -86,6 +88,7 @@ def test_obtain_on_minerl_plays_its_own_task(machine: Machine, monkeypatch: pyte
         _, reward, terminated, truncated, info = env.step(act(space, attack=1, craft=3))
         assert (reward, terminated, truncated) == (1.0, False, tick == 4)  # its time limit is a truncation
     assert env.is_over and info["achievements"] == ["log"]
+    assert info["counters"] == env.counters and set(env.counters) == {"log", "dirt"} and env.counters["log"] > 0
     simulator: Any = env._simulator
     assert simulator._env.last["craft"] == "planks" and simulator._env.last["place"] == "none"
 

@@ -25,6 +25,7 @@ def test_pool_equals_serial_play_whatever_the_workers(world: World) -> None:
     with EnvPool("crafter", seeds, caps, workers=2) as pool:
         for _ in range(2):  # a second reset plays the same worlds again
             assert np.array_equal(pool.reset(), np.stack([env.reset() for env in envs]))
+            assert pool.counters == [env.counters for env in envs]
             for actions, active in zip(plan, masks, strict=True):
                 frames, rewards, terminated, truncated, infos = pool.step(actions[:, None], active)
                 for index, env in enumerate(envs):
@@ -36,6 +37,7 @@ def test_pool_equals_serial_play_whatever_the_workers(world: World) -> None:
                     assert rewards[index] == np.float32(reward)
                     assert (terminated[index], truncated[index]) == (has_died, is_cut)
                     assert infos[index]["achievements"] == env.unlocked
+                    assert infos[index]["counters"] == pool.counters[index] == env.counters
     assert list(truncated) == [True, False, True]
 
 

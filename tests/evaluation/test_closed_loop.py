@@ -10,16 +10,23 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.config import HeadsConfig
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.closed_loop import Observer, RandomPolicy, check_worlds, play
+from fastdreamer.evaluation.closed_loop import Observer, RandomPolicy, check_worlds, join, play
+from fastdreamer.evaluation.trace import Trace
+from fastdreamer.heads.policy import Policy
 
 LENGTHS = (3, 7, 100)  # world w ends after that many steps; world 2 only by the step cap
 
 
 class ScriptedPool:
-    """World w pays 1 + w a step, also when it is stepped after its end (which must not count)."""
+    """World w pays 1 + w a step, also when it is stepped after its end (which must not count).
 
-    def __init__(self) -> None:
+    It counts a log every second step, from 5 on, and the first world a stone at its second one.
+    """
+
+    def __init__(self, lengths: tuple[int, ...] = LENGTHS) -> None:
+        self.lengths = lengths
         self.steps = np.zeros(len(LENGTHS), dtype=int)
         self.actions: list[ndarray] = []
         self.active: list[ndarray] = []
@@ -29,6 +36,10 @@ class ScriptedPool:
         frames[:, :, :, 0] = np.arange(len(LENGTHS))[:, None, None]
         frames[:, :, :, 1] = self.steps[:, None, None]
         return frames
+
+    @property
+    def counters(self) -> list[dict[str, int]]:
+        return [{"log": 5 + s // 2} | ({"stone": int(s >= 2)} if not w else {}) for w, s in enumerate(self.steps)]
 
     def reset(self) -> ndarray:
         self.steps[:] = 0
@@ -41,9 +52,10 @@ class ScriptedPool:
         self.active.append(active.copy())
         self.steps += 1
         rewards = 1.0 + np.arange(len(LENGTHS))
-        terminated = self.steps == np.array(LENGTHS)  # only at that very step: a pool need not repeat it
+        terminated = self.steps == np.array(self.lengths)  # only at that very step: a pool need not repeat it
         names = [{"achievements": ["walk"] + (["late"] if s >= 5 else [])} for s in self.steps]
-        return self.frames(), rewards, terminated, np.zeros(len(LENGTHS), bool), names
+        infos = [name | {"counters": counted} for name, counted in zip(names, self.counters, strict=True)]
+        return self.frames(), rewards, terminated, np.zeros(len(LENGTHS), bool), infos
 
 
 class ScriptedEncoder:
@@ -174,3 +186,56 @@ def test_agent_policy_draws_the_same_after_a_reset() -> None:
     assert first.shape == (5, 2, 1) and agent.seen == [(2, True)]
     policy.reset()
     assert agent.seen == [] and np.array_equal(policy.act(torch.zeros(5, 16, 16), 2), first)
+
+
+def test_tasks_are_paid_by_what_the_worlds_count_until_their_end() -> None:
+    tasks = ["log", "first:stone", "reward", "diamond"]
+    played = play(ScriptedPolicy(4), ScriptedPool(), ScriptedEncoder(), 4, 4, 10, "test", tasks=tasks)
+    assert played.returns.tolist() == played.of("log").returns.tolist() == [1, 3, 5]
+    assert played.of("first:stone").returns.tolist() == [1, 0, 0]
+    assert played.of("reward").returns.tolist() == [3 * 1.0, 7 * 2.0, 10 * 3.0]
+    assert played.uncounted == {"diamond"} and played.of("diamond").returns.tolist() == [0, 0, 0]
+    twice = join([played, played]).of("log")
+    assert twice.returns.tolist() == [1, 3, 5, 1, 3, 5] and twice.uncounted == {"diamond"}
+
+
+def test_a_trace_holds_what_the_first_task_paid() -> None:
+    trace = Trace()
+    play(ScriptedPolicy(1), ScriptedPool(), ScriptedEncoder(), 1, 1, 10, "test", trace, ["log", "reward"])
+    assert [episode.rewards.tolist() for episode in trace.episodes("test")][:2] == [[0, 1, 0], [0, 1, 0, 1, 0, 1, 0]]
+
+
+def test_a_worlds_draws_depend_neither_on_the_others_play_nor_on_their_ends() -> None:
+    """Policies are compared world by world, so both must meet the same chance in a world (common random numbers)."""
+    from fastdreamer.evaluation.closed_loop import AgentPolicy
+
+    policy = Policy(HeadsConfig(hidden=4, layers=1), 1, 1, (17,))
+
+    class Agent:
+        def __init__(self, others: float) -> None:
+            self.others = others
+
+        def reset(self) -> None: ...
+
+        def act(self, latents: Tensor, positions: Tensor, greedy: bool, generator: torch.Generator) -> Tensor:
+            logits = torch.zeros(len(latents), 1, 17)
+            logits[:2] = self.others * torch.arange(17)  # the last world's policy is the same
+            return policy.act(logits, greedy, generator)
+
+    actions = []
+    for others, lengths in ((0.0, (3, 7, 100)), (5.0, (9, 1, 100))):
+        pool = ScriptedPool(lengths)
+        played = AgentPolicy(Agent(others), False, 3, torch.device("cpu"))
+        play(played, pool, WideEncoder(), 1, 1, 20, "test")
+        actions.append([int(chosen[2, 0]) for chosen in pool.actions])
+    assert actions[0] == actions[1] and len(actions[0]) == 20 and len(set(actions[0])) > 5
+
+
+class WideEncoder(ScriptedEncoder):
+    """A latent of the right shape for each world."""
+
+    def reset(self, frames: Tensor) -> Tensor:
+        return super().reset(frames).expand(len(LENGTHS), 16, 16)
+
+    def push(self, frames: Tensor) -> Tensor:
+        return super().push(frames).expand(len(LENGTHS), 16, 16)

@@ -124,6 +124,13 @@ def test_every_policy_and_the_world_model_are_evaluated(
     world = result["world_model"]
     assert world["horizons"] == [1, 2, 3] and world["crops"] == 3 and world["samples"] == 2
     assert world["ratios"]["shuffled_over_real"]["mean"] > 0
+    assert len(world["one_sample_over_copy"]) == 3 and world["reward_correlation"]["crops"] == 3
+    judged = result["reward_calibration"]
+    assert list(judged) == ["phase2", "phase2_greedy", "phase3", "phase3_greedy", "recordings"]
+    steps = -(-12 // config.tokenizer.frames_per_latent)
+    for name in list(policies)[1:]:
+        assert judged[name]["steps"] == 3 * steps and judged[name]["episodes"] == 3 and judged[name]["step"] == 2
+        assert 0 < judged[name]["paid"]["mean"] <= policies[name]["return_mean"] + 1e-6, "discounted inside a chunk"
     assert json.loads((run_dir / "world_model.json").read_text()) == world
     assert json.loads((run_dir / "evaluation.json").read_text())["policies"] == policies
     assert any("pixel decoder" in note for note in world["notes"])
@@ -138,6 +145,16 @@ def test_the_real_environment_is_played(trained: Path, tmp_path: Path, monkeypat
     played = module.evaluate_policies(config, RunDirectory(tmp_path / "run"), [1, 2], torch.device("cpu"))
     assert list(played["policies"]) == ["random", "phase2", "phase2_greedy"]
     assert all(policy["length_mean"] == 9 and len(policy["returns"]) == 2 for policy in played["policies"].values())
+
+
+def test_parts_of_chunks_are_played_without_comparing_rewards(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_stand_in(monkeypatch)
+    run_dir, config = copy_of(trained, tmp_path / "run")
+    config = replace(config, evaluation=replace(config.evaluation, execute=1))
+    result = module.evaluate_policies(config, RunDirectory(run_dir), [1, 2], torch.device("cpu"))
+    assert result["reward_calibration"] == {} and "evaluation.execute 1 is below the chunk" in result["notes"][-1]
 
 
 def test_evaluation_repeats_itself(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
 from fastdreamer.evaluation.curves import curves, downsample, read_metrics, smooth
@@ -273,3 +274,47 @@ def test_summary_merges_all_parts(tmp_path: Path) -> None:
     (run / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match=r"evaluation\.json"):
         write_summary(run)
+
+
+def judged(predicted: float, low: float) -> dict[str, Any]:
+    def flat(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean, "high": mean}
+
+    return {
+        "predicted": flat(predicted), "paid": flat(2.5), "ratio": {"mean": predicted / 2.5, "low": low, "high": None},
+        "kinds": {"unpaid_steps": {"predicted": flat(1.25), "paid": flat(0.0), "steps": 9}}, "auc": 0.75,
+        "correlation": None, "critic": {"value": flat(9.5), "with_rest": flat(2.25)},
+    }  # fmt: skip
+
+
+def test_predicted_reward_stands_beside_what_was_paid_with_what_helps(tmp_path: Path) -> None:
+    entries = {"recordings": judged(2.6, 0.9), "phase2": judged(22.6, 5.0)}
+    html = calibration_section({"reward_calibration": entries})
+    assert re.findall(r"<td>(Cloning|Recordings)</td>", html) == ["Cloning", "Recordings"]
+    for text in ("22.60 [22.60, 22.60]", "9.04 [5.00, ?]", "1.25", "0.75", "9.50", "2.25"):
+        assert text in html
+    assert "record.noisy_share" in html and html.count("heads.reward_dropout") == 1
+    assert "record.noisy_share" not in calibration_section({"reward_calibration": {"phase2": judged(2.6, 0.9)}})
+    assert calibration_section({}) == ""
+    tasks = {name: {"reward_calibration": entries} for name in ("wood", "drink")}
+    assert re.findall(r"paid reward: task (\w+)", calibration_section({"tasks": tasks})) == ["wood", "drink"]
+    run = write_run(tmp_path / "run")
+    (run / "evaluation.json").write_text(json.dumps(EVALUATION | {"reward_calibration": entries}))
+    assert "Predicted against paid reward" in Path(write_report(run)["path"]).read_text()
+
+
+def test_one_sample_stands_beside_copying_at_every_horizon() -> None:
+    def ratio(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    world_model = WORLD_MODEL | {
+        "one_sample_over_copy": [ratio(1.2), ratio(0.6)],
+        "one_step": {"over_copy": ratio(1.2), "shuffled_over_real": ratio(1.7)},
+        "reward_correlation": {
+            "imagined_against_real": ratio(0.55), "imagined_against_recorded": None,
+            "real_against_recorded": ratio(0.8), "steps": 288,
+        },
+    }  # fmt: skip
+    html = one_sample_section(world_model)
+    assert "at 1 of 2 horizons" in html and "1.20 [1.10, 1.30]" in html and "1.70 [1.60, 1.80]" in html
+    assert "0.55 [0.45, 0.65]" in html and "288 imagined steps" in html and one_sample_section(WORLD_MODEL) == ""

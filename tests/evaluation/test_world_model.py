@@ -98,6 +98,30 @@ def test_a_model_worse_than_copying_is_not_said_to_beat_it() -> None:
     assert not result["beats_copy_at_every_horizon"] and not result["beats_copy_on_average"]
 
 
+def test_one_sample_is_held_against_copying_at_every_horizon() -> None:
+    result = evaluate(uses_actions, crops(60))
+    assert len(result["one_sample_over_copy"]) == 6 and result["one_sample_beats_copy_at_every_horizon"]
+    means = [a / b for a, b in zip(result["one_sample"], result["copy_last"], strict=True)]
+    assert [r["mean"] for r in result["one_sample_over_copy"]] == pytest.approx(means)
+    assert all(r["low"] <= r["mean"] <= r["high"] for r in result["one_sample_over_copy"])
+
+    def late(batch: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
+        out = uses_actions(batch, generator, actions)
+        out[:, CONTEXT] += 0.5
+        return out
+
+    assert not evaluate(late, crops(60))["one_sample_beats_copy_at_every_horizon"]
+
+
+def test_the_first_imagined_step_is_held_against_copying_and_shuffled_actions() -> None:
+    step = evaluate(uses_actions, crops(60))["one_step"]
+    assert step["error"] == pytest.approx(0.01, rel=0.1)
+    assert step["over_copy"]["mean"] == pytest.approx(step["error"] / step["copy"]) and step["over_copy"]["high"] < 1
+    assert step["shuffled_over_real"]["low"] > 5
+    deaf = evaluate(ignores_actions, crops())["one_step"]
+    assert deaf["shuffled_over_real"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+
+
 def test_shuffled_actions_are_the_same_chunks_each_somewhere_else() -> None:
     batch = crops()
     numbered = torch.arange(B * L).view(B, L, 1, 1)

@@ -17,6 +17,14 @@ from fastdreamer.imagination.program import build_program
 
 from .worlds import BAND, CPU, TOKENS, Dreams, dreams, largest_difference
 
+LINEAR = ("dynamics.linear_start=true", "forcing.levels=sampled", "forcing.boot_fraction=0", "forcing.sample_steps=1")
+SINGLE = (
+    "tokenizer.frames_per_latent=1",
+    "tokenizer.window=1",
+    "tokenizer.weights=embedded",
+    "dynamics.spatial_tokens=4",
+)
+HISTORY = ("heads.history=0.7", "heads.reward_reads=all")
 CASES = {
     "latents": ((), 1, 4),
     "latents, four real steps": (("dynamics.window=16", "dynamics.context=16"), 4, 3),
@@ -25,6 +33,9 @@ CASES = {
     "tasks": (("dynamics.tasks=2",), 2, 3),
     "soft-cap": (("dynamics.soft_cap=20",), 1, 3),
     "transition": (("heads.reward_reads=transition",), 1, 3),
+    "linear start by shifts, rewards of actions": ((*LINEAR, "heads.reward_reads=action"), 1, 4),
+    "linear start by matrices, four tokens, history": ((*LINEAR, *SINGLE, *HISTORY), 3, 4),
+    "linear start past eviction, history": ((*BAND, *LINEAR, *HISTORY), 2, 9),
 }
 WITH_TOKENS = {
     "agent tokens": (TOKENS, 1, 4),

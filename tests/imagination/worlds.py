@@ -46,11 +46,13 @@ class Dreams:
         seed: int = 3,
         backend: Backend | None = None,
         captures: str = "off",
+        shuffles: bool = False,
     ) -> Program:
         backend = backend or Backend(self.batch.latents.device, "fp32")
         generator = torch.Generator(backend.device).manual_seed(seed)
         count, context = self.batch.latents.shape[:2]
-        return Program(self.world, self.agent, count, context, horizon, backend, generator, merges, captures)
+        sizes = (count, context, horizon)
+        return Program(self.world, self.agent, *sizes, backend, generator, merges, captures, shuffles)
 
     def reference(self, horizon: int, seed: int = 3) -> Rollout:
         generator = torch.Generator(self.batch.latents.device).manual_seed(seed)
@@ -70,6 +72,9 @@ def dreams_of(config: Config, count: int = 3, context: int = 1, device: torch.de
     nn.init.normal_(world.readout.weight, std=config.dynamics.dim**-0.5)
     for head in (agent.policy, agent.reward, agent.value, agent.continuation):
         nn.init.normal_(head.net.out.weight, std=0.2)
+    if world.linear is not None:
+        nn.init.normal_(world.linear.weight, std=0.02)
+        nn.init.uniform_(world.linear.variance, 0.05, 0.5)
     for block in world.transformer.blocks:
         for layer in (block.attention.out, block.feed_forward.down):  # type: ignore[union-attr]
             nn.init.normal_(layer.weight, std=0.1)  # type: ignore[union-attr, arg-type]

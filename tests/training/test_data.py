@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
+from fastdreamer.data.clips import align
 from fastdreamer.data.feed import Feed
 from fastdreamer.data.latents import LatentStore
 from fastdreamer.data.sampler import CropSampler
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.training.data import choose_home, held_out_batch, training_feed
+from fastdreamer.training.data import before_end, choose_home, held_out_batch, training_feed
 from fastdreamer.training.metrics import read_metrics
 from fastdreamer.training.runs import RunDirectory
 from fastdreamer.training.train import build_phase, train
@@ -112,6 +114,31 @@ def test_a_batch_without_a_reward_has_a_finite_loss_and_teaches_the_reward_nothi
         assert any(bool(g.any()) for g in gradients) == known
         seen.add(known)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_no_dream_starts_where_an_episode_ended(small: Small, changed_run: MakeRun, chunk: int) -> None:
+    config = small(f"tokenizer.frames_per_latent={chunk}", f"tokenizer.window={1 if chunk == 1 else 9}")
+    run = changed_run(config, lambda i: {"split": "train"})
+    ends = {}
+    for phase in (2, 3):
+        with feed_of(config, phase, run) as feed:
+            batches = [feed.draw() for _ in range(40)]
+        ends[phase] = sum(int((b.continues[:, -1] == 0).sum()) for b in batches)
+        assert all((b.continues[:, :-1] == 1).all() for b in batches)
+    assert ends[2] > 0 and ends[3] == 0
+
+
+def test_what_is_before_an_end_is_a_whole_episode(small: Small, new_run: MakeRun) -> None:
+    config = small()
+    store = LatentStore.open(new_run(config) / "store")
+    ended, running = store.episodes[0], store.episodes[1]
+    assert before_end(running, store.clock) is running
+    assert before_end(replace(ended, rewarded=False), store.clock).length == ended.length, "its end is not known"
+    before = before_end(ended, store.clock)
+    assert len(before.latents) == len(ended.latents) - 1 and not before.terminals.any()
+    whole, cut = align(ended, store.clock), align(before, store.clock)
+    assert all(torch.equal(getattr(cut, n)[:, :-1], getattr(whole, n)[:, :-2]) for n in ("actions", "rewards"))
 
 
 def test_rewards_to_draw_by_that_are_not_there_are_refused(small: Small, changed_run: MakeRun) -> None:

@@ -1,0 +1,44 @@
+"""Counters for episodes that a store has from before counters were kept: read from their recordings, nothing encoded.
+
+Source: relabelling must not cost an encode, and stores of large sets take hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastdreamer.data.decode import count_frames
+from fastdreamer.data.latents import COUNTERS, read_episode
+from fastdreamer.data.ledger import Entry
+from fastdreamer.data.passage import align
+from fastdreamer.data.recording import Labels, Recording
+from fastdreamer.errors import UserError
+
+PROOF = ("decoder", "sampled_sha256", "by_pyav", "mended")  # of the manifest's entry: see `stream.Finished`
+
+
+def lacks_counters(entry: Mapping[str, Any]) -> bool:
+    """Whether an episode was encoded before counters were kept."""
+    return COUNTERS not in entry
+
+
+def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels: Labels) -> Entry | None:
+    """The store's episode with the recording's counters, and its proof; None if it must be encoded anew to be sure."""
+    try:
+        episode = read_episode(store, recording.name, entry)
+        aligned = align(labels, count_frames(labels.video))
+    except UserError:
+        return None  # encoding it says what is wrong
+    found = aligned.trajectory
+    for name in ("actions", "rewards", "terminals", "valid"):
+        if not np.array_equal(getattr(found, name), getattr(episode, name).numpy()):
+            return None
+    proof = {name: entry[name] for name in PROOF if name in entry}
+    proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
+    return replace(episode, counters={name: torch.from_numpy(values) for name, values in found.counters.items()}), proof

@@ -1,0 +1,71 @@
+"""Which worlds are recorded by whom: the demonstrator, a noisier one and random play, by stated shares.
+
+What a world model has never seen it cannot imagine, and a demonstrator seldom fails. Seeds, not episodes, are dealt
+out: a world has the same player wherever a recording begins, so that recordings can be continued and extended, and any
+run of consecutive worlds has about the shares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+from random import Random
+
+from fastdreamer.config import RecordConfig
+
+EXPERT, NOISY, RANDOM = KINDS = ("expert", "noisy", "random")
+KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 5, "sleep": 1, "place": 1, "make": 1}
+"""How often a kind of action is tried where chance goes by kinds; within a kind all actions are alike."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays a world.
+
+    Attributes:
+        kind: one of `KINDS`; it stands in the recording's name.
+        policy: `expert` or `random`.
+        noise: share of the expert's actions that are random; 1 for random play.
+        chance: how random actions are drawn: `uniform`, or `kinds` first.
+    """
+
+    kind: str
+    policy: str
+    noise: float
+    chance: str = "uniform"
+
+
+def random_action(chance: str, random: Random, names: Sequence[str]) -> int:
+    """An action (an index into `names`) by chance, `uniform` or by `kinds`."""
+    if chance == "uniform":
+        return random.randrange(len(names))
+    (kind,) = random.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))
+    return random.choice([index for index, name in enumerate(names) if name.split("_")[0] == kind])
+
+
+def player_of(seed: int, settings: RecordConfig) -> Player:
+    """The player of the world `seed`."""
+    at_random = settings.random_share
+    if settings.policy == "random" or _is_dealt(seed, at_random):
+        return Player(RANDOM, "random", 1.0, settings.chance)
+    others = seed - _dealt(seed, at_random)  # worlds before this one that are not random play's
+    if _is_dealt(others, min(1.0, settings.noisy_share / (1.0 - at_random))):
+        return Player(NOISY, "expert", settings.noisy_noise, settings.chance)
+    return Player(EXPERT, "expert", settings.noise)
+
+
+def kind_of(name: str) -> str:
+    """Which of `KINDS` played our recording (or episode) of that name; "" for any other recording."""
+    found = re.match(rf"v3_({'|'.join(KINDS)})_crafter-\d+_", name)
+    return found[1] if found else ""
+
+
+def _dealt(count: int, share: float) -> int:
+    """How many of the first `count` a share gets: `share` of them, rounded."""
+    return floor(count * share + 0.5)
+
+
+def _is_dealt(index: int, share: float) -> bool:
+    return _dealt(index + 1, share) > _dealt(index, share)
