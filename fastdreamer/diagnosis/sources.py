@@ -22,7 +22,8 @@ from fastdreamer.training.runs import RunDirectory
 
 def rewarded_task(config: Config) -> str:
     """The task that the policy is after, as `data.tasks` names it: what the real game pays in an audit."""
-    return RECORDED
+    names = config.tasks.names
+    return names[config.evaluation.task if len(names) > 1 else 0] if names else RECORDED
 
 
 def own_seeds(config: Config, run: RunDirectory, count: int) -> range:
