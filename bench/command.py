@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench.naive.arms import PAPERS
 from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
 from bench.results import Measured, write
 from fastdreamer.config import Config
@@ -84,7 +85,7 @@ def known(option: str, given: Collection[Any] | None, names: Iterable[Any]) -> N
 
 
 def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
-    """Configuration, device, memory cap and probes.
+    """Configuration (of the paper's network, see `PAPERS`, unless overridden), device, memory cap and probes.
 
     Args:
         chosen: from `arguments`.
@@ -100,7 +101,7 @@ def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
     total = torch.cuda.get_device_properties(0).total_memory / 2**30 if is_card else 0.0
     if not 0 <= chosen.memory_gb <= total:
         raise UserError(f"--memory-gb {chosen.memory_gb:g}: the card here has {total:.1f}")
-    config = load_config(chosen.config or preset, [f"device={chosen.device}", *chosen.overrides])
+    config = load_config(chosen.config or preset, [f"device={chosen.device}", *PAPERS, *chosen.overrides])
     backend = replace(choose_device(replace(config, compile="on" if compiles else "off")), compiles=False)
     probes = {
         "copy_bytes_per_s": copy_bandwidth(1 << (28 if is_card else 26), chosen.device),

@@ -18,7 +18,19 @@ from dataclasses import replace
 
 import torch
 
-from bench.naive.arms import KINDS, Dream, Step, Work, build, naive_dream, naive_step, our_dream, our_step, with_band
+from bench.naive.arms import (
+    KINDS,
+    PAPERS,
+    Dream,
+    Step,
+    Work,
+    build,
+    naive_dream,
+    naive_step,
+    our_dream,
+    our_step,
+    with_band,
+)
 from bench.probe import machine
 from bench.row import Arm
 from bench.timing import Paired, paired
@@ -28,6 +40,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 
 DEFAULTS = (
+    *PAPERS,
     "phase1.optimizer=adamw",
     "imagination.horizon=15",
     "imagination.start_context=1",
