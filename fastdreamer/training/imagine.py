@@ -170,8 +170,9 @@ class ImaginationPhase(Phase[DreamWork]):
             self.target.follow(self.agent.value)
 
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Those of the loss, and those of the rollout."""
-        return sums | (self._dreamed.figures() if self._dreamed is not None else {})
+        """Those of the loss, of the rollout, and of the critic: its bias, and whether the policy may move."""
+        critic = {"critic_bias": self.calibration.share, "calibrated": self.calibration.opened}
+        return sums | critic | (self._dreamed.figures() if self._dreamed is not None else {})
 
     def shrink(self, pieces: int) -> None:
         """Fewer dreams a rollout."""

@@ -72,6 +72,9 @@ def _imagining(config: Config, rows: Sequence[Row]) -> Iterator[Check]:
     yield flags.imagined_rewards(now["imagined_reward"], now["imagined_reward_std"], now["imagined_reward_share"])
     yield flags.policy_entropy(3, now["entropy"] / c)
     yield flags.kl_to_prior(now["kl_prior"] / c)
+    settings = config.imagination
+    if settings.critic_bias and now["step"] > config.phase3.steps // 2 and not now.get("calibrated", 1.0):
+        yield flags.critic_fits(now["critic_bias"], settings.critic_bias)
     if now["step"] > config.imagination.critic_steps:  # before, advantages train nothing
         yield flags.advantages(now["advantage_mean"], now["advantage_std"])
         yield flags.advantage_sets(round(recent(rows, "positive")), round(recent(rows, "negative")))
