@@ -197,7 +197,7 @@ def critic_fits(bias: float, bound: float) -> Check:
     """Whether the critic fitted the policy that plays before that policy moved; `bias` in RMS of the advantages."""
     return check(
         "value", "critic before the policy moves", f"bias {bias:.2g} of the advantages' size", f"at most {bound:g}",
-        "the value head judged another policy when PMPO began: raise imagination.value_rate or imagination.critic_steps",
+        "the value head judged another policy when PMPO began: raise imagination.value_rate or critic_steps",
         amber=bias > bound,
     )  # fmt: skip
 
