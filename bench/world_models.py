@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         step = found["one_step"]
         line = f"{name:<38} {kinds[name].seconds:4.0f} CPU s; one step {step['error']['mean']:.3f} of "
         line += (
-            f"{step['copy']['mean']:.3f}, shuffled {step['shuffled_over_real']['mean']:.2f}; over copying at 1, 4, 12: "
+            f"{step['copy']['mean']:.3f}, shuffled {step['shuffled_over_real']['mean']:.2f}; over copying at 1, 4, 12 "
         )
         print(f"{line}{', '.join(f'{x:.2f}' for x in far)}; reward {found['reward']['mean']:.2f}", flush=True)
     time_rollouts(kinds, agent, starts, backend, rate)
