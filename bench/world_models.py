@@ -122,15 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         far = [found["one_sample_over_copy"][h - 1]["mean"] for h in (1, 4, 12)]
         step = found["one_step"]
         line = f"{name:<38} {kinds[name].seconds:4.0f} CPU s; one step {step['error']['mean']:.3f} of "
-        line += (
-            f"{step['copy']['mean']:.3f}, shuffled {step['shuffled_over_real']['mean']:.2f}; over copying at 1, 4, 12 "
-        )
+        shuffled = step["shuffled_over_real"]["mean"]
+        line += f"{step['copy']['mean']:.3f}, shuffled {shuffled:.2f}; over copying at 1, 4, 12 "
         print(f"{line}{', '.join(f'{x:.2f}' for x in far)}; reward {found['reward']['mean']:.2f}", flush=True)
     time_rollouts(kinds, agent, starts, backend, rate)
 
 
 def time_rollouts(kinds: dict[str, Kind], agent: Agent, starts: Batch, backend: Backend, rate: float) -> None:
-    """Imagined steps a core-second of every kind, in turns; medians, and the share of what products alone would take."""
+    """Imagined steps a core-second of every kind, in turns: medians, and the share of the products' floor."""
     programs, flops, seconds = {}, {}, {name: list[float]() for name in kinds}
     count, horizon = len(starts.latents), next(iter(kinds.values())).config.imagination.horizon
     for name, kind in kinds.items():
