@@ -72,9 +72,9 @@ def reading(place: Place) -> Work:
     taken: list[tuple[Tensor, Tensor]] = []
     cut = sampler.table.cut
 
-    def noted(episodes: Tensor, starts: Tensor, length: int) -> Batch:
+    def noted(episodes: Tensor, starts: Tensor, length: int, tasks: Tensor | None = None) -> Batch:
         taken.append((episodes, starts))
-        return cut(episodes, starts, length)
+        return cut(episodes, starts, length, tasks)
 
     with mock.patch.object(sampler.table, "cut", noted):
         sampler.batch(0)

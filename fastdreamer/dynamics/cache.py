@@ -61,9 +61,10 @@ class RingCache:
     ) -> None:
         self.context, self.size = config.context, config.context + steps - 1
         self.position = torch.zeros(1, dtype=torch.long, device=device)
-        # The last committed step as it was seen, and its signal index (0: there is none).
-        self.newest = torch.zeros(batch, TOKENS, CHANNELS, device=device)
-        self.newest_signal = torch.zeros(batch, dtype=torch.long, device=device)
+        # The last committed step as it was seen, and its signal index (0: there is none), for the linear start.
+        self.has_newest = config.linear_start
+        self.newest = torch.zeros(batch * self.has_newest, TOKENS, CHANNELS, device=device)
+        self.newest_signal = torch.zeros(batch * self.has_newest, dtype=torch.long, device=device)
 
         def empty(count: int) -> LayerCache:
             shape = (batch * count, config.kv_heads, self.size, config.dim // config.heads)
@@ -88,8 +89,9 @@ class RingCache:
 
     def advance(self, seen: Float[Tensor, "b l n z"], signal: Int[Tensor, "b l"]) -> None:
         """Commits the current steps, whose noisy latents were `seen` at these signal levels."""
-        self.newest.copy_(seen[:, -1])
-        self.newest_signal.copy_(signal[:, -1])
+        if self.has_newest:
+            self.newest.copy_(seen[:, -1])
+            self.newest_signal.copy_(signal[:, -1])
         self.position += seen.shape[1]
 
     def reset(self) -> None:

@@ -119,37 +119,52 @@ class Agent(nn.Module):
         """Whether the first step of a sequence has no reward, because what led to it is not there."""
         return self.config.reward_reads != "state"
 
+    @property
+    def reward_reads_actions(self) -> bool:
+        """Whether the reward head has to know what led into a step."""
+        return self.config.reward_reads in ("action", "all")
+
     def reward_logits(
-        self, features: Float[Tensor, "b l f"], actions: Int[Tensor, "b l c k"], known: Bool[Tensor, "b l c"]
+        self,
+        features: Float[Tensor, "b l f"],
+        actions: Int[Tensor, "b l c k"] | None = None,
+        known: Bool[Tensor, "b l c"] | None = None,
     ) -> Float[Tensor, "b l cols"]:
         """The reward head at each step.
 
         Args:
             features: of the steps; where the head reads the step before, the first one has none (zeros).
-            actions: the chunk that led INTO each step.
+            actions: the chunk that led INTO each step, for a head that reads it.
             known: which of its positions are.
         """
         reads = self.config.reward_reads
         parts = []
         if reads != "state":
             parts.append(torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1))
-        if reads in ("action", "all"):
-            assert isinstance(self.offsets, Tensor)
+        if self.reward_reads_actions:
+            assert isinstance(self.offsets, Tensor) and actions is not None and known is not None
             parts.append(multi_hot(actions, known, self.offsets, self.choices).to(features.dtype))
         if reads != "action":
             parts.append(features)
         logits: Tensor = self.reward(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
         return logits
 
+    def batch_logits(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l cols"]:
+        """The reward head at the steps of real crops, whose features these are."""
+        if not self.reward_reads_actions:
+            return self.reward_logits(features)
+        return self.reward_logits(features, batch.actions, batch.action_valid & batch.labelled[:, None, None])
+
     def recorded_rewards(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l"]:
         """What the reward head says of the steps of real crops, whose features these are."""
-        led = batch.action_valid & batch.labelled[:, None, None]
-        return self.reward.decode(self.reward_logits(features, batch.actions, led))
+        return self.reward.decode(self.batch_logits(features, batch))
 
     def imagined_rewards(
         self, features: Float[Tensor, "b s f"], actions: Int[Tensor, "b h c k"]
     ) -> Float[Tensor, "b h"]:
         """The rewards of a rollout: what arrives with states 1 .. H, given the chunks taken at 0 .. H-1."""
+        if not self.reward_reads_actions:
+            return self.reward.decode(self.reward_logits(features))[:, 1:]
         led = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
         known = torch.ones(led.shape[:3], dtype=torch.bool, device=led.device)
         return self.reward.decode(self.reward_logits(features, led, known))[:, 1:]

@@ -176,8 +176,7 @@ class AgentPhase(Phase[CloningWork]):
             "entropy": (agent.policy.entropy(logits.detach()) * work.states).sum(),
         }
         if "value" in self.terms:
-            led = batch.action_valid & batch.labelled[:, None, None]
-            reward_logits = agent.reward_logits(features, batch.actions, led)
+            reward_logits = agent.batch_logits(features, batch)
             value_logits = agent.value(features.detach())
             values = agent.value.decode(value_logits).detach()
             targets = F.pad(data_returns(batch, values, self.gamma, config.imagination.lambda_), (0, 1))
