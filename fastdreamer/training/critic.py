@@ -39,11 +39,14 @@ class Calibration(nn.Module):
         )
 
     @torch.no_grad()
-    def see(self, advantage: Float[Tensor, "b h"]) -> None:
-        """Takes a batch's advantages in."""
-        self.mean.lerp_(advantage.mean(), 1 - DECAY)
-        self.square.lerp_(advantage.square().mean(), 1 - DECAY)
-        self.weight.lerp_(torch.ones_like(self.weight), 1 - DECAY)
+    def see(self, advantage: Float[Tensor, "b h"], skipped: Tensor | None = None) -> None:
+        """Takes a batch's advantages in; nothing where `skipped` (bool) is true, without asking."""
+        rate = torch.full_like(self.weight, 1 - DECAY)
+        if skipped is not None:
+            rate = rate * ~skipped
+        self.mean.lerp_(advantage.mean().nan_to_num(), rate)
+        self.square.lerp_(advantage.square().mean().nan_to_num(), rate)
+        self.weight.lerp_(torch.ones_like(self.weight), rate)
         self.opened.copy_(torch.maximum(self.opened, (self.share <= self.bias).float()))
 
 

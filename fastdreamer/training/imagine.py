@@ -122,6 +122,7 @@ class ImaginationPhase(Phase[DreamWork]):
         self._programs: dict[int, Program] = {}
         self._losses = backend.compiled(self.losses)
         self._dreamed: Dreamed | None = None
+        self._advantages: list[Tensor] = []  # of batches that are drawn and not finished
 
     @torch.no_grad()
     def draw(self) -> DreamWork:
@@ -134,7 +135,7 @@ class ImaginationPhase(Phase[DreamWork]):
             slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
         returns = lambda_returns(rollout.rewards, rollout.continues, slow[:, 1:], self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
-        self.calibration.see(advantage)
+        self._advantages.append(advantage)
         self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)
         return DreamWork(
             states=rollout.features[:, :-1],
@@ -164,8 +165,9 @@ class ImaginationPhase(Phase[DreamWork]):
         return losses["policy"] + losses["value"], figures
 
     def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
-        """The slow value head follows the value head."""
+        """The slow value head follows the value head; the calibration takes the batch's advantages in."""
         super().finish(sums, skipped)
+        self.calibration.see(self._advantages.pop(0), skipped)
         if self.target is not None:
             self.target.follow(self.agent.value)
 
@@ -178,6 +180,7 @@ class ImaginationPhase(Phase[DreamWork]):
         """Fewer dreams a rollout."""
         self.dreams_at_once = -(-self.config.phase3.batch_size // pieces)
         self._programs.clear()
+        self._advantages.clear()
 
     @property
     def programs(self) -> Sequence[Program]:
