@@ -10,20 +10,23 @@ import numpy as np
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import Episode, LatentStore
-from fastdreamer.data.tasks import RECORDED
 from fastdreamer.diagnosis.moments import Live, Moment, Player, Reach, Replay, collect
 from fastdreamer.envs.branching import BranchPool
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, check_worlds
 from fastdreamer.evaluation.evaluate import evaluation_seeds, recorded_seeds
+from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.heads.actor import Actor
 from fastdreamer.progress import track
 from fastdreamer.training.runs import RunDirectory
 
 
 def rewarded_task(config: Config) -> str:
-    """The task that the policy is after, as `data.tasks` names it: what the real game pays in an audit."""
-    names = config.tasks.names
-    return names[config.evaluation.task if len(names) > 1 else 0] if names else RECORDED
+    """The task that the policy is after, as `data.tasks` names it: what the real game pays in an audit.
+
+    Of several it is the one that evaluation.task numbers, whose TASK token the policy acts with.
+    """
+    tasks = tasks_of(config)
+    return tasks[config.evaluation.task if len(tasks) > 1 else 0].name
 
 
 def own_seeds(config: Config, run: RunDirectory, count: int) -> range:

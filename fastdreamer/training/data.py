@@ -40,6 +40,8 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
         sampling = replace(sampling, reward_weighted=0.0)
     if phase != 2:
         sampling = replace(sampling, clone_top=1.0)
+    if phase == 3:  # of all views alike: what is unknown in one task is known in another
+        episodes = [before_end(episode, store.clock) for episode in episodes]
     views = relabelled(store, episodes, config.tasks.names if phase > 1 else ())
     for task, view in zip(config.tasks.names or ("",), views, strict=False):
         named = f" for task {task}" if task and phase > 1 else ""
@@ -48,15 +50,13 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
                 f"sampling.reward_weighted is {sampling.reward_weighted}, but no labelled training episode of store "
                 f"{store.path} has a reward{named}: set it to 0"
             )
-        if sampling.clone_top < 1 and not any(e.rewarded for e in view):
+        if sampling.clone_top < 1 and not any(e.rewarded for e in ranked(config, store, view) or view):
             raise UserError(
                 f"sampling.clone_top is {sampling.clone_top}, but no labelled training episode of store {store.path} "
                 f"has rewards{named} to choose by: set it to 1"
             )
     if phase == 2 and not any(episode.rewarded for view in views for episode in view):
         print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
-    if phase == 3:
-        views = [[before_end(episode, store.clock) for episode in view] for view in views]
     home = choose_home(config, store, device)
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
     batch_size = getattr(config, f"phase{phase}").batch_size
@@ -105,9 +105,16 @@ def _sampler(
 ) -> CropSampler:
     tasks = views if len(views) > 1 else ()
     discount = config.imagination.gamma
-    by = config.sampling.clone_by
-    ranked = relabelled(store, views[0], (by,))[0] if by and sampling is not None and sampling.clone_top < 1 else ()
-    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks, ranked)
+    by = ranked(config, store, views[0]) if sampling is not None and sampling.clone_top < 1 else ()
+    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks, by)
+
+
+def ranked(config: Config, store: LatentStore, episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes with the rewards of sampling.clone_by; empty where that is the trained task itself."""
+    if not config.sampling.clone_by:
+        return []
+    stored = {episode.name: episode for episode in store.episodes}  # these may have a task's rewards already
+    return relabelled(store, [stored[episode.name] for episode in episodes], (config.sampling.clone_by,))[0]
 
 
 def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:

@@ -16,6 +16,7 @@ from fastdreamer.data.latents import LatentStore
 from fastdreamer.errors import UserError
 from fastdreamer.settings import dump_config
 from fastdreamer.training.agent import AgentPhase
+from fastdreamer.training.data import training_feed
 from fastdreamer.training.runs import RunDirectory, load_agent
 from fastdreamer.training.train import build_phase, train
 
@@ -163,6 +164,40 @@ def test_choosing_what_to_clone_without_rewards_is_refused(small: Small, changed
     train(config, run, 1)
     with pytest.raises(UserError, match=r"clone_top is 0\.5, but no labelled .* has rewards to choose by: set it to 1"):
         train(config, run, 2)
+
+
+def test_what_is_cloned_may_be_chosen_by_another_return_than_the_trained_tasks(
+    small: Small, changed_run: MakeRun
+) -> None:
+    """Episode 0 has the most logs; what was recorded is more in episode 1."""
+    config = small("tasks.names=[logs]", "sampling.clone_top=0.5", "sampling.clone_by=reward")
+    paid = [torch.zeros(88), torch.ones(88), torch.zeros(88)]
+    run = changed_run(config, lambda i: {"split": "train" if i < 2 else "held_out", "rewards": paid[i]})
+    store = LatentStore.open(run / "store")
+    for by, best in (("reward", 1), ("", 0)):
+        with training_feed(replace_clone_by(config, by), 2, store, BACKEND.device) as feed:
+            batches = [feed.draw() for _ in range(8)]
+        own = store.episodes[best].latents.float()
+        for batch in batches:
+            for first, actions in zip(batch.latents[:, 0], batch.next_valid, strict=True):
+                assert bool(actions.any()) == any(torch.equal(first, step) for step in own)
+    unknown = changed_run(config, lambda i: {"rewarded": False}, "unknown")
+    with pytest.raises(UserError, match=r"clone_top is 0\.5, but no labelled"):
+        training_feed(config, 2, LatentStore.open(unknown / "store"), BACKEND.device)
+
+
+def replace_clone_by(config: Config, by: str) -> Config:
+    return replace(config, sampling=replace(config.sampling, clone_by=by))
+
+
+def test_phase_three_takes_episodes_whose_rewards_only_some_tasks_know(small: Small, changed_run: MakeRun) -> None:
+    config = small("tasks.names=[logs, reward]")
+    run = changed_run(config, lambda i: {"split": "train"})
+    store = LatentStore.open(run / "store")
+    store.episodes[0] = replace(store.episodes[0], counters={})
+    with training_feed(config, 3, store, BACKEND.device) as feed:
+        batches = [feed.draw() for _ in range(6)]
+    assert {int(task) for batch in batches for task in batch.task} == {0, 1}
 
 
 def test_the_loss_of_a_batch_whose_play_is_not_cloned_is_finite(small: Small, new_run: MakeRun) -> None:
