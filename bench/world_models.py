@@ -1,0 +1,156 @@
+"""World models of several kinds, trained for equally many steps on a run's store, measured and timed in one process.
+
+    PYTHONPATH=.:kernels:engines python -m bench.world_models RUN_DIR [--steps 450] [--dreams 256] [overrides]
+
+RUN_DIR has recordings encoded and phases 1 and 2 trained; its reward head reads the states that each kind imagines. A
+row says what a kind took to train (CPU seconds), its error of one step and over an open loop (ONE sample, beside
+copying the last latent), how much worse shuffled actions are, how reward on its states goes with that on the real ones,
+and how many imagined steps a core-second it makes, with the share of the matrix-product floor. Rollouts of all kinds
+are timed in turns. Run it with OMP_NUM_THREADS=1, or a second is not a core-second. Not a gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.naive.arms import PAPERS
+from bench.probe import machine, matrix_rate
+from fastdreamer.config import Config
+from fastdreamer.data.clips import Batch
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.dynamics.sampler import open_loop
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.evaluation.imagined_rewards import reward_correlation
+from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
+from fastdreamer.heads.agent import Agent
+from fastdreamer.imagination.program import build_program
+from fastdreamer.settings import load_config
+from fastdreamer.training.data import training_feed
+from fastdreamer.training.runs import RunDirectory, agent_from
+from fastdreamer.training.train import build_phase
+from fastdreamer.training.update import Update
+
+KINDS = {
+    "paper, K = 4": PAPERS[:5],
+    "paper's network, K = 1, no bootstrap": (*PAPERS[:3], "forcing.sample_steps=1", "forcing.boot_fraction=0"),
+    "linear start, K = 4, bootstrap": ("dynamics.linear_start=true", *PAPERS[1:5]),
+    "linear start, K = 1": (
+        "dynamics.spatial_tokens=16", "forcing.levels=grid", "forcing.boot_fraction=0", "forcing.sample_steps=1",
+    ),
+    "the same, levels as sampled": ("dynamics.spatial_tokens=16",),
+    "the same, context at 0.9": ("dynamics.spatial_tokens=16", "forcing.context_signal=0.9"),
+    "the same, 4 tokens": (),
+}  # fmt: skip
+"""What each is, beside the run's own configuration, which is taken to be the preset's (`crafter`)."""
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A trained kind."""
+
+    config: Config
+    world: WorldModel
+    seconds: float
+
+
+def trained(config: Config, store: LatentStore, backend: Backend) -> Kind:
+    """Phase 1 of a kind; its averaged weights and CPU seconds."""
+    torch.manual_seed(config.seed)
+    began_s = time.process_time()
+    phase = build_phase(config, 1, store, None, backend)
+    update = Update(phase, config.phase1, backend)
+    phase.model.train()
+    for step in range(config.phase1.steps):
+        update(step)
+    world = WorldModel.build(config, store.space.sizes)
+    own = {k.removeprefix("world."): v for k, v in update.average.state.items() if k.startswith("world.")}
+    world.load_state_dict(own)
+    return Kind(config, world.eval().requires_grad_(False), time.process_time() - began_s)
+
+
+def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:
+    """What `eval` says of a world model, with the run's own reward head."""
+    config, settings, world = kind.config, kind.config.evaluation, kind.world
+    crops, batch = choose_crops(
+        store.split("held_out"), store.clock, config.dynamics.window, settings.context, settings.crops, settings.seed
+    )
+    truth = world.normalise(batch.latents, batch.positions)
+
+    def imagine(some: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
+        return open_loop(world, some, settings.context, generator, actions)
+
+    result, _ = evaluate_world_model(
+        imagine, batch, truth, store.space.noop, settings.context, 2, settings.bootstrap, settings.seed
+    )
+    imagined = imagine(batch, torch.Generator().manual_seed(settings.seed), None)
+    rewards = reward_correlation(world, agent, batch, imagined, settings.context, 200, settings.seed)
+    return result | {"reward": rewards["imagined_against_real"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains, measures, times and prints."""
+    parser = argparse.ArgumentParser(prog="python -m bench.world_models")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--dreams", type=int, default=256)
+    parser.add_argument("overrides", nargs="*")
+    chosen = parser.parse_args(arguments)
+    run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
+    shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.dreams}"]
+    own = load_config(base, shared)
+    store, backend = LatentStore.open(run.store(own)), choose_device(own)
+    agent = agent_from(run.load(2, load_config(base)), own, backend.device).eval()
+    starts = training_feed(own, 3, store, backend.device).draw()
+    rate = matrix_rate(512, torch.bfloat16 if backend.precision == "bf16" else torch.float32, "cpu")
+    print(f"{machine()['processor']}, {backend}, commit {machine()['commit']}; {rate / 1e9:.0f} GFLOP/s in products")
+    kinds = {}
+    for name, changes in KINDS.items():
+        kinds[name] = trained(load_config(base, [*shared, *changes]), store, backend)
+        found = measured(kinds[name], agent, store)
+        far = [found["one_sample_over_copy"][h - 1]["mean"] for h in (1, 4, 12)]
+        step = found["one_step"]
+        line = f"{name:<38} {kinds[name].seconds:4.0f} CPU s; one step {step['error']['mean']:.3f} of "
+        shuffled = step["shuffled_over_real"]["mean"]
+        line += f"{step['copy']['mean']:.3f}, shuffled {shuffled:.2f}; over copying at 1, 4, 12 "
+        print(f"{line}{', '.join(f'{x:.2f}' for x in far)}; reward {found['reward']['mean']:.2f}", flush=True)
+    time_rollouts(kinds, agent, starts, backend, rate)
+
+
+def time_rollouts(kinds: dict[str, Kind], agent: Agent, starts: Batch, backend: Backend, rate: float) -> None:
+    """Imagined steps a core-second of every kind, in turns: medians, and the share of the products' floor."""
+    programs, flops, seconds = {}, {}, {name: list[float]() for name in kinds}
+    count, horizon = len(starts.latents), next(iter(kinds.values())).config.imagination.horizon
+    for name, kind in kinds.items():
+        generator = torch.Generator().manual_seed(0)
+        programs[name] = build_program(kind.config, kind.world, agent, count, backend, generator, proves=False)
+        with FlopCounterMode(display=False) as counter:
+            programs[name](starts)
+        flops[name] = counter.get_total_flops()
+    for _ in range(ROUNDS):
+        for name, program in programs.items():
+            began_s = time.process_time()
+            program(starts)
+            seconds[name].append(time.process_time() - began_s)
+    first = statistics.median(seconds[next(iter(kinds))])
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        print(
+            f"{name:<38} {count * horizon / median:7.0f} imagined steps a core-second ({first / median:.1f} times the "
+            f"first), {flops[name] / rate / median:.0%} of the matrix-product floor"
+        )
+
+
+if __name__ == "__main__":
+    main()
