@@ -41,8 +41,8 @@ class Program:
         generator: of all noise, on the backend's device.
         merges: commit a step together with the first denoising pass of the next: K passes a step, not K + 1.
         captures: "off", or on a card what one CUDA graph holds: a "step", or the whole "horizon".
-        shuffles: a control: at every step the world hears the action of another dream, drawn anew (`heard`), while
-            `actions` stay those that the policy took.
+        shuffles: a control: at every step all that reads actions hears that of another dream, drawn anew (`heard`),
+            while `actions` stay those that the policy took.
 
     Raises:
         ValueError: if commits are to be merged while the policy reads what agent tokens read.
@@ -160,11 +160,11 @@ class Program:
         with self.backend.autocast():
             with span("policy"):
                 chunk, token = self._act(_row(self.features, k), _row(self.uniform, k))
-            noise, read = _row(self.noise, noise_at), None
+            noise, read, heard = _row(self.noise, noise_at), None, chunk
             if self.shuffled is not None:
                 others = _others(noise)
-                token = token.index_select(0, others)
-                self.shuffled.index_copy_(0, k, chunk.index_select(0, others)[None])
+                token, heard = token.index_select(0, others), chunk.index_select(0, others)
+                self.shuffled.index_copy_(0, k, heard[None])
             if self.merges:
                 finished, its_noise = _row(self.latents, k), _row(self.noise, noise_at - 1)
                 with span("denoise"):  # and commit
@@ -176,7 +176,7 @@ class Program:
                 with span("commit"):
                     read = commit(world, self.cache, state[:, None], token[:, None], its_noise[:, None], tokens)
             if self.agent.history is not None and self.trace is not None:
-                self.trace.copy_(self.agent.history.after(self.trace, chunk, self.known[:, 0]))
+                self.trace.copy_(self.agent.history.after(self.trace, heard, self.known[:, 0]))
             feature = self.agent.features(state, read, self.task, self.trace)
         self.token.copy_(token)
         self.latents.index_copy_(0, after, state[None])

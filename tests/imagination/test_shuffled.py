@@ -49,6 +49,17 @@ def test_the_actions_that_are_scored_stay_the_policys_own() -> None:
     assert largest_difference(heard, control) == 0 and best > others
 
 
+def test_what_a_policy_remembers_is_what_the_world_heard() -> None:
+    world = dreams("heads.history=0.5", count=COUNT)
+    program = world.program(1, shuffles=True)
+    rollout = program(world.batch)
+    history, known = world.agent.history, torch.ones(COUNT, world.world.clock.frames_per_latent, dtype=torch.bool)
+    assert history is not None
+    before, after = rollout.features[:, 0, -history.width :], rollout.features[:, 1, -history.width :]
+    assert torch.equal(after, history.after(before, program.heard[0], known))
+    assert not torch.equal(after, history.after(before, rollout.actions[:, 0], known))
+
+
 def test_the_reward_head_hears_what_the_world_hears() -> None:
     world = dreams("heads.reward_reads=action", count=COUNT)
     program = world.program(HORIZON, shuffles=True)

@@ -77,6 +77,18 @@ def test_a_game_that_is_over_begins_in_a_new_world(phase_of) -> None:
     assert games.begun == [tuple(range(FIRST_WORLD, FIRST_WORLD + 3)), tuple(range(FIRST_WORLD + 3, FIRST_WORLD + 6))]
 
 
+def test_what_was_done_is_remembered_until_a_game_is_over(phase_of) -> None:
+    _, maker = real()
+    phase, world = phase_of(maker, "heads.history=0.5", "evaluation.max_steps=96")
+    history = phase.agent.history
+    first, second = (phase.imagine(world.batch) for _ in range(2))
+    done, again = first.features[..., -history.width :], second.features[..., -history.width :]
+    known = torch.ones(3, world.config.tokenizer.frames_per_latent, dtype=torch.bool)
+    for k in range(world.config.imagination.horizon):
+        assert torch.equal(history.after(done[:, k], first.actions[:, k], known), done[:, k + 1])
+    assert torch.equal(again[1:, 0], done[1:, -1]) and not again[0, 0].any(), "game 0 was cut off at 32 steps"
+
+
 def test_games_are_cut_off_between_rollouts_at_different_times(phase_of) -> None:
     games, maker = real()
     phase, world = phase_of(maker, "evaluation.max_steps=96")  # 32 steps a rollout: the first are cut at 32, 64, 96

@@ -59,6 +59,7 @@ def test_a_gain_with_controls_at_zero_is_green() -> None:
     ("gain", "leak", "red"),
     [
         (0.0, 0.0, {"gain of phase 3", "seeds that gain"}),
+        (0.2, 0.0, {"gain of phase 3", "seeds that gain"}),  # a mean above 0 is not enough
         (-0.6, 0.0, {"gain of phase 3", "seeds that gain"}),
         (0.6, 0.6, {"control: shuffled rewards"}),
         (0.6, -0.6, {"control: shuffled rewards"}),
