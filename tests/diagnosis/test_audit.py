@@ -264,9 +264,9 @@ def test_a_policy_with_agent_tokens_is_shown_the_real_steps(monkeypatch: pytest.
     monkeypatch.setattr(Actor, "act", watched)
     tried = trial.run(moment, latents[0], positions, 0)
     assert tried.real.shape == tried.imagined.shape == (17, 2, 3) and tried.policy.sum() == pytest.approx(1)
-    assert len(seen) == 3 + 2 and seen[0][1] is None
+    assert len(seen) == 3 + 2
     assert [float(x) for x, _ in seen[:3]] == pytest.approx(latents[0, :, 0, 0].tolist())
-    assert [int(last) for _, last in seen[1:4] if last is not None] == [*moment.actions[1:, 0, 0].tolist(), 0]
+    assert [int(last) for _, last in seen[:4] if last is not None] == [*moment.actions[:, 0, 0].tolist(), 0]
     assert torch.equal(
         torch.from_numpy(tried.real[:, :, 0]).float(), torch.tensor(WORTH).float()[:, None].expand(-1, 2)
     )

@@ -38,7 +38,7 @@ def test_only_the_trainable_parts_of_each_phase_receive_gradients(
     for phase in (1, 2):
         train(config, run.path, phase)
     store = LatentStore.open(run.path / "store")
-    allowed = {2: {"agent", "scale"}, 3: {"policy", "value", "scale"}}
+    allowed = {2: {"agent", "scale"}, 3: {"policy", "value", "scale", "calibration"}}
     for phase in (2, 3):
         built = build_phase(config, phase, store, run.load(phase - 1, config), BACKEND)
         loss, _ = one_loss(built, 100)
@@ -49,7 +49,7 @@ def test_only_the_trainable_parts_of_each_phase_receive_gradients(
             for parameter in module.parameters():
                 assert parameter.grad is None or id(parameter) in trained, f"phase {phase} reached {name}"
                 assert parameter.requires_grad == (id(parameter) in trained), f"phase {phase} does not freeze {name}"
-        for part in set(allowed[phase]) - {"scale"}:
+        for part in set(allowed[phase]) - {"scale", "calibration"}:
             assert gradients(built.model[part]), f"phase {phase} must train its {part}"  # type: ignore[index]
         if phase == 3:
             agent = built.frozen["agent"]
