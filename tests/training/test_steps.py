@@ -167,8 +167,10 @@ def test_memory_that_runs_out_halves_the_pieces_once_says_so_and_changes_nothing
     expected, got = read_metrics(straight), read_metrics(short)
     assert len(expected) == len(got) > 12
     for one, other in zip(expected, got, strict=True):
-        names = [name for name in one if name.startswith(("loss", "grad", "imagined", "boot", "bc"))]
+        names = [name for name in one if name.startswith(("loss", "grad", "imagined", "boot"))]
         assert names and [one[n] for n in names] == pytest.approx([other[n] for n in names], rel=2e-3, abs=1e-4)
+        if "bc_accuracy" in one:  # a share of some 150 choices: where two logits are alike, rounding takes the other
+            assert one["bc_accuracy"] == pytest.approx(other["bc_accuracy"], abs=1 / 100)
 
 
 def test_memory_that_runs_out_again_is_one_line(
