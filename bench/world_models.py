@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = measured(kinds[name], agent, store)
         far = [found["one_sample_over_copy"][h - 1]["mean"] for h in (1, 4, 12)]
         step = found["one_step"]
-        line = f"{name:<38} {kinds[name].seconds:4.0f} CPU s; one step {step['error']['mean']:.3f} of "
+        line = f"{name:<38} {kinds[name].seconds:4.0f} CPU s; one step {step['error']:.3f} of "
         shuffled = step["shuffled_over_real"]["mean"]
-        line += f"{step['copy']['mean']:.3f}, shuffled {shuffled:.2f}; over copying at 1, 4, 12 "
+        line += f"{step['copy']:.3f}, shuffled {shuffled:.2f}; over copying at 1, 4, 12 "
         print(f"{line}{', '.join(f'{x:.2f}' for x in far)}; reward {found['reward']['mean']:.2f}", flush=True)
     time_rollouts(kinds, agent, starts, backend, rate)
 
