@@ -167,7 +167,8 @@ class ImaginationPhase(Phase[DreamWork]):
     def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
         """The slow value head follows the value head; the calibration takes the batch's advantages in."""
         super().finish(sums, skipped)
-        self.calibration.see(self._advantages.pop(0), skipped)
+        if self._advantages:  # none where the batch was not drawn here
+            self.calibration.see(self._advantages.pop(0), skipped)
         if self.target is not None:
             self.target.follow(self.agent.value)
 
