@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from fastdreamer.config import TrainConfig
+from fastdreamer.settings import load_config
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import build_optimizers
+from fastdreamer.training.watch import checks_of
 
 
 def test_a_biased_critic_is_not_calibrated_and_stays_so_until_the_bias_is_gone() -> None:
@@ -55,3 +57,17 @@ def test_parameters_have_the_rate_of_their_name() -> None:
     rates = {id(p): group["rate"] for group in optimizer.param_groups for p in group["params"]}
     assert [rates[id(p)] for p in model["policy"].parameters()] == [1.0, 1.0]
     assert [rates[id(p)] for p in model["value"].parameters()] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(("step", "calibrated", "says"), [(4, 0.0, True), (4, 1.0, False), (2, 0.0, False)])
+def test_a_critic_that_never_fitted_the_policy_is_said_after_half_of_the_phase(
+    step: int, calibrated: float, says: bool
+) -> None:
+    config = load_config("debug", ["imagination.critic_bias=0.2", "phase3.steps=6"])
+    row = {
+        "step": step, "loss": 1.0, "grad_norm": 1.0, "skipped_steps": 0.0, "imagined_reward": 0.1,
+        "imagined_reward_std": 0.1, "imagined_reward_share": 0.5, "entropy": 10.0, "kl_prior": 0.01, "critic_bias": 0.5,
+        "calibrated": calibrated, "advantage_mean": 0.0, "advantage_std": 1.0, "positive": 20.0, "negative": 20.0,
+    }  # fmt: skip
+    raised = [check.name for check in checks_of(config, 3, [row]) if check.is_raised]
+    assert ("critic before the policy moves" in raised) is says
