@@ -65,7 +65,7 @@ def test_a_critic_that_never_fitted_the_policy_is_said_after_half_of_the_phase(
 ) -> None:
     config = load_config("debug", ["imagination.critic_bias=0.2", "phase3.steps=6"])
     row = {
-        "step": step, "loss": 1.0, "grad_norm": 1.0, "skipped_steps": 0.0, "imagined_reward": 0.1,
+        "step": float(step), "loss": 1.0, "grad_norm": 1.0, "skipped_steps": 0.0, "imagined_reward": 0.1,
         "imagined_reward_std": 0.1, "imagined_reward_share": 0.5, "entropy": 10.0, "kl_prior": 0.01, "critic_bias": 0.5,
         "calibrated": calibrated, "advantage_mean": 0.0, "advantage_std": 1.0, "positive": 20.0, "negative": 20.0,
     }  # fmt: skip
