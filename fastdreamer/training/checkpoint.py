@@ -149,10 +149,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
     """Refuses weights of another configuration, naming the first setting that differs.
 
+    A setting that is newer than the checkpoint had its default then.
+
     Raises:
         UserError: on any difference in `architecture`.
     """
     saved, wanted = {TASKS: []} | checkpoint.state["architecture"], architecture(config)
+    for name in SECTIONS:
+        defaults = to_dict(type(getattr(config, name))())
+        saved[name] = {key: defaults[key] for key in wanted[name]} | saved[name]
     if checkpoint.phase < 2:  # the world model knows no tasks
         saved[TASKS] = wanted[TASKS]
     _refuse_difference(saved, wanted, checkpoint.path, "")

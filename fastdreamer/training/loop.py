@@ -17,7 +17,7 @@ from fastdreamer.config import Config, TrainConfig
 from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
 from fastdreamer.diagnosis.flags import section
-from fastdreamer.errors import Stopped
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.progress import track
 from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
@@ -132,7 +132,14 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 def _restore(
     saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], average: Average
 ) -> None:
-    phase.model.load_state_dict(saved.tensors["model"])
+    try:
+        phase.model.load_state_dict(saved.tensors["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{saved.path} was begun with another version and cannot go on: train the phase in another --run-dir "
+            f"({reason})"
+        ) from None
     average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Any]] = {}
