@@ -83,11 +83,10 @@ class LinearDynamics(nn.Module):
             tau, action = tau.float()[..., None, None], action.float()
             power = tau.square() + (1 - tau).square()
             x = (before * (tau / power)).flatten(2)
-            left = self.features(x) @ self.weight[: WIDTH + 1]
+            features = self.features(x)
+            left = features @ self.weight[: WIDTH + 1]
             if self.has_matrices:
-                each = self.features(x) @ self.weight[WIDTH + 1 :].view(self.choices, WIDTH + 1, -1).transpose(
-                    0, 1
-                ).flatten(1)
+                each = features @ self.weight[WIDTH + 1 :].view(self.choices, WIDTH + 1, -1).transpose(0, 1).flatten(1)
                 left = left + (action[..., None, :] @ each.unflatten(-1, (self.choices, WIDTH))).squeeze(-2)
             else:
                 left = left + action @ self.weight[WIDTH + 1 :]
