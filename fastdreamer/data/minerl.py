@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
 from fastdreamer.data.counters import from_arrays
-from fastdreamer.data.decode import count_packets
+from fastdreamer.data.decode import count_packets, frame_times
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
@@ -103,13 +103,14 @@ class MineRLLabels:
         game itself.
 
         Raises:
-            DamagedRecording: if there are too few frames, or another number than metadata.json says.
+            DamagedRecording: if there are too few frames, or another number than metadata.json says, or if some are
+                missing behind the first that is needed, so that those before are not the rows'.
         """
         needed = len(self.rewards) + 1
         if visible < needed:
             raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
-        if self.check_metadata:
-            self._check_frame_count(visible)
+        is_counted = self.check_metadata and self._check_frame_count(visible)
+        self._check_times(visible, needed, is_counted)
         terminals = np.zeros(needed - 1, np.bool_)
         valid = np.ones(needed, np.bool_)
         digest = None
@@ -133,11 +134,40 @@ class MineRLLabels:
         )
         return Aligned(trajectory, np.arange(visible - needed, visible), digest)
 
-    def _check_frame_count(self, visible: int) -> None:
-        """MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides."""
+    def _check_times(self, visible: int, needed: int, is_counted: bool) -> None:
+        """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""
+        if self.metadata.get("recorder") == RECORDER and "frames_sha256" in self.metadata:
+            return  # whose frames are proved one by one
+        try:
+            times = frame_times(self.video)
+        except UserError as error:
+            raise self.recording.damaged(error) from error
+        if len(times.times) != visible:
+            return  # the packets promised another number than came: this is asked again with that one
+        first = visible - needed
+        if times.ticks is None:
+            if first and self.check_metadata and not is_counted:
+                raise self.recording.damaged(
+                    f"{self.video.name} has {first} frames more than its rows need, which come at no steady rate, and "
+                    f"metadata.json has no true_video_frame_count to prove that none is missing{_WAY_OUT}"
+                )
+            return
+        wrong = np.flatnonzero(times.ticks[first:] != 1)
+        if len(wrong):
+            before, found = first + int(wrong[0]), int(times.ticks[first + wrong[0]])
+            what = f"{found - 1} frames are missing after" if found else "two frames have the time of"
+            raise self.recording.damaged(
+                f"{self.video.name}: {what} {times.place(before)}, so the frames before are not those of their rows"
+            )
+
+    def _check_frame_count(self, visible: int) -> bool:
+        """Whether metadata.json says how many there are, and rightly.
+
+        MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides.
+        """
         said = _number(self.recording, self.metadata, "true_video_frame_count")
         if said is None or said == visible:
-            return
+            return said is not None
         try:
             packets = count_packets(self.video)
         except UserError as error:
@@ -148,6 +178,7 @@ class MineRLLabels:
                 f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
                 f"one of them is damaged or another recording's{_WAY_OUT}"
             )
+        return True
 
 
 def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool = True) -> MineRLLabels:

@@ -1,6 +1,7 @@
 """One line of a VPT recording: what its JSON says, checked.
 
-    {"mouse": {"x", "y", "dx", "dy", "buttons", "newButtons"}, "keyboard": {"keys"}, "isGuiOpen", "hotbar"}
+    {"mouse": {"x", "y", "dx", "dy", "buttons", "newButtons"}, "keyboard": {"keys"}, "isGuiOpen", "hotbar", "tick",
+     "milli"}
 
 There is more in it: `vpt_counters` reads `inventory` and `stats`, and the rest nothing needs. Early recorders of
 version 6 wrote null for mouse or keyboard, and had no `hotbar` before 6.11.
@@ -40,6 +41,7 @@ class Line:
         dx, dy: pixels that the mouse moved.
         hotbar: the selected slot, 0 to 8, if it is said.
         cursor: where the mouse is in the game's window, if a window (inventory, chest, ...) is open in it.
+        tick, milli: what the line says of its time, whatever that is.
         is_silent: mouse or keyboard were not recorded.
     """
 
@@ -51,6 +53,8 @@ class Line:
     hotbar: int | None
     cursor: tuple[float, float] | None
     is_silent: bool
+    tick: object = None
+    milli: object = None
 
 
 def load_line(text: bytes) -> dict[str, Any]:
@@ -95,6 +99,8 @@ def parse_line(content: dict[str, Any]) -> Line:
         hotbar=hotbar,
         cursor=(_number(mouse, "x"), _number(mouse, "y")) if is_open and has_place else None,
         is_silent=mouse is None or keyboard is None,
+        tick=content.get("tick"),
+        milli=content.get("milli"),
     )
 
 
