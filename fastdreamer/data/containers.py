@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import av
 from av.stream import Disposition
 
-from fastdreamer.data.printable import printable, reason
+from fastdreamer.data.printable import printable, said
 from fastdreamer.errors import UserError
 
 HIDDEN_LATE = "its edit list hides frames after the first one it shows"
@@ -45,7 +45,7 @@ def told(path: Path) -> Iterator[None]:
         what = "it cannot be read" if isinstance(error, OSError) else "the video is truncated or damaged"
         raise DamagedVideo(f"{path}: {what} ({error.strerror})") from error
     except Exception as error:
-        raise DamagedVideo(f"{path}: it cannot be read ({reason(error)})") from error
+        raise DamagedVideo(f"{path}: it cannot be read ({said(error)})") from error
 
 
 @contextmanager

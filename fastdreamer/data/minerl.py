@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,24 +37,42 @@ UNREWARDED = "minerl_basalt"
 REWARD_TOLERANCE = 1e-3  # relative, and absolute for small sums: what summing in another order or precision can cost
 _WAY_OUT = " (data.check_metadata=false reads it all the same)"
 _VERSION_PREFIX = re.compile(r"v[0-9]+_")
+_FOLDER = re.compile(r"v[0-9]+_(?P<stream>.+-[0-9]+)_[0-9]+-[0-9]+")
 
 
 def check_version(root: Path) -> None:
     """Raises UserError if `root` says in VERSION that its recordings are of another format."""
     file = root / "VERSION"
-    version = file.read_text(errors="replace").strip() if file.is_file() else VERSIONS[0]
+    try:
+        version = file.read_text(errors="replace").strip() if file.is_file() else VERSIONS[0]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
     if version not in VERSIONS:
         raise UserError(f"{file} says {version!r}; readable versions are {' and '.join(VERSIONS)}")
 
 
 def claims(path: Path, names: list[str]) -> bool:
     """Whether a folder with these files is MineRL's, whole or not: by its name, or by what lies in it."""
-    return bool(_VERSION_PREFIX.match(path.name)) or (_has(names, ".mp4") and _has(names, ".npz"))
+    if _FOLDER.fullmatch(path.name):
+        return True
+    if _VERSION_PREFIX.match(path.name) and {"recording.mp4", "rendered.npz"} & set(names):
+        return True
+    return _has(names, ".mp4") and any(_holds_actions(path / name) for name in names if name.endswith(".npz"))
+
+
+def _holds_actions(path: Path) -> bool:
+    """Whether an npz has a recording's arrays; where it cannot be read, whether it is called as theirs are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith("action$") for name in archive.namelist())
+    except Exception:  # one flipped bit makes zipfile raise any of a dozen kinds
+        return path.name == "rendered.npz"
 
 
 def refusal(path: Path, names: list[str]) -> str:
     """Why a folder that MineRL claims does not count as a recording, or ""."""
-    if any(stream in str(path) for stream in BLACKLIST):
+    named = _FOLDER.fullmatch(path.name)
+    if named and named["stream"] in BLACKLIST:
         return "black-listed by MineRL: its frames and actions do not belong together"
     missing = " and ".join(ending for ending in (".mp4", ".npz") if not _has(names, ending))
     if missing:

@@ -18,7 +18,7 @@ def file_name(text: str) -> str:
     return "".join(c if c.isprintable() else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in text)
 
 
-def reason(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """What an exception says, in a few words, with its kind where it is none of the system's."""
-    said = str(getattr(error, "strerror", None) or error)
-    return printable(said if said and isinstance(error, OSError) else f"{type(error).__name__} {said}")[:_SHOWN]
+    words = str(getattr(error, "strerror", None) or error)
+    return printable(words if words and isinstance(error, OSError) else f"{type(error).__name__} {words}")[:_SHOWN]

@@ -29,7 +29,7 @@ from fastdreamer.data.spaces import VPT_BUTTONS
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.vpt_clock import Match, Ticks, line_ticks, match
 from fastdreamer.data.vpt_counters import Tally
-from fastdreamer.data.vpt_lines import KEYS, Line, load_line, parse_line
+from fastdreamer.data.vpt_lines import KEYS, Line, is_other, load_line, parse_line
 from fastdreamer.errors import UserError
 
 SPACE = "vpt"
@@ -42,9 +42,16 @@ MAX_LENGTH_DIFFERENCE = 200  # frames
 MAX_LENGTH_SHARE = 0.1
 
 
+def claims(path: Path) -> bool:
+    """Whether a file holds VPT's lines, whole or not."""
+    return path.name.endswith(ENDING) and not is_other(path)
+
+
 def read_indices(root: Path) -> Iterator[tuple[str, str]]:
     """Name and reason for all that the index files in `root` list: {"basedir": ..., "relpaths": [...]}."""
     for path in sorted(root.glob("*.json")):
+        if not path.is_file():  # a pipe would be read for ever
+            continue
         try:
             index = json.loads(path.read_bytes())
         except (ValueError, OSError, RecursionError):
@@ -153,14 +160,12 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
 
     Raises:
         DamagedRecording: if the space is another, or there is no line that can be read.
+        OSError: if the file cannot be read.
     """
     if space.name != SPACE:
         raise recording.damaged(f"it is a VPT recording: its actions are read with data.env=vpt, not {space.name}")
     path = recording.path.with_suffix(ENDING)
-    try:
-        whole = path.read_bytes().rstrip()
-    except OSError as error:
-        raise recording.damaged(f"{path.name} cannot be read ({error.strerror})") from error
+    whole = path.read_bytes().rstrip()
     texts = whole.split(b"\n") if whole else []
     lines: list[Line] = []
     tally, mended = Tally(), []

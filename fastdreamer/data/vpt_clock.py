@@ -101,11 +101,11 @@ def match(clocks: list[Ticks], times: FrameTimes) -> Match:
         raise ValueError(f"two frames have the time of {place}, so no time says which belongs to which line")
     frames = np.append(0, np.cumsum(steps))
     start = round(int(times.times[0]) / times.step) if times.step else 0
-    tries = []
+    tries: list[tuple[int, bool, int, Match]] = []
     for clock in clocks:
         for begins in ((frames, clock - clock[0]), (frames + start, clock)):
             found = _pairs(*begins)
-            ends = len(found.frames) and (found.frames[-1], found.lines[-1]) == (count - 1, len(clock) - 1)
+            ends = bool(len(found.frames)) and (found.frames[-1], found.lines[-1]) == (count - 1, len(clock) - 1)
             tries.append((-len(found.frames), not ends, len(tries), found))
     return min(tries)[-1]
 

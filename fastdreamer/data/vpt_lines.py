@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 KEYS = {
@@ -25,6 +26,8 @@ KEYS = {
     "key.keyboard.q": "drop",
     "key.keyboard.e": "inventory",
 }
+_FIELDS = {"mouse", "keyboard", "isGuiOpen", "hotbar", "tick", "milli", "inventory", "yaw", "pitch"}  # any is enough
+_LONGEST = 1 << 20  # bytes; a line has some thousands
 ESCAPE = "key.keyboard.escape"  # closes a window, as `inventory` does
 SLOTS = {f"key.keyboard.{slot}": str(slot) for slot in range(1, 10)}
 MOUSE_BUTTONS = {0: "attack", 1: "use"}
@@ -55,6 +58,19 @@ class Line:
     is_silent: bool
     tick: object = None
     milli: object = None
+
+
+def is_other(path: Path) -> bool:
+    """Whether a .jsonl file is evidently of something else: its first line says other things (captions, names)."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_LONGEST)
+        content = json.loads(first)
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return len(first) == _LONGEST
+    return bool(content) and not content.keys() & _FIELDS if isinstance(content, dict) else True
 
 
 def load_line(text: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""VPT frames and lines that were lost on the way: matched by time, or set aside with the place; never off in silence."""
+"""VPT frames and lines that were lost on the way: matched by time, or set aside with the place; never silently off."""
 
 from __future__ import annotations
 
