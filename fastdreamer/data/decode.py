@@ -7,6 +7,7 @@ everything it does know is asked for and compared with the container's index.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fastdreamer.data.turned import Turn, turn_of
 
 BLOCK = 256  # frames
 BLOCK_BYTES = 2**25  # large frames come in smaller blocks
+FRESH_NS = 50_000_000
 MAX_REORDERED = 16  # frames that may be stored after a later one, by the H.264 standard
 
 
@@ -139,6 +141,8 @@ def frame_times(path: Path) -> FrameTimes:
         if not path.is_file():
             raise DamagedVideo(f"{path}: there is no such file")
         stat = path.stat()
+        if abs(time.time_ns() - stat.st_mtime_ns) < FRESH_NS:
+            _frame_times.cache_clear()  # it may change once more within one tick of the file system's clock
         return _frame_times(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 

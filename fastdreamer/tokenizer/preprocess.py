@@ -34,8 +34,8 @@ def preprocess(
     else:
         # Piece by piece: as float32 a frame is four times as large, and so are the copies that resampling makes.
         images = frames.transpose(1, 2).flatten(0, 1)
-        pieces = images.split(max(1, PIECE // images[0].numel()))
-        scaled = torch.cat([_resample(piece, image_size) for piece in pieces])
+        pieces = [_resample(piece, image_size) for piece in images.split(max(1, PIECE // images[0].numel()))]
+        scaled = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         scaled = scaled.unflatten(0, (batch, count)).transpose(1, 2)
     missing = padded_length(count, clock) - count
     if missing:
