@@ -155,7 +155,9 @@ def _frame_times(path: Path, *_: int) -> FrameTimes:
                 first = next((frame.pts for frame in _decode(packet, known)), None)
     if first is None:
         raise DamagedVideo(f"{path}: no frame can be decoded")
-    return FrameTimes(np.sort(np.array(known.shown(path, first), np.int64)), known.unit)
+    times = np.sort(np.array(known.shown(path, first), np.int64))
+    # Frames that wait for B-frames begin late where no edit list takes that back; then the file itself begins at 0.
+    return FrameTimes(times, known.unit, 0 if known.sent_first in (0, None) else int(times[0]))
 
 
 def count_packets(path: Path) -> int:
@@ -183,6 +185,7 @@ class _Times:
     visible: list[int] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
     first: int = 0  # that of the first packet
+    sent_first: int | None = None  # when that one is to be decoded
 
     def check(self, path: Path, came: list[int]) -> None:
         """Hold the times of the frames that came out against those of the packets.
@@ -236,7 +239,7 @@ def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
         if packet.size and packet.pts is None:
             raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; {conversion(path)}")
         if not known.visible and not known.hidden:
-            known.first = packet.pts
+            known.first, known.sent_first = packet.pts, packet.dts
         if packet.is_discard:  # libav would drop the frame unseen; the mark cannot be taken off
             known.hidden.add(packet.pts)
             copy = av.Packet(bytes(packet))

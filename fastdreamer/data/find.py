@@ -84,14 +84,13 @@ def _walk(root: Path, incomplete: list[tuple[str, str]]) -> Iterator[tuple[Path,
     Each is visited once, where it lies rather than by a link to it: links may lead round in circles. Those that cannot
     be listed become `incomplete`.
     """
-    here, linked, seen = [root], list[Path](), set[tuple[int, int]]()
+    here, linked, seen = [root], list[Path](), set[str]()
     while here or linked:
         path = here.pop() if here else linked.pop()
         try:
-            about = path.stat()
-            if (about.st_dev, about.st_ino) in seen:
+            if (real := os.path.realpath(path)) in seen:
                 continue
-            seen.add((about.st_dev, about.st_ino))
+            seen.add(real)
             with os.scandir(path) as entries:
                 shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
         except OSError as error:
@@ -117,7 +116,7 @@ def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bo
 
 def _named(root: Path, found: list[tuple[Path, str]]) -> list[Recording]:
     """Each with the shortest name that no other has: its own, with its folder's, or with its whole path."""
-    envs = [Path(os.path.abspath(path)).parent.name for path, _ in found]
+    envs = [file_name(Path(os.path.abspath(path)).parent.name) for path, _ in found]
     stems = [path.name if kind == "minerl" else path.stem for path, kind in found]
     choices = [
         tuple(map(_storable, (stem, f"{env}.{stem}", ".".join(path.relative_to(root).parts))))

@@ -14,10 +14,14 @@ MOST_ODD = 0.1
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """Times of the visible frames, ascending, in units of `unit` seconds from the container's zero."""
+    """Times of the visible frames, ascending, in units of `unit` seconds from the container's zero.
+
+    `start` is how much later than the first frame of the whole video the first one is: 0 where nothing was cut off.
+    """
 
     times: Int[np.ndarray, " t"]
     unit: Fraction
+    start: int = 0
 
     @property
     def step(self) -> int:

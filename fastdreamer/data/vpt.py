@@ -27,7 +27,7 @@ from fastdreamer.data.frame_times import FrameTimes
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.spaces import VPT_BUTTONS
 from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.vpt_clock import Match, Ticks, line_ticks, match
+from fastdreamer.data.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.data.vpt_counters import Tally
 from fastdreamer.data.vpt_lines import KEYS, Line, is_other, load_line, parse_line
 from fastdreamer.errors import UserError
@@ -68,7 +68,7 @@ class VPTLabels:
 
     Attributes:
         actions: one a line that can be read.
-        clocks: the ticks of those lines (`vpt_clock.line_ticks`).
+        clocks: the ticks of those lines (`vpt_clock.line_clocks`).
         lines: how many there are, broken ones included.
         cursors: where the mouse is, by line, while a window is open.
         counters: what the game counts, one value a line that can be read.
@@ -77,7 +77,7 @@ class VPTLabels:
     recording: Recording
     actions: UInt8[np.ndarray, "n k"]
     noop: tuple[int, ...]
-    clocks: list[Ticks]
+    clocks: list[Clock]
     lines: int
     cursors: dict[int, tuple[float, float]]
     mended: tuple[str, ...]
@@ -189,10 +189,10 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
         mended.append(f"attack was stuck down at the start: left out of {stuck} lines")
     cursors = {number: line.cursor for number, line in enumerate(lines) if line.cursor is not None}
     try:
-        clocks = line_ticks([line.tick for line in lines], [line.milli for line in lines])
+        clocks = line_clocks([line.tick for line in lines], [line.milli for line in lines])
     except ValueError as error:
         raise recording.damaged(f"{path.name}: {error}, so nothing says which frame it belongs to") from error
-    actions = space.from_recording(_arrays(lines, clocks[0]))
+    actions = space.from_recording(_arrays(lines, clocks[0].ticks))
     noop, counters = space.noop, tally.counters()
     return VPTLabels(recording, actions, noop, clocks, len(texts), cursors, tuple(mended), skip_null, counters)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 
 from fastdreamer.data.actions import action_space
+from fastdreamer.data.frame_times import FrameTimes
 from fastdreamer.data.read import find_recordings, read_aligned
 from fastdreamer.data.recording import Aligned, DamagedRecording
+from fastdreamer.data.vpt_clock import line_clocks, match
 
 from .video_fixtures import read_barcode
 from .vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording
@@ -193,3 +197,54 @@ def test_cursors_are_drawn_at_the_frames_of_their_lines(tmp_path: Path):
     write_vpt_recording(tmp_path / "without", TICKS, len(frames), times=lambda i: frames[i])
     drawn, plain = (read(tmp_path / name).trajectory.frames for name in ("with", "without"))
     assert np.flatnonzero((drawn != plain).any((1, 2, 3))).tolist() == [frames.index(200)]
+
+
+def frame_times_of(ticks: np.ndarray) -> FrameTimes:
+    return FrameTimes(ticks * 512, Fraction(1, 10240), int(ticks[0]) * 512)
+
+
+def thinned(random: np.random.Generator, count: int) -> np.ndarray:
+    """Ticks, of which up to twice some in a row are lost."""
+    kept = np.ones(count, bool)
+    for _ in range(random.integers(0, 3)):
+        first = random.integers(count)
+        kept[first : first + random.integers(1, 8)] = False
+    return np.flatnonzero(kept)
+
+
+def test_whatever_is_lost_a_frame_has_the_line_of_its_tick_or_none():
+    random, matched, refused = np.random.default_rng(1), 0, 0
+    for _ in range(500):
+        count = int(random.integers(60, 800))
+        frames, lines = thinned(random, count), thinned(random, count)
+        try:
+            found = match(line_clocks(lines.tolist(), [None] * len(lines)), frame_times_of(frames))
+        except ValueError:
+            refused += 1
+            continue
+        assert (frames[found.frames] == lines[found.lines]).all(), (count, frames, lines)
+        matched += 1
+    assert matched > 450 and refused < 10
+
+
+def test_what_is_lost_at_both_ends_is_refused():
+    """Lines 0 to 6 and the last one: two ways to lay them upon the frames leave as many without the other."""
+    with pytest.raises(ValueError, match="lost at both ends"):
+        match(line_clocks(list(range(7, 121)), [None] * 114), frame_times_of(np.arange(122)))
+
+
+@pytest.mark.parametrize("frames", [295, 300])
+def test_a_leap_of_the_machines_clock_that_the_video_does_not_explain_is_refused(frames: int):
+    """The machine stood still, or five lines are missing and as many frames at the end: nothing tells which."""
+    millis = [50 * tick for tick in without(*LOST)]
+    with pytest.raises(ValueError, match="line 101 is 5 ticks late by its milli") if frames == 295 else nullcontext():
+        match(line_clocks([None] * 295, millis), frame_times_of(np.arange(frames)))
+
+
+def test_leaps_close_to_one_another_are_not_told_apart():
+    millis = [50 * tick for tick in range(300) if tick not in (100, 101, 102, 106, 107, 108)]
+    with pytest.raises(ValueError, match="nothing proves"):
+        match(line_clocks([None] * len(millis), millis), frame_times_of(np.arange(300)))
+    assert (
+        len(match(line_clocks(list(range(len(millis))), millis), frame_times_of(np.arange(len(millis)))).lines) == 294
+    )
