@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 # Share of a video's frames that may come late or early before its times are no clock at all: a variable rate.
-MOST_ODD = 0.1
+MOST_ODD = 0.25
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 
 _SHOWN = 200  # characters of an exception's own words
 
@@ -14,8 +15,11 @@ def printable(text: object) -> str:
 
 
 def file_name(text: str) -> str:
-    """A name that can be printed and stored, and that no other name becomes but one which spells the escapes out."""
-    return "".join(c if c.isprintable() else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in text)
+    """The name as it can be printed and stored; where that is another, with a hash, so that none other becomes it."""
+    if text.isprintable():
+        return text
+    shown = "".join(c if c.isprintable() else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in text)
+    return f"{shown}~{sha256(os.fsencode(text)).hexdigest()[:8]}"
 
 
 def said(error: BaseException) -> str:

@@ -57,9 +57,9 @@ def line_clocks(ticks: Sequence[object], millis: Sequence[object]) -> list[Clock
 
 
 def _whole(values: Sequence[object]) -> Ticks | None:
-    """The values as whole numbers, if all of them are."""
-    good = all(isinstance(v, int) and not isinstance(v, bool) and abs(v) < 1 << 53 for v in values)
-    return np.array(values, np.int64) if good and values else None
+    """The values rounded, if all of them are numbers."""
+    good = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1 << 53 for v in values)
+    return np.rint(values).astype(np.int64) if good and values else None
 
 
 def _machines(millis: Ticks) -> Clock | None:
