@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from fastdreamer.data import minerl, plain, vpt
+from fastdreamer.data import minerl_folders, plain, vpt
 from fastdreamer.data.printable import file_name, printable
 from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
@@ -39,7 +39,7 @@ def find_recordings(root: Path) -> list[Recording]:
         raise UserError(f"there is no folder {root}; make one with `fastdreamer record`, or give MineRL's root folder")
     found, incomplete = _survey(root)
     if any(kind == "minerl" for _, kind in found):
-        minerl.check_version(root)
+        minerl_folders.check_version(root)
     if not found:
         first = f"; {len(incomplete)} incomplete, the first {': '.join(incomplete[0])}" if incomplete else ""
         raise UserError(f"{root} holds no recording: expected {LAYOUTS}{first}")
@@ -56,8 +56,8 @@ def _survey(root: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
     found: list[tuple[Path, str]] = []
     incomplete: list[tuple[str, str]] = []
     for path, names in _walk(root, incomplete):
-        if minerl.claims(path, names):
-            if reason := minerl.refusal(path, names):
+        if minerl_folders.claims(path, names):
+            if reason := minerl_folders.refusal(path, names):
                 incomplete.append((path.name, reason))
             else:
                 found.append((path, "minerl"))

@@ -58,8 +58,8 @@ def line_clocks(ticks: Sequence[object], millis: Sequence[object]) -> list[Clock
 
 def _whole(values: Sequence[object]) -> Ticks | None:
     """The values rounded, if all of them are numbers."""
-    good = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1 << 53 for v in values)
-    return np.rint(values).astype(np.int64) if good and values else None
+    good = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1 << 53]
+    return np.rint(np.array(good)).astype(np.int64) if values and len(good) == len(values) else None
 
 
 def _machines(millis: Ticks) -> Clock | None:

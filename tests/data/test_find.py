@@ -14,7 +14,7 @@ import pytest
 from fastdreamer.data import find
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.inspect import inspect_recordings, render_inspection
-from fastdreamer.data.minerl import BLACKLIST
+from fastdreamer.data.minerl_folders import BLACKLIST
 from fastdreamer.data.read import find_incomplete, find_recordings, read_recording
 from fastdreamer.errors import UserError
 
