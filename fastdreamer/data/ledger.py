@@ -138,4 +138,6 @@ def source_hash(recording: Recording) -> str:
     path = recording.path
     near = path.iterdir() if path.is_dir() else path.parent.glob(f"{glob.escape(path.stem)}.*")
     files = sorted(p for p in near if p.suffix in (".mp4", ".npz", ".json", ".jsonl", path.suffix) and p.is_file())
-    return hashlib.sha256("|".join(f"{p.name}:{sha256_file(p)}" for p in files).encode()).hexdigest()
+    return hashlib.sha256(
+        "|".join(f"{p.name}:{sha256_file(p)}" for p in files).encode("utf-8", "surrogateescape")
+    ).hexdigest()
