@@ -92,9 +92,9 @@ def settled(manifest: Mapping[str, Any], lines: Iterable[Line], gone: Collection
                 envs[name] = line["env"]
     episodes = {name: episodes[name] for name in sorted(episodes) if name not in gone}
     tasks = list(manifest.get("tasks", []))
-    tasks += sorted({envs[name] for name in episodes if name in envs} - set(tasks))
+    tasks += sorted({env for name, env in envs.items() if name in episodes and name not in before} - set(tasks))
     for name in episodes.keys() & envs.keys():
-        episodes[name]["task"] = tasks.index(envs[name])
+        episodes[name]["task"] = before[name].get("task", 0) if name in before else tasks.index(envs[name])
     for name, split in _splits(episodes, before).items():
         if episodes[name]["split"] != split:
             episodes[name] = {**episodes[name], "split": split}
