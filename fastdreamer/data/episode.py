@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdreamer.data.actions import ActionSpace
 from fastdreamer.data.counter_table import as_tensor, from_tensor
-from fastdreamer.data.manifest import COUNTERS, FOLDER, encode_again, rebuild
+from fastdreamer.data.manifest import COUNTERS, FOLDER, mend
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
@@ -65,9 +65,7 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
         data = None if mapped else file.read_bytes()
         found = sha256_file(file) if data is None else sha256(data).hexdigest()
         if found != entry["sha256"]:
-            raise UserError(
-                f"{file} is damaged: its SHA-256 is not the manifest's; this encodes it anew: {encode_again(path)}"
-            )
+            raise UserError(f"{file} is damaged: its SHA-256 is not the manifest's; {mend(path)}")
         tensors = load_file(file) if data is None else load(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
         known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
@@ -77,7 +75,7 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
     except UserError:
         raise
     except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
+        raise UserError(f"{file} cannot be read ({error}); {mend(path)}") from error
 
 
 def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
@@ -106,10 +104,7 @@ def check_episode(path: Path, episode: Episode, clock: LatentClock, space: Actio
         UserError: naming the store at `path`, the episode and what is wrong with it.
     """
     if wrong := fault(episode, clock, space):
-        raise UserError(
-            f"episode {episode.name} of latent store {path} is damaged: {wrong}; this encodes it anew: "
-            f"{encode_again(path)}"
-        )
+        raise UserError(f"episode {episode.name} of latent store {path} is damaged: {wrong}; {mend(path)}")
 
 
 def fault(episode: Episode, clock: LatentClock, space: ActionSpace) -> str:

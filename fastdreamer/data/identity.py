@@ -20,6 +20,7 @@ from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
 
+LONGEST_NUMBERED = 50  # characters, which are at most 200 bytes: a store's file of that name has a longer one
 KINDS = (".mp4", ".npz", ".json", ".jsonl")  # files that a recording can have
 
 
@@ -103,8 +104,13 @@ def settle(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -
 
 
 def behind(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -> dict[str, Recording]:
-    """The recordings of a store's episodes that lie where they lay, by the episodes' names; see `check_unchanged`."""
-    return {name: replace(recording, name=name) for recording, name in _by_place(found, entries, root).items()}
+    """The recordings of a store's episodes by the episodes' names, where they lie where they lay or are named so still.
+
+    What they hold is another question: see `check_unchanged`.
+    """
+    settled = _by_place(found, entries, root)
+    others = {r: r.name for r in found if r not in settled and r.name in entries.keys() - settled.values()}
+    return {name: replace(recording, name=name) for recording, name in (settled | others).items()}
 
 
 def check_unchanged(recording: Recording, entry: Mapping[str, Any]) -> None:
@@ -165,10 +171,11 @@ def _by_place(found: Sequence[Recording], entries: Mapping[str, Any], root: Path
 
 
 def _free(name: str, known: set[str]) -> str:
+    """The name, or a numbered one that is no longer."""
     number, free = 1, name
     while free in known:
         number += 1
-        free = f"{name}~{number}"
+        free = f"{name[:LONGEST_NUMBERED]}~{number}"
     return free
 
 

@@ -27,9 +27,10 @@ from fastdreamer.data.manifest import (
     FORMAT,
     MANIFEST,
     RUNNERS,
+    OtherStore,
     check_key,
     described,
-    encode_again,
+    mend,
     read_manifest,
     rebuild,
     write_manifest,
@@ -38,9 +39,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, LatentClock
 
 __all__ = [
-    "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "check_key",
-    "described", "read_episode", "read_manifest", "rebuild", "step_valid", "store_key", "write_episode",
-    "write_manifest",
+    "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "OtherStore",
+    "check_key", "described", "mend", "read_episode", "read_manifest", "rebuild", "step_valid", "store_key",
+    "write_episode", "write_manifest",
 ]  # fmt: skip
 
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
@@ -89,13 +90,13 @@ class LatentStore:
             check_key(path, manifest["key"], expected_key)
         space = action_space(manifest["space"]["name"])
         if space.fingerprint != manifest["space"]["fingerprint"]:
-            raise UserError(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
+            raise OtherStore(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
         files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
         missing = [name for name, file in files.items() if not file.is_file()]
         if missing:
-            raise UserError(f"store {path} lacks the file of episode {missing[0]}; go on with: {encode_again(path)}")
+            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {mend(path)}")
         if not files:
-            raise UserError(f"latent store {path} has no episodes; fill it with: {encode_again(path)}")
+            raise UserError(f"latent store {path} has no episodes; {mend(path)}")
         size = sum(file.stat().st_size for file in files.values())
         mapped = size > memory_limit_gb * 2**30
         store = cls(path, manifest, [], size, mapped)

@@ -27,6 +27,10 @@ COUNTERS = "counters"  # a tensor of (t, names) in a file, the names in its mani
 RUNNERS = {"backend": "engines.backend", "precision": "engines.precision", "resampler": "data.resampler"}
 
 
+class OtherStore(UserError):
+    """A store that cannot be gone on with: made otherwise, by another version, or without a manifest."""
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """What a store holds, its journal included.
 
@@ -39,9 +43,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if read_base(path) == base:  # nobody settled the journal meanwhile
             break
     if damaged:
-        raise UserError(
-            f"the journal of latent store {path} is damaged in line {damaged[0]}; go on with: {encode_again(path)}"
-        )
+        raise UserError(f"the journal of latent store {path} is damaged in line {damaged[0]}; {mend(path)}")
     return journal.settled(content, lines) if lines else content
 
 
@@ -54,7 +56,7 @@ def read_settled(path: Path) -> tuple[dict[str, Any], str]:
     try:
         data = (path / MANIFEST).read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"no latent store in {path}; make one with: {encode_again(path)}") from error
+        raise UserError(f"no latent store in {path}; make one with: {_encode(path)}") from error
     except OSError as error:
         raise UserError(f"the manifest of latent store {path} cannot be read ({error.strerror})") from error
     try:
@@ -69,7 +71,7 @@ def read_settled(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         wrong = f"it cannot be read: {type(error).__name__}"
     if wrong:
-        raise UserError(f"the manifest of latent store {path} is damaged ({wrong}); {rebuild(path)}")
+        raise OtherStore(f"the manifest of latent store {path} is damaged ({wrong}); {rebuild(path)}")
     manifest.pop("sha256", None)
     return dict(manifest), sha256(data).hexdigest()
 
@@ -107,14 +109,18 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
         same = set(names) <= set(RUNNERS)  # the one before can go on
         settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
         keep = f", or go on with {settings}" if same else ""
-        raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
+        raise OtherStore(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
 
 
 def rebuild(path: Path) -> str:
     """How to make a store anew, beside the one that is there, for error messages."""
-    return f"rebuild it with: {encode_again(path.with_name(f'{path.name}-2'))}"
+    return f"rebuild it with: {_encode(path.with_name(f'{path.name}-2'))}"
 
 
-def encode_again(path: Path) -> str:
-    """The command that encodes into a store, keeping what is there and whole."""
+def mend(path: Path) -> str:
+    """How to encode again what a store has lost, for error messages; what is whole in it stays."""
+    return f"encode again what is not whole with: {_encode(path)}"
+
+
+def _encode(path: Path) -> str:
     return shlex.join(["fastdreamer", "encode", "--store", str(path)])
