@@ -48,6 +48,11 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.state["step"])
 
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averaged weights to use: the best ones where they were looked for (see `Best`), else the last."""
+        return self.tensors.get("best") or self.tensors.get("ema", {})
+
 
 def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
@@ -158,8 +163,8 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
     for name in SECTIONS:
         defaults = to_dict(type(getattr(config, name))())
         saved[name] = {key: defaults[key] for key in wanted[name]} | saved[name]
-    if checkpoint.phase < 2:  # the world model knows no tasks
-        saved[TASKS] = wanted[TASKS]
+    if checkpoint.phase < 2:  # the world model knows neither heads nor tasks
+        saved |= {name: wanted[name] for name in ("heads", TASKS)}
     _refuse_difference(saved, wanted, checkpoint.path, "")
 
 
@@ -171,7 +176,10 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
-    _refuse_difference(checkpoint.state["training"], training(config, checkpoint.phase), checkpoint.path, f"{section}.")
+    wanted = training(config, checkpoint.phase)
+    defaults = to_dict(type(getattr(config, section))())
+    saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
+    _refuse_difference(saved, wanted, checkpoint.path, f"{section}.")
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:
