@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,13 @@ from fastdreamer.data import minerl, plain, vpt
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.decode import BLOCK, DamagedVideo, count_frames, decode_blocks
 from fastdreamer.data.find import find_incomplete, find_recordings
-from fastdreamer.data.passage import Passage, align
-from fastdreamer.data.recording import Aligned, Labels, Recording
+from fastdreamer.data.passage import Frames, Passage, align
+from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 
 __all__ = ["find_incomplete", "find_recordings"]
+
+Keep = Callable[[int, Frames], Frames]  # what is kept of a block of frames whose first is of that row
 
 
 def how_to_read(config: Config) -> dict[str, bool]:
@@ -95,6 +98,34 @@ def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bo
     return _decode(recording, read_labels(recording, space, **how), rows)[1]
 
 
+def read_kept(
+    recording: Recording, space: ActionSpace, keep: Keep, **how: bool
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """An episode, and what `keep` makes of each block of its frames: no more is held in memory.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    return _decode(recording, read_labels(recording, space, **how), slice(None), keep=keep)
+
+
+def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, int, int]:
+    """An episode's frames, their height and their width, from its packets and its first frame.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    labels = read_labels(recording, space, **how)
+    try:
+        aligned = align(labels, count_frames(labels.video))
+        height, width, _ = next(decode_blocks(labels.video, 1))[0].shape
+    except DamagedRecording:
+        raise
+    except Exception as error:  # whatever it is, it is this recording's
+        raise recording.damaged(error) from error
+    return len(aligned.picked), height, width
+
+
 def check_recording(
     recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
 ) -> tuple[Aligned, tuple[int, int]]:
@@ -118,9 +149,9 @@ def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
 
 
 def _decode(
-    recording: Recording, labels: Labels, rows: slice, size: int = 0
+    recording: Recording, labels: Labels, rows: slice, size: int = 0, keep: Keep | None = None
 ) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
-    """Decodes all and keeps the frames of some rows."""
+    """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
     try:
         visible = count_frames(labels.video)
         for _ in range(3):
@@ -130,7 +161,8 @@ def _decode(
             kept, row = [], 0
             for part in passage.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
                 first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
-                kept.append(part[first:last].clone() if len(wanted) < len(aligned.picked) else part)
+                some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
+                kept.append(some if keep is None else keep(row, some))
                 row += len(part)
             if passage.count == visible:
                 break
