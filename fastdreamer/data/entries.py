@@ -70,6 +70,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -94,6 +98,7 @@ _ENTRY = {
     "file": _is_file_name, "sha256": _is_text, "source_sha256": _is_text, "video_sha256?": _is_text, "path?": _is_text,
     "frames": _is_count, "steps": _is_count, "split": lambda value: value in SPLITS, "labelled": _is_flag,
     "rewarded?": _is_flag, "task?": _is_count, "counters?": _are_texts, "mended?": _are_texts, "by_pyav?": _is_text,
+    "frames_per_s?": _is_number,
 }  # fmt: skip
 _ASIDE = {"name": _is_text, "reason": _is_text}
 _ADDED = {"name": _is_text, "env?": _is_text, "entry": _is_object}

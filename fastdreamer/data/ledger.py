@@ -170,6 +170,6 @@ class Ledger:
     def _sweep(self, current: set[str]) -> None:
         """Delete what is settled, what no entry names, and what killed processes left."""
         (self.store / JOURNAL).unlink(missing_ok=True)
-        for file in [*(self.store / FOLDER).iterdir(), *self.store.glob(f".{MANIFEST}.tmp-*")]:
+        for file in [*(self.store / FOLDER).iterdir(), *self.store.glob(f".{MANIFEST}.tmp*")]:
             if file.name not in current:
                 file.unlink()
