@@ -35,7 +35,7 @@ from fastdreamer.tokenizer.frozen import FrozenTokenizer
 AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
 MOST_THREADS = 8
 WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
-SHOWN_COPIES = 5
+SHOWN_LINKS = 5
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def encode_recordings(
         episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
-        recordings that PyAV decoded because the card could not, or showed other frames); copies (name to the name of
-        the recording that it is the same as).
+        recordings that PyAV decoded because the card could not, or showed other frames); links (name to the name of
+        the recording that it leads to).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -90,8 +90,8 @@ def encode_recordings(
     with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
         ledger = Ledger(store, claims, recordings, config.data.held_out)
         ledger.open({"format": FORMAT, "key": key, "space": described}, found)
-        for copy, other in list(ledger.copies.items())[:SHOWN_COPIES]:
-            print(f"{copy} is the same as {other}: it counts once", flush=True)
+        for link, other in list(ledger.links.items())[:SHOWN_LINKS]:
+            print(f"{link} is a link to {other}: it counts once", flush=True)
 
         def read(recording: Recording, outlet: Outlet) -> None:
             try:
@@ -211,7 +211,7 @@ class _Run:
             "bound_by": max(self.times, key=self.times.__getitem__) if self.encoded_frames else "nothing to encode",
             "shares": {stage: round(spent / working, 3) for stage, spent in self.times.items()},
             "skipped": self.ledger.skipped,
-            "copies": self.ledger.copies,
+            "links": self.ledger.links,
             **noted,
         }
 

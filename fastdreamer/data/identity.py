@@ -123,13 +123,13 @@ def check_unchanged(recording: Recording, entry: Mapping[str, Any]) -> None:
         raise recording.damaged("its files have changed since it was encoded")
 
 
-def without_copies(
+def without_links(
     found: Sequence[Recording], root: Path, known: Iterable[str] = ()
 ) -> tuple[list[Recording], dict[str, str]]:
-    """The recordings, each once, and the names of the others with the name of the one that they are the same as.
+    """The recordings, each once, and the names of links to others with the name of what they lead to.
 
-    A link or a copy would put one clip into both splits. What the store knows is kept before what it does not, and a
-    file before a link to it.
+    A link would put one clip into both splits. What the store knows is kept before what it does not, and a file before
+    a link to it. Of a video with other labels beside it both stay.
 
     Args:
         found: under their names in the store, where there is one.
@@ -138,19 +138,19 @@ def without_copies(
     """
     alike: defaultdict[object, list[Recording]] = defaultdict(list)
     for recording in found:
-        alike[_size(recording)].append(recording)
-    groups = [group for size, group in alike.items() if size is not None and len(group) > 1]
+        alike[_file_of(recording)].append(recording)
+    groups = [group for file, group in alike.items() if file is not None and len(group) > 1]
     suspects = [recording for group in groups for recording in group]
     same: defaultdict[str, list[Recording]] = defaultdict(list)
     for recording, content in zip(suspects, contents(suspects), strict=True):
         if content is not None:
             same[content.files].append(recording)
     known = set(known)
-    copies: dict[str, str] = {}
+    links: dict[str, str] = {}
     for group in same.values():
         first, *others = sorted(group, key=lambda r: (r.name not in known, _is_link(r, root), r.path))
-        copies |= {other.name: first.name for other in others}
-    return [recording for recording in found if recording.name not in copies], copies
+        links |= {other.name: first.name for other in others}
+    return [recording for recording in found if recording.name not in links], links
 
 
 def contents(recordings: Sequence[Recording]) -> list[Content | None]:
@@ -186,11 +186,13 @@ def _content_or_none(recording: Recording) -> Content | None:
         return None
 
 
-def _size(recording: Recording) -> int | None:
+def _file_of(recording: Recording) -> tuple[int, int] | None:
+    """Which file its video is, whatever leads to it."""
     try:
-        return video_of(recording).stat().st_size
+        about = video_of(recording).stat()
     except OSError:
         return None
+    return about.st_dev, about.st_ino
 
 
 def _is_link(recording: Recording, root: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.data.entries import digest, is_sound, line_fault
-from fastdreamer.data.splits import force_both
+from fastdreamer.data.splits import divide
 
 JOURNAL = "journal.jsonl"
 Line = Mapping[str, Any]  # name; `entry`, and `env`, its task, unless that stays; or `reason`: it is set aside
@@ -73,7 +73,7 @@ def settled(manifest: Mapping[str, Any], lines: Iterable[Line], gone: Collection
     """The manifest with what its journal says, less what is gone.
 
     Episodes that it had keep their split, and tasks their number: what a run was trained on stays what it was. What is
-    new takes its own, and of two with the same video the second takes the split of the first.
+    new takes its own, but episodes with the same video are in the same split, unless there is no other video.
     """
     before: Mapping[str, Any] = manifest["episodes"]
     episodes, skipped = dict(before), dict(manifest.get("skipped", {}))
@@ -95,26 +95,13 @@ def settled(manifest: Mapping[str, Any], lines: Iterable[Line], gone: Collection
     tasks += sorted({env for name, env in envs.items() if name in episodes and name not in before} - set(tasks))
     for name in episodes.keys() & envs.keys():
         episodes[name]["task"] = before[name].get("task", 0) if name in before else tasks.index(envs[name])
-    for name, split in _splits(episodes, before).items():
+    natural = {name: entry["split"] for name, entry in episodes.items()}
+    videos = {name: entry.get("video_sha256", "") for name, entry in episodes.items()}
+    for name, split in divide(natural, videos, {name: entry["split"] for name, entry in before.items()}).items():
         if episodes[name]["split"] != split:
             episodes[name] = {**episodes[name], "split": split}
     skipped = {name: skipped[name] for name in sorted(skipped) if name not in gone}
     return {**manifest, "tasks": tasks, "episodes": episodes, "skipped": skipped}
-
-
-def _splits(episodes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
-    splits = {name: before[name]["split"] for name in episodes if name in before}
-    of_video = {before[name].get("video_sha256"): split for name, split in splits.items()}
-    new = [name for name in episodes if name not in before]
-    groups: dict[str, list[str]] = {}
-    for name in new:
-        video = episodes[name].get("video_sha256")
-        if video is not None and video in of_video:
-            splits[name] = of_video[video]
-        else:
-            groups.setdefault(video or name, []).append(name)
-    chosen = force_both({names[0]: episodes[names[0]]["split"] for names in groups.values()}, set(splits.values()))
-    return splits | {name: chosen[names[0]] for names in groups.values() for name in names}
 
 
 def _tail(path: Path, start: int) -> bytes:

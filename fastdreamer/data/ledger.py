@@ -9,7 +9,7 @@ from typing import Any
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
 from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
-from fastdreamer.data.identity import Content, content_of, place, settle, without_copies
+from fastdreamer.data.identity import Content, content_of, place, settle, without_links
 from fastdreamer.data.journal import JOURNAL, Journal, settled
 from fastdreamer.data.manifest import FOLDER, MANIFEST, check_key, read_settled, write_manifest
 from fastdreamer.data.recording import Recording
@@ -26,14 +26,14 @@ class Ledger:
 
     Attributes:
         found: the recordings that the store is made from, by their names in it; each once.
-        copies: of those that were found more than once, the other names, with the one that counts.
+        links: of those that were found more than once, the other names, with the one that counts.
         skipped: those set aside, with their reasons.
     """
 
     def __init__(self, store: Path, claims: Claims, root: Path, held_out: float) -> None:
         self.store, self.claims, self.root, self.held_out = store, claims, root, held_out
         self.found: dict[str, Recording] = {}
-        self.copies: dict[str, str] = {}
+        self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self._contents: dict[str, Content] = {}
 
@@ -53,7 +53,7 @@ class Ledger:
         self._manifest |= header
         key, space = header["key"], action_space(header["space"]["name"])
         self._kind = LatentClock(key["frames_per_latent"], key["window"]), space
-        once, self.copies = without_copies(settle(found, known, self.root), self.root, known)
+        once, self.links = without_links(settle(found, known, self.root), self.root, known)
         self.found = {recording.name: recording for recording in once}
         self._gone = (known.keys() | self._manifest["skipped"].keys()) - self.found.keys()
 

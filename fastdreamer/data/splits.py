@@ -16,6 +16,34 @@ def natural_split(name: str, held_out: float) -> str:
     return "held_out" if _rank(name) < held_out else "train"
 
 
+def divide(natural: Mapping[str, str], videos: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """The split of every episode: what it was before, or its natural one, unless a split would have no episode.
+
+    Episodes with the same video are on one side, unless there is no other video.
+
+    Args:
+        natural: of all episodes, by `natural_split`.
+        videos: what tells their videos apart; empty where that is not known.
+        before: the splits of those that had one.
+    """
+    splits = {name: before[name] for name in natural if name in before}
+    shown = {name: videos[name] or name for name in natural}
+    sides: dict[str, set[str]] = {}
+    for name, split in splits.items():
+        sides.setdefault(shown[name], set()).add(split)
+    is_one_video = len(set(shown.values())) == 1  # then both splits show it, or nothing is held out
+    groups: dict[str, list[str]] = {}
+    for name in natural.keys() - splits.keys():
+        side = sides.get(shown[name], set())
+        if len(side) == 1 and not is_one_video:
+            splits[name] = min(side)
+        else:
+            groups.setdefault(name if side or is_one_video else shown[name], []).append(name)
+    firsts = {key: min(names) for key, names in groups.items()}
+    chosen = force_both({first: natural[first] for first in firsts.values()}, {*splits.values()})
+    return splits | {name: chosen[firsts[key]] for key, names in groups.items() for name in names}
+
+
 def force_both(splits: Mapping[str, str], there: Collection[str] = ()) -> dict[str, str]:
     """The splits of new episodes, with one moved where a split would have none; `there`: what older ones have.
 

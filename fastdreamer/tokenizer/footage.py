@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.data.actions import action_space
-from fastdreamer.data.identity import without_copies
+from fastdreamer.data.identity import contents, without_links
 from fastdreamer.data.recording import DamagedRecording, Recording
-from fastdreamer.data.splits import assign_splits
+from fastdreamer.data.splits import divide, natural_split
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 from fastdreamer.tokenizer.card import BASELINE_WINDOW, Episodes, recorded_by
@@ -36,7 +36,7 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
     from fastdreamer.data.read import find_recordings, glance, how_to_read
 
     space, how = action_space(config.data.env), how_to_read(config)
-    found, copies = without_copies(find_recordings(recordings), recordings)
+    found, links = without_links(find_recordings(recordings), recordings)
     sights: dict[Recording, tuple[int, int, int]] = {}
     for recording in found:
         try:
@@ -63,7 +63,9 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
             bar.advance(1)
     if len(episodes) < 2:
         raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2, one of them held out")
-    splits = assign_splits(episodes, config.data.held_out)
+    seen = {r.name: content.video for r, content in zip(found, contents(found), strict=True) if content is not None}
+    natural = {name: natural_split(name, config.data.held_out) for name in episodes}
+    splits = divide(natural, {name: seen.get(name, "") for name in episodes}, {})
     train, held_out = (
         {part: pixels for name, parts in episodes.items() if splits[name] == split for part, pixels in parts.items()}
         for split in ("train", "held_out")
@@ -83,7 +85,7 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
             f"data.memory_limit_gb={config.data.memory_limit_gb:g}",
             flush=True,
         )
-    return train, held_out, data | ({"copies": len(copies)} if copies else {})
+    return train, held_out, data | ({"links": len(links)} if links else {})
 
 
 def stretches(frames: int, share: float, length: int) -> Bool[Tensor, " t"]:

@@ -103,8 +103,8 @@ def test_the_last_held_out_episode_may_leave_and_none_takes_its_place(tmp_path: 
     assert what_is_there(store) == {name: entry for name, entry in old.items() if name != held}
 
 
-@pytest.mark.parametrize("how", ["link", "hard link", "copy", "folder"])
-def test_what_is_the_same_video_counts_once(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["link", "hard link", "folder"])
+def test_a_link_to_what_is_there_counts_once(tmp_path: Path, how: str) -> None:
     recordings, store = tmp_path / "recordings", tmp_path / "store"
     clips(recordings / "B", 3)
     other = recordings / "B" / "a-first-by-name.mp4"
@@ -113,26 +113,57 @@ def test_what_is_the_same_video_counts_once(tmp_path: Path, how: str) -> None:
             other.symlink_to("ep1.mp4")
         case "hard link":
             os.link(recordings / "B" / "ep1.mp4", other)
-        case "copy":
-            shutil.copy(recordings / "B" / "ep1.mp4", other)
         case "folder":
             (recordings / "A").symlink_to("B")
     result = encode_recordings(CONFIG, recordings, store)
     assert result["episodes"] == 3 and len(what_is_there(store)) == 3
-    assert len(result["copies"]) == (3 if how == "folder" else 1)
     if how == "link":
         assert "ep1" in what_is_there(store), "the file counts, not the link to it"
+        assert result["links"] == {"a-first-by-name": "ep1"}
 
 
-def test_a_copy_of_what_the_store_has_is_not_taken_for_it(tmp_path: Path, encoded: list[str]) -> None:
+def test_a_link_to_what_the_store_has_is_not_taken_for_it(tmp_path: Path, encoded: list[str]) -> None:
     recordings, store = tmp_path / "recordings", tmp_path / "store"
     clips(recordings / "B", 3)
     encode_recordings(CONFIG, recordings, store)
     old = what_is_there(store)
     encoded.clear()
-    shutil.copytree(recordings / "B", recordings / "A")
-    result = encode_recordings(CONFIG, recordings, store)
-    assert what_is_there(store) == old and not encoded and len(result["copies"]) == 3
+    (recordings / "A").mkdir()
+    for number in range(3):
+        (recordings / "A" / f"ep{number}.mp4").symlink_to(recordings / "B" / f"ep{number}.mp4")
+    encode_recordings(CONFIG, recordings, store)
+    assert what_is_there(store) == old and not encoded
+
+
+def test_copies_are_on_the_side_of_what_they_are_copies_of(tmp_path: Path) -> None:
+    recordings, store = tmp_path / "recordings", tmp_path / "store"
+    clips(recordings / "B", 3)
+    encode_recordings(CONFIG, recordings, store)
+    old = what_is_there(store)
+    assert {entry[1] for entry in old.values()} == {"train", "held_out"}
+    for number in range(12):
+        for clip in range(3):
+            shutil.copy(recordings / "B" / f"ep{clip}.mp4", recordings / "B" / f"copy-{clip}-{number}.mp4")
+    assert encode_recordings(CONFIG, recordings, store)["episodes"] == 39
+    now = what_is_there(store)
+    assert {name: now[name] for name in old} == old
+    assert all(now[name][1] == old[f"ep{name.split('-')[1]}"][1] for name in now.keys() - old.keys())
+
+
+def test_copies_of_one_clip_alone_are_divided_as_if_they_were_none(tmp_path: Path) -> None:
+    recordings, store = tmp_path / "recordings", tmp_path / "store"
+    clips(recordings, 1)
+    for number in range(5):
+        shutil.copy(recordings / "ep0.mp4", recordings / f"copy-{number}.mp4")
+    encode_recordings(CONFIG, recordings, store)
+    old = what_is_there(store)
+    assert len(old) == 6 and {entry[1] for entry in old.values()} == {"train", "held_out"}
+    (recordings / "more").mkdir()
+    for number in range(5):
+        shutil.copy(recordings / "ep0.mp4", recordings / "more" / f"copy-{number}.mp4")
+    encode_recordings(CONFIG, recordings, store)
+    now = what_is_there(store)
+    assert len(now) == 11 and {name: now[name] for name in old} == old
 
 
 def test_one_video_with_two_labels_is_on_one_side(tmp_path: Path) -> None:
@@ -141,11 +172,14 @@ def test_one_video_with_two_labels_is_on_one_side(tmp_path: Path) -> None:
     for number in range(4):
         write_vpt_recording(recordings, 12, name=f"one{number}", change=lambda lines: lines[0].update(note=number))  # noqa: B023
     settings = replace(CONFIG, data=replace(CONFIG.data, env="vpt"))
-    encode_recordings(settings, recordings, store)
-    assert {entry[1] for entry in what_is_there(store).values()} == {"train"}
     write_vpt_recording(recordings, 14, name="other")
     encode_recordings(settings, recordings, store)
-    assert {name for name, entry in what_is_there(store).items() if entry[1] == "held_out"} == {"other"}
+    now = what_is_there(store)
+    assert len(now) == 5 and len({entry[1] for name, entry in now.items() if name != "other"}) == 1
+    assert {entry[1] for entry in now.values()} == {"train", "held_out"}
+    write_vpt_recording(recordings, 12, name="later", change=lambda lines: lines[0].update(note="later"))
+    encode_recordings(settings, recordings, store)
+    assert what_is_there(store)["later"][1] == now["one0"][1]
 
 
 def test_moved_and_renamed_recordings_stay_the_episodes_that_they_are(tmp_path: Path, encoded: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,14 @@ def test_stretches_are_spread_and_no_more_than_their_share(frames: int, share: f
     assert len(rows) == frames and 0 < int(rows.sum()) <= max(33, frames * share)
 
 
-def test_a_copy_of_a_clip_is_on_one_side(tmp_path: Path) -> None:
-    for number in range(3):
+def test_a_link_counts_once_and_a_copy_is_on_one_side(tmp_path: Path) -> None:
+    for number in range(4):
         write_video(tmp_path / f"{number}.mp4", 20 + number)
     (tmp_path / "link.mp4").symlink_to("0.mp4")
-    data = read_footage(CONFIG, tmp_path)[2]
-    assert data["episodes"] == 3 and data["copies"] == 1
+    for number in range(8):
+        shutil.copy(tmp_path / "0.mp4", tmp_path / f"copy-{number}.mp4")
+    config = replace(CONFIG, data=replace(CONFIG.data, held_out=0.5))
+    train, held_out, data = read_footage(config, tmp_path)
+    assert data["episodes"] == 12 and data["links"] == 1
+    assert sum(len(frames) == 20 for frames in train.values()) in (0, 9)
+    assert held_out
