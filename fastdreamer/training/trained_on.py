@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.data.entries import digest, is_sound
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.journal import JOURNAL
+from fastdreamer.data.latents import LatentStore, mend
 from fastdreamer.files import write_atomic
 
 NOTE = "store.json"
@@ -27,6 +28,13 @@ def changes_since(run: Path, store: LatentStore) -> str:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return f"{file} cannot be read ({error}), so whether the store changed is not known"
     return f"store {store.path} changed since this run was last trained on it; episodes: {said}" if said else ""
+
+
+def unfinished(store: LatentStore) -> str:
+    """Says that `encode` has not come to its end; empty if it has. The split of a new episode is settled there."""
+    if not (store.path / JOURNAL).exists():
+        return ""
+    return f"store {store.path} is not finished: an episode may still come into the other split; {mend(store.path)}"
 
 
 def note(run: Path, store: LatentStore) -> None:

@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 from fastdreamer.config import Config
+from fastdreamer.data.journal import JOURNAL
 from fastdreamer.data.latents import LatentStore, read_manifest, write_manifest
 from fastdreamer.training import train as module
 from fastdreamer.training.trained_on import NOTE, changes_since, note
@@ -85,4 +86,6 @@ def test_training_says_it_before_and_after(
     result = module.train(config, run, 1, draws=False)
     said = capsys.readouterr().out
     assert "changed since this run was last trained on it; episodes: 1 gone" in said and result["store"] in said
+    (run / "store" / JOURNAL).write_bytes(b"")
     assert "store" not in module.train(config, run, 1, draws=False)
+    assert "store is not finished" in capsys.readouterr().out
