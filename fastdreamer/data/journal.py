@@ -14,6 +14,7 @@ from typing import Any
 
 from fastdreamer.data.entries import digest, is_sound, line_fault
 from fastdreamer.data.splits import divide
+from fastdreamer.files import write_atomic
 
 JOURNAL = "journal.jsonl"
 Line = Mapping[str, Any]  # name; `entry`, and `env`, its task, unless that stays; or `reason`: it is set aside
@@ -45,11 +46,19 @@ class Journal:
         """Add a line, and wait until it is on the disk; call `news` first.
 
         Raises:
-            OSError: if the disk refuses; what was there stays.
+            OSError, UserError: if the disk refuses; what was there stays.
         """
         content = {"base": self.base, **line}
         data = json.dumps({"sha256": digest(content), **content}).encode() + b"\n"
-        with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+        if not self.path.exists():
+            write_atomic(self.path, data)
+        else:
+            self._write(data)
+        self.lines.append(line)
+        self._end += len(data)
+
+    def _write(self, data: bytes) -> None:
+        with self.path.open("r+b") as file:
             file.truncate(self._end)  # what a killed process has begun
             file.seek(self._end)
             try:
@@ -59,8 +68,6 @@ class Journal:
             except OSError:
                 os.ftruncate(file.fileno(), self._end)
                 raise
-        self.lines.append(line)
-        self._end += len(data)
 
 
 def read(store: Path, base: str) -> tuple[list[Line], list[int]]:
