@@ -71,7 +71,7 @@ def encode_recordings(
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
         recordings that PyAV decoded because the card could not, or showed other frames); links (name to the name of
-        the recording that it leads to).
+        the recording that it leads to); left (how many episodes the store had and has no more).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -195,6 +195,10 @@ class _Run:
             total = len(self.ledger.found)
             raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
         self.ledger.check_damage(self.max_damaged)
+        if left := self.ledger.left:
+            print(
+                f"{len(left):,} episodes left the store, the first {left[0]}: not in {recordings} any more", flush=True
+            )
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
         noted = {
             what: {name: entry[what] for name, entry in entries.items() if what in entry}
@@ -212,6 +216,7 @@ class _Run:
             "shares": {stage: round(spent / working, 3) for stage, spent in self.times.items()},
             "skipped": self.ledger.skipped,
             "links": self.ledger.links,
+            "left": len(self.ledger.left),
             **noted,
         }
 

@@ -28,6 +28,7 @@ class Ledger:
         found: the recordings that the store is made from, by their names in it; each once.
         links: of those that were found more than once, the other names, with the one that counts.
         skipped: those set aside, with their reasons.
+        left: episodes that the store had, and whose recordings are gone; known at the end.
     """
 
     def __init__(self, store: Path, claims: Claims, root: Path, held_out: float) -> None:
@@ -35,6 +36,7 @@ class Ledger:
         self.found: dict[str, Recording] = {}
         self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
+        self.left: list[str] = []
         self._contents: dict[str, Content] = {}
 
     def open(self, header: Mapping[str, Any], found: Sequence[Recording]) -> None:
@@ -122,6 +124,7 @@ class Ledger:
             entries: dict[str, Any] = manifest["episodes"]
             self.skipped = manifest["skipped"]
             if is_last and entries:
+                self.left = sorted(self._manifest["episodes"].keys() - entries.keys() - self.skipped.keys())
                 if manifest != self._before:
                     write_manifest(self.store, manifest)
                 self._sweep({entry["file"] for entry in entries.values()})

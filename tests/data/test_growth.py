@@ -93,13 +93,14 @@ def test_a_small_store_that_grows_moves_nothing_into_another_split(tmp_path: Pat
     assert {entry[1] for entry in seen.values()} == {"train", "held_out"}
 
 
-def test_the_last_held_out_episode_may_leave_and_none_takes_its_place(tmp_path: Path) -> None:
+def test_the_last_held_out_episode_may_leave_and_none_takes_its_place(tmp_path: Path, capsys: Any) -> None:
     recordings, store = _record(tmp_path / "recordings", 0, 1, 2), tmp_path / "store"
     encode_recordings(CONFIG, recordings, store)
     old = what_is_there(store)
     (held,) = (name for name, entry in old.items() if entry[1] == "held_out")
     shutil.rmtree(recordings / "Crafter-test" / held)
-    encode_recordings(CONFIG, recordings, store)
+    assert encode_recordings(CONFIG, recordings, store)["left"] == 1
+    assert f"{held} left the store" in capsys.readouterr().out
     assert what_is_there(store) == {name: entry for name, entry in old.items() if name != held}
 
 
@@ -211,6 +212,18 @@ def test_a_name_that_another_recording_had_is_not_given_away(tmp_path: Path) -> 
     encode_recordings(CONFIG, recordings, store)
     now = what_is_there(store)
     assert {name: now[name] for name in old} == old and now.keys() - old.keys() == {"ep1~2"}
+
+
+def test_a_root_one_level_up_changes_nothing(tmp_path: Path, encoded: list[str]) -> None:
+    recordings, store = tmp_path / "recordings", tmp_path / "store"
+    clips(recordings / "B", 3)
+    encode_recordings(CONFIG, recordings / "B", store)
+    old = what_is_there(store)
+    encoded.clear()
+    clips(recordings / "A", 1, first=5000)
+    assert encode_recordings(CONFIG, recordings, store)["left"] == 0
+    now = what_is_there(store)
+    assert {name: now[name] for name in old} == old and encoded == ["A.ep0"]
 
 
 def test_a_replaced_recording_is_encoded_anew_where_it_was(tmp_path: Path, encoded: list[str]) -> None:
