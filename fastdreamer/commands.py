@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -341,8 +341,7 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
         raise
     except UserError:
         if before is not None:
-            with suppress(UserError):  # on a full disk too, what is told is why the work ended
-                write_atomic(saved, before)
+            write_atomic(saved, before)
         elif list(run_dir.iterdir()) == [saved]:
             saved.unlink()
             run_dir.rmdir()

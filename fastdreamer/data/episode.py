@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastdreamer.data.actions import ActionSpace
 from fastdreamer.data.counter_table import as_tensor, from_tensor
-from fastdreamer.data.manifest import COUNTERS, FOLDER, mend
+from fastdreamer.data.manifest import COUNTERS, FOLDER
+from fastdreamer.data.store_advice import mend
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock

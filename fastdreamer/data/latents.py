@@ -30,17 +30,16 @@ from fastdreamer.data.manifest import (
     OtherStore,
     check_key,
     described,
-    mend,
     read_manifest,
-    rebuild,
     write_manifest,
 )
+from fastdreamer.data.store_advice import mend, rebuild
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, LatentClock
 
 __all__ = [
     "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "OtherStore",
-    "check_key", "described", "mend", "read_episode", "read_manifest", "rebuild", "step_valid", "store_key",
+    "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
     "write_episode", "write_manifest",
 ]  # fmt: skip
 

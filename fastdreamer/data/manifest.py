@@ -6,7 +6,6 @@ Its journal (`data.journal`) holds what an unfinished `encode` has added; `read_
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from fastdreamer.data import journal
 from fastdreamer.data.actions import ActionSpace
 from fastdreamer.data.entries import digest, fault, is_sound
+from fastdreamer.data.store_advice import make, mend, rebuild
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
 
@@ -56,7 +56,7 @@ def read_settled(path: Path) -> tuple[dict[str, Any], str]:
     try:
         data = (path / MANIFEST).read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"no latent store in {path}; make one with: {_encode(path)}") from error
+        raise UserError(f"no latent store in {path}; make one with: {make(path)}") from error
     except OSError as error:
         raise UserError(f"the manifest of latent store {path} cannot be read ({error.strerror})") from error
     try:
@@ -110,17 +110,3 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
         settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
         keep = f", or go on with {settings}" if same else ""
         raise OtherStore(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
-
-
-def rebuild(path: Path) -> str:
-    """How to make a store anew, beside the one that is there, for error messages."""
-    return f"rebuild it with: {_encode(path.with_name(f'{path.name}-2'))}"
-
-
-def mend(path: Path) -> str:
-    """How to encode again what a store has lost, for error messages; what is whole in it stays."""
-    return f"encode again what is not whole with: {_encode(path)}"
-
-
-def _encode(path: Path) -> str:
-    return shlex.join(["fastdreamer", "encode", "--store", str(path)])

@@ -228,7 +228,7 @@ def film(strip: Mapping[str, Any], pictures: Mapping[str, Any], folder: Path, pl
     )
     columns = f"grid-template-columns:repeat({len(shown)},1fr)"
     axis = f'<div class="row"><span></span><div class="axis" style="{columns}">{marks}</div></div>'
-    missing = "" if "real" in strip["rows"] else " Its recording is gone or changed, so the real frames are left out."
+    missing = "" if "real" in strip["rows"] else " Its recording is gone, so the real frames are left out."
     ease = {0: "easy", of - 1: "hard"}.get(place, "typical") if of > 1 else "typical"
     caption = (
         f"{ease.capitalize()}: episode {strip['episode']}, from latent step {strip['start']}; error "

@@ -9,7 +9,8 @@ from typing import Any
 
 from fastdreamer.data.entries import digest, is_sound
 from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import LatentStore, mend
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.store_advice import mend
 from fastdreamer.files import write_atomic
 
 NOTE = "store.json"
