@@ -19,7 +19,7 @@ class Best:
 
     Attributes:
         patience: the share of a phase's steps that may find nothing better; 0 keeps nothing and never ends.
-        state: the averages that were kept; empty before the first look.
+        state: the averages that were kept, in host memory; empty before the first look.
     """
 
     def __init__(self, phase: Phase[Any], average: Average, patience: float, steps: int) -> None:
@@ -47,7 +47,7 @@ class Best:
         is_best = loss < self.loss
         if is_best:
             self.loss, self.step, self.waited = loss, step, 0
-            self.state = {name: value.clone() for name, value in self.average.state.items()}
+            self.state = {name: value.to("cpu", copy=True) for name, value in self.average.state.items()}
         else:
             self.waited += 1
         return is_best
@@ -65,5 +65,4 @@ class Best:
         if "best" in note:
             loss, step, waited = note["best"]
             self.loss, self.step, self.waited = float(loss), int(step), int(waited)
-            like = self.average.state
-            self.state = {name: value.to(like[name].device) for name, value in tensors["best"].items()}
+            self.state = tensors["best"]
