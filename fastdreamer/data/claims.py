@@ -107,6 +107,15 @@ class Claims:
             finally:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _MANIFEST)
 
+    def is_alone(self) -> bool:
+        """Whether no other process works on the store; call it within `manifest`."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _USERS)
+        except (BlockingIOError, PermissionError):
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
+        return True
+
     @contextmanager
     def leave(self) -> Iterator[bool]:
         """Whether this is the last process that works on the store; when the block ends it no longer does.
@@ -124,4 +133,4 @@ class Claims:
 
 
 def _byte(name: str) -> int:
-    return _EPISODES + int.from_bytes(sha256(name.encode()).digest()[:7], "big")
+    return _EPISODES + int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:7], "big")

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
+from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.claims import Claims
 from fastdreamer.data.cores import count_cores
 from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
-from fastdreamer.data.latents import FORMAT, Episode, store_key
+from fastdreamer.data.episode import Episode, fault
+from fastdreamer.data.latents import FORMAT, store_key
 from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.rates import count_rates, describe_mix
@@ -36,6 +37,7 @@ AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in ha
 MOST_THREADS = 8
 SHOWN = 10  # of what is left out
 WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
+SHOWN_LINKS = 5
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def encode_recordings(
     """Encode every recording into the latent store, keeping the episodes that are there and still current.
 
     Any number of processes (or torchrun ranks) may do so at once: each episode is encoded by one of them, and none
-    ends before all are done. The manifest is rewritten after every episode, so that a kill loses only what is in hand.
-    Episodes whose recording is gone leave the store; damaged recordings are set aside, with the reason in the manifest.
-    Episodes of before counters were kept get theirs without being encoded again.
+    ends before all are done. Each episode is noted when it is written, so that a kill loses only what is in hand.
+    Episodes keep their names, splits and tasks when recordings are added or moved, and leave when theirs is gone; what
+    is found more than once counts once; damaged recordings are set aside, with the reason in the manifest. Episodes of
+    before counters were kept get theirs without being encoded again.
 
     Args:
         tokenizer: already open; default: what the configuration names.
@@ -70,7 +73,8 @@ def encode_recordings(
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
         recordings that PyAV decoded because the card could not, or showed other frames); incomplete (how much looks
-        like a recording and is none, or is a folder that cannot be listed); rates (frames a second to episodes).
+        like a recording and is none, or is a folder that cannot be listed); rates (frames a second to episodes); links
+        (name to the name of the recording that it leads to); left (how many episodes the store had and has no more).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -87,15 +91,17 @@ def encode_recordings(
     described = {"name": space.name, "fingerprint": space.fingerprint}
     threads = min(config.data.decode_threads or min(MOST_THREADS, count_cores()), len(found))
     with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
-        ledger = Ledger(store, claims, {recording.name: recording for recording in found}, config.data.held_out)
-        ledger.open({"format": FORMAT, "key": key, "space": described})
+        ledger = Ledger(store, claims, recordings, config.data.held_out)
+        ledger.open({"format": FORMAT, "key": key, "space": described}, found)
+        for link, other in list(ledger.links.items())[:SHOWN_LINKS]:
+            print(f"{link} is a link to {other}: it counts once", flush=True)
 
         def read(recording: Recording, outlet: Outlet) -> None:
-            entry = ledger.current(recording)
-            if entry is not None and not lacks_counters(entry):
-                claims.give_back(recording.name)
-                return outlet.put(_Kept(recording))
             try:
+                entry = ledger.current(recording)
+                if entry is not None and not lacks_counters(entry):
+                    claims.give_back(recording.name)
+                    return outlet.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))
                 counted = None if entry is None else recount(store, recording, entry, labels)
                 if counted is not None:
@@ -104,11 +110,11 @@ def encode_recordings(
             except DamagedRecording as error:
                 outlet.put(_Damaged(recording, str(error)))
 
-        run = _Run(tokenizer, ledger, config.data.max_damaged)
+        run = _Run(tokenizer, ledger, space, config.data.max_damaged)
         with (
-            track("encode", total=len(found), unit="episodes") as bar,
+            track("encode", total=len(ledger.found), unit="episodes") as bar,
             Writer(ledger.enter, WRITTEN_AHEAD) as writer,
-            Background(partial(claims.each, found), read, threads, AHEAD_BYTES) as background,
+            Background(partial(claims.each, list(ledger.found.values())), read, threads, AHEAD_BYTES) as background,
         ):
             for event in background:
                 done = run.take(event, writer)
@@ -124,6 +130,7 @@ class _Run:
 
     tokenizer: FrozenTokenizer
     ledger: Ledger
+    space: ActionSpace
     max_damaged: float
     latents: dict[str, list[Tensor]] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("decode", "encode", "write"), 0.0))
@@ -148,17 +155,26 @@ class _Run:
                 return 0
             case Finished():
                 chunks = self.latents.pop(event.recording.name)
-                writer.put((_episode(event, self.tokenizer.join(chunks, len(event.trajectory))), event.proof))
-                self.encoded_frames += len(event.trajectory)
+                episode = _episode(event, self.tokenizer.join(chunks, len(event.trajectory)))
+                if wrong := fault(episode, self.tokenizer.clock, self.space):
+                    self._set_aside(
+                        event.recording, f"recording {episode.name} encoded by {describe(self.tokenizer)}: {wrong}"
+                    )
+                else:
+                    writer.put((episode, event.proof))
+                    self.encoded_frames += len(event.trajectory)
             case _Damaged():
                 self.latents.pop(event.recording.name, None)
-                self.ledger.set_aside(event.recording, event.reason)
-                self.ledger.check_damage(self.max_damaged)
+                self._set_aside(event.recording, event.reason)
             case _Kept():
                 if event.counted is not None:
                     writer.put(event.counted)
                 self.kept += 1
         return 1
+
+    def _set_aside(self, recording: Recording, reason: str) -> None:
+        self.ledger.set_aside(recording, reason)
+        self.ledger.check_damage(self.max_damaged)
 
     def figures(self) -> dict[str, float | str]:
         """Frames a second, what bounds them, how many episodes were set aside."""
@@ -182,6 +198,10 @@ class _Run:
             total = len(self.ledger.found)
             raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
         self.ledger.check_damage(self.max_damaged)
+        if left := self.ledger.left:
+            print(
+                f"{len(left):,} episodes left the store, the first {left[0]}: not in {recordings} any more", flush=True
+            )
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
         noted = {
             what: {name: entry[what] for name, entry in entries.items() if what in entry}
@@ -203,6 +223,8 @@ class _Run:
             "skipped": self.ledger.skipped,
             "incomplete": _show_incomplete(recordings),
             "rates": rates,
+            "links": self.ledger.links,
+            "left": len(self.ledger.left),
             **noted,
         }
 

@@ -8,65 +8,42 @@ or a file whose bytes changed, is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float16, Float32, Integer, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from jaxtyping import Bool, Float32
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.counter_table import as_tensor, from_tensor
+from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
+from fastdreamer.data.manifest import (
+    COUNTERS,
+    FOLDER,
+    FORMAT,
+    MANIFEST,
+    RUNNERS,
+    OtherStore,
+    check_key,
+    described,
+    read_manifest,
+    write_manifest,
+)
+from fastdreamer.data.store_advice import mend, rebuild
 from fastdreamer.errors import UserError
-from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, LatentClock
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-FOLDER = "episodes"
+__all__ = [
+    "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "OtherStore",
+    "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
+    "write_episode", "write_manifest",
+]  # fmt: skip
+
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
-# What ran, by the setting that chooses it: latents differ by rounding, and must still not be mixed.
-RUNNERS = {"backend": "engines.backend", "precision": "engines.precision", "resampler": "data.resampler"}
-ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
-COUNTERS = "counters"  # a tensor of (t, names) in a file, the names in its manifest entry; older stores have none
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode of the store: t frames, s = t - 1 transitions, l latent steps of raw latents (see Trajectory)."""
-
-    name: str
-    split: str
-    latents: Float16[Tensor, "l n z"]
-    actions: UInt8[Tensor, "m k"]
-    rewards: Float32[Tensor, " m"]
-    terminals: Bool[Tensor, " m"]
-    valid: Bool[Tensor, " t"]
-    labelled: bool = True  # False: actions are unknown (plain video)
-    task: int = 0
-    rewarded: bool = True  # False: rewards and terminals are unknown
-    counters: Mapping[str, Integer[Tensor, " t"]] = field(default_factory=dict)  # what the game counts (see `tasks`)
-
-    @property
-    def length(self) -> int:
-        """Frames."""
-        return len(self.valid)
-
-    def to_bytes(self) -> bytes:
-        """The episode's file: safetensors; names, split, labelled, rewarded and task are the manifest's."""
-        tensors = {name: getattr(self, name).contiguous() for name in ARRAYS}
-        if self.counters:
-            tensors[COUNTERS] = as_tensor(self.counters)
-        return save(tensors)
 
 
 class LatentStore:
@@ -96,7 +73,7 @@ class LatentStore:
         expected_key: Mapping[str, Any] | None = None,
         memory_limit_gb: float = 4.0,
     ) -> LatentStore:
-        """Open a store and check the SHA-256 of every file.
+        """Open a store and check the SHA-256 of every file, and what is in it.
 
         Args:
             path: the store's folder.
@@ -112,17 +89,20 @@ class LatentStore:
             check_key(path, manifest["key"], expected_key)
         space = action_space(manifest["space"]["name"])
         if space.fingerprint != manifest["space"]["fingerprint"]:
-            raise UserError(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
+            raise OtherStore(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
         files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
         missing = [name for name, file in files.items() if not file.is_file()]
         if missing:
-            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {rebuild(path)}")
+            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {mend(path)}")
         if not files:
-            raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
+            raise UserError(f"latent store {path} has no episodes; {mend(path)}")
         size = sum(file.stat().st_size for file in files.values())
         mapped = size > memory_limit_gb * 2**30
-        episodes = [read_episode(path, name, entry, mapped) for name, entry in manifest["episodes"].items()]
-        return cls(path, manifest, episodes, size, mapped)
+        store = cls(path, manifest, [], size, mapped)
+        for name, entry in manifest["episodes"].items():
+            store.episodes.append(read_episode(path, name, entry, mapped))
+            check_episode(path, store.episodes[-1], store.clock, space)
+        return store
 
     @property
     def tokenizer(self) -> str:
@@ -196,97 +176,3 @@ def store_key(
         "actions": action_space(config.data.env).fingerprint,
         "skip_null": config.data.skip_null,
     }
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A store's manifest.
-
-    Raises:
-        UserError: if there is none or it cannot be read.
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        complete = manifest["format"] == FORMAT and {"key", "space", "episodes"} <= set(manifest)
-    except FileNotFoundError as error:
-        raise UserError(f"no latent store in {path}; make one with: fastdreamer encode --store {path}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the manifest of latent store {path} cannot be read ({error}); {rebuild(path)}") from error
-    if not complete:
-        raise UserError(f"latent store {path} has a manifest of another version; {rebuild(path)}")
-    return dict(manifest)
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace the manifest in one piece."""
-    write_atomic(path / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-
-
-def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuse latents that were made otherwise.
-
-    Raises:
-        UserError: naming what differs and the command that rebuilds the store.
-    """
-    before = {"resampler": "torch", "skip_null": False}  # so it was before it was noted
-    found, expected = before | dict(found), before | dict(expected)
-    names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
-    if names:
-        shown = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in names[:3])
-        same = set(names) <= set(RUNNERS)  # the one before can go on
-        settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
-        keep = f", or go on with {settings}" if same else ""
-        raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
-
-
-def rebuild(path: Path) -> str:
-    """How to make a store anew, for error messages."""
-    return f"rebuild it with: rm -r {path} && fastdreamer encode --store {path}"
-
-
-def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
-    """The episode of a manifest entry, its bytes checked.
-
-    Raises:
-        UserError: if its file is damaged.
-    """
-    file = path / FOLDER / entry["file"]
-    try:
-        data = None if mapped else file.read_bytes()
-        found = sha256_file(file) if data is None else sha256(data).hexdigest()
-        if found != entry["sha256"]:
-            raise UserError(
-                f"{file} is damaged: its SHA-256 is not the manifest's; rebuild it with: rm {file} && "
-                f"fastdreamer encode --store {path}"
-            )
-        tensors = load_file(file) if data is None else load(data)
-        latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
-        known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
-        names = entry.get(COUNTERS)
-        counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
-        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
-    except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
-
-
-def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
-    """Write an episode's file in one piece; returns its manifest entry (`source`: hash of what it was made from)."""
-    data = episode.to_bytes()
-    file = f"{episode.name}.safetensors"
-    write_atomic(path / FOLDER / file, data)
-    return {
-        "file": file,
-        "sha256": sha256(data).hexdigest(),
-        "source_sha256": source,
-        "frames": episode.length,
-        "steps": len(episode.latents),
-        "split": episode.split,
-        "labelled": episode.labelled,
-        "rewarded": episode.rewarded,
-        "task": episode.task,
-        COUNTERS: list(episode.counters),
-    }
-
-
-def described(space: ActionSpace) -> dict[str, Any]:
-    """What the manifest says of the actions."""
-    return {"space": {"name": space.name, "fingerprint": space.fingerprint}}

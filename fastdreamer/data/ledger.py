@@ -1,28 +1,22 @@
-"""The store's manifest while it is being made, shared with other processes: read, changed and replaced under a lock."""
+"""The store's manifest while it is being made, shared with other processes: its journal, appended to under a lock."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
-from fastdreamer.data.latents import (
-    FOLDER,
-    MANIFEST,
-    Episode,
-    check_key,
-    read_manifest,
-    write_episode,
-    write_manifest,
-)
+from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
+from fastdreamer.data.identity import Content, content_of, place, settle, without_links
+from fastdreamer.data.journal import JOURNAL, Journal, settled
+from fastdreamer.data.manifest import FOLDER, MANIFEST, check_key, read_settled, write_manifest
 from fastdreamer.data.recording import Recording
-from fastdreamer.data.splits import assign_splits
+from fastdreamer.data.splits import natural_split
 from fastdreamer.errors import UserError
-from fastdreamer.files import sha256_file
 from fastdreamer.ranges import span
+from fastdreamer.shapes import LatentClock
 
 Entry = tuple[Episode, Mapping[str, Any]]  # an episode and its proof (`stream.Finished`)
 
@@ -31,60 +25,81 @@ class Ledger:
     """Episodes that are in the store, and recordings that are set aside.
 
     Attributes:
-        found: the recordings that the store is made from, by name.
+        found: the recordings that the store is made from, by their names in it; each once.
+        links: of those that were found more than once, the other names, with the one that counts.
         skipped: those set aside, with their reasons.
+        left: episodes that the store had, and whose recordings are gone; known at the end.
     """
 
-    def __init__(self, store: Path, claims: Claims, found: Mapping[str, Recording], held_out: float) -> None:
-        self.store, self.claims, self.found, self.held_out = store, claims, found, held_out
-        self.tasks = sorted({recording.env for recording in found.values()})  # a task is the folder it lies in
-        self._sources: dict[str, str] = {}
+    def __init__(self, store: Path, claims: Claims, root: Path, held_out: float) -> None:
+        self.store, self.claims, self.root, self.held_out = store, claims, root, held_out
+        self.found: dict[str, Recording] = {}
+        self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
-        self._header: dict[str, Any] = {}
+        self.left: list[str] = []
+        self._contents: dict[str, Content] = {}
 
-    def open(self, header: dict[str, Any]) -> None:
+    def open(self, header: Mapping[str, Any], found: Sequence[Recording]) -> None:
         """Go on with the store that is there.
 
         Raises:
             UserError: if it was made with another key.
         """
-        self._header = header
         with self.claims.manifest():
-            manifest = self._read()
-            if manifest["episodes"]:
-                check_key(self.store, manifest["key"], header["key"])
+            self._start(header)
+            self._news()
+            if self._manifest["key"] != header["key"] and not self._entries and self.claims.is_alone():
+                self._start(header, anew=True)
+            check_key(self.store, self._manifest["key"], header["key"])
+            known = dict(self._entries)
+        self._manifest |= header
+        key, space = header["key"], action_space(header["space"]["name"])
+        self._kind = LatentClock(key["frames_per_latent"], key["window"]), space
+        once, self.links = without_links(settle(found, known, self.root), self.root, known)
+        self.found = {recording.name: recording for recording in once}
+        self._gone = (known.keys() | self._manifest["skipped"].keys()) - self.found.keys()
 
     def current(self, recording: Recording) -> dict[str, Any] | None:
-        """The store's entry of this recording, if it has it as it is now, in a file that is whole."""
-        self._sources[recording.name] = source = source_hash(recording)
+        """The store's entry of this recording, if it has it as it is now, in a file that is whole.
+
+        Raises:
+            DamagedRecording: if its files cannot be read.
+        """
+        name = recording.name
+        self._contents[name] = content = content_of(recording)
         with self.claims.manifest():
-            entry: dict[str, Any] | None = self._read()["episodes"].get(recording.name)
-        if not entry or entry["source_sha256"] != source:
+            self._news()
+            entry = self._entries.get(name)
+        if entry is None:
             return None
-        file = self.store / FOLDER / entry["file"]
-        return entry if file.is_file() and sha256_file(file) == entry["sha256"] else None
+        is_same = entry["source_sha256"] == content.source
+        if not is_same and "path" not in entry:
+            is_same = entry["source_sha256"] == content_of(recording, is_old=True).source
+        if not is_same or not self._is_whole(name, entry):
+            return None
+        noted = entry | self._origin(recording)
+        if noted != entry:
+            with self.claims.manifest():
+                self._append({"name": name, "entry": noted})
+        return noted
 
     def enter(self, entry: Entry) -> None:
         """Write an episode and enter it; the proof is what its entry says besides."""
         episode, proof = entry
-        name = episode.name
+        recording = self.found[episode.name]
         with span("write"):
-            written = write_episode(self.store, episode, self._sources.pop(name)) | dict(proof)
+            origin = self._origin(recording)
+            written = write_episode(self.store, episode, origin["source_sha256"]) | dict(proof) | origin
+        written["split"] = natural_split(episode.name, self.held_out)
         with self.claims.manifest():
-            manifest = self._read()
-            manifest["episodes"][name] = written
-            manifest["skipped"].pop(name, None)
-            self._replace(manifest)
-        self.claims.give_back(name)
+            self._append({"name": episode.name, "entry": written, "env": recording.env})
+        self.claims.give_back(episode.name)
 
     def set_aside(self, recording: Recording, reason: str) -> None:
         """Enter a damaged recording with the reason; what the store had of it leaves."""
         self.skipped[recording.name] = reason
         with self.claims.manifest():
-            manifest = self._read()
-            manifest["skipped"][recording.name] = reason
-            manifest["episodes"].pop(recording.name, None)
-            self._replace(manifest)
+            self._append({"name": recording.name, "reason": reason})
         self.claims.give_back(recording.name)
 
     def check_damage(self, most: float) -> None:
@@ -102,42 +117,62 @@ class Ledger:
             )
 
     def close(self) -> dict[str, Any]:
-        """All entries; the last of the processes deletes what belongs to no recording."""
+        """All entries; the last of the processes settles them and deletes what belongs to no recording."""
         with self.claims.manifest(), self.claims.leave() as is_last:
-            manifest = self._read()
-            if is_last:
-                manifest["episodes"] = {n: e for n, e in manifest["episodes"].items() if n in self.found}
-                manifest["skipped"] = {n: r for n, r in manifest["skipped"].items() if n in self.found}
+            self._news()
+            manifest = settled(self._manifest, self._journal.lines, self._gone if is_last else ())
+            entries: dict[str, Any] = manifest["episodes"]
             self.skipped = manifest["skipped"]
-            if is_last and manifest["episodes"]:
-                self._replace(manifest)
-                current = {entry["file"] for entry in manifest["episodes"].values()}
-                for file in (self.store / FOLDER).iterdir():
-                    if file.name not in current:
-                        file.unlink()
-        return dict(sorted(manifest["episodes"].items()))
+            if is_last and entries:
+                self.left = sorted(self._manifest["episodes"].keys() - entries.keys() - self.skipped.keys())
+                if manifest != self._before:
+                    write_manifest(self.store, manifest)
+                self._sweep({entry["file"] for entry in entries.values()})
+        return entries
 
-    def _read(self) -> dict[str, Any]:
-        if not (self.store / MANIFEST).exists():
-            return {**self._header, "tasks": self.tasks, "episodes": {}, "skipped": {}}
-        return read_manifest(self.store)
+    def _start(self, header: Mapping[str, Any], anew: bool = False) -> None:
+        if anew or not (self.store / MANIFEST).exists():
+            write_manifest(self.store, {**header, "tasks": [], "episodes": {}, "skipped": {}})
+        self._before, base = read_settled(self.store)
+        self._manifest = {"tasks": [], "skipped": {}} | self._before
+        self._journal = Journal(self.store, base)
+        self._entries: dict[str, dict[str, Any]] = dict(self._manifest["episodes"])
 
-    def _replace(self, manifest: dict[str, Any]) -> None:
-        entries = manifest["episodes"]
-        splits = assign_splits(entries, self.held_out)
-        for name, entry in entries.items():
-            entry["split"] = splits[name]
-            if name in self.found:
-                entry["task"] = self.tasks.index(self.found[name].env)
-        ordered = {"tasks": self.tasks, "episodes": dict(sorted(entries.items()))}
-        write_manifest(self.store, {**manifest, **self._header, **ordered})
+    def _news(self) -> None:
+        """Take in what other processes have entered since."""
+        for line in self._journal.news():
+            self._take(line)
 
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._news()
+        try:
+            self._journal.append(line)
+        except OSError as error:
+            raise UserError(f"cannot write {self.store / JOURNAL}: {error.strerror}; what is done is kept") from error
+        self._take(line)
 
-def source_hash(recording: Recording) -> str:
-    """SHA-256 over names and contents of a recording's files."""
-    path = recording.path
-    near = path.iterdir() if path.is_dir() else path.parent.glob(f"{glob.escape(path.stem)}.*")
-    files = sorted(p for p in near if p.suffix in (".mp4", ".npz", ".json", ".jsonl", path.suffix) and p.is_file())
-    return hashlib.sha256(
-        "|".join(f"{p.name}:{sha256_file(p)}" for p in files).encode("utf-8", "surrogateescape")
-    ).hexdigest()
+    def _take(self, line: Mapping[str, Any]) -> None:
+        if "reason" in line:
+            self._entries.pop(line["name"], None)
+        else:
+            self._entries[line["name"]] = dict(line["entry"])
+
+    def _is_whole(self, name: str, entry: Mapping[str, Any]) -> bool:
+        try:
+            check_episode(self.store, read_episode(self.store, name, entry), *self._kind)
+        except UserError:
+            return False
+        return True
+
+    def _origin(self, recording: Recording) -> dict[str, str]:
+        """What an entry says of its recording."""
+        content = self._contents[recording.name]
+        where = place(recording, self.root)
+        return {"source_sha256": content.source, "video_sha256": content.video, "path": where}
+
+    def _sweep(self, current: set[str]) -> None:
+        """Delete what is settled, what no entry names, and what killed processes left."""
+        (self.store / JOURNAL).unlink(missing_ok=True)
+        for file in [*(self.store / FOLDER).iterdir(), *self.store.glob(f".{MANIFEST}.tmp*")]:
+            if file.name not in current:
+                file.unlink()

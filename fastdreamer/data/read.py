@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,13 @@ from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.data.find import find_incomplete, find_recordings
 from fastdreamer.data.frame_times import FrameTimes
-from fastdreamer.data.passage import Passage, align
+from fastdreamer.data.passage import Frames, Passage, align
 from fastdreamer.data.recording import Aligned, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 
 __all__ = ["find_incomplete", "find_recordings"]
+
+Keep = Callable[[int, Frames], Frames]  # what is kept of a block of frames whose first is of that row
 
 
 def how_to_read(config: Config) -> dict[str, bool]:
@@ -97,6 +100,30 @@ def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bo
     return _decode(recording, read_labels(recording, space, **how), rows)[1]
 
 
+def read_kept(
+    recording: Recording, space: ActionSpace, keep: Keep, **how: bool
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """An episode, and what `keep` makes of each block of its frames: no more is held in memory.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    return _decode(recording, read_labels(recording, space, **how), slice(None), keep=keep)
+
+
+def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, int, int]:
+    """An episode's frames, their height and their width, from its packets and its first frame.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    labels = read_labels(recording, space, **how)
+    with recording.reading():
+        aligned = align(labels, count_frames(labels.video))
+        height, width, _ = next(decode_blocks(labels.video, 1))[0].shape
+        return len(aligned.picked), height, width
+
+
 def check_recording(
     recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
 ) -> tuple[Aligned, tuple[int, int], FrameTimes]:
@@ -123,9 +150,9 @@ def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
 
 
 def _decode(
-    recording: Recording, labels: Labels, rows: slice, size: int = 0
+    recording: Recording, labels: Labels, rows: slice, size: int = 0, keep: Keep | None = None
 ) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
-    """Decodes all and keeps the frames of some rows."""
+    """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
     with recording.reading():
         visible = count_frames(labels.video)
         for _ in range(3):
@@ -135,7 +162,8 @@ def _decode(
             kept, row = [], 0
             for part in passage.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
                 first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
-                kept.append(part[first:last].clone() if len(wanted) < len(aligned.picked) else part)
+                some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
+                kept.append(some if keep is None else keep(row, some))
                 row += len(part)
             if passage.count == visible:
                 break

@@ -112,6 +112,7 @@ def lengths(subject: Subject) -> Check:
 
 def tokenizer(subject: Subject) -> Iterator[Check]:
     """Frames of one recording through the tokenizer, beside what the store holds of them."""
+    from fastdreamer.data.identity import behind
     from fastdreamer.data.read import find_recordings, how_to_read, read_recording
     from fastdreamer.tokenizer.engines import open_tokenizer
     from fastdreamer.tokenizer.preprocess import preprocess
@@ -120,7 +121,8 @@ def tokenizer(subject: Subject) -> Iterator[Check]:
     folder = subject.run.recordings(config)
     if not folder.is_dir():
         raise UserError(f"no recordings at {folder}")
-    recording = next((r for r in find_recordings(folder) if r.name in held), None)
+    entries = subject.store.manifest["episodes"]
+    recording = next(iter(behind(find_recordings(folder), entries, folder).values()), None)
     if recording is None:
         raise UserError(f"no recording in {folder} is in the store")
     frozen = open_tokenizer(config, subject.backend.device)

@@ -10,22 +10,26 @@ from jaxtyping import UInt8
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
+from fastdreamer.data.latents import read_manifest
 from fastdreamer.errors import UserError
 from fastdreamer.training.runs import RunDirectory
 
 
 class RealFrames:
-    """Frames of a recorded episode by its name; None where the recording is gone or cannot be read."""
+    """Frames of a recorded episode by its name; None where the recording is gone, has changed or cannot be read."""
 
     def __init__(self, config: Config, run: RunDirectory) -> None:
         self.config, self.space = config, action_space(config.data.env)
         self.recordings: Mapping[str, Any] = {}
+        self.entries: Mapping[str, Any] = {}
         folder = run.recordings(config)
         if folder.is_dir():
+            from fastdreamer.data.identity import behind
             from fastdreamer.data.read import find_recordings
 
             try:
-                self.recordings = {recording.name: recording for recording in find_recordings(folder)}
+                self.entries = read_manifest(run.store(config))["episodes"]
+                self.recordings = behind(find_recordings(folder), self.entries, folder)
             except UserError:
                 self.recordings = {}
 
@@ -33,10 +37,13 @@ class RealFrames:
         """The episode's frames."""
         if name not in self.recordings:
             return None
+        from fastdreamer.data.identity import check_unchanged
         from fastdreamer.data.read import how_to_read, read_recording
 
         how, size = how_to_read(self.config), self.config.data.frame_size
         try:
+            check_unchanged(self.recordings[name], self.entries[name])
             return read_recording(self.recordings[name], self.space, size=size, **how).frames
-        except UserError:
+        except UserError as error:
+            print(f"pictures: {error}; its frames are not shown", flush=True)
             return None

@@ -25,9 +25,10 @@ from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.tokenizer.card import Episodes, psnr_of, psnr_table, recorded_by, refit_command
+from fastdreamer.tokenizer.card import Episodes, psnr_of, psnr_table, refit_command
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
 from fastdreamer.tokenizer.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.footage import read_footage
 from fastdreamer.tokenizer.initial import start_linear
 from fastdreamer.tokenizer.preprocess import preprocess
 from fastdreamer.tokenizer.single_frame import fold_single_frame
@@ -52,7 +53,7 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
         UserError: if there are no usable recordings, or episodes are shorter than a window.
     """
     command = refit_command(config, recordings, out)  # first: what can fail must not fail after the long work
-    train, held_out, data = _read_episodes(config, recordings)
+    train, held_out, data = read_footage(config, recordings)
     device = torch.device("cuda" if config.device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
     model = build_random(config.tokenizer).to(device)
     bottleneck = Bottleneck(model, config.tokenizer)
@@ -246,41 +247,6 @@ def _sampler(
         return preprocess(frames, config.clock, config.image_size, "bcthw")
 
     return draw
-
-
-def _read_episodes(config: Config, recordings: Path) -> tuple[Episodes, Episodes, dict[str, Any]]:
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.read import find_recordings, how_to_read, read_recording
-    from fastdreamer.data.recording import DamagedRecording
-    from fastdreamer.data.splits import assign_splits
-
-    space = action_space(config.data.env)
-    episodes: Episodes = {}
-    origins: list[dict[str, Any]] = []
-    skipped = 0
-    found = find_recordings(recordings)
-    with track("read recordings", total=len(found), unit="episodes") as bar:
-        for recording in found:
-            try:
-                trajectory = read_recording(recording, space, **how_to_read(config))
-                episodes[recording.name] = trajectory.frames
-                origins.append({"env": recording.env, **trajectory.metadata})
-            except DamagedRecording:
-                skipped += 1
-            bar.advance(1)
-    if len(episodes) < 2:
-        raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2, one of them held out")
-    splits = assign_splits(episodes, config.data.held_out)
-    train = {name: frames for name, frames in episodes.items() if splits[name] == "train"}
-    held_out = {name: frames for name, frames in episodes.items() if splits[name] == "held_out"}
-    data = {
-        "episodes": len(episodes),
-        "recorded_by": recorded_by(origins),
-        "train_frames": sum(map(len, train.values())),
-        "held_out_frames": sum(map(len, held_out.values())),
-        "damaged": skipped,
-    }
-    return train, held_out, data
 
 
 def _count(module: nn.Module) -> int:

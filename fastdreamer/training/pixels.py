@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import Config
 from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.recording import DamagedRecording
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.tokenizer.pixels import PixelDecoder
@@ -111,16 +112,23 @@ def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Pix
 
 def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldModel) -> tuple[Tensor, Tensor]:
     """Normalised latents and their frames, for as many train episodes as fit in memory."""
+    from fastdreamer.data.identity import behind, check_unchanged
     from fastdreamer.data.read import find_recordings, how_to_read, read_recording
 
-    by_name = {r.name: r for r in find_recordings(recordings)}
+    entries = store.manifest["episodes"]
+    by_name = behind(find_recordings(recordings), entries, recordings)
     clock, c = store.clock, store.clock.frames_per_latent
     latents, frames, total = [], [], 0
     for episode in store.split("train"):
         if episode.name not in by_name or total > FRAMES_IN_MEMORY:
             continue
         how, size = how_to_read(config), config.data.frame_size
-        found = read_recording(by_name[episode.name], store.space, size=size, **how)
+        try:
+            check_unchanged(by_name[episode.name], entries[episode.name])
+            found = read_recording(by_name[episode.name], store.space, size=size, **how)
+        except DamagedRecording as error:
+            print(f"pixel decoder: {error}; it is left out", flush=True)
+            continue
         pictures = torch.from_numpy(found.frames)
         steps = torch.arange(1 if c > 1 else 0, (len(pictures) - 1) // c + 1)  # whole steps; step 0 has one frame only
         rows = steps[:, None] * c - torch.arange(c - 1, -1, -1)

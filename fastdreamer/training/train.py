@@ -32,6 +32,7 @@ from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.training.trained_on import changes_since, note, unfinished
 from fastdreamer.training.world_model import WorldModelPhase
 
 PHASES = (1, 2, 3)
@@ -97,6 +98,9 @@ def train(
     parent = resume_from or _parent(run, config, phase, checkpoint)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     _check_store(store, config, parent, phase)
+    changed = changes_since(run.path, store)
+    for line in filter(None, (unfinished(store), changed)):
+        print(line, flush=True)
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
@@ -109,6 +113,7 @@ def train(
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend, imagination)
+    note(run.path, store)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
     figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
@@ -120,6 +125,8 @@ def train(
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         "figures": figures,
     }
+    if changed:
+        result["store"] = changed
     if checks:
         result["gates"] = {check.name: f"{check.value}: {check.verdict}" for check in checks}
     if forced:

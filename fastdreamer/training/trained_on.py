@@ -1,0 +1,66 @@
+"""What a run was trained on, so that a store which changed since does not go by in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastdreamer.data.entries import digest, is_sound
+from fastdreamer.data.journal import JOURNAL
+from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.store_advice import mend
+from fastdreamer.files import write_atomic
+
+NOTE = "store.json"
+
+
+def changes_since(run: Path, store: LatentStore) -> str:
+    """How the store differs from what the run was last trained on; empty if it does not, or nothing was noted."""
+    file = run / NOTE
+    if not file.is_file():
+        return ""
+    try:
+        noted = json.loads(file.read_bytes())
+        if not is_sound(noted):
+            raise ValueError("its SHA-256 is not that of its content")
+        said = _differences(noted["episodes"], _summary(store))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return f"{file} cannot be read ({error}), so whether the store changed is not known"
+    return f"store {store.path} changed since this run was last trained on it; episodes: {said}" if said else ""
+
+
+def unfinished(store: LatentStore) -> str:
+    """Says that `encode` has not come to its end; empty if it has. The split of a new episode is settled there."""
+    if not (store.path / JOURNAL).exists():
+        return ""
+    return f"store {store.path} is not finished: an episode may still come into the other split; {mend(store.path)}"
+
+
+def note(run: Path, store: LatentStore) -> None:
+    """Keep what the run is trained on from now."""
+    content = {"episodes": _summary(store)}
+    data = json.dumps({"sha256": digest(content), **content}, indent=1).encode() + b"\n"
+    if not (run / NOTE).is_file() or (run / NOTE).read_bytes() != data:
+        write_atomic(run / NOTE, data)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    both = before.keys() & now.keys()
+    moved = sorted(name for name in both if before[name]["split"] != now[name]["split"])
+    counts = {
+        "new": len(now.keys() - before.keys()),
+        "gone": len(before.keys() - now.keys()),
+        "encoded anew": sum(before[name]["sha256"] != now[name]["sha256"] for name in both),
+        "in the other split": len(moved),
+        "of another task number": sum(before[name]["task"] != now[name]["task"] for name in both),
+    }
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    first = f" (the first: {moved[0]}), so held-out figures are of what was trained on" if moved else ""
+    return said + first
+
+
+def _summary(store: LatentStore) -> dict[str, Mapping[str, Any]]:
+    entries = store.manifest["episodes"]
+    return {e.name: {"split": e.split, "task": e.task, "sha256": entries[e.name]["sha256"]} for e in store.episodes}
