@@ -18,7 +18,20 @@ LIMITS = ("diagnosis.check", "diagnosis.flags")
 # A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
-    ("errors", "files", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS),
+    (
+        "errors",
+        "files",
+        "json_files",
+        "shapes",
+        "yaml_text",
+        "progress",
+        "ranges",
+        "output",
+        "settings",
+        "config",
+        "device",
+        *LIMITS,
+    ),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
     ("imagination",),
@@ -30,6 +43,7 @@ LEVELS = (
 )
 SIBLINGS = {
     "files": {"errors"},
+    "json_files": {"errors"},
     "yaml_text": {"errors"},
     "settings": {"errors", "files", "yaml_text", "config"},
     "config": {"settings", "shapes"},

@@ -83,6 +83,7 @@ def fit(
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
+        figures = watch.figures
         for step in range(done, train.steps):
             logged, norm = update(step)
             done = step + 1

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fastdreamer.json_files import COUNT, NUMBER, fault, parse
+
 PLAN_NAMES = {
     1: {"loss/dynamics/total": "loss/dynamics"},
     2: {"bc_accuracy": "bc_accuracy", "pred_std": "reward_std"},
@@ -58,26 +60,29 @@ class MetricsWriter:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Every line of a run's metrics, in order; a line cut off by a kill is left out."""
-    rows = []
-    for line in _lines(run_dir / "metrics.jsonl"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    """Every line of a run's metrics, in order; a line cut off by a kill, or damaged, is left out."""
+    rows = (_row(line) for line in _lines(run_dir / "metrics.jsonl"))
+    return [row for row in rows if row is not None]
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
 
 
 def _is_before(line: str, phase: int, first_step: int) -> bool:
+    row = _row(line)
+    return row is not None and bool(row["phase"] != phase or row["step"] <= first_step)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line's figures, or None where it is damaged; a figure of which nothing can be drawn is null."""
     try:
-        row = json.loads(line)
+        row = parse(line)
     except ValueError:
-        return False
-    return bool(row["phase"] != phase or row["step"] <= first_step)
+        return None
+    if fault(row, {"phase": COUNT, "step": COUNT}):
+        return None
+    return {name: value if value is None or NUMBER.holds(value) else None for name, value in row.items()}
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:

@@ -5,7 +5,6 @@ It reads pooled latents, which are lossy on purpose, and touches nothing else: n
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,8 @@ def train_pixel_decoder(
     resume_from = run.load(0, config) if resume and run.has_phase(0) else None
     phase = DecoderPhase(config, decoder, latents, frames, backend.device)
     figures = fit(phase, config, config.decoder, run.path, backend, store.tokenizer, resume_from, "pixel decoder")
-    return {"trained": True, "psnr": figures.get("psnr", math.nan), "frames": frames.shape[0] * frames.shape[1]}
+    known = {"psnr": figures["psnr"]} if "psnr" in figures else {}  # a finished one whose metrics are lost says nothing
+    return {"trained": True, **known, "frames": frames.shape[0] * frames.shape[1]}
 
 
 def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> PixelDecoder | None:
