@@ -12,6 +12,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.folders import expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.settings import config_hash, differences, dump_config, load_config
 
@@ -89,18 +90,26 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     """What recordings hold. With --config the action space is the configuration's, else it is told from the data."""
     if arguments.reconstruct < 0:
         raise UserError(f"--reconstruct is {arguments.reconstruct}; it must be at least 0 (0: not measured)")
+    recordings, run_dir = arguments.recordings, arguments.run_dir
+    if recordings is not None and "=" in str(recordings) and not recordings.exists():  # a setting, and no folder
+        arguments.overrides.insert(0, str(recordings))
+        recordings = None
+    if recordings is None and run_dir is None:
+        raise UserError("no recordings named: give their folder, or --run-dir for the run's own")
     config = resolve(arguments)
-    has_space = arguments.config is not None or any(word.startswith("data.env=") for word in arguments.overrides)
+    recordings = recordings or (Path(config.data.recordings) if config.data.recordings else run_dir / "recordings")
+    is_told = arguments.config is not None or run_dir is not None
+    has_space = is_told or any(word.startswith("data.env=") for word in arguments.overrides)
     from fastdreamer.data.inspect import inspect_recordings, render_inspection
 
     space = config.data.env if has_space else "auto"
-    result = inspect_recordings(arguments.recordings, space, decode=not arguments.no_decode)
+    result = inspect_recordings(recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))
     if arguments.reconstruct and not arguments.no_decode:
         from fastdreamer.data.reconstruction import measure_reconstruction, render_reconstruction
 
         result["reconstruction"] = measure_reconstruction(
-            arguments.recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
+            recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
         )
         print(render_reconstruction(result["reconstruction"]))
     return result
@@ -124,7 +133,7 @@ def fetch_weights(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     from fastdreamer.tokenizer.fetch import fetch_weights as fetch
 
-    out = arguments.out or Path(config.tokenizer.weights).expanduser()
+    out = arguments.out or expanded(config.tokenizer.weights)
     repo = {} if arguments.repo is None else {"repo": arguments.repo}
     return show(fetch(out, revision=arguments.revision, token=arguments.token, **repo))
 
@@ -163,6 +172,10 @@ def encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from fastdreamer.data.encode import encode_recordings
 
     with kept_configuration(run_dir, config):
+        if arguments.replace:
+            from fastdreamer.data.replace import replace_store
+
+            return show(replace_store(config, found["recordings"], found["store"]))
         return show(encode_recordings(config, found["recordings"], found["store"]))
 
 

@@ -19,18 +19,8 @@ LIMITS = ("diagnosis.check", "diagnosis.flags")
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
     (
-        "errors",
-        "files",
-        "json_files",
-        "shapes",
-        "yaml_text",
-        "progress",
-        "ranges",
-        "output",
-        "settings",
-        "config",
-        "device",
-        *LIMITS,
+        "errors", "advice", "folders", "terminal", "failures", "leftovers", "files", "json_files", "shapes",
+        "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS,
     ),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
@@ -40,19 +30,23 @@ LEVELS = (
     ("evaluation", "profiling", "doctor"),
     ("diagnosis", "facade"),
     ("demo", "study", "commands", "cli", "__main__"),
-)
+)  # fmt: skip
 SIBLINGS = {
-    "files": {"errors"},
+    "files": {"errors", "leftovers"},
     "json_files": {"errors"},
+    "folders": {"errors"},
+    "failures": {"advice"},
+    "progress": {"terminal"},
+    "output": {"terminal"},
     "yaml_text": {"errors"},
-    "settings": {"errors", "files", "yaml_text", "config"},
+    "settings": {"errors", "files", "folders", "yaml_text", "config"},
     "config": {"settings", "shapes"},
     "device": {"config", "errors"},
     "data": {"tokenizer"},  # `encode` runs the frozen tokenizer
     "tokenizer": {"data"},  # `fit` reads recordings
     "dynamics": {"data"},  # batches of latents
     "envs": {"data"},  # `record` writes recordings
-    "diagnosis.flags": {"diagnosis.check"},
+    "diagnosis.flags": {"advice", "diagnosis.check"},
     "facade": {"diagnosis"},
     "commands": {"demo", "study"},
     "cli": {"commands"},

@@ -23,6 +23,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastdreamer.advice import command, is_run_known
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.counter_table import as_tensor, from_tensor
@@ -38,6 +39,10 @@ SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 RUNNERS = {"backend": "engines.backend", "precision": "engines.precision", "resampler": "data.resampler"}
 ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
 COUNTERS = "counters"  # a tensor of (t, names) in a file, the names in its manifest entry; older stores have none
+
+
+class OtherStore(UserError):
+    """A store that this configuration cannot go on with: made otherwise, by another version, or without a manifest."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,9 @@ class LatentStore:
         files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
         missing = [name for name, file in files.items() if not file.is_file()]
         if missing:
-            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {rebuild(path)}")
+            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {mend(path)}")
         if not files:
-            raise UserError(f"latent store {path} has no episodes; {rebuild(path)}")
+            raise UserError(f"latent store {path} has no episodes; {mend(path)}")
         size = sum(file.stat().st_size for file in files.values())
         mapped = size > memory_limit_gb * 2**30
         episodes = [read_episode(path, name, entry, mapped) for name, entry in manifest["episodes"].items()]
@@ -208,11 +213,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         complete = manifest["format"] == FORMAT and {"key", "space", "episodes"} <= set(manifest)
     except FileNotFoundError as error:
-        raise UserError(f"no latent store in {path}; make one with: fastdreamer encode --store {path}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the manifest of latent store {path} cannot be read ({error}); {rebuild(path)}") from error
+        raise UserError(f"no latent store in {path}; make one with: {_encode(path)}") from error
+    except OSError as error:
+        raise UserError(f"the manifest of latent store {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise OtherStore(f"the manifest of latent store {path} cannot be read ({error}); {rebuild(path)}") from error
     if not complete:
-        raise UserError(f"latent store {path} has a manifest of another version; {rebuild(path)}")
+        raise OtherStore(f"latent store {path} has a manifest of another version; {rebuild(path)}")
     return dict(manifest)
 
 
@@ -235,12 +242,22 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
         same = set(names) <= set(RUNNERS)  # the one before can go on
         settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
         keep = f", or go on with {settings}" if same else ""
-        raise UserError(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
+        raise OtherStore(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
 
 
 def rebuild(path: Path) -> str:
     """How to make a store anew, for error messages."""
-    return f"rebuild it with: rm -r {path} && fastdreamer encode --store {path}"
+    return f"rebuild it with: {_encode(path, replace=True)}"
+
+
+def mend(path: Path) -> str:
+    """How to encode again what a store has lost, for error messages; what is whole in it stays."""
+    return f"encode again what is not whole with: {_encode(path)}"
+
+
+def _encode(path: Path, **flags: object) -> str:
+    """The run's configuration knows the store, where there is a run."""
+    return command("encode", **flags) if is_run_known() else command("encode", **{"store": path} | flags)
 
 
 def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
@@ -254,10 +271,7 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
         data = None if mapped else file.read_bytes()
         found = sha256_file(file) if data is None else sha256(data).hexdigest()
         if found != entry["sha256"]:
-            raise UserError(
-                f"{file} is damaged: its SHA-256 is not the manifest's; rebuild it with: rm {file} && "
-                f"fastdreamer encode --store {path}"
-            )
+            raise UserError(f"{file} is damaged: its SHA-256 is not the manifest's; {mend(path)}")
         tensors = load_file(file) if data is None else load(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
         known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
@@ -265,7 +279,7 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
         counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
         return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
     except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}); {rebuild(path)}") from error
+        raise UserError(f"{file} cannot be read ({error}); {mend(path)}") from error
 
 
 def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
