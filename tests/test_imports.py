@@ -19,8 +19,8 @@ LIMITS = ("diagnosis.check", "diagnosis.flags")
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
     (
-        "errors", "advice", "folders", "terminal", "failures", "files", "shapes", "yaml_text", "progress", "ranges",
-        "output", "settings", "config", "device", *LIMITS,
+        "errors", "advice", "broken", "folders", "terminal", "failures", "files", "shapes", "yaml_text", "progress",
+        "ranges", "output", "settings", "config", "device", *LIMITS,
     ),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
@@ -34,6 +34,7 @@ LEVELS = (
 SIBLINGS = {
     "files": {"errors"},
     "folders": {"errors"},
+    "broken": {"advice"},
     "failures": {"advice"},
     "progress": {"terminal"},
     "output": {"terminal"},

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.data.clips import Batch
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
@@ -69,7 +70,8 @@ def control(name: str, ratio: Interval) -> Check:
     """An error under other actions, over that under the real ones."""
     is_shift = "step" in name
     remedy = (
-        "actions and frames are not aligned: check with fastdreamer inspect, and encode again"
+        f"actions and frames are not aligned: check with {command('inspect')}, and encode again with "
+        f"{command('encode', replace=True)}"
         if is_shift
         else "the model does not use the actions: train phase 1 longer, or check whose actions the recordings hold"
     )

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from fastdreamer.advice import command
 from fastdreamer.diagnosis.check import Check, check
 
 EXPLODING, VANISHING = 100.0, 1e-6
@@ -36,7 +37,7 @@ def finite(phase: int, loss: float) -> Check:
     """Of a loss."""
     return check(
         "loss", "loss", f"{loss:.4g}", "a finite number",
-        f"lower {section(phase)}.learning_rate, and check the inputs with fastdreamer inspect",
+        f"lower {section(phase)}.learning_rate, and check the inputs with: {command('inspect')}",
         red=not math.isfinite(loss),
     )  # fmt: skip
 
@@ -87,12 +88,12 @@ def loss_curve(phase: int, losses: Sequence[float]) -> Check:
     )  # fmt: skip
 
 
-def wait_share(share: float) -> Check:
+def wait_share(share: float, phase: int = 1) -> Check:
     """Of a step's time that went by waiting for batches."""
     return check(
         "data", "waiting for data", f"{share:.1%} of a step", f"at most {WAITING:.0%}",
-        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk (fastdreamer profile "
-        "--tool pyspy shows where it waits)", red=share > STARVED, amber=share > WAITING,
+        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk; where it waits is shown "
+        f"by: {command('profile', phase=max(phase, 1), tool='pyspy')}", red=share > STARVED, amber=share > WAITING,
     )  # fmt: skip
 
 
@@ -214,8 +215,8 @@ def action_ratio(mean: float, low: float, high: float) -> Check:
     """Open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
     return check(
         "actions", "error under shuffled actions", f"{mean:.4f} of the real ones' ({low:.4f} to {high:.4f})", "above 1",
-        "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check with "
-        "fastdreamer inspect that actions and frames belong together", red=high <= 1.0,
+        "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check that "
+        f"actions and frames belong together with: {command('inspect')}", red=high <= 1.0,
     )  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fastdreamer.advice import command as command_of
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.diagnosis.subject import Subject
@@ -51,6 +51,6 @@ def _unknown(subject: Subject, entry: Mapping[str, Any] | None) -> list[Check]:
     """The checks where there is nothing to read, or it is of another checkpoint."""
     if entry is not None and entry["step"] == subject.checkpoint.step:
         return []
-    command = f"fastdreamer eval --run-dir {shlex.quote(str(subject.run.path))}"
+    command = command_of("eval", run_dir=subject.run.path)
     what = "not played yet" if entry is None else f"played at step {entry['step']}"
     return [Check(*name, f"{what}: run {command}", "measured on real play", "not measured") for name in NAMES]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.evaluation.audit import audit_block
 from fastdreamer.evaluation.charts import number, scatter_chart
 from fastdreamer.evaluation.sections import figure, note, table
@@ -27,7 +28,7 @@ def health_section(
     raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
     audited = audit_block(audit or {})
     if not phases and not raised and not audited:
-        return note("Not diagnosed: run `fastdreamer diagnose` on this run directory.")
+        return note(f"Not diagnosed; this does it: {command('diagnose')}")
     blocks = []
     for name, title in TITLES.items():
         if name in phases or name in raised:

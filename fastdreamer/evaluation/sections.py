@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, rounded
 from fastdreamer.evaluation.verdict import NAMES, duration, interval_of, say
@@ -48,7 +49,7 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
     notes = "".join(note(text) for text in evaluation.get("notes", []))
     entries = {str(name): entry for name, entry in evaluation.get("tasks", {}).items() if entry.get("policies")}
     if not entries and not evaluation.get("policies"):
-        return notes or note("No closed-loop evaluation: run `fastdreamer eval` on this run directory.")
+        return notes or note(f"No closed-loop evaluation; this plays it: {command('eval')}")
     if not entries:
         return notes + _played(evaluation, recordings)
     demonstrated = recordings.get("tasks", {})
@@ -184,7 +185,7 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
                        "lie left of 1, the two controls right of it (wrong actions cost something).")
             )  # fmt: skip
     else:
-        parts.append(note("No world-model evaluation: run `fastdreamer eval` on this run directory."))
+        parts.append(note(f"No world-model evaluation; this measures it: {command('eval')}"))
     parts += [note(text) for text in world_model.get("notes", [])]
     return "".join(parts) + filmstrips(pictures, folder)
 

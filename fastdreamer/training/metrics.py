@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from fastdreamer.broken import mend
+from fastdreamer.errors import UserError
 
 PLAN_NAMES = {
     1: {"loss/dynamics/total": "loss/dynamics"},
@@ -81,8 +85,11 @@ def _is_before(line: str, phase: int, first_step: int) -> bool:
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None  # a bare machine with torch alone: the JSON lines hold the same numbers
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # a bare machine with torch alone: the JSON lines hold the same numbers
-        return None
+    except Exception as error:  # a broken library raises anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"tensorboard cannot be imported ({reason}): {mend('tensorboard', error)}") from error
     return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)

@@ -43,7 +43,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
         return  # the other figures follow from that
     waits = rows[1:]  # the first step starts everything up
     if len(waits) >= RECENT and "data/wait_share" in now:
-        waiting = flags.wait_share(recent(waits, "data/wait_share"))
+        waiting = flags.wait_share(recent(waits, "data/wait_share"), number)
         if waiting.verdict == "red":  # a few per cent are what short steps have anyway
             yield waiting
     is_early = now["step"] < EARLY + train.warmup_steps
@@ -150,5 +150,5 @@ def read_flags(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: delete it, training writes it anew")
+        raise UserError(f"{path} is no JSON object: move it away, training writes it anew")
     return found
