@@ -78,7 +78,7 @@ def control(name: str, ratio: Interval) -> Check:
     worse = ratio.high < 1 if is_shift else ratio.high <= 1
     return check(
         "actions", name, f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the error", "above 1", remedy,
-        red=worse, amber=ratio.mean < 1 if is_shift else ratio.low <= 1,
+        of=(ratio.mean, ratio.low, ratio.high), red=worse, amber=ratio.mean < 1 if is_shift else ratio.low <= 1,
     )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ def earned(episodes: Sequence[Episode]) -> Check:
     commonest = [f"{float(kinds[i]):.3g}: {int(counts[i]):,}" for i in counts.argsort(descending=True)[:SHOWN]]
     return check(
         "data", "recorded rewards", f"{share:.2%} not 0 ({', '.join(commonest)})", "some that are not 0",
-        "nothing can be learned about rewards: record or encode play that earns some", amber=share == 0,
+        "nothing can be learned about rewards: record or encode play that earns some",
+        of=(float(kinds.sum()),), amber=share == 0,
     )  # fmt: skip
 
 
@@ -204,5 +205,6 @@ def reconstruction(subject: Subject, pictures: Path) -> Check:
         "reconstruction", "reconstruction", f"pooled {pooled:.1f} dB, unpooled {unpooled:.1f} dB",
         f"pooling costs at most {MAX_DROP:g} dB",
         remedy,
+        of=(pooled, unpooled, mean),
         red=found["pooling_too_aggressive"], amber=is_worthless,
     )  # fmt: skip

@@ -77,7 +77,7 @@ def _imagining(config: Config, rows: Sequence[Row]) -> Iterator[Check]:
         yield flags.critic_fits(now["critic_bias"], settings.critic_bias)
     if now["step"] > config.imagination.critic_steps:  # before, advantages train nothing
         yield flags.advantages(now["advantage_mean"], now["advantage_std"])
-        yield flags.advantage_sets(round(recent(rows, "positive")), round(recent(rows, "negative")))
+        yield flags.advantage_sets(recent(rows, "positive"), recent(rows, "negative"))
 
 
 def recent(rows: Sequence[Row], name: str) -> float:
