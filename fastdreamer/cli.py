@@ -224,6 +224,9 @@ def run() -> NoReturn:
     # A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # An account without a name, as containers have them: torch's compiler names its cache by the user.
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = str(os.getuid())
     raise SystemExit(main())
 
 

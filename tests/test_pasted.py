@@ -16,7 +16,7 @@ from fastdreamer.data.latents import FOLDER, MANIFEST, LatentStore
 from fastdreamer.settings import load_config
 
 ROOT = Path(__file__).parents[1]
-AWKWARD = "it's my \"data\" $HOME"
+AWKWARD = 'it\'s my "data" $HOME'
 SMALL = ["record.episodes=3", "record.max_steps=40", "record.policy=random", "phase1.steps=2", "phase1.batch_size=2"]
 
 
@@ -39,9 +39,9 @@ def places() -> list[tuple[str, ast.Call]]:
             for alias in node.names
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if names.get(node.func.id) in ("command", "plain") and path.name != "advice.py":
-                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if isinstance(node, ast.Call) and names.get(name) in ("command", "plain"):
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
     return found
 
 

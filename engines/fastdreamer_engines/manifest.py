@@ -102,7 +102,7 @@ def check_private(folder: Path) -> None:
         close = shlex.join(["chmod", "700", str(folder)])
         raise EngineError(f"engine folder {folder} can be written by others; close it: {close}")
     # As it is named, and where its links lead: whoever may write to a folder above may rename what lies in it.
-    for above in dict.fromkeys([*folder.absolute().parents, *folder.resolve().parents]):
+    for above in dict.fromkeys([*Path(os.path.abspath(folder)).parents, *folder.resolve().parents]):
         if _is_others(above.stat()):
             raise EngineError(
                 f"engine folder {folder} lies below {above}, in which others may put another in its place; name one "

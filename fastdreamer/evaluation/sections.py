@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.advice import command
+from fastdreamer.envs.workers import count_cores
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, rounded
 from fastdreamer.evaluation.verdict import NAMES, duration, interval_of, say
@@ -264,9 +264,7 @@ def recordings_section(recordings: Mapping[str, Any]) -> str:
 
 def time_section(timings: Mapping[str, float]) -> str:
     """Seconds a stage, in the order they ran, and the machine."""
-    machine = (
-        f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores, Python {platform.python_version()}"
-    )
+    machine = f"{platform.machine()} {platform.system()}, {count_cores()} CPU cores, Python {platform.python_version()}"
     if not timings:
         return note("No timings.json: the stages were not timed.")
     longest, total = max(timings.values()), sum(timings.values())

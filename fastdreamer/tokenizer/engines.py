@@ -218,8 +218,14 @@ def one_line() -> Iterator[None]:
 
 def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | None:
     """The fastest engine of a part that is installed for this machine and allowed by the settings; None is eager."""
-    settings, root, target = config.engines, engine_root(config), local_target(tokenizer.device)
+    settings, target = config.engines, local_target(tokenizer.device)
     found = []
+    try:
+        root = engine_root(config)
+    except UserError:
+        if settings.backend != "auto":
+            raise
+        return None  # without a home directory there is no cache, and nothing in it
     if root.is_dir():
         check_private(root)
     folders = sorted(root.glob(f"{identity(config)}.{part}*.{target}")) if root.is_dir() else []
