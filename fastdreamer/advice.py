@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PROGRAM = "fastdreamer"
 REPEATED: dict[str, tuple[str, ...]] = {
@@ -17,6 +18,7 @@ REPEATED: dict[str, tuple[str, ...]] = {
     "store": ("encode",),
 }  # fmt: skip
 """Flags that a named command repeats from the running one, besides --config, and the commands that take them."""
+POSITIONAL = {"inspect": "recordings"}
 SECRET = "--token"
 
 
@@ -51,6 +53,8 @@ def command(name: str, *words: object, **flags: object) -> str:
         flags: `run_dir=path` is `--run-dir path`; True is the bare flag, None leaves it out.
     """
     call = _calls[-1]
+    if name in POSITIONAL and not words and call.flags.get(POSITIONAL[name]) is not None:
+        words = (call.flags[POSITIONAL[name]],)
     known = [flag for flag, commands in REPEATED.items() if name in commands]
     given = {flag: call.flags[flag] for flag in (*known, "config") if call.flags.get(flag) is not None}
     return plain(name, *call.overrides, *words, **given | flags)
@@ -89,6 +93,13 @@ def again(*words: object) -> str:
 def pip(*words: str) -> str:
     """`pip install` with what follows it."""
     return shell("pip", "install", *words)
+
+
+def extra(name: str) -> str:
+    """The line that installs what an extra of FastDreamer brings, from its checkout where it runs from one."""
+    root = Path(__file__).resolve().parents[1]
+    is_checkout = (root / "pyproject.toml").is_file()
+    return pip("-e", f"{root}[{name}]") if is_checkout else pip(f"{PROGRAM}[{name}]")
 
 
 def shell(*words: object) -> str:

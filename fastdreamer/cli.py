@@ -114,6 +114,7 @@ def build_parser() -> Parser:
     fetch.add_argument(
         "--revision", metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
     )
+    fetch.add_argument("--replace", action="store_true", help="what lies there gives way, once its successor is there")
     fetch.add_argument("--token", metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with")
 
     build = command("build-engines", "compile the frozen tokenizer and compare it with eager", run_dir="optional")
@@ -122,6 +123,7 @@ def build_parser() -> Parser:
         "--backend", metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
     )
     build.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU")
+    build.add_argument("--replace", action="store_true", help="build those that are installed and current too")
     build.add_argument("--decoder", action="store_true", help="the decoder too, for pictures")
     build.add_argument("--random-weights", action="store_true", help="random weights, to try it without the real ones")
 
@@ -222,6 +224,9 @@ def run() -> NoReturn:
     # A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # An account without a name, as containers have them: torch's compiler names its cache by the user.
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = str(os.getuid())
     raise SystemExit(main())
 
 

@@ -14,7 +14,7 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import write_atomic
 from fastdreamer.folders import expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
-from fastdreamer.settings import config_hash, differences, dump_config, load_config
+from fastdreamer.settings import anchored, config_hash, differences, dump_config, load_config
 
 DEFAULT_PRESET = "crafter"
 
@@ -135,7 +135,7 @@ def fetch_weights(arguments: argparse.Namespace) -> dict[str, Any]:
 
     out = arguments.out or expanded(config.tokenizer.weights)
     repo = {} if arguments.repo is None else {"repo": arguments.repo}
-    return show(fetch(out, revision=arguments.revision, token=arguments.token, **repo))
+    return show(fetch(out, revision=arguments.revision, token=arguments.token, replace=arguments.replace, **repo))
 
 
 def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
 
     targets, backends = ([w for w in (text or "").split(",") if w] for text in (arguments.target, arguments.backend))
     parts = ("encoder", "decoder") if arguments.decoder else ("encoder",)
-    result = build(config, choose_device(config).device, targets, backends, parts)
+    result = build(config, choose_device(config).device, targets, backends, parts, arguments.replace)
     show_engines(result)
     return result
 
@@ -303,7 +303,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 def resolve(arguments: argparse.Namespace) -> Config:
     """The configuration: --config, else the run's own, else the default preset where no run is named."""
-    return load_config(config_name(arguments), arguments.overrides)
+    return anchored(load_config(config_name(arguments), arguments.overrides))
 
 
 def config_name(arguments: argparse.Namespace) -> str:
@@ -328,13 +328,18 @@ def check_run(run_dir: Path, config: Config) -> None:
         return
     is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
     free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
-    for path, (then, now) in differences(load_config(saved), config).items():
+    for path, (then, now) in _changed(saved, config).items():
         is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
         if not is_free:
             raise UserError(
                 f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
                 f"out), so use another --run-dir"
             )
+
+
+def _changed(saved: Path, config: Config) -> dict[str, tuple[Any, Any]]:
+    """What differs from a saved configuration; a folder may be written in several ways."""
+    return differences(anchored(load_config(saved), weights=True), anchored(config, weights=True))
 
 
 @contextmanager
@@ -346,8 +351,8 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
     check_run(run_dir, config)
     saved = run_dir / "config.yaml"
     before = saved.read_bytes() if saved.is_file() else None
-    if before is None or differences(load_config(saved), config):
-        dump_config(config, saved)
+    if before is None or _changed(saved, config):
+        dump_config(anchored(config, weights=True), saved)
     try:
         yield
     except Stopped:  # its checkpoints were made with this one

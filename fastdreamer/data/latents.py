@@ -278,6 +278,8 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
         names = entry.get(COUNTERS)
         counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
         return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
+    except UserError:
+        raise
     except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read ({error}); {mend(path)}") from error
 

@@ -105,7 +105,7 @@ def calibration(dreams: Dreams) -> Check:
         "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
         "correlation above 0.3, bias within 1",
         "the critic is off: raise imagination.critic_steps, or train phase 2 longer",
-        red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
+        of=(correlation, bias), red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
     )  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def reality(imagined: float, real: float | None) -> Check:
     return check(
         "imagination", name, f"{imagined:.4f} a frame imagined, {real:.4f} real", expected,
         "the policy exploits the reward head: more and broader recordings, a longer phase 2, a larger imagination.beta",
+        of=(imagined, real),
         red=imagined > FACTOR * (max(real, 0.0) + MARGIN), amber=imagined > FACTOR * max(real, 0.0) + MARGIN,
     )  # fmt: skip
 

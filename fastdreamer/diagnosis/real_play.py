@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fastdreamer.advice import command as command_of
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.diagnosis.subject import Subject
@@ -73,7 +73,7 @@ def _huge_where_null(value: float | None) -> float:
 
 
 def _command(subject: Subject) -> str:
-    return f"fastdreamer eval --run-dir {shlex.quote(str(subject.run.path))}"
+    return command_of("eval", run_dir=subject.run.path)
 
 
 def _unknown(subject: Subject, entry: Mapping[str, Any] | None) -> list[Check]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, models, real_play
@@ -46,7 +47,9 @@ def diagnose(
     run, backend = RunDirectory(run_dir), backend or choose_device(config)
     chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not chosen:
-        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+        raise UserError(
+            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
+        )
     if effort is not None:
         audit.check_auditable(config, run)
     kept = _kept(run_dir)

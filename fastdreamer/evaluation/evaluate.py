@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
@@ -50,7 +51,9 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     run = RunDirectory(run_dir)
     trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not trained:
-        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+        raise UserError(
+            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
+        )
     acting.check(config)  # first: all else takes minutes
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.evaluation.audit import audit_block
 from fastdreamer.evaluation.charts import number, scatter_chart
 from fastdreamer.evaluation.html import Html, element, figure, joined, lead, note, table
@@ -26,7 +27,7 @@ def health_section(
     raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
     audited = audit_block(audit or {})
     if not phases and not raised and not audited:
-        return note("Not diagnosed: run `fastdreamer diagnose` on this run directory.")
+        return note(f"Not diagnosed; this does it: {command('diagnose')}")
     blocks: list[Html] = []
     for name, title in TITLES.items():
         if name in phases or name in raised:

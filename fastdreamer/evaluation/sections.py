@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import command
+from fastdreamer.envs.workers import count_cores
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, rounded
 from fastdreamer.evaluation.html import Html, bar_cell, element, figure, joined, lead, note, table
@@ -29,7 +30,7 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
     notes = joined(note(text) for text in evaluation.get("notes", []))
     entries = {str(name): entry for name, entry in evaluation.get("tasks", {}).items() if entry.get("policies")}
     if not entries and not evaluation.get("policies"):
-        return notes or note("No closed-loop evaluation: run `fastdreamer eval` on this run directory.")
+        return notes or note(f"No closed-loop evaluation; this plays it: {command('eval')}")
     if not entries:
         return joined([notes, _played(evaluation, recordings)])
     demonstrated = recordings.get("tasks", {})
@@ -155,7 +156,7 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
                        "lie left of 1, the two controls right of it (wrong actions cost something).")
             )  # fmt: skip
     else:
-        parts.append(note("No world-model evaluation: run `fastdreamer eval` on this run directory."))
+        parts.append(note(f"No world-model evaluation; this measures it: {command('eval')}"))
     parts += [note(text) for text in world_model.get("notes", [])]
     return joined([*parts, filmstrips(pictures, folder)])
 
@@ -241,9 +242,7 @@ def recordings_section(recordings: Mapping[str, Any]) -> Html:
 
 def time_section(timings: Mapping[str, float]) -> Html:
     """Seconds a stage, in the order they ran, and the machine."""
-    machine = (
-        f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores, Python {platform.python_version()}"
-    )
+    machine = f"{platform.machine()} {platform.system()}, {count_cores()} CPU cores, Python {platform.python_version()}"
     if not timings:
         return note("No timings.json: the stages were not timed.")
     longest, total = max(timings.values()) or 1.0, sum(timings.values()) or 1.0

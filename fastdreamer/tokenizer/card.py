@@ -12,6 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fastdreamer.advice import PROGRAM, plain, shell
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.settings import differences, load_config
 from fastdreamer.tokenizer.dense import DenseDecoder, shrink
@@ -78,8 +79,7 @@ def refit_command(config: Config, recordings: Path, out: Path) -> str:
         for path, (_, value) in changed.items()
         if path.startswith(sections)
     ]
-    files = f"--recordings {recordings} --out {out}"
-    return " ".join(["fastdreamer fit-tokenizer --config crafter", files, *overrides])
+    return plain("fit-tokenizer", *overrides, config="crafter", recordings=recordings, out=out)
 
 
 def recorded_by(origins: list[dict[str, Any]]) -> list[str]:
@@ -87,11 +87,13 @@ def recorded_by(origins: list[dict[str, Any]]) -> list[str]:
     groups: dict[str, list[int]] = {}
     for origin in origins:
         kind = f"{origin['env']}"
-        if {"policy", "noise", "max_steps", "seed"} <= set(origin):
-            kind = f"fastdreamer record --policy {origin['policy']} record.max_steps={origin['max_steps']}"
-            kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
-        groups.setdefault(kind, []).append(origin.get("seed", 0))
-    return [f"{kind}{_how_many(seeds, kind.startswith('fastdreamer'))}" for kind, seeds in groups.items()]
+        seed = origin.get("seed")
+        if {"policy", "noise", "max_steps"} <= set(origin) and isinstance(seed, int):
+            noise = [f"record.noise={origin['noise']}"] if origin["policy"] == "expert" else []
+            how = ["--policy", origin["policy"], f"record.max_steps={origin['max_steps']}", *noise]
+            kind = shell(PROGRAM, "record", *how)
+        groups.setdefault(kind, []).append(seed if isinstance(seed, int) else 0)
+    return [f"{kind}{_how_many(seeds, kind.startswith(PROGRAM))}" for kind, seeds in groups.items()]
 
 
 def _how_many(seeds: list[int], is_ours: bool) -> str:

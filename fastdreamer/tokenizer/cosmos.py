@@ -16,6 +16,7 @@ import torch
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
 from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.fetch import FILES, check_fetched, fetch_command
 from fastdreamer.tokenizer.layouts import original_files, original_state
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIG_FILE, WEIGHTS_FILE = FILES
 PARTS = {"encoder": (("encoder.", "quant_conv."), "decode"), "decoder": (("decoder.", "post_quant_conv."), "encode")}
-REFIT = "fastdreamer fit-tokenizer --config crafter --recordings RECORDINGS --out fastdreamer/tokenizer/embedded"
 
 
 def architecture(config: TokenizerConfig) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def weights_folder(config: TokenizerConfig) -> Path:
     if files := _original_files(config):
         return files[0].parent
     embedded = config.weights == "embedded"
-    folder = EMBEDDED if embedded else Path(config.weights).expanduser()
+    folder = EMBEDDED if embedded else expanded(config.weights)
     if not _is_diffusers(folder):
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
-        mend = f"make it with: {REFIT}"
+        mend = "install FastDreamer again"
         if not embedded:
             mend = "mend the path" if folder.suffix in (".pt", ".jit") else f"fetch NVIDIA's: {fetch_command(folder)}"
             mend += ", or name a folder in diffusers' layout, NVIDIA's .pt or .jit, `embedded` or `random`"
@@ -226,7 +226,7 @@ def _is_diffusers(folder: Path) -> bool:
 
 def _original_files(config: TokenizerConfig) -> list[Path]:
     """The files of one of NVIDIA's layouts, if that is what `config.weights` names."""
-    path = Path(config.weights).expanduser()
+    path = expanded(config.weights)
     return [] if config.weights == "embedded" or _is_diffusers(path) else original_files(path)
 
 
@@ -234,7 +234,7 @@ def _original_state(config: TokenizerConfig, files: list[Path], model: Autoencod
     if config.frames_per_latent == 1:  # NVIDIA's names and shapes are the same at every temporal ratio
         raise UserError(
             f"tokenizer.frames_per_latent 1 does not tell the temporal ratio of {files[0]}; set it (8 for CV8x8x8), or "
-            "use the diffusers folder, which tells (fastdreamer fetch-weights)"
+            f"use the diffusers folder, which tells: {fetch_command(files[0].parent / 'vae')}"
         )
     return original_state(files, model, config.trust_jit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fastdreamer.broken import mend
 from fastdreamer.errors import UserError
 from fastdreamer.files import unwritable, write_atomic
 from fastdreamer.json_files import COUNT, NUMBER, fault, parse
@@ -127,8 +129,11 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _tensorboard(folder: Path, first_step: int) -> Board | None:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None  # a bare machine with torch alone: the JSON lines hold the same numbers
     try:
         from fastdreamer.training.board import Board
-    except ImportError:  # a bare machine with torch alone: the JSON lines hold the same numbers
-        return None
+    except Exception as error:  # a broken library raises anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"tensorboard cannot be imported ({reason}): {mend('tensorboard', error)}") from error
     return Board(folder, first_step)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
@@ -54,7 +55,7 @@ class Pieces:
         if self.is_halved or self.pieces >= self.train.batch_size:
             raise UserError(
                 f"{name}: out of memory at step {step + 1} with {self.pieces} pieces a batch ({reason}): lower "
-                f"{name}.batch_size or set {name}.recompute=true; `fastdreamer plan` says what fits"
+                f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
             )
         self.is_halved = True
         self.pieces = min(2 * self.pieces, self.train.batch_size)

@@ -46,7 +46,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
         return  # the other figures follow from that
     waits = rows[1:]  # the first step starts everything up
     if len(waits) >= RECENT and "data/wait_share" in now:
-        waiting = flags.wait_share(recent(waits, "data/wait_share"))
+        waiting = flags.wait_share(recent(waits, "data/wait_share"), number)
         if waiting.verdict == "red":  # a few per cent are what short steps have anyway
             yield waiting
     is_early = now["step"] < EARLY + train.warmup_steps
@@ -80,7 +80,7 @@ def _imagining(config: Config, rows: Sequence[Row]) -> Iterator[Check]:
         yield flags.critic_fits(now["critic_bias"], settings.critic_bias)
     if now["step"] > config.imagination.critic_steps:  # before, advantages train nothing
         yield flags.advantages(now["advantage_mean"], now["advantage_std"])
-        yield flags.advantage_sets(round(recent(rows, "positive")), round(recent(rows, "negative")))
+        yield flags.advantage_sets(recent(rows, "positive"), recent(rows, "negative"))
 
 
 def recent(rows: Sequence[Row], name: str) -> float:

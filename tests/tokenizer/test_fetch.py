@@ -262,4 +262,4 @@ def test_a_full_or_forbidden_disk_gives_one_line(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"repo": "a/b", "revision": "c", "files": {"config.json": 1}}'])
 def test_a_broken_record_gives_one_line(text: str, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(text)
-    assert "delete it and fetch again" in _refusal(hub, tmp_path)
+    assert "fetch again: fastdreamer fetch-weights --out" in _refusal(hub, tmp_path)
