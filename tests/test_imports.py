@@ -34,7 +34,7 @@ LEVELS = (
 SIBLINGS = {
     "files": {"errors", "leftovers"},
     "run_lock": {"advice", "errors", "files", "json_files", "leftovers"},
-    "run_config": {"errors", "yaml_text"},
+    "run_config": {"config", "errors", "files", "folders", "settings", "yaml_text"},
     "json_files": {"errors"},
     "folders": {"errors"},
     "broken": {"advice"},

@@ -21,6 +21,7 @@ from fastdreamer.diagnosis.flags import section
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.leftovers import sweep
 from fastdreamer.progress import track
+from fastdreamer.run_lock import run_lock
 from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
@@ -90,6 +91,7 @@ def fit(
     figures: dict[str, float] = {}
     phase.model.train()
     with (
+        run_lock(run_dir),
         phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(name, total=train.steps, unit="steps", start=done) as bar,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -225,7 +226,16 @@ def build_phase(
 def _train_decoder(
     config: Config, run: RunDirectory, store: LatentStore, backend: Backend, resume: bool
 ) -> dict[str, Any]:
-    """Trains the pixel decoder beside phase 1 where the recordings are at hand; it touches nothing else."""
+    """Trains the pixel decoder beside phase 1 where the recordings are at hand; it touches nothing else.
+
+    Phase 1 is finished by then: what fails here costs the decoder alone, and is said.
+    """
     from fastdreamer.training.pixels import train_pixel_decoder
 
-    return train_pixel_decoder(config, run, store, backend, resume)
+    try:
+        return train_pixel_decoder(config, run, store, backend, resume)
+    except Exception as error:  # whatever recordings and their codecs raise
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())
+        print(f"pixel decoder: not trained, so imagination cannot be drawn; {reason}", file=sys.stderr, flush=True)
+        return {"trained": False, "reason": reason}
