@@ -22,7 +22,6 @@ from fastdreamer.advice import again, plain, shell
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.folders import expanded
-from fastdreamer.leftovers import is_at
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -181,7 +180,7 @@ def _hold(file: IO[bytes], partial: Path, out: Path) -> None:
     """Two that write one partial file would mix it. Its lock goes with its holder; there are disks without any."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_alone = is_at(file.fileno(), partial)
+        is_alone = partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())
     except BlockingIOError:
         is_alone = False
     except OSError:

@@ -256,8 +256,8 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     wanted = training(config, checkpoint.phase)
     defaults = to_dict(type(getattr(config, section))())
     saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
-    fixed = [{name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted)]
-    _refuse_difference(*fixed, checkpoint.path, f"{section}.")
+    then, now = ({name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted))
+    _refuse_difference(then, now, checkpoint.path, f"{section}.")
     done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
     if steps < done:
         raise UserError(
