@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.chaos import faults, flips, mutations, numbers
@@ -31,6 +32,23 @@ HEAVY = (
     "fastdreamer.training.train", "fastdreamer.tokenizer.engines", "fastdreamer.tokenizer.acting",
     "fastdreamer.training.pixels", "fastdreamer.data.encode", "crafter",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part works with."""
+
+    folder: Path
+    bench: Bench
+    clock: Clock
+    is_short: bool
+    seed: int
+
+    def built(self) -> Iterator[Row]:
+        """The undisturbed run, made once for all parts; a row only where that fails."""
+        wrong, began = self.bench.build(("encode", "phase1") if self.is_short else NAMES), time.monotonic()
+        if wrong:
+            yield Row("undisturbed", "all", len(NAMES), wrong, "", time.monotonic() - began)
 
 
 def main() -> int:
@@ -50,12 +68,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         os.chdir(folder)
         warm_up()
+        bench = Bench(Path(folder) / "bench")
         for name in chosen:
             share = seconds * SHARES[name] / sum(SHARES[other] for other in chosen)
             part = Path(folder) / name
             part.mkdir()
             print(f"[{name}]", file=sys.stderr, flush=True)
-            for row in PARTS[name](part, Clock(share), given.short, given.seed):
+            for row in PARTS[name](Setting(part, bench, Clock(share), given.short, given.seed)):
                 rows.append(row)
                 print(f"  {row.what}: {len(row.failures)} of {row.tries}", file=sys.stderr, flush=True)
         os.chdir("/")
@@ -70,66 +89,49 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def kill_part(folder: Path, clock: Clock, is_short: bool, seed: int) -> Iterator[Row]:
+def kill_part(given: Setting) -> Iterator[Row]:
     """kill -9 and SIGTERM."""
-    stages = ("encode", "phase1") if is_short else NAMES
-    bench = Bench(folder)
-    yield from _built(bench, stages)
-    for number, count in ((signal.SIGKILL, 3 if is_short else 26), (signal.SIGTERM, 2 if is_short else 7)):
-        for stage in bench.after:
-            left = clock.ends_at - time.monotonic()
-            turns = len(bench.after) * (1.3 if number == signal.SIGKILL else 0.3)
-            yield kills(bench, stage, count, number, Clock(max(left / turns, left / 10)), seed)
+    yield from given.built()
+    stages = list(given.bench.after)
+    for number, count in ((signal.SIGKILL, 3 if given.is_short else 26), (signal.SIGTERM, 2 if given.is_short else 7)):
+        for place, stage in enumerate(stages):
+            ahead = len(stages) - place + (len(stages) / 3 if number == signal.SIGKILL else 0)
+            yield kills(given.bench, stage, count, number, given.clock.part(1 / ahead), given.seed)
 
 
-def flip_part(folder: Path, clock: Clock, is_short: bool, seed: int) -> Iterator[Row]:
+def flip_part(given: Setting) -> Iterator[Row]:
     """Single bytes."""
-    found = flips.targets(folder)
-    for target in found:
-        share = Clock((clock.ends_at - time.monotonic()) / 2)
-        yield flips.flips(target, 60 if is_short else 2_200, share, seed)
+    for target in flips.targets(given.folder):
+        yield flips.flips(target, 60 if given.is_short else 2_200, given.clock.part(1 / 2), given.seed)
 
 
-def input_part(folder: Path, clock: Clock, is_short: bool, seed: int) -> Iterator[Row]:
+def input_part(given: Setting) -> Iterator[Row]:
     """Damaged inputs."""
-    for number, given in enumerate(mutations.inputs(folder)):
-        share = Clock((clock.ends_at - time.monotonic()) / (6 - number))
-        yield mutations.mutations(given, 60 if is_short else 5_000, share, seed)
+    for place, kind in enumerate(mutations.inputs(given.folder)):
+        yield mutations.mutations(kind, 60 if given.is_short else 5_000, given.clock.part(1 / (6 - place)), given.seed)
 
 
-def disk_part(folder: Path, clock: Clock, is_short: bool, seed: int) -> Iterator[Row]:
+def disk_part(given: Setting) -> Iterator[Row]:
     """Full, refusing and failing disks."""
-    del seed
-    stages = ("encode", "phase1") if is_short else NAMES
-    bench = Bench(folder)
-    yield from _built(bench, stages)
-    for number, stage in enumerate(bench.after):
-        share = (clock.ends_at - time.monotonic()) / (len(bench.after) - number)
-        yield faults.limits(bench, stage, Clock(share / 5))
-        yield faults.faults(bench, stage, Clock(share * 0.8))
+    yield from given.built()
+    stages = list(given.bench.after)
+    for place, stage in enumerate(stages):
+        clock = given.clock.part(1 / (len(stages) - place))
+        yield faults.limits(given.bench, stage, clock.part(1 / 5))
+        yield faults.faults(given.bench, stage, clock)
 
 
-def number_part(folder: Path, clock: Clock, is_short: bool, seed: int) -> Iterator[Row]:
+def number_part(given: Setting) -> Iterator[Row]:
     """Not finite, out of memory, and long."""
-    del seed
-    bench = Bench(folder)
-    yield from _built(bench, ("encode", "phase1") if is_short else ("encode", "phase1", "phase2", "phase3"))
-    for stage in bench.after:
+    yield from given.built()
+    for stage in given.bench.after:
         if stage.startswith("phase"):
-            yield numbers.bad_numbers(bench, int(stage[-1]), Clock(clock.seconds / 5), 3 if is_short else 18)
-    (folder / "long").mkdir()
-    left = Clock(clock.ends_at - time.monotonic())
-    yield numbers.flat(folder / "long", left, numbers.SHORT_STEPS if is_short else numbers.STEPS)
+            limit = 3 if given.is_short else 18
+            yield numbers.bad_numbers(given.bench, int(stage[-1]), given.clock.part(1 / 4), limit)
+    yield numbers.flat(given.folder, given.clock, numbers.SHORT_STEPS if given.is_short else numbers.STEPS)
 
 
-def _built(bench: Bench, stages: tuple[str, ...]) -> Iterator[Row]:
-    began = time.monotonic()
-    wrong = bench.build(stages)
-    if wrong:
-        yield Row("undisturbed", "all", len(stages), wrong, "", time.monotonic() - began)
-
-
-PARTS: dict[str, Callable[[Path, Clock, bool, int], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "kills": kill_part,
     "flips": flip_part,
     "inputs": input_part,

@@ -8,7 +8,6 @@ import resource
 import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -44,18 +43,28 @@ class Child:
 
     def __init__(self, work: Callable[[], int | None]) -> None:
         self.began = time.monotonic()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
+        self.output, theirs = os.pipe()  # no file: a child may be forbidden to write any
+        os.set_blocking(self.output, False)
+        self._text = b""
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(self._output.fileno(), work)
+            _become(theirs, work)
+        os.close(theirs)
         with contextlib.suppress(OSError):
             os.setpgid(self.pid, self.pid)
 
     def is_alive(self) -> bool:
-        """Whether it still runs (it is not reaped)."""
+        """Whether it still runs (it is not reaped); takes in what it printed."""
+        self.drain()
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def drain(self) -> None:
+        """Take in what it printed so far."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.output, 1 << 16):
+                self._text += data
 
     def sleep(self, seconds: float) -> bool:
         """Wait until that long after the start; False if it ended before."""
@@ -85,9 +94,9 @@ class Child:
         if left:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        self._output.seek(0)
-        text = self._output.read().decode("utf-8", "replace")
-        self._output.close()
+        self.drain()
+        os.close(self.output)
+        text = self._text.decode("utf-8", "replace")
         code = os.waitstatus_to_exitcode(status)
         return Ended(code, f"{text}\nhung for {limit_s:.0f} s" if hung else text, left)
 
@@ -157,19 +166,23 @@ def _batch(tries: Sequence[Any], work: Callable[[Any], str], ends_at: float, mem
     child = Child(go)
     os.close(write)
     buffer = b""
+    last = time.monotonic()
     while True:
-        ready, _, _ = select.select([read], [], [], SILENT_S)
-        data = os.read(read, 1 << 16) if ready else b""
-        if not ready:
+        ready, _, _ = select.select([read], [], [], 0.2)
+        child.drain()
+        is_silent = time.monotonic() - last > SILENT_S
+        if is_silent:
             os.killpg(child.pid, signal.SIGKILL)
-        if not data:
+        data = os.read(read, 1 << 16) if ready else b""
+        if is_silent or (ready and not data):
             break
-        buffer += data
+        if data:
+            buffer, last = buffer + data, time.monotonic()
     os.close(read)
     ended = child.end(SILENT_S)
     said = buffer.decode("utf-8", "replace").split("\n")[:-1]
     if len(said) < len(tries) and time.monotonic() < ends_at:
-        how = f"hung for {SILENT_S:.0f} s" if not ready else f"ended the process ({ended.code}): {ended.last_line}"
+        how = f"hung for {SILENT_S:.0f} s" if is_silent else f"ended the process ({ended.code}): {ended.last_line}"
         said.append(how)
     return said
 

@@ -19,7 +19,8 @@ STEPS, SHORT_STEPS = 10_000, 200
 GROWS_MB = 8.0  # of allocators that settle
 LONG = (
     "dynamics.dim=8", "dynamics.heads=1", "dynamics.layers=2", "dynamics.registers=0", "dynamics.window=2",
-    "dynamics.context=2", "phase1.batch_size=1", "phase1.log_every=20", "data.recordings=/nonexistent",
+    "dynamics.context=2", "imagination.horizon=1", "phase1.batch_size=1", "phase1.log_every=20",
+    "data.recordings=/nonexistent",
 )  # fmt: skip
 
 

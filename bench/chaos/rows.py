@@ -44,6 +44,10 @@ class Clock:
     def ends_at(self) -> float:
         return self.began + self.seconds
 
+    def part(self, share: float) -> Clock:
+        """A clock for a share of what is left of this one."""
+        return Clock(max(0.0, self.ends_at - time.monotonic()) * share)
+
     @property
     def is_over(self) -> bool:
         return time.monotonic() > self.ends_at
