@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 EXAMPLES = 3
 
@@ -79,6 +81,9 @@ def table(rows: Sequence[Row], seed: int) -> str:
 
 
 def _machine() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    commit = done.stdout.strip() or "no commit"
-    return f"commit {commit}, {platform.machine()} {platform.system()}, Python {platform.python_version()}"
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
+    commit, cores = done.stdout.strip() or "unknown", len(os.sched_getaffinity(0))
+    return f"commit {commit}; {model}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
