@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import pickle
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.chaos import faults, flips, mutations, numbers
+from bench.chaos.children import Child
 from bench.chaos.kills import kills
 from bench.chaos.rows import Clock, Row, table
 from bench.chaos.stages import NAMES, Bench
@@ -64,22 +67,36 @@ def main() -> int:
     unknown = set(chosen) - set(PARTS)
     if unknown:
         parser.error(f"no part {min(unknown)!r}; there are {', '.join(PARTS)}")
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         os.chdir(folder)
         warm_up()
-        bench = Bench(Path(folder) / "bench")
-        for name in chosen:
-            share = seconds * SHARES[name] / sum(SHARES[other] for other in chosen)
-            part = Path(folder) / name
-            part.mkdir()
-            print(f"[{name}]", file=sys.stderr, flush=True)
-            for row in PARTS[name](Setting(part, bench, Clock(share), given.short, given.seed)):
-                rows.append(row)
-                print(f"  {row.what}: {len(row.failures)} of {row.tries}", file=sys.stderr, flush=True)
+        lanes = [[name for name in lane if name in chosen] for lane in LANES]
+        progress = os.dup(sys.stderr.fileno())
+        running = [
+            Child(partial(run_lane, Path(folder) / f"lane{number}", lane, seconds, given, progress))
+            for number, lane in enumerate(lanes)
+            if lane
+        ]
+        failed = [ended for child in running if (ended := child.end(seconds + 600.0)).code]
+        rows = [row for path in sorted(Path(folder).glob("*.rows")) for row in pickle.loads(path.read_bytes())]
         os.chdir("/")
+    rows += [Row("chaos", "itself", 1, [ended.last_line]) for ended in failed]
     print(table(rows, given.seed))
     return 1 if any(row.failures for row in rows) else 0
+
+
+def run_lane(folder: Path, parts: Sequence[str], seconds: float, given: argparse.Namespace, progress: int) -> None:
+    """In a process: parts one after another; their rows go into a file beside the folder."""
+    rows: list[Row] = []
+    whole = sum(SHARES[name] for name in parts)
+    bench = Bench(folder / "bench")
+    for name in parts:
+        clock = Clock(seconds * SHARES[name] / whole)
+        (folder / name).mkdir(parents=True)
+        for row in PARTS[name](Setting(folder / name, bench, clock, given.short, given.seed)):
+            rows.append(row)
+            os.write(progress, f"{row.part}, {row.what}: {len(row.failures)} of {row.tries} failed\n".encode())
+            folder.with_suffix(".rows").write_bytes(pickle.dumps(rows))
 
 
 def warm_up() -> None:
@@ -127,7 +144,7 @@ def number_part(given: Setting) -> Iterator[Row]:
     for stage in given.bench.after:
         if stage.startswith("phase"):
             limit = 3 if given.is_short else 18
-            yield numbers.bad_numbers(given.bench, int(stage[-1]), given.clock.part(1 / 4), limit)
+            yield numbers.bad_numbers(given.bench, int(stage[-1]), given.clock.part(1 / 5), limit)
     yield numbers.flat(given.folder, given.clock, numbers.SHORT_STEPS if given.is_short else numbers.STEPS)
 
 
@@ -138,7 +155,8 @@ PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "disk": disk_part,
     "numbers": number_part,
 }
-SHARES = {"kills": 5.0, "flips": 1.0, "inputs": 4.0, "disk": 4.0, "numbers": 2.5}
+SHARES = {"kills": 5.0, "numbers": 2.5, "flips": 1.0, "inputs": 4.0, "disk": 5.0}
+LANES = (("kills", "numbers"), ("flips", "inputs", "disk"))  # beside one another, for two cores
 
 
 if __name__ == "__main__":

@@ -49,14 +49,15 @@ class Flip:
     """Flips a byte, reads, and puts it back."""
 
     def __init__(self, target: Target) -> None:
-        self.target = target
-        self.wanted: Any = None
-
-    def __call__(self, entry: tuple[Path, int, int]) -> str:
         from fastdreamer_engines.spec import EngineError
 
         from fastdreamer.errors import UserError
 
+        self.target = target
+        self.refusals = (UserError, EngineError)
+        self.wanted: Any = None
+
+    def __call__(self, entry: tuple[Path, int, int]) -> str:
         if self.wanted is None:
             self.wanted = self.target.read(self.target.folder)
         file, place, change = entry
@@ -66,7 +67,7 @@ class Flip:
         file.write_bytes(data)
         try:
             found = self.target.read(self.target.folder)
-        except (UserError, EngineError):
+        except self.refusals:
             return ""
         finally:
             file.write_bytes(before)

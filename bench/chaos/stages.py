@@ -110,6 +110,10 @@ class Bench:
         ended, found = self.finish(stage), content(self.work)
         return differences(ended, self.after[stage] if is_same else found, found, stage)
 
+    def is_done(self, stage: str) -> bool:
+        """Whether all is as the stage leaves it undisturbed."""
+        return not differences(Ended(0, ""), self.after[stage], content(self.work), stage)
+
     def finish(self, stage: str) -> Ended:
         """Run the stage undisturbed."""
         return Child(lambda: self.command(stage)).end()
