@@ -12,9 +12,9 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.folders import expanded
+from fastdreamer.folders import anchored, expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
-from fastdreamer.settings import anchored, config_hash, differences, dump_config, load_config
+from fastdreamer.settings import config_hash, differences, dump_config, load_config
 
 DEFAULT_PRESET = "crafter"
 

@@ -23,7 +23,7 @@ FOLDERS = ("fastdreamer", "kernels/fastdreamer_kernels", "engines/fastdreamer_en
 # What a shell would run, in a text that is not made by `advice`.
 COMMAND = re.compile(
     rf"\bfastdreamer ({'|'.join(sorted(COMMANDS))})\b|\bpip (install|uninstall)\b|\brm -|\bmv \S|\bchmod \d"
-    r"|\bsudo \w|\bpython -m \w|\bapt(-get)? install|\bulimit -|\bhf auth"
+    r"|\bsudo \w|\bpython -m \w|\bapt(-get)? install|\bulimit -|\bhf auth|\bffmpeg -"
 )
 LEFT = tuple(f"fastdreamer/{name}.py" for name in ("files", "training/checkpoint", "evaluation/summary", "envs/record"))
 DESTROYS = re.compile(r"\brm\b|\bdelete (it|the|that|\{)|\bremove (it|the|that|\{)|\{[^}]*\}[^.;:]* by hand")
