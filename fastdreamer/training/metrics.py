@@ -89,7 +89,10 @@ def _tensorboard(folder: Path, first_step: int) -> Any:
         return None  # a bare machine with torch alone: the JSON lines hold the same numbers
     try:
         from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    except OSError:  # of the disk
+        raise
     except Exception as error:  # a broken library raises anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"tensorboard cannot be imported ({reason}): {mend('tensorboard', error)}") from error
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        raise UserError(f"tensorboard cannot be used ({reason}): {mend('tensorboard', error)}") from error
