@@ -10,37 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
-from fastdreamer.errors import Stopped, UserError
-from fastdreamer.files import write_atomic
+from fastdreamer.errors import UserError
 from fastdreamer.folders import anchored, expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
-from fastdreamer.settings import config_hash, differences, dump_config, load_config
+from fastdreamer.run_config import check_run, kept_configuration, run_config
+from fastdreamer.run_lock import refuse_ranks, run_lock
+from fastdreamer.settings import config_hash, load_config
 
 DEFAULT_PRESET = "crafter"
-
-# What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
-FREE_SETTINGS = (
-    "device",
-    "compile",
-    "memory_gb",
-    "imagination.merge_commit",
-    "imagination.capture",
-    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
-    *(f"data.{name}" for name in ("decoder", "resampler", "decode_threads", "max_damaged", "check_metadata")),
-    "sampling.prefetch",
-    "tokenizer.trust_jit",
-)
-BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
+BEGIN = ("demo", "study", "encode", "train")  # what may make a run directory
+ALONE = ("demo", "study", "train", "diagnose", "eval", "report")  # what writes in a run as its only process
+TOGETHER = ("encode", "profile")  # and what may beside its like
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run the parsed command, print its summary and, with --json, its numbers as the last line."""
-    result = COMMANDS[arguments.command](arguments)
+    """Run the parsed command, print its summary and, with --json, its numbers as the last line.
+
+    What writes in a run directory holds it meanwhile (see `run_lock`).
+    """
+    with _held(arguments):
+        result = COMMANDS[arguments.command](arguments)
     if arguments.json:
         print(to_json(result), flush=True)
     return 1 if result.get("refused") or result.get("red") else 0
+
+
+@contextmanager
+def _held(arguments: argparse.Namespace) -> Iterator[None]:
+    """The run directory of a command that writes there; one that is missing is made only where a run can begin."""
+    run_dir: Path | None = getattr(arguments, "run_dir", None)
+    is_watching = any(getattr(arguments, name, 0) for name in ("pid", "dump", "print_command"))
+    if arguments.command in ALONE:
+        refuse_ranks()
+    is_written = arguments.command in (*ALONE, *TOGETHER) and not is_watching
+    if run_dir is None or not is_written or not (run_dir.is_dir() or arguments.command in BEGIN):
+        yield
+        return
+    with run_lock(run_dir, shared=arguments.command in TOGETHER):
+        yield
 
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -311,59 +318,8 @@ def config_name(arguments: argparse.Namespace) -> str:
     run_dir = getattr(arguments, "run_dir", None)
     name = arguments.config
     if name is None and run_dir is not None:
-        name = str(run_dir / "config.yaml")
-        if not Path(name).is_file():
-            raise UserError(f"{run_dir} is not a run directory (no config.yaml): give --config to start one there")
+        name = str(run_config(run_dir))
     return name or DEFAULT_PRESET
-
-
-def check_run(run_dir: Path, config: Config) -> None:
-    """A run keeps its configuration: refuse another one, apart from evaluation, recording, device and step counts.
-
-    Raises:
-        UserError: naming the first setting that differs.
-    """
-    saved = run_dir / "config.yaml"
-    if not saved.is_file():
-        return
-    is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
-    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
-    for path, (then, now) in _changed(saved, config).items():
-        is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
-        if not is_free:
-            raise UserError(
-                f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
-                f"out), so use another --run-dir"
-            )
-
-
-def _changed(saved: Path, config: Config) -> dict[str, tuple[Any, Any]]:
-    """What differs from a saved configuration; a folder may be written in several ways."""
-    return differences(anchored(load_config(saved), weights=True), anchored(config, weights=True))
-
-
-@contextmanager
-def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
-    """Save the configuration with the run before the work begins, and put the old one back if the work is refused."""
-    if run_dir is None:
-        yield
-        return
-    check_run(run_dir, config)
-    saved = run_dir / "config.yaml"
-    before = saved.read_bytes() if saved.is_file() else None
-    if before is None or _changed(saved, config):
-        dump_config(anchored(config, weights=True), saved)
-    try:
-        yield
-    except Stopped:  # its checkpoints were made with this one
-        raise
-    except UserError:
-        if before is not None:
-            write_atomic(saved, before)
-        elif list(run_dir.iterdir()) == [saved]:
-            saved.unlink()
-            run_dir.rmdir()
-        raise
 
 
 def announce(config: Config) -> None:

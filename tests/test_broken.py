@@ -68,9 +68,7 @@ def test_a_broken_tensorboard_is_one_line_that_names_it(tmp_path, monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == "tensorboard" or n == "torch.utils.tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(folder)
-    with pytest.raises(
-        UserError, match="used.*tensorboard is broken: pip install --force-reinstall tensorboard$"
-    ):
+    with pytest.raises(UserError, match="used.*tensorboard is broken: pip install --force-reinstall tensorboard$"):
         MetricsWriter(tmp_path / "run", 1)
     assert importlib.util.find_spec("tensorboard") is not None
 

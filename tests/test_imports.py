@@ -19,8 +19,8 @@ LIMITS = ("diagnosis.check", "diagnosis.flags")
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
     (
-        "errors", "advice", "broken", "folders", "terminal", "failures", "files", "shapes", "yaml_text", "progress",
-        "ranges", "output", "settings", "config", "device", *LIMITS,
+        "errors", "advice", "broken", "folders", "terminal", "failures", "leftovers", "files", "json_files", "run_lock",
+        "run_config", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS,
     ),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
@@ -32,7 +32,10 @@ LEVELS = (
     ("demo", "study", "commands", "cli", "__main__"),
 )  # fmt: skip
 SIBLINGS = {
-    "files": {"errors"},
+    "files": {"errors", "leftovers"},
+    "run_lock": {"advice", "errors", "files", "json_files", "leftovers"},
+    "run_config": {"config", "errors", "files", "folders", "settings", "yaml_text"},
+    "json_files": {"errors"},
     "folders": {"errors"},
     "broken": {"advice"},
     "failures": {"advice"},

@@ -17,6 +17,7 @@ from fastdreamer.folders import expanded
 from fastdreamer.heads.actor import Actor
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
+from fastdreamer.run_config import run_config
 from fastdreamer.settings import load_config
 from fastdreamer.training.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
 from fastdreamer.training.checkpoint import strip_compiled_prefix as strip
@@ -32,12 +33,9 @@ class RunDirectory:
         """The run's resolved configuration.
 
         Raises:
-            UserError: if the directory is no run.
+            UserError: if the directory is no run, or its configuration is not what was written.
         """
-        file = self.path / "config.yaml"
-        if not file.exists():
-            raise UserError(f"{self.path} is not a run directory (no config.yaml): give --config to start one there")
-        return load_config(str(file))
+        return load_config(str(run_config(self.path)))
 
     def recordings(self, config: Config) -> Path:
         return expanded(config.data.recordings) if config.data.recordings else self.path / "recordings"
