@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,14 +44,16 @@ def anchored(config: Settings, weights: bool = False) -> Settings:
     Raises:
         UserError: if a `~` names nobody, or this account has no home directory.
     """
+    from dataclasses import replace
+
     sections = {}
     for section, names in FOLDERS.items():
         settings = getattr(config, section)
         given = {name: getattr(settings, name) for name in names}
         whole = {name: expanded(text).absolute() for name, text in given.items() if text not in NO_FOLDERS}
         kept = {name: str(path) for name, path in whole.items() if weights or name != "weights"}
-        sections[section] = dataclasses.replace(settings, **kept)
-    return dataclasses.replace(config, **sections)
+        sections[section] = replace(settings, **kept)
+    return replace(config, **sections)
 
 
 def _near(text: str, beside: Path, setting: str) -> str:
