@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 PROGRAM = "fastdreamer"
 REPEATED: dict[str, tuple[str, ...]] = {
@@ -22,12 +23,11 @@ POSITIONAL = {"inspect": "recordings"}
 SECRET = "--token"
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The running command, as it was called: its words, its flags by their names in Python, its settings."""
 
     words: Sequence[str] = ()
-    flags: Mapping[str, object] = field(default_factory=dict)
+    flags: Mapping[str, object] = MappingProxyType({})
     overrides: Sequence[str] = ()
 
 

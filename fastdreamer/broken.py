@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import sys
 
 from fastdreamer.advice import pip, shell
 
+OURS = "fastdreamer"
 INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -18,10 +18,26 @@ def culprit(error: BaseException) -> tuple[str, str]:
     found, trace = ("", ""), error.__traceback__
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in sys.stdlib_module_names and package not in ("fastdreamer", "__main__"):
+        if package not in sys.stdlib_module_names and not package.startswith((OURS, "__main__")):
             found = package, trace.tb_frame.f_code.co_filename
         trace = trace.tb_next
     return found
+
+
+def import_trouble(error: BaseException) -> str:
+    """The line for a library that cannot be imported, wherever that was tried; empty for all else."""
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        frames.append((module.startswith(OURS), trace.tb_frame.f_code.co_name))
+        trace = trace.tb_next
+    ours = max((i for i, (is_ours, _) in enumerate(frames) if is_ours), default=-1)
+    is_of_import = isinstance(error, ImportError) or any(name == "<module>" for _, name in frames[ours + 1 :])
+    package = culprit(error)[0] or (isinstance(error, ImportError) and (error.name or "").partition(".")[0]) or ""
+    if not is_of_import or not package or package.startswith(OURS):
+        return ""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{package} cannot be imported ({reason}): {mend(package, error)}"
 
 
 def mend(wanted: str, error: BaseException) -> str:
@@ -44,4 +60,6 @@ def _missing(error: BaseException) -> str:
 
 def _distribution(package: str) -> str:
     """What pip calls it."""
+    import importlib.metadata
+
     return (importlib.metadata.packages_distributions().get(package) or [package])[0]

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from fastdreamer import __version__
 from fastdreamer.advice import Call, running
+from fastdreamer.broken import import_trouble
 from fastdreamer.errors import UserError
 from fastdreamer.failures import bug, disk_trouble, out_of_memory
 from fastdreamer.folders import expanded
@@ -206,7 +207,7 @@ def _run(words: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
-            mend = disk_trouble(error) or out_of_memory(error)
+            mend = disk_trouble(error) or out_of_memory(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
 
 

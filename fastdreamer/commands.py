@@ -11,11 +11,11 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.folders import expanded
+from fastdreamer.folders import anchored, expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.run_config import check_run, kept_configuration, run_config
 from fastdreamer.run_lock import refuse_ranks, run_lock
-from fastdreamer.settings import anchored, config_hash, load_config
+from fastdreamer.settings import config_hash, load_config
 
 DEFAULT_PRESET = "crafter"
 BEGIN = ("demo", "study", "encode", "train")  # what may make a run directory

@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import platform
 import sys
-import tempfile
-import time
-import traceback
 from pathlib import Path
 
 from fastdreamer import __version__
@@ -68,6 +64,11 @@ def bug(error: Exception, arguments: argparse.Namespace) -> str:
 
 def _write_report(error: Exception, run_dir: Path | None) -> str:
     """The file's path; nobody else may read it, for a traceback can hold anything."""
+    import platform
+    import tempfile
+    import time
+    import traceback
+
     about = f"fastdreamer {__version__}, Python {platform.python_version()}, {platform.platform()}\n{again()}\n\n"
     text = about + "".join(traceback.format_exception(error))
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-"

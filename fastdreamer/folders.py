@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fastdreamer.errors import UserError
+
+FOLDERS = {"data": ("recordings", "store"), "tokenizer": ("weights",), "engines": ("directory",)}
+"""The settings that name a folder, by their section."""
+NO_FOLDERS = ("", "embedded", "random")
+Settings = TypeVar("Settings", bound=Any)
 
 
 def expanded(text: str | Path) -> Path:
@@ -21,7 +27,36 @@ def expanded(text: str | Path) -> Path:
         raise UserError(f"{text} cannot be found: {who}; write the whole path, from / on") from error
 
 
-def near(text: str, beside: Path, setting: str) -> str:
+def find_beside(tree: dict[str, Any], beside: Path) -> None:
+    """Folders that lie beside the file are meant, wherever the command runs."""
+    for section, names in FOLDERS.items():
+        for name in names if isinstance(tree.get(section), dict) else ():
+            text = tree[section].get(name)
+            if isinstance(text, str) and text not in NO_FOLDERS:
+                tree[section][name] = _near(text, beside, f"{section}.{name}")
+
+
+def anchored(config: Settings, weights: bool = False) -> Settings:
+    """The same with whole paths, which mean the same from every folder.
+
+    The weights are left as they are written unless they are asked for: engines are found by that name.
+
+    Raises:
+        UserError: if a `~` names nobody, or this account has no home directory.
+    """
+    from dataclasses import replace
+
+    sections = {}
+    for section, names in FOLDERS.items():
+        settings = getattr(config, section)
+        given = {name: getattr(settings, name) for name in names}
+        whole = {name: expanded(text).absolute() for name, text in given.items() if text not in NO_FOLDERS}
+        kept = {name: str(path) for name, path in whole.items() if weights or name != "weights"}
+        sections[section] = replace(settings, **kept)
+    return replace(config, **sections)
+
+
+def _near(text: str, beside: Path, setting: str) -> str:
     """A folder that a file names: the one beside the file where it is there, else as it is written.
 
     Raises:

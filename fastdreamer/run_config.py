@@ -13,8 +13,8 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.folders import expanded
-from fastdreamer.settings import RESOLVED, anchored, differences, dump_config, load_config
+from fastdreamer.folders import anchored, expanded
+from fastdreamer.settings import RESOLVED, differences, dump_config, load_config
 from fastdreamer.yaml_text import parse_yaml
 
 FILE = "config.yaml"

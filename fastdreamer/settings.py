@@ -19,22 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.folders import expanded, near
+from fastdreamer.folders import expanded, find_beside
 from fastdreamer.yaml_text import dump_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from fastdreamer.config import Config
 
 T = TypeVar("T")
-C = TypeVar("C", bound="Config")
 
 RESOLVED = "# resolved configuration"
 SEED_MOST = 2**62  # seeds are counted up from, and torch's generators hold 64 bits
 LONGEST = 60  # characters of a value in an error
 EXACT = 2**53  # up to here every whole number is a floating one
 YES, NO = ("yes", "on"), ("no", "off")
-FOLDERS = {"data": ("recordings", "store"), "tokenizer": ("weights",), "engines": ("directory",)}
-NO_FOLDERS = ("", "embedded", "random")
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "at_least": ("at least", lambda value, bound: value >= bound),
@@ -150,40 +147,13 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as `phase1:`, found {_describe(tree)}")
     if not text.startswith(RESOLVED) and path not in presets().values():
-        _find_folders(tree, path.parent)
+        find_beside(tree, path.parent)
     base = tree.pop("base", None)
     if base is None:
         return tree
     if not isinstance(base, str):
         raise UserError(f"{path}: base must be the name of a preset or a .yaml file, not {_describe(base)}")
     return _merge(_read_tree(_locate(base, path.parent), (*seen, path.resolve())), tree)
-
-
-def _find_folders(tree: dict[str, Any], beside: Path) -> None:
-    """Folders that lie beside the file are meant, wherever the command runs."""
-    for section, names in FOLDERS.items():
-        for name in names if isinstance(tree.get(section), dict) else ():
-            text = tree[section].get(name)
-            if isinstance(text, str) and text not in NO_FOLDERS:
-                tree[section][name] = near(text, beside, f"{section}.{name}")
-
-
-def anchored(config: C, weights: bool = False) -> C:
-    """The same with whole paths, which mean the same from every folder.
-
-    The weights are left as they are written unless they are asked for: engines are found by that name.
-
-    Raises:
-        UserError: if a `~` names nobody, or this account has no home directory.
-    """
-    sections = {}
-    for section, names in FOLDERS.items():
-        settings = getattr(config, section)
-        given = {name: getattr(settings, name) for name in names}
-        whole = {name: expanded(text).absolute() for name, text in given.items() if text not in NO_FOLDERS}
-        kept = {name: str(path) for name, path in whole.items() if weights or name != "weights"}
-        sections[section] = dataclasses.replace(settings, **kept)
-    return dataclasses.replace(config, **sections)
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

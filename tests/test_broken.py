@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fastdreamer import cli, commands
 from fastdreamer.broken import culprit, mend
 from fastdreamer.envs.crafter import import_crafter
 from fastdreamer.errors import UserError
@@ -64,9 +65,34 @@ def test_a_broken_tensorboard_is_one_line_that_names_it(tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     (folder / "tensorboard").mkdir(parents=True)
     (folder / "tensorboard" / "__init__.py").write_text("raise TypeError('Descriptors cannot be created directly')\n")
-    for name in [n for n in sys.modules if n.partition(".")[0] == "tensorboard" or n == "torch.utils.tensorboard"]:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "tensorboard" or n.endswith("training.board")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(folder)
-    with pytest.raises(UserError, match="tensorboard is broken: pip install --force-reinstall tensorboard$"):
+    with pytest.raises(UserError, match="used.*tensorboard is broken: pip install --force-reinstall tensorboard$"):
         MetricsWriter(tmp_path / "run", 1)
     assert importlib.util.find_spec("tensorboard") is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("broken_one", "raise TypeError('of protobuf')\n", "broken_one cannot be imported (TypeError: of protobuf): "),
+        ("broken_two", "import nowhere_at_all\n", "nowhere_at_all cannot be imported (ModuleNotFoundError: No module"),
+        ("broken_three", "from json import nothing\n", "cannot be imported (ImportError: cannot import name 'nothing'"),
+    ],
+)
+def test_any_library_that_cannot_be_imported_is_the_users_to_mend(module, code, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(commands.COMMANDS, "report", lambda arguments: importlib.import_module(module))
+    assert cli.main(["report", "--run-dir", "R"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err and ("pip install" in err or "rename it" in err)
+
+
+def test_an_error_of_ours_inside_a_library_that_works_is_a_bug(monkeypatch, capsys, tmp_path):
+    (tmp_path / "works.py").write_text("def call():\n    raise TypeError('wrong argument')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(commands.COMMANDS, "report", lambda arguments: importlib.import_module("works").call())
+    assert cli.main(["report", "--run-dir", str(tmp_path)]) == 1
+    assert "unexpected TypeError: wrong argument" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from fastdreamer import cli, commands
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 from fastdreamer.tokenizer import engines
+from fastdreamer.tokenizer.engine_names import engine_root, identity
 
 
 @pytest.fixture
@@ -34,15 +35,15 @@ def test_an_account_without_a_home_runs_the_tokenizer_without_engines(homeless, 
     with pytest.raises(UserError, match="no home directory, so there is no cache for engines: name a folder with"):
         engines._best(load_config("debug", ["engines.backend=aot-inductor"]), tokenizer, "encoder")
     named = load_config("debug", [f"engines.directory={tmp_path}"])
-    assert engines.engine_root(named) == tmp_path
+    assert engine_root(named) == tmp_path
 
 
 def test_a_relative_cache_folder_is_ignored_as_its_specification_says(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    assert engines.engine_root(load_config("debug")) == tmp_path / ".cache" / "fastdreamer" / "engines"
+    assert engine_root(load_config("debug")) == tmp_path / ".cache" / "fastdreamer" / "engines"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    assert engines.engine_root(load_config("debug")) == tmp_path / "c" / "fastdreamer" / "engines"
+    assert engine_root(load_config("debug")) == tmp_path / "c" / "fastdreamer" / "engines"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_engines_are_found_however_the_weights_are_written(monkeypatch, tmp_path
     root.mkdir()
 
     def name(weights: str) -> str:
-        return engines.identity(load_config("debug", [f"tokenizer.weights={weights}", f"engines.directory={root}"]))
+        return identity(load_config("debug", [f"tokenizer.weights={weights}", f"engines.directory={root}"]))
 
     relative = name("w/vae")
     (root / f"{relative}.encoder.fp32.aot-inductor.cpu").mkdir()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fastdreamer import settings
 from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig
 from fastdreamer.errors import UserError
+from fastdreamer.folders import anchored
 from fastdreamer.settings import config_hash, differences, dump_config, load_config, presets, to_dict, validate
 
 
@@ -283,13 +284,13 @@ def test_folders_mean_the_same_from_every_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     overrides = ["data.store=my store", "data.recordings=~/played", "engines.directory=~/e", "tokenizer.weights=w/vae"]
-    config = settings.anchored(load_config("debug", overrides))
+    config = anchored(load_config("debug", overrides))
     assert config.data.store == str(tmp_path / "my store")
     assert config.data.recordings == str(tmp_path / "home" / "played")
     assert config.engines.directory == str(tmp_path / "home" / "e")
     assert config.tokenizer.weights == "w/vae"
-    assert settings.anchored(config, weights=True).tokenizer.weights == str(tmp_path / "w" / "vae")
-    assert settings.anchored(load_config("debug"), weights=True) == load_config("debug")
+    assert anchored(config, weights=True).tokenizer.weights == str(tmp_path / "w" / "vae")
+    assert anchored(load_config("debug"), weights=True) == load_config("debug")
 
 
 def test_folders_beside_a_file_are_found_from_elsewhere(tmp_path, monkeypatch):
@@ -298,10 +299,10 @@ def test_folders_beside_a_file_are_found_from_elsewhere(tmp_path, monkeypatch):
     other.mkdir()
     (place / "my.yaml").write_text("base: debug\ndata: {store: store, recordings: played}\n")
     monkeypatch.chdir(other)
-    found = settings.anchored(load_config(place / "my.yaml")).data
+    found = anchored(load_config(place / "my.yaml")).data
     assert found.store == str(place / "store") and found.recordings == str(other / "played")
     monkeypatch.chdir(place)
-    assert settings.anchored(load_config("./my.yaml")).data.store == str(place / "store")
+    assert anchored(load_config("./my.yaml")).data.store == str(place / "store")
     (other / "store").mkdir()
     monkeypatch.chdir(other)
     with pytest.raises(UserError, match="data.store is store, which is both .*place/store and .*other/store"):
@@ -317,6 +318,6 @@ def test_a_home_that_is_not_there_is_one_line(tmp_path, monkeypatch, text):
 
     monkeypatch.setattr(Path, "expanduser", fail)
     with pytest.raises(UserError, match="no home directory|no user 'nosuchuser'"):
-        settings.anchored(load_config("debug", [f"data.store={text}"]))
+        anchored(load_config("debug", [f"data.store={text}"]))
     with pytest.raises(UserError, match="no home directory|no user 'nosuchuser'"):
         load_config(f"{text}/x.yaml")

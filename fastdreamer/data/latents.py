@@ -23,10 +23,10 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastdreamer.advice import command, is_run_known
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.counter_table import as_tensor, from_tensor
+from fastdreamer.data.store_advice import make, mend, rebuild
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
 from fastdreamer.shapes import CHANNELS, LatentClock
@@ -213,7 +213,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         complete = manifest["format"] == FORMAT and {"key", "space", "episodes"} <= set(manifest)
     except FileNotFoundError as error:
-        raise UserError(f"no latent store in {path}; make one with: {_encode(path)}") from error
+        raise UserError(f"no latent store in {path}; make one with: {make(path)}") from error
     except OSError as error:
         raise UserError(f"the manifest of latent store {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -243,21 +243,6 @@ def check_key(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any])
         settings = " ".join(f"{setting}={found.get(name)}" for name, setting in RUNNERS.items())
         keep = f", or go on with {settings}" if same else ""
         raise OtherStore(f"latent store {path} was made with {shown}; {rebuild(path)}{keep}")
-
-
-def rebuild(path: Path) -> str:
-    """How to make a store anew, for error messages."""
-    return f"rebuild it with: {_encode(path, replace=True)}"
-
-
-def mend(path: Path) -> str:
-    """How to encode again what a store has lost, for error messages; what is whole in it stays."""
-    return f"encode again what is not whole with: {_encode(path)}"
-
-
-def _encode(path: Path, **flags: object) -> str:
-    """The run's configuration knows the store, where there is a run."""
-    return command("encode", **flags) if is_run_known() else command("encode", **{"store": path} | flags)
 
 
 def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:

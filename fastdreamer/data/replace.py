@@ -16,6 +16,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
+JOURNAL = "journal.jsonl"  # what an unfinished encode added
+
 
 def replace_store(
     config: Config, recordings: Path, store: Path, tokenizer: FrozenTokenizer | None = None
@@ -53,7 +55,7 @@ def replace_store(
 
 def _check_is_store(folder: Path) -> None:
     """Refuse to replace a folder in which other things lie."""
-    known = (MANIFEST, FOLDER, LOCK_FILE)
+    known = (MANIFEST, FOLDER, LOCK_FILE, JOURNAL)
     other = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith(f".{MANIFEST}."))
     if other:
         raise UserError(f"{folder} holds {other[0]}, which is no part of a latent store: choose another --store")

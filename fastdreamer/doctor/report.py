@@ -17,6 +17,7 @@ from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.doctor.ready import Ready, commands, run_parts
 from fastdreamer.doctor.requirements import PACKAGE, declaration
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
 from fastdreamer.settings import load_config
 
 MINECRAFT = "minerl_treechop"
@@ -98,7 +99,7 @@ def _configuration(name: str, overrides: Sequence[str]) -> tuple[Config | None, 
 def _tokenizer_tasks(config: Config | None, name: str, overrides: Sequence[str], run_dir: Path | None) -> list[Task]:
     if config is None:
         return []
-    store = Path(config.data.store) if config.data.store else run_dir / "store" if run_dir else None
+    store = expanded(config.data.store) if config.data.store else run_dir / "store" if run_dir else None
     given = {"config": name, "overrides": list(overrides), "run_dir": str(run_dir) if run_dir else None}
     return [
         Task("weights", "weights", given | {"store": str(store) if store else None}),

@@ -20,7 +20,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.folders import expanded
 from fastdreamer.tokenizer.card import check_weights
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, check_fits, weights_folder
-from fastdreamer.tokenizer.engines import engine_key, engine_root, identity
+from fastdreamer.tokenizer.engine_names import engine_root, identity
+from fastdreamer.tokenizer.engines import engine_key
 from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
 

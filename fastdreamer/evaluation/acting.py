@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import read_manifest, rebuild
+from fastdreamer.data.latents import read_manifest
+from fastdreamer.data.store_advice import rebuild
 from fastdreamer.errors import UserError
 from fastdreamer.training.runs import RunDirectory
 

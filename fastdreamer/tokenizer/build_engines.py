@@ -35,12 +35,12 @@ from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, scratch_directory
 from fastdreamer.progress import Bar, track
 from fastdreamer.shapes import CHANNELS
+from fastdreamer.tokenizer.engine_names import engine_root
 from fastdreamer.tokenizer.engines import (
     UNRUN,
     VERIFIED,
     checked_manifest,
     engine_key,
-    engine_root,
     folder_name,
     gate_for,
     keep_kernels,

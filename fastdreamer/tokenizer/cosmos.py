@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fastdreamer.advice import PROGRAM, shell
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.folders import expanded
@@ -153,7 +154,7 @@ def weights_folder(config: TokenizerConfig) -> Path:
     folder = EMBEDDED if embedded else expanded(config.weights)
     if not _is_diffusers(folder):
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
-        mend = "install FastDreamer again"
+        mend = f"install FastDreamer again, or fit one to recordings: {shell(PROGRAM, 'fit-tokenizer', '--help')}"
         if not embedded:
             mend = "mend the path" if folder.suffix in (".pt", ".jit") else f"fetch NVIDIA's: {fetch_command(folder)}"
             mend += ", or name a folder in diffusers' layout, NVIDIA's .pt or .jit, `embedded` or `random`"

@@ -133,7 +133,10 @@ def _tensorboard(folder: Path, first_step: int) -> Board | None:
         return None  # a bare machine with torch alone: the JSON lines hold the same numbers
     try:
         from fastdreamer.training.board import Board
+
+        return Board(folder, first_step)
+    except (UserError, OSError):  # of the disk
+        raise
     except Exception as error:  # a broken library raises anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"tensorboard cannot be imported ({reason}): {mend('tensorboard', error)}") from error
-    return Board(folder, first_step)
+        raise UserError(f"tensorboard cannot be used ({reason}): {mend('tensorboard', error)}") from error
