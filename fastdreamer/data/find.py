@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from fastdreamer.advice import command
 from fastdreamer.data import minerl_folders, plain, vpt
 from fastdreamer.data.printable import file_name, printable
 from fastdreamer.data.recording import Recording
@@ -36,7 +37,8 @@ def find_recordings(root: Path) -> list[Recording]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; make one with `fastdreamer record`, or give MineRL's root folder")
+        record = command("record", env="crafter", out=root)
+        raise UserError(f"there is no folder {root}; name one of recordings, or record crafter into it with: {record}")
     found, incomplete = _survey(root)
     if any(kind == "minerl" for _, kind in found):
         minerl_folders.check_version(root)

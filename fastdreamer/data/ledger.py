@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
 from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
@@ -113,7 +114,7 @@ class Ledger:
             reason = next(iter(self.skipped.values()))
             raise UserError(
                 f"{damaged} of {total} recordings are damaged, more than data.max_damaged={most:g}; the first: "
-                f"{reason}; `fastdreamer inspect` lists them all: mend or remove them, or raise data.max_damaged"
+                f"{reason}; all are listed by: {command('inspect')}; mend them, or raise data.max_damaged"
             )
 
     def close(self) -> dict[str, Any]:
