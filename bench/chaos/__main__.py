@@ -27,7 +27,7 @@ from bench.chaos.kills import kills
 from bench.chaos.rows import Clock, Row, table
 from bench.chaos.stages import NAMES, Bench
 
-FULL_S, SHORT_S = 840.0, 55.0
+FULL_S, SHORT_S = 840.0, 45.0
 HEAVY = (
     "diffusers.models.autoencoders.autoencoder_kl_cosmos", "torch.utils.tensorboard", "fastdreamer.commands",
     "fastdreamer.demo", "fastdreamer.diagnosis.run", "fastdreamer.envs.record", "fastdreamer.evaluation.evaluate",
