@@ -353,6 +353,9 @@ def test_charts_are_well_formed_for_awkward_values() -> None:
         line_chart([Series("a", [1, 2], [1e-9, 1e9], faint=[0, 1])], "x"),
         interval_chart([Row("one", 1.0, 1.0, 1.0)], "x", reference=1.0),
         interval_chart([Row("one & <two>", -1.0, -2.0, 5.0, values=[1.0, 2.0])], "x"),
+        interval_chart([Row("huge", 4e305, -1.7e308, 1.7e308, values=[1.0, float("nan")])], "x", reference=1.0),
+        interval_chart([Row("none", float("nan"), 0.0, float("inf"))], "x"),
+        line_chart([Series("a", [1, 2], [-1.7e308, 1.7e308], faint=[0, 1e308])], "x", zero=True),
     ]
     for svg in awkward:
         ElementTree.fromstring(svg)
