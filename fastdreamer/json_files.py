@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from fastdreamer.errors import UserError
 
-LARGEST = 1e100  # what is drawn and added up stays finite
+LARGEST = sys.float_info.max  # a whole number beyond it is none that can be reckoned with
 LARGEST_BYTES = 256 << 20
 SHOWN = 40  # characters of what stands in a file
 AGAIN = "run the command that writes it again, which replaces it"

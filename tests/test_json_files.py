@@ -21,7 +21,7 @@ SHAPE = {"a": NUMBER, "b?": [COUNT], "c?": Every({"d": Maybe(TEXT)}), "e?": FLAG
         ([], "it is a list, not an object"),
         ({}, "it has no a"),
         ({"a": True}, "a is true, not a number"),
-        ({"a": 1e101}, "a is 1e+101, not a number"),
+        ({"a": 4e305}, ""),
         ({"a": 10**4000}, "a is a number of many digits, not a number"),
         ({"a": 1, "b": [0, -1]}, "b[1] is -1, not a whole number from 0 on"),
         ({"a": 1, "b": {}}, "b is an object, not a list"),

@@ -27,7 +27,7 @@ SMALL = (
 )  # fmt: skip
 FITTED = ("tokenizer={frames_per_latent: 1, window: 1, image_size: 32, pool: 1, encoder_channels: [8, 8, 8]}",)
 NAMES = ("record", "encode", "fit-tokenizer", "phase1", "phase2", "phase3", "eval", "report")
-LITTER = (".tmp-", ".old-", ".probe", ".scratch")
+LITTER = (".tmp", ".old-", ".probe", ".scratch")
 
 
 @dataclass

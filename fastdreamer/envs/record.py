@@ -151,7 +151,11 @@ def _check_writable(root: Path) -> None:
 def _finished(root: Path, settings: RecordConfig, seeds: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Metadata of the wanted episodes that are there already, by seed."""
     finished, asked = {}, set(seeds)
-    for folder in sorted(root.iterdir()):
+    try:
+        folders = sorted(root.iterdir())
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror}): choose another --out") from error
+    for folder in folders:
         name = NAME.fullmatch(folder.name)
         if name is None or (seed := int(name[1])) not in asked:
             continue

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fastdreamer.evaluation.html import Html, element
 
 DASH = "5 4"
+LARGEST = 1e300  # that is drawn: a ratio to nothing is huge, and sums of such are infinite
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _tick_label(value: float) -> str:
 
 def _extent(values: Sequence[float], zero: bool) -> tuple[float, float]:
     finite = [v for v in values if math.isfinite(v)] or [0.0]
-    low, high = min(finite), max(finite)
+    low, high = max(min(finite), -LARGEST), min(max(finite), LARGEST)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if high - low < 1e-12 * max(1.0, abs(high)):
@@ -250,12 +251,15 @@ def interval_chart(
         y = top + step * (place + 0.5)
         style = f'style="fill:var(--{row.tone});stroke:var(--{row.tone})"'
         parts.append(_text(left - 14, y + 4.5, row.label, "row-label", "end"))
-        for i, value in enumerate(row.values):  # a fixed small scatter, so that equal values do not hide one another
+        for i, value in enumerate(
+            filter(math.isfinite, row.values)
+        ):  # a fixed small scatter, so that equal values do not hide one another
             parts.append(
                 f'<circle class="value" {style} cx="{px(value):.1f}" cy="{y + (i * 7 % 5 - 2) * 2.6:.1f}" r="2"/>'
             )
-        parts.append(f'<path class="interval" {style} d="M{px(row.low):.1f} {y:.1f}H{px(row.high):.1f}"/>')
-        parts.append(f'<circle class="estimate" {style} cx="{px(row.mean):.1f}" cy="{y:.1f}" r="5.5"/>')
+        if all(map(math.isfinite, (row.low, row.mean, row.high))):
+            parts.append(f'<path class="interval" {style} d="M{px(row.low):.1f} {y:.1f}H{px(row.high):.1f}"/>')
+            parts.append(f'<circle class="estimate" {style} cx="{px(row.mean):.1f}" cy="{y:.1f}" r="5.5"/>')
         text = f"{rounded(row.mean)} [{rounded(row.low)}, {rounded(row.high)}]"
         parts.append(_text(width - right + 12, y + 4.5, text, "row-value"))
     return _svg(width, height, label, parts)

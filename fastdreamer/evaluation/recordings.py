@@ -24,14 +24,17 @@ ACTIONS_SHOWN = 24
 
 
 def summarise_recordings(run_dir: Path) -> dict[str, Any]:
-    """Episodes, frames, returns, achievements and action shares; {"missing": why} where there is no store to read."""
+    """Episodes, frames, returns, achievements and action shares; {"missing": why} where they cannot be read."""
     try:
-        run = RunDirectory(run_dir)
-        config = run.config()
-        store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
-        episodes = {split: store.split(split) for split in ("train", "held_out")}
-    except UserError as error:
+        return _summary(RunDirectory(run_dir))
+    except (UserError, OSError) as error:
         return {"missing": f"The recordings are not summarised: {error}"}
+
+
+def _summary(run: RunDirectory) -> dict[str, Any]:
+    config = run.config()
+    store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+    episodes = {split: store.split(split) for split in ("train", "held_out")}
     everything = [episode for split in episodes.values() for episode in split]
     players = {kind: [episode for episode in everything if kind_of(episode.name) == kind] for kind in KINDS}
     if sum(map(bool, players.values())) > 1:  # more than one: recordings were mixed

@@ -67,10 +67,15 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
             config_text = regular_bytes(run_dir / "config.yaml", follows_links=False).decode("utf-8", "replace")
         except ValueError as error:
             damaged.append(f"config.yaml is not shown: {error}")
+    metrics: Metrics = {}
+    try:
+        metrics = read_metrics(run_dir)
+    except OSError as error:
+        damaged.append(f"metrics.jsonl cannot be read ({error.strerror}): left out")
     return Run(
         path=run_dir,
         config_text=config_text,
-        metrics=read_metrics(run_dir),
+        metrics=metrics,
         evaluation=load("evaluation.json"),
         world_model=load("world_model.json"),
         timings=load("timings.json"),

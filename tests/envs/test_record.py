@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,15 @@ def test_an_episode_that_another_wrote_meanwhile_is_kept(tmp_path: Path, monkeyp
     assert recorder(0) == (0, metadata) and len(list(root.glob("*/mark"))) == 1
     with pytest.raises(UserError, match="was recorded with max_steps 5, not 6: choose another --out$"):
         module._Recorder(root, RecordConfig(episodes=1, max_steps=6))(0)
+
+
+def test_a_folder_that_cannot_be_listed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(UserError, match=r"Crafter-expert cannot be read \(Input/output error\): choose another --out"):
+        record(Config(record=SETTINGS), tmp_path)
 
 
 SLOW = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -12,7 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastdreamer.data.actions import action_space
+from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation import recordings, report
 from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
@@ -23,6 +28,7 @@ from fastdreamer.evaluation.report import read_run, render, write_report
 from fastdreamer.evaluation.sections import evaluation_section, recordings_section, world_model_section
 from fastdreamer.evaluation.summary import write_summary
 from fastdreamer.evaluation.verdict import compare, policy_sentences, world_model_sentences
+from fastdreamer.settings import dump_config, load_config
 
 SECTIONS = ("evaluation", "world-model", "curves", "recordings", "time", "configuration")
 
@@ -249,6 +255,20 @@ def test_links_are_not_shown(tmp_path: Path) -> None:
     assert Page(render(read_run(run))).tags.count("img") == 0
 
 
+def test_what_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(given: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "there")
+
+    monkeypatch.setattr(report, "read_metrics", fail)
+    monkeypatch.setattr(recordings, "_achievements", fail)
+    config = load_config("debug", ["data.recordings=/nonexistent"])
+    run = write_run(tmp_path / "run")
+    dump_config(config, run / "config.yaml")
+    write_synthetic_store(run / "store", config.tokenizer.clock, action_space("crafter"), 2, 6, 0)
+    html = Path(write_report(run)["path"]).read_text()
+    assert "metrics.jsonl cannot be read (Input/output error)" in html and "are not summarised: [Errno 5]" in html
+
+
 def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     lines = [b"[" * 50_000, b"\xff\xfe", b"[1]", b"null", b'{"step": 5}', b'{"phase": "1", "step": 5, "loss": 1.0}',
              b'{"phase": 1, "step": 1e3, "loss": 1.0}', b'{"phase": 1, "step": -1, "loss": 1.0}',
@@ -333,6 +353,9 @@ def test_charts_are_well_formed_for_awkward_values() -> None:
         line_chart([Series("a", [1, 2], [1e-9, 1e9], faint=[0, 1])], "x"),
         interval_chart([Row("one", 1.0, 1.0, 1.0)], "x", reference=1.0),
         interval_chart([Row("one & <two>", -1.0, -2.0, 5.0, values=[1.0, 2.0])], "x"),
+        interval_chart([Row("huge", 4e305, -1.7e308, 1.7e308, values=[1.0, float("nan")])], "x", reference=1.0),
+        interval_chart([Row("none", float("nan"), 0.0, float("inf"))], "x"),
+        line_chart([Series("a", [1, 2], [-1.7e308, 1.7e308], faint=[0, 1e308])], "x", zero=True),
     ]
     for svg in awkward:
         ElementTree.fromstring(svg)
