@@ -125,7 +125,8 @@ def _read_checkpoint(folder: Path) -> Any:
 
 
 def _read_store(folder: Path) -> Any:
-    from fastdreamer.data.latents import ARRAYS, LatentStore
+    from fastdreamer.data.episode import ARRAYS
+    from fastdreamer.data.latents import LatentStore
 
     store = LatentStore.open(folder)
     return store.manifest, [
