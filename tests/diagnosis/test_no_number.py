@@ -103,6 +103,7 @@ def test_the_other_checks_are_red_for_what_is_no_number():
     for name in ("values", "returns"):
         assert dreams.calibration(dataclasses.replace(dream, **{name: broken})).verdict == "red"
     assert dreams.imagined_rewards(dataclasses.replace(dream, rewards=broken)).verdict == "red"
+    assert dreams.imagined_rewards(dream.of(1)).verdict == "not measured"  # another task's
 
 
 def test_the_gate_before_phase_2_refuses_what_is_no_number(monkeypatch, capsys):
