@@ -227,6 +227,7 @@ class HeadsConfig:
     # chunk taken there (action), which imagination knows best; or all three.
     reward_reads: str = setting("state", choices=("state", "transition", "action", "all"))
     reward_dropout: float = setting(0.0, at_least=0.0, below=1.0)  # while it learns; off in imagination
+    reward_members: int = setting(1, at_least=1)  # heads that learn the reward alike; the least of them counts
     focal_gamma: float = setting(0.0, at_least=0.0)  # 0 is plain cross-entropy
     # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
     history: float = setting(0.0, at_least=0.0, below=1.0)
@@ -264,6 +265,15 @@ class TrainConfig:
     ema_decay: float = setting(0.99, at_least=0.0, below=1.0)
     checkpoint_every: int = setting(200, at_least=1)
     log_every: int = setting(10, at_least=1)
+
+
+@dataclass(frozen=True)
+class CloningConfig(TrainConfig):
+    """Phase 2."""
+
+    # Above 0: of the averaged heads those with the least held-out loss count, looked for at every twentieth of the
+    # steps; and the phase ends after this share of its steps without better ones.
+    patience: float = setting(0.0, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True)
@@ -348,7 +358,7 @@ class Config:
     tokenizer_fit: TokenizerFitConfig = field(default_factory=TokenizerFitConfig)
     decoder: TrainConfig = field(default_factory=TrainConfig)  # pooled latents -> frames, for pictures only
     phase1: TrainConfig = field(default_factory=TrainConfig)
-    phase2: TrainConfig = field(default_factory=TrainConfig)
+    phase2: CloningConfig = field(default_factory=CloningConfig)
     phase3: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     study: StudyConfig = field(default_factory=StudyConfig)

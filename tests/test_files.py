@@ -277,6 +277,30 @@ for i in range(10**9): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 8_000_
     assert list(tmp_path.iterdir()) == [path], "what the killed ones left is gone"
 
 
+def test_a_folder_that_is_replaced_is_never_missing_and_a_kill_at_any_moment_leaves_a_whole_one(tmp_path):
+    code = """
+import sys; from pathlib import Path; from fastdreamer.files import atomic_directory
+for i in range(10**9):
+    with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
+        for name in "ab":
+            (folder / name).write_text(str(i) * 1000)
+"""
+    final = tmp_path / "final [1]"
+    for wait in (0.1, 0.17, 0.23):
+        process = subprocess.Popen([sys.executable, "-c", code, str(final)])
+        while not final.exists():
+            time.sleep(0.01)
+        end = time.monotonic() + wait
+        while time.monotonic() < end:
+            assert final.is_dir() and process.poll() is None
+        process.kill()
+        process.wait()
+        assert (final / "a").read_text() == (final / "b").read_text() != ""
+    with atomic_directory(final, replace=True):
+        pass
+    assert list(tmp_path.iterdir()) == [final]
+
+
 def test_two_writers_of_a_file_never_mix(tmp_path):
     path = tmp_path / "file"
     whole = {bytes([i]) * 300_000 for i in range(4)}

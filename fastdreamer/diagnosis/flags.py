@@ -145,7 +145,8 @@ def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
     remedy = (
         "the reward head pays where the game does not, and imagination will please it: record play with failures in it "
         "(record.noisy_share, record.random_share), raise heads.reward_dropout, let the head read the action "
-        "(heads.reward_reads=action), or train fewer steps of phase 2 (its held-out reward loss says how many)"
+        "(heads.reward_reads=action), let the least of several heads count (heads.reward_members=4), or stop phase 2 "
+        "by its held-out loss (phase2.patience=0.25)"
         if is_much
         else "the reward head misses rewards where the policy goes: train phase 2 longer, with "
         "sampling.reward_weighted above 0, or record play that earns them in more ways"

@@ -81,7 +81,7 @@ def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> 
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     torch.manual_seed(config.seed)
     phase = build_phase(config, number, store, checkpoint, backend)
-    saved = strip_compiled_prefix(checkpoint.tensors.get("ema", {}))
+    saved = strip_compiled_prefix(checkpoint.averages)
     own = phase.model.state_dict()
     fitting = {name: value for name, value in saved.items() if name in own and value.shape == own[name].shape}
     phase.model.load_state_dict(fitting, strict=False)

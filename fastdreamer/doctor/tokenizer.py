@@ -18,10 +18,11 @@ from fastdreamer.data.latents import read_manifest as read_store
 from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.errors import UserError
 from fastdreamer.folders import expanded
+from fastdreamer.tokenizer.card import check_weights
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, check_fits, weights_folder
 from fastdreamer.tokenizer.engine_names import engine_root, identity
 from fastdreamer.tokenizer.engines import engine_key
-from fastdreamer.tokenizer.fetch import check_fetched, fetch_command
+from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
 
 WEIGHTS = "tokenizer weights"
@@ -44,7 +45,7 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
         check_grid(tokenizer)
         layout = "random, for trying alone"
         if folder is not None:
-            check_fetched(folder)
+            check_weights(folder)
             layout = _check_layout(config, folder)
         fingerprint = tokenizer_fingerprint(tokenizer)
         made_by = _tokenizer_of(store)

@@ -44,7 +44,7 @@ class Agent(nn.Module):
         self.policy = Policy(heads, width, chunk, sizes)
         reads = {"state": width, "transition": 2 * width, "action": width + self.choices}
         inputs = reads.get(heads.reward_reads, 2 * width + self.choices)
-        self.reward = TwoHotHead(heads, inputs, heads.reward_range, heads.reward_dropout)
+        self.reward = TwoHotHead(heads, inputs, heads.reward_range, heads.reward_dropout, heads.reward_members)
         self.continuation = Continuation(heads, width)
         self.value = TwoHotHead(heads, width, heads.value_range)
 
@@ -129,7 +129,7 @@ class Agent(nn.Module):
         features: Float[Tensor, "b l f"],
         actions: Int[Tensor, "b l c k"] | None = None,
         known: Bool[Tensor, "b l c"] | None = None,
-    ) -> Float[Tensor, "b l cols"]:
+    ) -> Float[Tensor, "b l *m cols"]:
         """The reward head at each step.
 
         Args:
@@ -149,7 +149,7 @@ class Agent(nn.Module):
         logits: Tensor = self.reward(torch.cat(parts, -1) if len(parts) > 1 else parts[0])
         return logits
 
-    def batch_logits(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l cols"]:
+    def batch_logits(self, features: Float[Tensor, "b l f"], batch: Batch) -> Float[Tensor, "b l *m cols"]:
         """The reward head at the steps of real crops, whose features these are."""
         if not self.reward_reads_actions:
             return self.reward_logits(features)

@@ -20,40 +20,51 @@ class TwoHotHead(nn.Module):
 
     Its last layer is padded to a multiple of 8 columns, so that rows of logits are aligned for the kernels; the bins
     are the first `config.bins` of them.
+
+    Several `members` are trained alike from starts of their own and read as the least of them: where recordings do not
+    say what a state pays they disagree, and a policy that seeks the greatest reward ends up exactly there.
+    Source of the pessimism: MOPO (arXiv:2005.13239); of the least of several: TD3 (arXiv:1802.09477).
     """
 
     centres: Tensor
 
-    def __init__(self, config: HeadsConfig, inputs: int, limit: float, dropout: float = 0.0) -> None:
+    def __init__(self, config: HeadsConfig, inputs: int, limit: float, dropout: float = 0.0, members: int = 1) -> None:
         super().__init__()
-        self.net = MLP(inputs, config.hidden, config.layers, padded(config.bins), dropout)
+        nets = [MLP(inputs, config.hidden, config.layers, padded(config.bins), dropout) for _ in range(members)]
+        self.net, self.others = nets[0], nn.ModuleList(nets[1:])
         self.register_buffer("centres", symexp_bins(config.bins, limit), persistent=False)
 
-    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b cols"]:
-        """Logits over the bins, and padding, in the type that autocast gives: the two-hot operations sum in fp32."""
+    def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*m cols"]:
+        """Logits over the bins, and padding, in the type that autocast gives: the two-hot operations sum in fp32.
+
+        `*m` is `*b`, with the members behind where there are several.
+        """
         out: Tensor = self.net(features)
-        return out
+        return torch.stack([out, *(net(features) for net in self.others)], -2) if self.others else out
 
     @property
     def is_trained(self) -> bool:
         """Whether it has ever learned: its output starts as zeros and stays so without a target."""
         return bool(self.net.out.weight.any())
 
-    def decode(self, logits: Float[Tensor, "*b cols"]) -> Float[Tensor, "*b"]:
-        """The expected scalar."""
-        return two_hot_decode(logits, self.centres)
+    def decode(self, logits: Float[Tensor, "*m cols"]) -> Float[Tensor, "*b"]:
+        """The expected scalar; the least of its members' where there are several."""
+        expected = two_hot_decode(logits, self.centres)
+        return expected.amin(-1) if self.others else expected
 
     def loss(
         self,
-        logits: Float[Tensor, "*b cols"],
+        logits: Float[Tensor, "*m cols"],
         targets: Float[Tensor, "*b"],
         shares: Float[Tensor, "*b"],
     ) -> Tensor:
-        """Cross-entropy summed over rows, each times its share (see `shares_of`).
+        """Cross-entropy summed over rows, each times its share (see `shares_of`); the mean over members.
 
         Whatever scales the loss belongs into the shares: a row's incoming gradient is then 1, and the backward pass of
         the kernel has nothing to do.
         """
+        if self.others:
+            targets, shares = (x[..., None].expand(logits.shape[:-1]) for x in (targets, shares / logits.shape[-2]))
         return two_hot_loss(logits, targets, self.centres, shares).sum()
 
 

@@ -19,7 +19,8 @@ from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.folders import expanded
 from fastdreamer.shapes import CHANNELS
-from fastdreamer.tokenizer.fetch import FILES, check_fetched, fetch_command
+from fastdreamer.tokenizer.card import check_weights
+from fastdreamer.tokenizer.fetch import FILES, fetch_command
 from fastdreamer.tokenizer.layouts import original_files, original_state
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
     """The autoencoder that `config.weights` names, in fp32, frozen and in eval mode.
 
     A diffusers folder brings its architecture; NVIDIA's .pt and .jit have that which `config` describes. Files that
-    `fetch-weights` fetched are compared with their SHA-256 first.
+    `fetch-weights` fetched or `fit-tokenizer` wrote are compared with their SHA-256 first.
 
     Raises:
         UserError: if the weights or their configuration are missing, broken, not trusted or do not fit `config`.
@@ -94,9 +95,11 @@ def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
         model.load_state_dict(_original_state(config, files, model), strict=True)
     else:
         folder = weights_folder(config)
-        check_fetched(folder)
+        check_weights(folder)
         model = read_autoencoder(folder)
     check_fits(model, config)
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise UserError(f"tokenizer {config.weights} holds weights that are not finite: fetch or fit it again")
     return model.float().eval().requires_grad_(False)
 
 
@@ -114,7 +117,7 @@ def read_autoencoder(folder: Path) -> AutoencoderKLCosmos:
         model = _construct({k: v for k, v in arguments.items() if not k.startswith("_")})
         state = load_file(folder / WEIGHTS_FILE)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
     except RuntimeError as error:  # load_state_dict lists every key; the first lines say enough
         raise UserError(f"weights in {folder} do not fit its config.json: {_one_line(error)}") from error
@@ -181,11 +184,12 @@ def weights_fingerprint(config: TokenizerConfig, part: Literal["encoder", "decod
     from safetensors import SafetensorError, safe_open
 
     folder = weights_folder(config)
+    check_weights(folder)
     try:
         arguments = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
             return _digest(part, arguments, weights.keys(), weights.get_tensor)
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
 
 

@@ -7,6 +7,7 @@ answers, its sign-in and one request's retries are huggingface_hub's.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fastdreamer.advice import again, plain, shell
 from fastdreamer.errors import UserError
@@ -88,8 +89,9 @@ def check_fetched(folder: Path) -> None:
         UserError: with the command that fetches again.
     """
     record = read_record(folder)
-    for name, fetched in record["files"].items() if record else ():
-        if not _is_intact(folder / name, fetched):
+    files = record["files"] if record else {}
+    for name in FILES:  # never what else a record names
+        if name in files and not _is_intact(folder / name, files[name]):
             raise UserError(
                 f"{folder / name} is damaged or changed since it was fetched (SHA-256 differs); fetch it again: "
                 f"{fetch_command(folder, record['repo'] if record else REPO)}"
@@ -109,7 +111,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return {"repo": str(tree["repo"]), "revision": str(tree["revision"]), "files": files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); fetch again: {fetch_command(folder, replace=True)}"
         ) from error
@@ -151,8 +153,9 @@ def _fetch_file(
     told = get_hf_file_metadata(url, token=token, timeout=TIMEOUT_S, endpoint=endpoint)
     received = 0
     if fetched or not path.exists() or (replace and not _is_hubs(path, told)):
-        start = partial.stat().st_size if partial.exists() else 0
         with partial.open("ab") as file:
+            _hold(file, partial, out)
+            start = file.tell()
             if told.size is not None and start > told.size:
                 start = file.truncate(0)
             key = token or get_token()  # the client drops it where the hub redirects to another host
@@ -171,6 +174,21 @@ def _fetch_file(
     record["files"][name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
     _write_record(out, record)
     return received
+
+
+def _hold(file: IO[bytes], partial: Path, out: Path) -> None:
+    """Two that write one partial file would mix it. Its lock goes with its holder; there are disks without any."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())
+    except BlockingIOError:
+        is_alone = False
+    except OSError:
+        is_alone = True
+    if not is_alone:
+        raise UserError(
+            f"another process fetches into {out}: when it has ended, fetch again, which checks what is there"
+        )
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ phase 3 does not open on an untrained critic.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,6 +83,7 @@ class AgentPhase(Phase[CloningWork]):
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 2)
         self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
+        self.patience = config.phase2.patience
         self.at_once = config.phase2.micro_batch or config.phase2.batch_size
         self._check = self.work(held_out) if held_out is not None else None
         self._losses = backend.compiled(self.losses)
@@ -130,6 +132,15 @@ class AgentPhase(Phase[CloningWork]):
                 sums[name] = sums[name] + value if name in sums else value
         self.model.train()
         return _finished(sums)
+
+    def held_out_loss(self) -> float | None:
+        """The sum of the logarithms of the held-out losses, so that a tenth less of any counts alike.
+
+        But for the continuation's: where episodes hardly end it is next to nothing, and noise.
+        """
+        figures = self.check()
+        judged = [name for name in self.terms if name != "continue"]
+        return sum(math.log(max(float(figures[f"loss/{name}"]), 1e-12)) for name in judged) if figures else None
 
     def shrink(self, pieces: int) -> None:
         """Fewer held-out crops at once."""

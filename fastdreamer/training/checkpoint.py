@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, remove_directory, sha256_file
-from fastdreamer.json_files import ANYTHING, COUNT, TEXT, Every, fault, parse
+from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, fault, parse
 from fastdreamer.settings import to_dict
 
 FORMAT = 1
@@ -44,6 +45,7 @@ CONTENT = {
     "training": Every(ANYTHING),
     "skipped?": lambda counts: fault(counts, [COUNT]) or ("" if len(counts) == 2 else "it is no pair"),
     "forced?": [{"phase": COUNT, "name": TEXT}],
+    "best?": lambda best: fault(best, [NUMBER]) or ("" if len(best) == 3 else "it is no triple"),
 }
 """What state.json must hold (see `json_files`)."""
 
@@ -67,6 +69,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averaged weights to use: the best ones where they were looked for (see `Best`), else the last."""
+        return self.tensors.get("best") or self.tensors.get("ema", {})
 
 
 def architecture(config: Config) -> dict[str, Any]:
@@ -172,8 +179,9 @@ def _read(found: Path) -> Checkpoint:
     state = _object(found, STATE, {})
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {found} has format {state.get('format')}, this version reads {FORMAT}: upgrade")
-    if wrong := fault(state, CONTENT):
-        raise _damaged(found, f"{STATE}: {wrong}")
+    wrong = fault(state, CONTENT)
+    if wrong or ("best" in state and "best.safetensors" not in hashes):
+        raise _damaged(found, f"{STATE}: {wrong or 'it tells of the best weights, which are missing'}")
     try:
         tensors = {Path(name).stem: load_file(found / name) for name in sorted(hashes) if name.endswith(".safetensors")}
     except (ValueError, SafetensorError) as error:
@@ -210,16 +218,12 @@ def _damaged(found: Path, reason: str) -> Damaged:
     phase, older = found.parent.name.removeprefix("phase"), [p for p in steps_in(found.parent) if p.name < found.name]
     if found.parent.parent.name != "checkpoints" or phase not in ("0", "1", "2", "3"):
         return Damaged(f"{text}: copy it again, or give another --checkpoint")
-    run = found.parents[2]
+    resume = partial(command, "train", run_dir=found.parents[2], resume=True)
     if phase == "0":
-        return Damaged(f"{text}: the pixel decoder is trained again by: {_resume(run, 1)}")
+        return Damaged(f"{text}: the pixel decoder is trained again by: {resume(phase=1)}")
     if not older:
         return Damaged(f"{text}, and there is none before it: train phase {phase} in another --run-dir")
-    return Damaged(f"{text}: go on from the one before it with: {_resume(run, int(phase), checkpoint=older[-1])}")
-
-
-def _resume(run: Path, phase: int, **flags: object) -> str:
-    return command("train", run_dir=run, phase=phase, resume=True, **flags)
+    return Damaged(f"{text}: go on from the one before it with: {resume(phase=phase, checkpoint=older[-1])}")
 
 
 def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
@@ -234,33 +238,34 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
     for name in SECTIONS:
         defaults = to_dict(type(getattr(config, name))())
         saved[name] = {key: defaults[key] for key in wanted[name]} | saved[name]
-    if checkpoint.phase < 2:  # the world model knows no tasks
-        saved[TASKS] = wanted[TASKS]
+    if checkpoint.phase < 2:  # the world model knows neither heads nor tasks
+        saved |= {name: wanted[name] for name in ("heads", TASKS)}
     _refuse_difference(saved, wanted, checkpoint.path, "")
 
 
 def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """As `check_architecture`, and the phase's own training settings too: a resumed run equals an uninterrupted one.
 
-    Intervals may change, and so may `steps`: from the checkpoint on the learning rate then is that of a phase of so
-    many steps, which is said.
+    Intervals may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
 
     Raises:
         UserError: on any other difference, and where more steps are done than the phase is to have.
     """
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
-    saved, wanted = checkpoint.state["training"], training(config, checkpoint.phase)
-    fixed = [{name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted)]
-    _refuse_difference(*fixed, checkpoint.path, f"{section}.")
-    done, steps = checkpoint.step, wanted["steps"]
+    wanted = training(config, checkpoint.phase)
+    defaults = to_dict(type(getattr(config, section))())
+    saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
+    then, now = ({name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted))
+    _refuse_difference(then, now, checkpoint.path, f"{section}.")
+    done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
     if steps < done:
         raise UserError(
             f"checkpoint {checkpoint.path} has done {done} steps, {section}.steps is {steps}: set it to {done} or more"
         )
-    if steps != saved.get("steps", steps):
+    if before not in (None, steps):
         rate = f", and from step {done + 1} on the learning rate is that of step {done + 1} of {steps}"
-        print(f"{section}: {steps} steps instead of {saved['steps']}{rate if done < steps else ''}", flush=True)
+        print(f"{section}: {steps} steps instead of {before}{rate if done < steps else ''}", flush=True)
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:

@@ -22,6 +22,7 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.leftovers import sweep
 from fastdreamer.progress import track
 from fastdreamer.run_lock import run_lock
+from fastdreamer.training.best import Best
 from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
@@ -58,10 +59,12 @@ def fit(
     """
     update = Update(phase, train, backend)
     optimizers, average, name = update.optimizers, update.average, title or f"phase {phase.number}"
+    best = Best(phase, average, phase.patience, train.steps)
     done = 0
     if resume_from is not None:
         done = resume_from.step
         _restore(resume_from, phase, optimizers, average)
+        best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
     folder, saved = run_dir / "checkpoints" / f"phase{phase.number}", done
     sweep(folder)
@@ -73,11 +76,12 @@ def fit(
         groups = {
             "model": phase.model.state_dict(),
             "ema": average.state,
+            "best": best.state,
             "optimizer": _optimizer_tensors(optimizers),
             "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
-        notes = {"skipped": skipped, "forced": list(forced)}
+        notes = {"skipped": skipped, "forced": list(forced)} | best.note()
         save_checkpoint(folder, phase.number, step, groups, config, latents, notes)
         saved = step
 
@@ -102,18 +106,23 @@ def fit(
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         figures = watch.figures
         with _rescued(rescue):
-            for step in range(done, train.steps):
+            for step in range(done, done if best.is_over else train.steps):
                 logged, norm = update(step)
                 done = step + 1
-                is_saving = bool(stop) or done % train.checkpoint_every == 0 or done == train.steps
-                is_logging = done % train.log_every == 0 or done in (1, train.steps)
+                if best.looks(done):
+                    update.is_whole = False  # until it has looked: a resumed run must not miss it
+                    best.see(done)
+                    update.is_whole = True
+                is_last = done == train.steps or best.is_over
+                is_saving = bool(stop) or done % train.checkpoint_every == 0 or is_last
+                is_logging = done % train.log_every == 0 or done == 1 or is_last
                 skipped, in_a_row = update.skips.read() if is_saving or is_logging else (0, 0)
                 is_lost = in_a_row >= train.max_skipped
                 if is_logging:
                     loss = float(logged.pop("loss"))
                     figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
                     figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
-                    figures["skipped_steps"] = float(skipped)
+                    figures |= best.figures() | {"skipped_steps": float(skipped)}
                     shown: dict[str, float | str] = {"loss": figures["loss"]}
                     if waiting is not None:
                         figures["data/wait_share"] = waiting.share()
@@ -132,6 +141,10 @@ def fit(
                     if stop[0] == signal.SIGINT:
                         raise KeyboardInterrupt
                     raise SystemExit(128 + stop[0])
+                if best.is_over:
+                    break
+    if done < train.steps:
+        print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
 
 
@@ -152,7 +165,7 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Puts a checkpoint's averaged weights into a model of the same architecture."""
-    model.load_state_dict(checkpoint.tensors["ema"])
+    model.load_state_dict(checkpoint.averages)
 
 
 def _restore(

@@ -49,6 +49,8 @@ class Phase(ABC, Generic[W]):
     """Where its batches come from, if it has to wait for them; the loop closes it."""
     rates: Mapping[str, float] = MappingProxyType({})
     """Factors of the learning rate, by the beginning of a parameter's name in `model`."""
+    patience: float = 0.0
+    """Share of its steps without a better `held_out_loss` after which it ends, with the best averages; 0: never."""
     scale: RunningScale | None = None
     """Divides the terms of its loss, if there are several or their size drifts."""
 
@@ -66,6 +68,10 @@ class Phase(ABC, Generic[W]):
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """What is logged, from the sums of the pieces' figures; runs on logging steps alone."""
         return sums
+
+    def held_out_loss(self) -> float | None:
+        """One figure of the model as it is on play that it does not learn from, smaller is better; None without any."""
+        return None
 
     def shrink(self, pieces: int) -> None:
         """Memory ran out: what `draw` holds at once should be a batch's share of `pieces` pieces."""

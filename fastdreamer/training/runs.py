@@ -112,7 +112,7 @@ def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.devi
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint, group: str, prefix: str) -> None:
-    tensors = strip(checkpoint.tensors.get(group, {}))
+    tensors = strip(checkpoint.averages if group == "ema" else checkpoint.tensors.get(group, {}))
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
         module.load_state_dict(own)

@@ -119,7 +119,7 @@ def train(
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,
-        "steps": settings.steps,
+        "steps": run.step(phase),
         "seconds": round(seconds, 2),
         "parameters": sum(p.numel() for p in built.model.parameters() if p.requires_grad),
         "figures": figures,

@@ -40,7 +40,7 @@ def test_a_head_that_pays_five_times_too_much_is_red_and_says_what_helps(tmp_pat
     found = diagnosed(tmp_path, judged(phase2=entry(22.6, 4.2), phase3=entry(4.2, 4.2)))
     check = found["predicted against paid reward"]
     assert check.verdict == "red" and check.group == "reward" and "22.60 predicted, 4.20 paid" in check.value
-    for setting in ("record.noisy_share", "record.random_share", "heads.reward_dropout", "heads.reward_reads=action"):
+    for setting in ("noisy_share", "random_share", "reward_dropout", "reads=action", "reward_members", "patience"):
         assert setting in check.remedy
     later = diagnosed(tmp_path, None, number=3)
     assert {check.verdict for check in later.values()} == {"ok"} and len(later) == 2

@@ -110,3 +110,30 @@ def test_continuation_ignores_steps_that_are_not_valid() -> None:
 def test_shares_are_a_weighted_mean_and_nothing_where_no_row_counts() -> None:
     torch.testing.assert_close(shares_of(torch.tensor([1.0, 3.0])), torch.tensor([0.25, 0.75]))
     assert not shares_of(torch.zeros(3)).any()
+
+
+def test_the_least_of_a_rewards_members_counts_and_each_learns_alike() -> None:
+    torch.manual_seed(0)
+    x, targets, shares = torch.randn(4, 3, 8), torch.rand(4, 3), shares_of(torch.rand(4, 3))
+    head = TwoHotHead(CONFIG, 8, 3.0, members=3)
+    nets = [head.net, *head.others]
+    assert torch.equal(head.decode(head(x)), torch.zeros(4, 3)) and not head.is_trained
+    for net in nets:
+        torch.nn.init.normal_(net.out.weight)
+    alone = TwoHotHead(CONFIG, 8, 3.0)
+    each, losses = [], []
+    for net in nets:
+        alone.net = net
+        each.append(alone.decode(alone(x)))
+        losses.append(alone.loss(alone(x), targets, shares))
+    assert len({float(one[0, 0].detach()) for one in each}) == 3
+    torch.testing.assert_close(head.decode(head(x)), torch.stack(each).amin(0))
+    loss = head.loss(head(x), targets, shares)
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    loss.backward()
+    assert all(net.out.weight.grad is not None and net.out.weight.grad.any() for net in nets)
+
+
+def test_one_member_is_the_head_of_before() -> None:
+    assert TwoHotHead(CONFIG, 8, 3.0).state_dict().keys() == TwoHotHead(CONFIG, 8, 3.0, members=1).state_dict().keys()
+    assert not any("others" in name for name in TwoHotHead(CONFIG, 8, 3.0).state_dict())

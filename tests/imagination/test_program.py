@@ -24,7 +24,7 @@ SINGLE = (
     "tokenizer.weights=embedded",
     "dynamics.spatial_tokens=4",
 )
-HISTORY = ("heads.history=0.7", "heads.reward_reads=all")
+HISTORY = ("heads.history=0.7", "heads.reward_reads=all", "heads.reward_members=2")
 CASES = {
     "latents": ((), 1, 4),
     "latents, four real steps": (("dynamics.window=16", "dynamics.context=16"), 4, 3),

@@ -72,6 +72,8 @@ def dreams_of(config: Config, count: int = 3, context: int = 1, device: torch.de
     nn.init.normal_(world.readout.weight, std=config.dynamics.dim**-0.5)
     for head in (agent.policy, agent.reward, agent.value, agent.continuation):
         nn.init.normal_(head.net.out.weight, std=0.2)
+    for net in agent.reward.others:
+        nn.init.normal_(net.out.weight, std=0.2)  # type: ignore[union-attr, arg-type]
     if world.linear is not None:
         nn.init.normal_(world.linear.weight, std=0.02)
         nn.init.uniform_(world.linear.variance, 0.05, 0.5)
