@@ -39,8 +39,11 @@ class Clean:
 @contextmanager
 def clean_streams() -> Iterator[None]:
     """Standard output and error are cleaned within the block."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Clean(sys.stdout, _STDOUT), Clean(sys.stderr, _STDERR)
+    before = sys.stdout, sys.stderr  # None where the caller closed it: what is printed then goes nowhere
+    if sys.stdout is not None:
+        sys.stdout = Clean(sys.stdout, _STDOUT)
+    if sys.stderr is not None:
+        sys.stderr = Clean(sys.stderr, _STDERR)
     try:
         yield
     finally:

@@ -209,6 +209,14 @@ def test_memory_that_runs_out_is_the_users_to_mend(stub, capsys):
     assert "out of memory" in err and err.endswith("fastdreamer plan --run-dir R\n")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_traceback(closed, tmp_path):
+    code = 'from fastdreamer import cli, commands; commands.COMMANDS["report"] = lambda a: print("x") or {}; cli.run()'
+    shell = f"{shlex.join([sys.executable, '-c', code, *REPORT])} {closed}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 EVIL = "a\x1b[2Jb\x9b31mc\u202ed\udce9"
 
 

@@ -68,11 +68,11 @@ def check(
 ) -> Check:
     """A check whose verdict follows from `red` and `amber`; the remedy is kept only where one of them holds.
 
-    `of` are the figures that they compare: no comparison with what is no number holds, so such a figure is red.
+    `of` are the figures that they compare: one that is not finite is red, for with NaN no comparison holds.
     """
     if group not in GROUPS:
         raise ValueError(f"no group {group!r}; there are {', '.join(GROUPS)}")
-    red = red or any(map(math.isnan, of))
+    red = red or not all(map(math.isfinite, of))
     verdict: Verdict = "red" if red else "amber" if amber else "ok"
     return Check(group, name, value, expected, verdict, remedy if red or amber else "")
 

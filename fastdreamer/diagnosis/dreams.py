@@ -56,7 +56,7 @@ def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
     yield calibration(dreams)
     yield flags.policy_entropy(3, figures["entropy"] / chunk)
     yield flags.kl_to_prior(figures["kl_prior"] / chunk)
-    for task, part in parts.items():
+    for task, part in ((task, part) for task, part in parts.items() if part.rewards.numel()):
         yield reality(float(part.rewards.mean()) / chunk, real_reward(subject, task)).about(task)
     if not parts:
         yield reality(float(dreams.rewards.mean()) / chunk, real_reward(subject))
@@ -64,6 +64,8 @@ def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
 
 def imagined_rewards(dreams: Dreams) -> Check:
     """Whether something is ever earned."""
+    if not dreams.rewards.numel():  # of a task that no crop of the batch is of
+        return Check("imagination", "imagined rewards", "no dream in the batch", "not all alike", "not measured")
     fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
     return flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
 

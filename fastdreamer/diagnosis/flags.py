@@ -165,7 +165,7 @@ def value_on_play(value: float, earned: float, spread: float) -> Check:
         "within a spread of what is earned",
         "the critic judges another player: raise imagination.critic_steps, so that it learns what this policy earns "
         "before the policy moves; where predicted and paid reward differ, mend the reward head first",
-        of=(bias,), red=bias > 2, amber=bias > 1,
+        of=(bias, spread), red=bias > 2, amber=bias > 1,
     )  # fmt: skip
 
 

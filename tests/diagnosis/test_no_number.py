@@ -56,9 +56,9 @@ def places() -> list[tuple[str, str, int]]:
     return [place for place in found if place[:2] not in NOT_COMPARED]
 
 
-def with_nan(name: str, argument: str, place: int) -> Check:
+def changed_to(bad: float, name: str, argument: str, place: int) -> Check:
     value = HEALTHY[name][argument]
-    changed = tuple(NAN if i == place else v for i, v in enumerate(value)) if isinstance(value, tuple) else NAN
+    changed = tuple(bad if i == place else v for i, v in enumerate(value)) if isinstance(value, tuple) else bad
     found: Check = getattr(flags, name)(**HEALTHY[name] | {argument: changed})
     return found
 
@@ -75,8 +75,10 @@ def test_the_healthy_figures_are_well(name):
 
 @pytest.mark.parametrize(("name", "argument", "place"), places())
 def test_a_limit_is_red_for_what_is_no_number(name, argument, place):
-    verdict = with_nan(name, argument, place).verdict
+    verdict = changed_to(NAN, name, argument, place).verdict
     assert verdict == ("too early" if argument == "reliability" else "red")
+    if argument != "reliability":
+        assert changed_to(math.inf, name, argument, place).verdict == "red"
 
 
 def test_optimism_without_a_ratio_is_red_for_what_is_no_number():
@@ -101,6 +103,7 @@ def test_the_other_checks_are_red_for_what_is_no_number():
     for name in ("values", "returns"):
         assert dreams.calibration(dataclasses.replace(dream, **{name: broken})).verdict == "red"
     assert dreams.imagined_rewards(dataclasses.replace(dream, rewards=broken)).verdict == "red"
+    assert dreams.imagined_rewards(dream.of(1)).verdict == "not measured"  # another task's
 
 
 def test_the_gate_before_phase_2_refuses_what_is_no_number(monkeypatch, capsys):
