@@ -3,6 +3,7 @@
 #   make test      the fast tests          make slow   those that take minutes, make long tens of them
 #   make lint      style and types         make gpu    those that need a CUDA card, and the times and memory there
 #   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
+#   make chaos     kills, flipped bytes, damaged inputs, failing disks and bad numbers, by the thousand; under 15 minutes
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
 # the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller: give its index, which
@@ -17,7 +18,7 @@ INPUTS := pyproject.toml constraints.txt
 # Two installs at once would tread on one another.
 .NOTPARALLEL:
 
-.PHONY: demo test slow long gpu bench lint clean
+.PHONY: demo test slow long gpu bench chaos lint clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
@@ -56,6 +57,10 @@ gpu:
 bench: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 PYTHONPATH=.:kernels:engines $(BIN)/python -m bench.gate --full
 	$(BIN)/python -m pytest -q bench --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+
+# One table of tries and failures (docs/reliability.md). CHAOS=--short takes a minute, CHAOS="--seed 1" tries others.
+chaos: $(VENV)/.installed-dev
+	PYTHONPATH=.:kernels:engines $(BIN)/python -m bench.chaos $(CHAOS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ person to look at, move over it and commit.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def compare_counts(expected: Counts, measured: Counts) -> list[str]:
 def compare_ratio(row: str, expected: float, measured: Timed) -> str:
     """The line for a time that is out of its margin, or ""."""
     change = measured.ratio / expected
-    if 1 / RATIO_MARGIN <= change <= RATIO_MARGIN:
+    if 1 / RATIO_MARGIN <= change <= RATIO_MARGIN and not math.isnan(measured.error):
         return ""
     verdict = "slower" if change > 1 else f"faster; {UPDATE}"
     return (

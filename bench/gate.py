@@ -111,7 +111,7 @@ def judge_times(found: Measured, ratios: dict[str, Any] | None, place: str) -> t
     for name, timed in found.times.items():
         if (expected := ratios.get(name)) is None:
             continue  # new, which is red already, or known to be unsteady
-        if not is_precise(timed):
+        if not is_precise(timed) and not math.isnan(timed.error):
             notes.append(
                 f"{name}: three standard errors are {3 * timed.error:.0%} after {timed.pairs} pairs: counts only"
             )

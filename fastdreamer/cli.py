@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -13,12 +12,17 @@ from types import FrameType
 from typing import NoReturn
 
 from fastdreamer import __version__
+from fastdreamer.advice import Call, running
+from fastdreamer.broken import import_trouble
 from fastdreamer.errors import UserError
+from fastdreamer.failures import bug, disk_trouble, out_of_memory
+from fastdreamer.folders import expanded
+from fastdreamer.terminal import clean_streams, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+EXIT_BUG = 1
 
 OVERRIDES = "settings may follow as section.key=value, for example: phase1.steps=500 dynamics.dim=256"
 
@@ -28,8 +32,27 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit 2."""
-        print(f"fastdreamer: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"fastdreamer: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
+
+
+def folder(text: str) -> Path:
+    """A folder or file as it is named on the command line, where a shell left a `~` in it too."""
+    try:
+        return expanded(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def number(text: str) -> int:
+    """A whole number that 64 bits hold."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is beyond 64 bits")
+    return value
+
+
+number.__name__ = "int"  # argparse names it where a word is no number
 
 
 def build_parser() -> Parser:
@@ -48,15 +71,17 @@ def build_parser() -> Parser:
         sub.add_argument("--json", action="store_true", help="end with the same numbers as one line of JSON")
         if run_dir:
             is_required = run_dir == "required"
-            sub.add_argument("--run-dir", type=Path, metavar="DIR", required=is_required, help="the run's folder")
+            sub.add_argument("--run-dir", type=folder, metavar="DIR", required=is_required, help="the run's folder")
         return sub
 
     demo = command("demo", "the whole pipeline on real play, from recording to report", run_dir="optional")
     demo.set_defaults(run_dir=Path("runs/demo"), config="crafter")
 
     study = command("study", "a recipe over seeds, with controls, on one page", run_dir="required")
-    study.add_argument("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
-    study.add_argument("--worlds", type=int, metavar="N", help="worlds a seed plays; short for evaluation.episodes=N")
+    study.add_argument("--seeds", type=number, default=5, metavar="N", help="how many seeds (default: 5)")
+    study.add_argument(
+        "--worlds", type=number, metavar="N", help="worlds a seed plays; short for evaluation.episodes=N"
+    )
     study.add_argument(
         "--arms", metavar="LIST", help="besides phase2 and phase3: random,shuffled_rewards,shuffled_actions,real_game"
     )
@@ -64,32 +89,33 @@ def build_parser() -> Parser:
     record = command("record", "play an environment and write the recordings")
     record.add_argument("--env", metavar="NAME", help="the environment (default: the configuration's data.env)")
     record.add_argument("--policy", metavar="expert|random", help="who plays")
-    record.add_argument("--episodes", type=int, metavar="N", help="how many episodes")
-    record.add_argument("--seed", type=int, metavar="S", help="the first episode's world; later ones count up")
-    record.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the recordings go")
+    record.add_argument("--episodes", type=number, metavar="N", help="how many episodes")
+    record.add_argument("--seed", type=number, metavar="S", help="the first episode's world; later ones count up")
+    record.add_argument("--out", type=folder, metavar="DIR", required=True, help="where the recordings go")
 
-    inspect = command("inspect", "episodes, returns, actions and damage of recordings")
-    inspect.add_argument("recordings", type=Path, metavar="DIR", help="the recordings")
+    inspect = command("inspect", "episodes, returns, actions and damage of recordings", run_dir="optional")
+    inspect.add_argument("recordings", type=folder, nargs="?", metavar="DIR", help="default: the run's recordings")
     inspect.add_argument("--no-decode", action="store_true", help="count frames without decoding every video")
     inspect.add_argument(
         "--reconstruct",
-        type=int,
+        type=number,
         default=4,
         metavar="N",
         help="windows that go through the tokenizer and back; 0: none",
     )
-    inspect.add_argument("--pictures", type=Path, metavar="FILE", help="PNG of a window: original, unpooled, pooled")
+    inspect.add_argument("--pictures", type=folder, metavar="FILE", help="PNG of a window: original, unpooled, pooled")
 
     fit = command("fit-tokenizer", "train a small tokenizer on recordings")
-    fit.add_argument("--recordings", type=Path, metavar="DIR", required=True)
-    fit.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the tokenizer goes")
+    fit.add_argument("--recordings", type=folder, metavar="DIR", required=True)
+    fit.add_argument("--out", type=folder, metavar="DIR", required=True, help="where the tokenizer goes")
 
     fetch = command("fetch-weights", "the Cosmos tokenizer's weights from the Hugging Face hub")
-    fetch.add_argument("--out", type=Path, metavar="DIR", help="default: the configuration's tokenizer.weights")
+    fetch.add_argument("--out", type=folder, metavar="DIR", help="default: the configuration's tokenizer.weights")
     fetch.add_argument("--repo", metavar="NAME", help="default: nvidia/Cosmos-1.0-Tokenizer-CV8x8x8")
     fetch.add_argument(
         "--revision", metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
     )
+    fetch.add_argument("--replace", action="store_true", help="what lies there gives way, once its successor is there")
     fetch.add_argument("--token", metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with")
 
     build = command("build-engines", "compile the frozen tokenizer and compare it with eager", run_dir="optional")
@@ -98,41 +124,49 @@ def build_parser() -> Parser:
         "--backend", metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
     )
     build.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU")
+    build.add_argument("--replace", action="store_true", help="build those that are installed and current too")
     build.add_argument("--decoder", action="store_true", help="the decoder too, for pictures")
     build.add_argument("--random-weights", action="store_true", help="random weights, to try it without the real ones")
 
     encode = command("encode", "recordings to latents, with the frozen tokenizer", run_dir="optional")
-    encode.add_argument("--recordings", type=Path, metavar="DIR", help="default: the run's recordings")
-    encode.add_argument("--store", type=Path, metavar="DIR", help="the latent store to write; default: the run's")
+    encode.add_argument("--recordings", type=folder, metavar="DIR", help="default: the run's recordings")
+    encode.add_argument("--store", type=folder, metavar="DIR", help="the latent store to write; default: the run's")
+    encode.add_argument("--replace", action="store_true", help="a store made otherwise gives way to a new one")
 
     plan = command("plan", "what each phase takes of a card's memory, and what would fit", run_dir="optional")
-    plan.add_argument("--phase", type=int, metavar="1|2|3", help="default: all of them")
+    plan.add_argument("--phase", type=number, metavar="1|2|3", help="default: all of them")
     plan.add_argument("--card", metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
     plan.add_argument("--budget", metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB")
 
     train = command("train", "phase 1: world model, 2: behaviour cloning, 3: imagination", run_dir="required")
-    train.add_argument("--phase", type=int, metavar="1|2|3", required=True)
+    train.add_argument("--phase", type=number, metavar="1|2|3", required=True)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
-    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="the earlier phase's; default: the run's")
+    train.add_argument("--checkpoint", type=folder, metavar="FILE", help="the earlier phase's; default: the run's")
     train.add_argument("--force", action="store_true", help="go on where a gate between phases refuses; it is recorded")
 
     profile = command("profile", "where time and memory go, and where a process stands", run_dir="optional")
     profile.add_argument("--phase", metavar="1|2|3|encode|imagine", default="", help="whose steps are profiled")
     profile.add_argument("--tool", metavar="torch|pyspy|nsys|memory|none", help="default: torch; none: bare steps")
-    profile.add_argument("--out", type=Path, metavar="DIR", help="where the files go; default: RUN/profiles")
-    profile.add_argument("--warmup", type=int, default=3, metavar="N", help="plain steps before (default: 3)")
-    profile.add_argument("--steps", type=int, default=0, metavar="N", help="steps that are recorded (default: 2 to 30)")
+    profile.add_argument("--out", type=folder, metavar="DIR", help="where the files go; default: RUN/profiles")
+    profile.add_argument("--warmup", type=number, default=3, metavar="N", help="plain steps before (default: 3)")
+    profile.add_argument(
+        "--steps", type=number, default=0, metavar="N", help="steps that are recorded (default: 2 to 30)"
+    )
     profile.add_argument("--shapes", action="store_true", help="torch: note the shapes of every operator's inputs")
-    profile.add_argument("--pid", type=int, default=0, metavar="PID", help="pyspy: flame graph of a running process")
-    profile.add_argument("--seconds", type=int, default=10, metavar="S", help="with --pid: how long (default: 10)")
-    profile.add_argument("--dump", type=int, default=0, metavar="PID", help="pyspy: the stacks of a process that hangs")
+    profile.add_argument("--pid", type=number, default=0, metavar="PID", help="pyspy: flame graph of a running process")
+    profile.add_argument("--seconds", type=number, default=10, metavar="S", help="with --pid: how long (default: 10)")
+    profile.add_argument(
+        "--dump", type=number, default=0, metavar="PID", help="pyspy: the stacks of a process that hangs"
+    )
     profile.add_argument("--print-command", action="store_true", help="nsys: print the command and stop")
 
     diagnose = command("diagnose", "what is wrong with a run, and what helps", run_dir="required")
-    diagnose.add_argument("--phase", type=int, metavar="1|2|3", help="default: all that are trained")
+    diagnose.add_argument("--phase", type=number, metavar="1|2|3", help="default: all that are trained")
     diagnose.add_argument("--audit", action="store_true", help="try every action in the game and in imagination too")
-    diagnose.add_argument("--states", type=int, metavar="N", help="--audit: from so many states a kind (default: 16)")
-    diagnose.add_argument("--tries", type=int, metavar="N", help="--audit: so many times each (default: 8)")
+    diagnose.add_argument(
+        "--states", type=number, metavar="N", help="--audit: from so many states a kind (default: 16)"
+    )
+    diagnose.add_argument("--tries", type=number, metavar="N", help="--audit: so many times each (default: 8)")
 
     command("doctor", "what this machine has, what is wrong, and the line that mends it", run_dir="optional")
     command("eval", "play the environment, and measure the world model on held-out episodes", run_dir="required")
@@ -141,31 +175,40 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check is red, 2 the user's mistake, 130 Ctrl-C."""
-    try:
-        parser = build_parser()
-        # argparse cannot mix options with a free list of settings, so those are what it leaves over.
-        parsed, overrides = parser.parse_known_args(arguments)
-        for word in overrides:
-            if word.startswith("-") or "=" not in word:
-                parser.error(f"{parsed.command}: unexpected argument {word!r}")
-        parsed.overrides = overrides
-        from fastdreamer.commands import run_command
+    """Run one command and return its exit code: 0 done, 1 a check is red or a bug of ours, 2 the user's mistake.
 
-        return run_command(parsed)
-    except UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("fastdreamer: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # `fastdreamer inspect | head`: nobody reads on; keep the interpreter from failing again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}; free space, or choose another folder")
+    130 is Ctrl-C. Whatever goes wrong is one line on stderr; the report of a bug is in the file that the line names.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with clean_streams():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    parser = build_parser()
+    # argparse cannot mix options with a free list of settings, so those are what it leaves over.
+    parsed, overrides = parser.parse_known_args(words)
+    for word in overrides:
+        if word.startswith("-") or "=" not in word:
+            parser.error(f"{parsed.command}: unexpected argument {word!r}")
+    parsed.overrides = overrides
+    with running(Call(tuple(words), vars(parsed) | {"overrides": None}, tuple(overrides))):
+        try:
+            from fastdreamer.commands import run_command
+
+            return run_command(parsed)
+        except UserError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            print("fastdreamer: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # `fastdreamer inspect | head`: nobody reads on; keep the interpreter from failing again when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            mend = disk_trouble(error) or out_of_memory(error) or import_trouble(error)
+            return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
 
 
 def run() -> NoReturn:
@@ -182,12 +225,15 @@ def run() -> NoReturn:
     # A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # An account without a name, as containers have them: torch's compiler names its cache by the user.
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = str(os.getuid())
     raise SystemExit(main())
 
 
-def _fail(message: str) -> int:
-    print(f"fastdreamer: error: {' '.join(message.splitlines())}", file=sys.stderr)
-    return EXIT_USER_ERROR
+def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
+    print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

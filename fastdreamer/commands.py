@@ -10,36 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
-from fastdreamer.errors import Stopped, UserError
-from fastdreamer.files import write_atomic
+from fastdreamer.errors import UserError
+from fastdreamer.folders import anchored, expanded
 from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
-from fastdreamer.settings import config_hash, differences, dump_config, load_config
+from fastdreamer.run_config import check_run, kept_configuration, run_config
+from fastdreamer.run_lock import refuse_ranks, run_lock
+from fastdreamer.settings import config_hash, load_config
 
 DEFAULT_PRESET = "crafter"
-
-# What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
-FREE_SETTINGS = (
-    "device",
-    "compile",
-    "memory_gb",
-    "imagination.merge_commit",
-    "imagination.capture",
-    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
-    *(f"data.{name}" for name in ("decoder", "resampler", "decode_threads", "max_damaged", "check_metadata")),
-    "sampling.prefetch",
-    "tokenizer.trust_jit",
-)
-BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
+BEGIN = ("demo", "study", "encode", "train")  # what may make a run directory
+ALONE = ("demo", "study", "train", "diagnose", "eval", "report")  # what writes in a run as its only process
+TOGETHER = ("encode", "profile")  # and what may beside its like
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run the parsed command, print its summary and, with --json, its numbers as the last line."""
-    result = COMMANDS[arguments.command](arguments)
+    """Run the parsed command, print its summary and, with --json, its numbers as the last line.
+
+    What writes in a run directory holds it meanwhile (see `run_lock`).
+    """
+    with _held(arguments):
+        result = COMMANDS[arguments.command](arguments)
     if arguments.json:
         print(to_json(result), flush=True)
     return 1 if result.get("refused") or result.get("red") else 0
+
+
+@contextmanager
+def _held(arguments: argparse.Namespace) -> Iterator[None]:
+    """The run directory of a command that writes there; one that is missing is made only where a run can begin."""
+    run_dir: Path | None = getattr(arguments, "run_dir", None)
+    is_watching = any(getattr(arguments, name, 0) for name in ("pid", "dump", "print_command"))
+    if arguments.command in ALONE:
+        refuse_ranks()
+    is_written = arguments.command in (*ALONE, *TOGETHER) and not is_watching
+    if run_dir is None or not is_written or not (run_dir.is_dir() or arguments.command in BEGIN):
+        yield
+        return
+    with run_lock(run_dir, shared=arguments.command in TOGETHER):
+        yield
 
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -89,18 +97,26 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     """What recordings hold. With --config the action space is the configuration's, else it is told from the data."""
     if arguments.reconstruct < 0:
         raise UserError(f"--reconstruct is {arguments.reconstruct}; it must be at least 0 (0: not measured)")
+    recordings, run_dir = arguments.recordings, arguments.run_dir
+    if recordings is not None and "=" in str(recordings) and not recordings.exists():  # a setting, and no folder
+        arguments.overrides.insert(0, str(recordings))
+        recordings = None
+    if recordings is None and run_dir is None:
+        raise UserError("no recordings named: give their folder, or --run-dir for the run's own")
     config = resolve(arguments)
-    has_space = arguments.config is not None or any(word.startswith("data.env=") for word in arguments.overrides)
+    recordings = recordings or (Path(config.data.recordings) if config.data.recordings else run_dir / "recordings")
+    is_told = arguments.config is not None or run_dir is not None
+    has_space = is_told or any(word.startswith("data.env=") for word in arguments.overrides)
     from fastdreamer.data.inspect import inspect_recordings, render_inspection
 
     space = config.data.env if has_space else "auto"
-    result = inspect_recordings(arguments.recordings, space, decode=not arguments.no_decode)
+    result = inspect_recordings(recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))
     if arguments.reconstruct and not arguments.no_decode:
         from fastdreamer.data.reconstruction import measure_reconstruction, render_reconstruction
 
         result["reconstruction"] = measure_reconstruction(
-            arguments.recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
+            recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
         )
         print(render_reconstruction(result["reconstruction"]))
     return result
@@ -124,9 +140,9 @@ def fetch_weights(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     from fastdreamer.tokenizer.fetch import fetch_weights as fetch
 
-    out = arguments.out or Path(config.tokenizer.weights).expanduser()
+    out = arguments.out or expanded(config.tokenizer.weights)
     repo = {} if arguments.repo is None else {"repo": arguments.repo}
-    return show(fetch(out, revision=arguments.revision, token=arguments.token, **repo))
+    return show(fetch(out, revision=arguments.revision, token=arguments.token, replace=arguments.replace, **repo))
 
 
 def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +158,7 @@ def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
 
     targets, backends = ([w for w in (text or "").split(",") if w] for text in (arguments.target, arguments.backend))
     parts = ("encoder", "decoder") if arguments.decoder else ("encoder",)
-    result = build(config, choose_device(config).device, targets, backends, parts)
+    result = build(config, choose_device(config).device, targets, backends, parts, arguments.replace)
     show_engines(result)
     return result
 
@@ -163,6 +179,10 @@ def encode(arguments: argparse.Namespace) -> dict[str, Any]:
     from fastdreamer.data.encode import encode_recordings
 
     with kept_configuration(run_dir, config):
+        if arguments.replace:
+            from fastdreamer.data.replace import replace_store
+
+            return show(replace_store(config, found["recordings"], found["store"]))
         return show(encode_recordings(config, found["recordings"], found["store"]))
 
 
@@ -290,7 +310,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 def resolve(arguments: argparse.Namespace) -> Config:
     """The configuration: --config, else the run's own, else the default preset where no run is named."""
-    return load_config(config_name(arguments), arguments.overrides)
+    return anchored(load_config(config_name(arguments), arguments.overrides))
 
 
 def config_name(arguments: argparse.Namespace) -> str:
@@ -298,54 +318,8 @@ def config_name(arguments: argparse.Namespace) -> str:
     run_dir = getattr(arguments, "run_dir", None)
     name = arguments.config
     if name is None and run_dir is not None:
-        name = str(run_dir / "config.yaml")
-        if not Path(name).is_file():
-            raise UserError(f"{run_dir} is not a run directory (no config.yaml): give --config to start one there")
+        name = str(run_config(run_dir))
     return name or DEFAULT_PRESET
-
-
-def check_run(run_dir: Path, config: Config) -> None:
-    """A run keeps its configuration: refuse another one, apart from evaluation, recording, device and step counts.
-
-    Raises:
-        UserError: naming the first setting that differs.
-    """
-    saved = run_dir / "config.yaml"
-    if not saved.is_file():
-        return
-    is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
-    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
-    for path, (then, now) in differences(load_config(saved), config).items():
-        is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
-        if not is_free:
-            raise UserError(
-                f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
-                f"out), so use another --run-dir"
-            )
-
-
-@contextmanager
-def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
-    """Save the configuration with the run before the work begins, and put the old one back if the work is refused."""
-    if run_dir is None:
-        yield
-        return
-    check_run(run_dir, config)
-    saved = run_dir / "config.yaml"
-    before = saved.read_bytes() if saved.is_file() else None
-    if before is None or differences(load_config(saved), config):
-        dump_config(config, saved)
-    try:
-        yield
-    except Stopped:  # its checkpoints were made with this one
-        raise
-    except UserError:
-        if before is not None:
-            write_atomic(saved, before)
-        elif list(run_dir.iterdir()) == [saved]:
-            saved.unlink()
-            run_dir.rmdir()
-        raise
 
 
 def announce(config: Config) -> None:

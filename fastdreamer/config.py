@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fastdreamer.settings import setting
+from fastdreamer.settings import SEED_MOST, setting
 from fastdreamer.shapes import LatentClock
 
 
@@ -56,7 +56,7 @@ class RecordConfig:
     # Random actions of noisy and random play: uniform, or kinds of actions first (see `envs.mix.KIND_WEIGHTS`), which
     # tries the world more often: uniform play hardly ever does something to what stands in front of it.
     chance: str = setting("uniform", choices=("uniform", "kinds"))
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, at_most=SEED_MOST)
 
     def __post_init__(self) -> None:
         shares = self.noisy_share + self.random_share
@@ -85,7 +85,7 @@ class TokenizerConfig:
     layers: int = setting(1, at_least=1)
     patch_size: int = setting(4, choices=(1, 2, 4))
     spatial_compression: int = setting(8, choices=(4, 8, 16))
-    seed: int = setting(0, at_least=0)  # of random weights
+    seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # of random weights
     trust_jit: bool = False  # load a .jit, which can run code that is in it
 
     def __post_init__(self) -> None:
@@ -314,7 +314,7 @@ class EvaluationConfig:
 
     episodes: int = setting(30, at_least=1)
     max_steps: int = setting(300, at_least=1)
-    seed: int = setting(1_000_000, at_least=0)  # worlds of evaluation; recordings count up from record.seed
+    seed: int = setting(1_000_000, at_least=0, at_most=SEED_MOST)  # worlds; recordings count from record.seed
     execute: int = setting(0, at_least=0)  # actions of a chunk that are executed; 0 means the whole chunk
     workers: int = setting(0, at_least=0)  # processes; 0: one a core for Crafter, one for Minecraft
     crops: int = setting(64, at_least=1)  # held-out windows for the world-model evaluation
@@ -338,7 +338,7 @@ class StudyConfig:
 class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, at_most=SEED_MOST)
     device: str = setting("auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     # torch.compile under the training steps and the imagination. auto: on a card; on a CPU it takes a minute or two a

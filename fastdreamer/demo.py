@@ -11,6 +11,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import read_object
 from fastdreamer.settings import dump_config
 
 
@@ -57,7 +58,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
         ("eval", "evaluate in the real environment and open loop", lambda: evaluate(config, run_dir)),
         ("diagnose", "look for what is wrong with any of it", lambda: diagnose(config, run_dir)),
     ]
-    timings = _read_json(run_dir / "timings.json")
+    timings = _timings(run_dir / "timings.json", say)
     for name, what, stage in stages:
         say(f"[{name}] {what}")
         started = time.perf_counter()
@@ -73,8 +74,12 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     return summary | {"report": str(report["path"])}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _timings(path: Path, say: Callable[[str], None]) -> dict[str, float]:
+    """Seconds of the stages so far; what cannot be read is said, and measured anew."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        from fastdreamer.evaluation import contents
+
+        return read_object(path, contents.FILES["timings.json"], "measured anew")
+    except UserError as error:
+        say(f"note: {error}")
         return {}

@@ -1,77 +1,94 @@
-"""Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
-import shutil
+import re
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastdreamer.errors import UserError
+from fastdreamer.leftovers import hidden, identity, remove, temporary_file, temporary_folder
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_REASONS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "the disk is full; free space or choose another folder"),
+    errno.EFBIG: "it would be larger than files may be here; raise that limit, or choose another folder",
+    errno.EIO: "the disk fails (Input/output error); choose another one",
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    errno.EROFS: "the disk is mounted read-only; choose another folder",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP),
+        "choose another folder or change its permissions",
+    ),
+}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+class AlreadyThere(UserError):
+    """A folder that may not be replaced exists."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the content of `path`: a reader, or a kill at any moment, sees the old file or the new one.
 
+    A link is replaced, never followed.
+
     Raises:
         UserError: if it cannot be written (disk full, no permission); the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        handle, temporary = temporary_file(path)
+        with os.fdopen(handle, "wb") as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
         _sync(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):  # renamed away, or never made
-            temporary.unlink()
+        raise unwritable(path, error) from error
 
 
 @contextmanager
 def atomic_directory(final: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `final` to fill; it is synced and renamed to `final` when the block ends well.
 
-    Leftovers of killed processes are removed on entry. With `replace` an existing `final` gives way at the end.
+    Leftovers of killed processes are removed on entry. With `replace` an existing `final` gives way at the end, in one
+    step where the disk can. Where another process wrote `final` meanwhile, its folder is kept and this one dropped.
 
     Raises:
-        UserError: if `final` exists and `replace` is off, or if the disk refuses.
+        AlreadyThere: if `final` exists on entry and `replace` is off.
+        UserError: if the disk refuses.
     """
-    if not replace and final.exists():
-        raise UserError(f"{final} already exists; delete it or choose another folder")
-    temporary = final.with_name(f".{final.name}.tmp-{os.getpid()}")
-    retired = final.with_name(f".{final.name}.old-{os.getpid()}")
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(final)
-        temporary.mkdir()
-        yield temporary
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                _sync(Path(folder) / name)
-            _sync(Path(folder))
-        if replace and final.exists():
-            os.rename(final, retired)
-        os.rename(temporary, final)
-        _sync(final.parent)
+        with temporary_folder(final) as temporary:
+            before = identity(final)
+            if before is not None and not (replace and final.is_dir()):
+                raise AlreadyThere(f"{final} already exists: choose another folder")
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _sync(Path(folder) / name)
+                _sync(Path(folder))
+            _install(temporary, final, before)
+            _sync(final.parent)
     except OSError as error:
-        raise _unwritable(final, error) from error
+        raise unwritable(final, error) from error
     except Exception as error:
-        if "No space left on device" in str(error):  # safetensors wraps the system's error in its own class
-            raise UserError(f"cannot write {final}: the disk is full; free space or choose another folder") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+        number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors wraps the system's error in its own class
+        if number is None or int(number[1]) not in _REASONS:
+            raise
+        raise unwritable(final, OSError(int(number[1]), os.strerror(int(number[1])))) from error
 
 
 @contextmanager
@@ -81,21 +98,34 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     Raises:
         UserError: if the disk refuses.
     """
-    scratch = parent / f".scratch.tmp-{os.getpid()}"
     try:
-        _remove_leftovers(parent / "scratch")
-        scratch.mkdir(parents=True, exist_ok=True)
-        yield scratch
+        with temporary_folder(parent / "scratch") as scratch:
+            yield scratch
     except OSError as error:
-        raise _unwritable(parent, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        raise unwritable(parent, error) from error
+
+
+def remove_directory(path: Path) -> None:
+    """The folder is gone in one step; what a kill leaves of it has a hidden name (see `leftovers.sweep`)."""
+    gone = hidden(path, f".tmp-{secrets.token_hex(8)}")
+    with suppress(OSError):
+        os.rename(path, gone)
+        remove(gone)
 
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwritable(path: Path, error: OSError) -> Exception:
+    """Disk trouble is the user's to mend; any other OSError is a bug and stays what it is."""
+    way_out = _REASONS.get(error.errno or 0)
+    if way_out is None:
+        return error
+    is_told = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return UserError(f"cannot write {path}: {way_out if is_told else f'{error.strerror}; {way_out}'}")
 
 
 def _sync(path: Path) -> None:
@@ -106,33 +136,36 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove_leftovers(final: Path) -> None:
-    """Folders of writers that were killed; a retired one whose successor never came is put back first."""
-    for path in [*final.parent.glob(f".{final.name}.old-*"), *final.parent.glob(f".{final.name}.tmp-*")]:
-        if _is_alive(path.name.rpartition("-")[2]):
-            continue
-        if ".old-" in path.name and not final.exists():
-            os.rename(path, final)
+def _install(temporary: Path, final: Path, before: tuple[int, int] | None) -> None:
+    """Puts the folder in its place, unless another process did so since `before`."""
+    while True:
+        now = identity(final)
+        if now is not None and now != before:
+            print(f"{final} was written by another process meanwhile: its folder is kept", file=sys.stderr, flush=True)
+            return
+        if now is not None and _exchange(temporary, final):
+            return
+        retired = hidden(final, f".old-{secrets.token_hex(8)}")
+        if now is not None:
+            os.rename(final, retired)
+        try:
+            os.rename(temporary, final)
+        except OSError as error:
+            if now is not None:
+                with suppress(OSError):
+                    os.rename(retired, final)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            remove(retired)
+            return
 
 
-def _is_alive(process: str) -> bool:
-    if not process.isdigit():
-        return False
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step; False where system or disk cannot."""
     try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
         return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _unwritable(path: Path, error: OSError) -> Exception:
-    """Disk trouble is the user's to mend; any other OSError inside the block is a bug and stays what it is."""
-    if isinstance(error, FileNotFoundError) or error.errno not in _DISK_ERRORS | {errno.ENOTDIR, errno.EEXIST}:
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"cannot write {path}: the disk is full; free space or choose another folder")
-    return UserError(f"cannot write {path}: {error.strerror}; choose another folder or change its permissions")
+    paths = os.fsencode(one), os.fsencode(other)
+    return bool(rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0)

@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fastdreamer.terminal import name as shown_name
+
 
 def show(result: Mapping[str, Any]) -> dict[str, Any]:
     """Print numbers one a line, nested ones under dotted names; returns them."""
-    lines = dict(_lines(result))
+    lines = {shown_name(key): shown_name(text) for key, text in _lines(result)}
     width = max(map(len, lines), default=0)
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}")
@@ -93,7 +95,7 @@ def show_profile(result: Mapping[str, Any]) -> None:
 def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1%}" if column == "share" else f"{value:,.2f}"
-    return str(value)
+    return shown_name(str(value))
 
 
 def to_json(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from fastdreamer.terminal import name, uncleaned
+
 PLAIN_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.1
 
@@ -79,7 +81,7 @@ class _Counter:
         left = "" if rate == 0 or self.done >= self.total else f"{_clock((self.total - self.done) / rate)} left"
         spent = f"in {_clock(elapsed)}" if self.done >= self.total else ""
         figures = " ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {name(str(value))}"
             for key, value in self.figures.items()
         )
         parts = (f"{rate:,.{0 if rate >= 100 else 1}f} {self.unit}/s", left, spent, f"{memory_gb():.1f} GiB", figures)
@@ -120,7 +122,8 @@ def _rich_bar(title: str, total: int, unit: str, start: int) -> _RichBar | None:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
     # No refresh thread: the work may fork, and a forked copy of a thread's lock never opens.
-    return _RichBar(title, total, unit, start, Progress(*columns, console=Console(stderr=True), auto_refresh=False))
+    console = Console(file=uncleaned(sys.stderr))
+    return _RichBar(title, total, unit, start, Progress(*columns, console=console, auto_refresh=False))
 
 
 def _clock(seconds: float) -> str:

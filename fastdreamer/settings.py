@@ -19,12 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.yaml_text import parse_yaml
+from fastdreamer.folders import expanded, find_beside
+from fastdreamer.yaml_text import dump_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from fastdreamer.config import Config
 
 T = TypeVar("T")
+
+RESOLVED = "# resolved configuration"
+SEED_MOST = 2**62  # seeds are counted up from, and torch's generators hold 64 bits
+LONGEST = 60  # characters of a value in an error
+EXACT = 2**53  # up to here every whole number is a floating one
+YES, NO = ("yes", "on"), ("no", "off")
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "at_least": ("at least", lambda value, bound: value >= bound),
@@ -90,10 +97,7 @@ def dump_config(config: Config, path: Path) -> None:
 
 def config_text(config: Config) -> str:
     """What `dump_config` writes."""
-    import yaml
-
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=120)
-    return f"# resolved configuration {config_hash(config)}\n{text}"
+    return f"{RESOLVED} {config_hash(config)}\n{dump_yaml(to_dict(config))}"
 
 
 def config_hash(config: Any) -> str:
@@ -117,7 +121,7 @@ def _preset_folder() -> Path:
 
 def _locate(name_or_path: str, folder: Path) -> Path:
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
-        path = folder / Path(name_or_path).expanduser()
+        path = folder / expanded(name_or_path)
         if not path.is_file():
             raise UserError(f"configuration file {path} does not exist")
         return path
@@ -142,6 +146,8 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         tree = {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as `phase1:`, found {_describe(tree)}")
+    if not text.startswith(RESOLVED) and path not in presets().values():
+        find_beside(tree, path.parent)
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -190,7 +196,7 @@ def _check_known(schema: Any, key: Any, prefix: str) -> None:
 
 
 def _nearest(word: str, words: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:LONGEST], words, n=1, cutoff=0.5)
     return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else ""
 
 
@@ -224,12 +230,20 @@ def _check_type(value: Any, expected: Any, path: str) -> Any:
             raise UserError(f"{path} must be a list, found {_describe(value)}")
         (item, *_) = typing.get_args(expected)
         return tuple(_check_type(entry, item, f"{path}[{i}]") for i, entry in enumerate(value))
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and abs(value) < 2**1000:
         return float(value)
+    if expected is int and type(value) is float and value.is_integer() and abs(value) <= EXACT:
+        return int(value)  # 1e4
+    if expected is bool and isinstance(value, str) and value.lower() in YES + NO:
+        return value.lower() in YES
     if type(value) is not expected:
         raise UserError(f"{path} must be {_article(expected)}, found {_describe(value)}")
     if expected is float and not math.isfinite(value):
         raise UserError(f"{path} is {value}; it must be a finite number")
+    if expected is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{path} is {_describe(value)}; it must be a number that 64 bits hold")
+    if expected is str and "\0" in value:
+        raise UserError(f"{path} is {value!r}; a text holds no NUL character")
     return value
 
 
@@ -252,7 +266,8 @@ def _describe(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict):
         return "a section"
-    return f"{value!r} ({type(value).__name__})"
+    shown = repr(value)
+    return f"{shown if len(shown) <= LONGEST else f'{shown[:LONGEST]}...'} ({type(value).__name__})"
 
 
 def _plain(value: Any, expected: Any) -> Any:

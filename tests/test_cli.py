@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -138,13 +141,112 @@ def test_exit_codes(error, status, words, stub, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), ValueError("ours"), OSError(errno.EBADF, "ours")])
-def test_our_own_bugs_keep_their_traceback(error, stub):
+@pytest.mark.parametrize("has_run", [True, False])
+def test_our_own_bugs_are_one_line_and_a_report(error, has_run, stub, capsys, tmp_path, monkeypatch):
     def fail(arguments):
         raise error
 
     stub("report", fail)
-    with pytest.raises(type(error), match="ours"):
-        cli.main(REPORT)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run = tmp_path / "my 'run'"
+    if has_run:
+        run.mkdir()
+    assert cli.main(["report", "--run-dir", str(run)]) == 1
+    (report,) = (run if has_run else tmp_path).glob("error-*.txt")
+    err = capsys.readouterr().err
+    assert err.startswith(f"fastdreamer: error: unexpected {type(error).__name__}: ") and err.count("\n") == 1
+    assert "ours" in err and str(report) in err and "nothing that was finished is lost" in err
+    assert shlex.split(err.rpartition(": ")[2]) == ["fastdreamer", "report", "--run-dir", str(run)]
+    text = report.read_text()
+    assert "Traceback" in text and "in fail" in text and "ours" in text
+    assert report.stat().st_mode & 0o077 == 0
+
+
+def test_a_bug_in_training_says_how_to_resume_and_hides_the_token(stub, capsys, tmp_path):
+    def fail(arguments):
+        raise RuntimeError("secret stays out")
+
+    stub("train", fail)
+    stub("fetch-weights", fail)
+    (tmp_path / "checkpoints" / "phase2" / "step-00000004").mkdir(parents=True)
+    assert cli.main(["train", "--phase", "2", "--run-dir", str(tmp_path), "seed=3"]) == 1
+    assert capsys.readouterr().err.endswith(f"fastdreamer train --phase 2 --run-dir {tmp_path} seed=3 --resume\n")
+    assert cli.main(["fetch-weights", "--token", "hf_abc", "--out", str(tmp_path)]) == 1
+    assert cli.main(["fetch-weights", "--token=hf_abc", "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr().err + "".join(path.read_text() for path in tmp_path.glob("error-*"))
+    assert "hf_abc" not in shown and f"fetch-weights --out {tmp_path}" in shown
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR])
+def test_trouble_of_the_disk_names_the_way_out_of_that_trouble(number, stub, capsys):
+    def fail(arguments):
+        raise OSError(number, os.strerror(number), "f")
+
+    stub("report", fail)
+    assert cli.main(REPORT) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"fastdreamer: error: f: {os.strerror(number)}; ") and err.count("\n") == 1
+    assert "free space" not in err
+
+
+def test_a_file_without_permission_is_not_answered_with_free_space(stub, capsys):
+    def fail(arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "f")
+
+    stub("report", fail)
+    assert cli.main(REPORT) == 2
+    err = capsys.readouterr().err
+    assert "let this account read" in err and "free space" not in err
+
+
+def test_memory_that_runs_out_is_the_users_to_mend(stub, capsys):
+    def fail(arguments):
+        raise MemoryError
+
+    stub("report", fail)
+    assert cli.main(REPORT) == 2
+    err = capsys.readouterr().err
+    assert "out of memory" in err and err.endswith("fastdreamer plan --run-dir R\n")
+
+
+EVIL = "a\x1b[2Jb\x9b31mc\u202ed\udce9"
+
+
+def test_names_cannot_command_the_terminal(stub, capsys):
+    def work(arguments):
+        print(f"printed {EVIL}")
+        print(f"noted {EVIL}", file=sys.stderr)
+        return commands.show({f"key {EVIL}\nfaked": f"value {EVIL}\nfaked"})
+
+    stub("report", work)
+    assert cli.main(REPORT) == 0
+    found = capsys.readouterr()
+    for text in (found.out, found.err):
+        assert text.replace("\n", "").isprintable()
+        assert r"a\x1b[2Jb\x9b31mc\u202ed\xe9" in text
+    assert len(found.out.splitlines()) == 2
+
+
+def test_an_error_with_evil_names_is_one_harmless_line(stub, capsys):
+    def fail(arguments):
+        raise UserError(f"{EVIL}\r\nfastdreamer: all is well")
+
+    stub("report", fail)
+    assert cli.main(REPORT) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err[:-1].isprintable()
+
+
+def test_a_terminal_without_the_letters_is_no_traceback():
+    code = """
+from fastdreamer import cli, commands
+commands.COMMANDS["report"] = lambda arguments: print("caf\\u00e9 \\udce9") or {}
+cli.run()
+"""
+    command = [sys.executable, "-c", code, *REPORT]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\xe9 \\xe9\n", "")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -18,7 +18,10 @@ LIMITS = ("diagnosis.check", "diagnosis.flags")
 # A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
 LEVELS = (
     ("fastdreamer_kernels", "fastdreamer_engines"),
-    ("errors", "files", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS),
+    (
+        "errors", "advice", "broken", "folders", "terminal", "failures", "leftovers", "files", "json_files", "run_lock",
+        "run_config", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS,
+    ),
     ("data", "tokenizer", "dynamics", "envs"),
     ("heads",),
     ("imagination",),
@@ -27,18 +30,26 @@ LEVELS = (
     ("evaluation", "profiling", "doctor"),
     ("diagnosis", "facade"),
     ("demo", "study", "commands", "cli", "__main__"),
-)
+)  # fmt: skip
 SIBLINGS = {
-    "files": {"errors"},
+    "files": {"errors", "leftovers"},
+    "run_lock": {"advice", "errors", "files", "json_files", "leftovers"},
+    "run_config": {"config", "errors", "files", "folders", "settings", "yaml_text"},
+    "json_files": {"errors"},
+    "folders": {"errors"},
+    "broken": {"advice"},
+    "failures": {"advice"},
+    "progress": {"terminal"},
+    "output": {"terminal"},
     "yaml_text": {"errors"},
-    "settings": {"errors", "files", "yaml_text", "config"},
+    "settings": {"errors", "files", "folders", "yaml_text", "config"},
     "config": {"settings", "shapes"},
     "device": {"config", "errors"},
     "data": {"tokenizer"},  # `encode` runs the frozen tokenizer
     "tokenizer": {"data"},  # `fit` reads recordings
     "dynamics": {"data"},  # batches of latents
     "envs": {"data"},  # `record` writes recordings
-    "diagnosis.flags": {"diagnosis.check"},
+    "diagnosis.flags": {"advice", "diagnosis.check"},
     "facade": {"diagnosis"},
     "commands": {"demo", "study"},
     "cli": {"commands"},

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fastdreamer_engines.graph import Graph, compilable
-from fastdreamer_engines.spec import EngineError, EngineSpec, Precision, Shape, label
+from fastdreamer_engines.spec import EngineError, EngineSpec, Precision, Shape, install, label
 
 OPSET = 18
-INSTALL = "in FastDreamer's checkout: pip install -e '.[engines]'"
+INSTALL = install("engines")
 
 
 class Exports:

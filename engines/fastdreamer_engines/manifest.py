@@ -6,9 +6,12 @@ every byte of its files matches the manifest.
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
+import pwd
+import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +85,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def check_private(folder: Path) -> None:
-    """Refuse a folder that others may write to: they could put code of theirs into it.
+    """Refuse a folder that others may write to, or put another in the place of: code of theirs would run.
 
     Raises:
         EngineError: with the way out.
@@ -91,11 +94,39 @@ def check_private(folder: Path) -> None:
         status = folder.stat()
         os.listdir(folder)
     except OSError as error:
-        raise EngineError(f"engine folder {folder} cannot be read: {error.strerror}; change its permissions") from error
+        way = "let this account read it" if isinstance(error, PermissionError) else "name another: engines.directory"
+        raise EngineError(f"engine folder {folder} cannot be read: {error.strerror}; {way}") from error
     if status.st_uid != os.getuid():
         raise EngineError(f"engine folder {folder} belongs to another user; name one of your own: engines.directory")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise EngineError(f"engine folder {folder} can be written by others; close it: chmod 700 {folder}")
+        close = shlex.join(["chmod", "700", str(folder)])
+        raise EngineError(f"engine folder {folder} can be written by others; close it: {close}")
+    # As it is named, and where its links lead: whoever may write to a folder above may rename what lies in it.
+    for above in dict.fromkeys([*Path(os.path.abspath(folder)).parents, *folder.resolve().parents]):
+        if _is_others(above.stat()):
+            raise EngineError(
+                f"engine folder {folder} lies below {above}, in which others may put another in its place; name one "
+                "below folders of your own: engines.directory"
+            )
+
+
+def _is_others(status: os.stat_result) -> bool:
+    """Whether somebody besides this user and the owner of the machine may rename what lies in such a folder."""
+    if status.st_uid not in (0, os.getuid(), os.stat("/").st_uid):
+        return True
+    if status.st_mode & stat.S_ISVTX:  # as /tmp: only owners rename
+        return False
+    is_grouped = status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid)
+    return bool(status.st_mode & stat.S_IWOTH or is_grouped)
+
+
+def _is_own_group(number: int) -> bool:
+    """Whether a group holds this user alone, as many systems give every user one, or is root's."""
+    try:
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return number == 0 or (group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name})
 
 
 def sha256(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,14 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Shape = tuple[int, int]  # clips, frames a clip
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def install(extra: str) -> str:
+    """The line that installs what an extra of FastDreamer brings, from its checkout where it runs from one."""
+    root = Path(__file__).resolve().parents[2]
+    is_checkout = (root / "pyproject.toml").is_file()
+    where = ["-e", f"{root}[{extra}]"] if is_checkout else [f"fastdreamer[{extra}]"]
+    return shlex.join(["pip", "install", *where])
 
 
 class EngineError(Exception):

@@ -21,10 +21,10 @@ from torch import Tensor
 from fastdreamer_engines.export import INSTALL, Exports
 from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.runtime import Call
-from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, label
+from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, install, label
 from fastdreamer_engines.targets import local_target
 
-INSTALL_TENSORRT = "in FastDreamer's checkout: pip install -e '.[datacentre]'"
+INSTALL_TENSORRT = install("datacentre")
 
 
 class TensorRT:

@@ -15,12 +15,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastdreamer.advice import extra
 from fastdreamer.data.nvdec import can_nvdec as can_nvdec
 from fastdreamer.data.nvdec import presentation
 from fastdreamer.data.resample import check_windows
 from fastdreamer.errors import UserError
 
-INSTALL = "in FastDreamer's checkout: pip install -e '.[cuda]' (Linux, x86-64)"
+INSTALL = f"on Linux and x86-64: {extra('cuda')}"
 
 
 def dali_available() -> bool:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastdreamer.advice import command
 from fastdreamer.data import minerl, plain, vpt
 from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
@@ -33,7 +34,8 @@ def find_recordings(root: Path) -> list[Recording]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; make one with `fastdreamer record`, or give MineRL's root folder")
+        record = command("record", env="crafter", out=root)
+        raise UserError(f"there is no folder {root}; name one of recordings, or record crafter into it with: {record}")
     found, incomplete = _survey(root)
     if any(kind == "minerl" for _, kind in found):
         minerl.check_version(root)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
 from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
@@ -15,6 +16,8 @@ from fastdreamer.data.manifest import FOLDER, MANIFEST, check_key, read_settled,
 from fastdreamer.data.recording import Recording
 from fastdreamer.data.splits import natural_split
 from fastdreamer.errors import UserError
+from fastdreamer.files import unwritable
+from fastdreamer.leftovers import sweep
 from fastdreamer.ranges import span
 from fastdreamer.shapes import LatentClock
 
@@ -113,7 +116,7 @@ class Ledger:
             reason = next(iter(self.skipped.values()))
             raise UserError(
                 f"{damaged} of {total} recordings are damaged, more than data.max_damaged={most:g}; the first: "
-                f"{reason}; `fastdreamer inspect` lists them all: mend or remove them, or raise data.max_damaged"
+                f"{reason}; all are listed by: {command('inspect')}; mend them, or raise data.max_damaged"
             )
 
     def close(self) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class Ledger:
         try:
             self._journal.append(line)
         except OSError as error:
-            raise UserError(f"cannot write {self.store / JOURNAL}: {error.strerror}; what is done is kept") from error
+            raise unwritable(self.store / JOURNAL, error) from error
         self._take(line)
 
     def _take(self, line: Mapping[str, Any]) -> None:
@@ -173,6 +176,7 @@ class Ledger:
     def _sweep(self, current: set[str]) -> None:
         """Delete what is settled, what no entry names, and what killed processes left."""
         (self.store / JOURNAL).unlink(missing_ok=True)
-        for file in [*(self.store / FOLDER).iterdir(), *self.store.glob(f".{MANIFEST}.tmp*")]:
+        for file in (self.store / FOLDER).iterdir():
             if file.name not in current:
                 file.unlink()
+        sweep(self.store)

@@ -96,7 +96,7 @@ def _measure(root: Path, config: Config, space: str, windows: int, seed: int, pi
         "pooled_db": pooled_db,
         "mean_frame_db": mean_db,
         "drop_db": drop,
-        "pooling_too_aggressive": drop > MAX_DROP,
+        "pooling_too_aggressive": not drop <= MAX_DROP,
     }
 
 

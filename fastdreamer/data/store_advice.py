@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
+from fastdreamer.advice import command, is_run_known
 
-def make(path: Path) -> str:
-    """The command that encodes into a store."""
-    return shlex.join(["fastdreamer", "encode", "--store", str(path)])
+
+def make(path: Path, **flags: object) -> str:
+    """The command that encodes into a store; a run's configuration knows where it lies."""
+    return command("encode", **flags) if is_run_known() else command("encode", **{"store": path} | flags)
 
 
 def rebuild(path: Path) -> str:
-    """How to make a store anew, beside the one that is there."""
-    return f"rebuild it with: {make(path.with_name(f'{path.name}-2'))}"
+    """How to make a store anew; the old one stays until the new one is whole."""
+    return f"rebuild it with: {make(path, replace=True)}"
 
 
 def mend(path: Path) -> str:

@@ -93,7 +93,7 @@ def measure(
 
     game = of(means[:, 1])
     reliabilities = [from_products(lambda m, i=i: _reliability(m[..., i : i + 3])) for i in (3, 6)]  # type: ignore[misc]
-    tells = min(r.mean for r in reliabilities) >= LEAST
+    tells = all(r.mean >= LEAST for r in reliabilities)
     return Figures(
         real=game,
         imagined=of(means[:, 0]),

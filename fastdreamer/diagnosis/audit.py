@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.device import Backend
@@ -63,7 +64,8 @@ def check_auditable(config: Config, run: RunDirectory) -> int:
         )
     phase = max((phase for phase in (2, 3) if run.has_phase(phase)), default=0)
     if not phase:
-        raise UserError(f"{run.path} has no policy to audit: run fastdreamer train --phase 2 first")
+        train = command("train", run_dir=run.path, phase=2)
+        raise UserError(f"{run.path} has no policy to audit; train one first with: {train}")
     return phase
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -55,11 +56,23 @@ GROUPS = (
 
 
 def check(
-    group: str, name: str, value: str, expected: str, remedy: str, *, red: bool = False, amber: bool = False
+    group: str,
+    name: str,
+    value: str,
+    expected: str,
+    remedy: str,
+    *,
+    of: Iterable[float] = (),
+    red: bool = False,
+    amber: bool = False,
 ) -> Check:
-    """A check whose verdict follows from `red` and `amber`; the remedy is kept only where one of them holds."""
+    """A check whose verdict follows from `red` and `amber`; the remedy is kept only where one of them holds.
+
+    `of` are the figures that they compare: no comparison with what is no number holds, so such a figure is red.
+    """
     if group not in GROUPS:
         raise ValueError(f"no group {group!r}; there are {', '.join(GROUPS)}")
+    red = red or any(map(math.isnan, of))
     verdict: Verdict = "red" if red else "amber" if amber else "ok"
     return Check(group, name, value, expected, verdict, remedy if red or amber else "")
 

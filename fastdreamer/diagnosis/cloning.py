@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -41,11 +42,14 @@ def certainty(subject: Subject, phase: AgentPhase) -> Check:
     with subject.backend.autocast():
         logits = phase.agent.policy(phase.agent.sequence_features(phase.world, work.batch, work.noise))
     most = torch.stack([part.exp().amax(-1) for part in phase.agent.policy.log_softmax(logits)], -1)
-    share = float((most > CERTAIN).all(-1)[work.labelled].float().mean())
+    if not work.labelled.any():
+        return Check("policy", "certain everywhere", "no labelled state", "not all of them", "not measured")
+    most = most[work.labelled]
+    share = float((most > CERTAIN).all(-1).float().mean()) if most.isfinite().all() else math.nan
     return check(
         "policy", "certain everywhere", f"{share:.1%} of the states", "not all of them",
         "the policy is deterministic: raise heads.policy_dropout, train fewer steps, or use heads.focal_gamma",
-        red=share > CERTAIN, amber=share > 0.9,
+        of=(share,), red=share > CERTAIN, amber=share > 0.9,
     )  # fmt: skip
 
 

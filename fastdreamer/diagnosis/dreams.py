@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.diagnosis import flags
+from fastdreamer.diagnosis import flags, real_play
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
+from fastdreamer.errors import UserError
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.training.imagine import NO_REWARD, ImaginationPhase
 
@@ -105,7 +105,7 @@ def calibration(dreams: Dreams) -> Check:
         "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
         "correlation above 0.3, bias within 1",
         "the critic is off: raise imagination.critic_steps, or train phase 2 longer",
-        red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
+        of=(correlation, bias), red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
     )  # fmt: skip
 
 
@@ -117,19 +117,23 @@ def reality(imagined: float, real: float | None) -> Check:
     return check(
         "imagination", name, f"{imagined:.4f} a frame imagined, {real:.4f} real", expected,
         "the policy exploits the reward head: more and broader recordings, a longer phase 2, a larger imagination.beta",
+        of=(imagined, real),
         red=imagined > FACTOR * (max(real, 0.0) + MARGIN), amber=imagined > FACTOR * max(real, 0.0) + MARGIN,
     )  # fmt: skip
 
 
 def real_reward(subject: Subject, task: str | None = None) -> float | None:
-    """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks."""
-    path = subject.run.path / "evaluation.json"
+    """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks.
+
+    A damaged evaluation is said by the checks of `real_play`.
+    """
     try:
-        evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        played = (evaluation if task is None else evaluation["tasks"][task])["policies"]["phase3"]
-        return float(played["return_mean"]) / max(1.0, float(played["length_mean"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        evaluations = real_play.played(subject)
+    except UserError:
         return None
+    entry = next(iter(evaluations.values())) if task is None else evaluations.get(task, {})
+    policy = entry.get("policies", {}).get("phase3")
+    return None if policy is None else float(policy["return_mean"]) / max(1.0, float(policy["length_mean"]))
 
 
 def figures(subject: Subject, dreams: Dreams) -> dict[str, Any]:

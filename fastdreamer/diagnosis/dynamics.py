@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.data.clips import Batch
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
@@ -69,14 +70,15 @@ def control(name: str, ratio: Interval) -> Check:
     """An error under other actions, over that under the real ones."""
     is_shift = "step" in name
     remedy = (
-        "actions and frames are not aligned: check with fastdreamer inspect, and encode again"
+        f"actions and frames are not aligned: check with {command('inspect')}, and encode again with "
+        f"{command('encode', replace=True)}"
         if is_shift
         else "the model does not use the actions: train phase 1 longer, or check whose actions the recordings hold"
     )
     worse = ratio.high < 1 if is_shift else ratio.high <= 1
     return check(
         "actions", name, f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the error", "above 1", remedy,
-        red=worse, amber=ratio.mean < 1 if is_shift else ratio.low <= 1,
+        of=(ratio.mean, ratio.low, ratio.high), red=worse, amber=ratio.mean < 1 if is_shift else ratio.low <= 1,
     )  # fmt: skip
 
 

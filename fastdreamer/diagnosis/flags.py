@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from fastdreamer.advice import command
 from fastdreamer.diagnosis.check import Check, check
 
 EXPLODING, VANISHING = 100.0, 1e-6
@@ -36,7 +37,7 @@ def finite(phase: int, loss: float) -> Check:
     """Of a loss."""
     return check(
         "loss", "loss", f"{loss:.4g}", "a finite number",
-        f"lower {section(phase)}.learning_rate, and check the inputs with fastdreamer inspect",
+        f"lower {section(phase)}.learning_rate, and check the inputs with: {command('inspect')}",
         red=not math.isfinite(loss),
     )  # fmt: skip
 
@@ -87,12 +88,13 @@ def loss_curve(phase: int, losses: Sequence[float]) -> Check:
     )  # fmt: skip
 
 
-def wait_share(share: float) -> Check:
+def wait_share(share: float, phase: int = 1) -> Check:
     """Of a step's time that went by waiting for batches."""
     return check(
         "data", "waiting for data", f"{share:.1%} of a step", f"at most {WAITING:.0%}",
-        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk (fastdreamer profile "
-        "--tool pyspy shows where it waits)", red=share > STARVED, amber=share > WAITING,
+        "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk; where it waits is shown "
+        f"by: {command('profile', phase=max(phase, 1), tool='pyspy')}",
+        of=(share,), red=share > STARVED, amber=share > WAITING,
     )  # fmt: skip
 
 
@@ -104,7 +106,8 @@ def cloning_accuracy(accuracy: float, majority: float, step: int) -> Check:
     return check(
         "policy", name, value, expected,
         "the policy does not look at the frame: train longer, raise phase2.learning_rate, or heads.focal_gamma where "
-        "one action dominates", red=step >= 1000 and accuracy < 0.05, amber=accuracy <= majority,
+        "one action dominates", of=(accuracy, majority),
+        red=step >= 1000 and accuracy < 0.05, amber=accuracy <= majority,
     )  # fmt: skip
 
 
@@ -117,7 +120,7 @@ def policy_entropy(phase: int, nats: float) -> Check:
     )
     return check(
         "policy", "policy entropy", f"{nats:.2f} nats a frame", f"above {CERTAIN:g}", remedy,
-        red=nats < COLLAPSED, amber=phase == 2 and nats < CERTAIN,
+        of=(nats,), red=nats < COLLAPSED, amber=phase == 2 and nats < CERTAIN,
     )  # fmt: skip
 
 
@@ -126,7 +129,7 @@ def reward_spread(spread: float, recorded: float) -> Check:
     return check(
         "reward", "spread of predicted rewards", f"{spread:.3g}", f"at least {CONSTANT:g} (recorded {recorded:.3g})",
         "the reward head gives one answer for all: train phase 2 longer, with sampling.reward_weighted above 0, or "
-        "record play that earns rewards", red=spread < CONSTANT,
+        "record play that earns rewards", of=(spread,), red=spread < CONSTANT,
     )  # fmt: skip
 
 
@@ -150,7 +153,7 @@ def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
     )
     return check(
         "reward", "predicted against paid reward", value, f"{1 / MISJUDGED:.2f} to {MISJUDGED:g} times", remedy,
-        red=is_much and is_sure, amber=is_much or factor <= 1 / MISJUDGED,
+        of=(predicted, paid), red=is_much and is_sure, amber=is_much or factor <= 1 / MISJUDGED,
     )  # fmt: skip
 
 
@@ -162,7 +165,7 @@ def value_on_play(value: float, earned: float, spread: float) -> Check:
         "within a spread of what is earned",
         "the critic judges another player: raise imagination.critic_steps, so that it learns what this policy earns "
         "before the policy moves; where predicted and paid reward differ, mend the reward head first",
-        red=bias > 2, amber=bias > 1,
+        of=(bias,), red=bias > 2, amber=bias > 1,
     )  # fmt: skip
 
 
@@ -171,17 +174,18 @@ def advantages(mean: float, spread: float) -> Check:
     return check(
         "advantage", "advantages", f"mean {mean:.3g}, spread {spread:.3g}", "spread above 0",
         "no imagined step is better than another, so nothing can be learned: see the rows of group reward",
-        red=not spread > 1e-6,
+        of=(mean, spread), red=not spread > 1e-6,
     )  # fmt: skip
 
 
-def advantage_sets(positive: int, negative: int) -> Check:
-    """Sizes of PMPO's D+ and D-."""
+def advantage_sets(positive: float, negative: float) -> Check:
+    """Sizes of PMPO's D+ and D-, or their means over a few steps."""
+    positive, negative = (round(n) if math.isfinite(n) else n for n in (positive, negative))
     total = positive + negative
     return check(
         "advantage", "D+ and D-", f"{positive} and {negative}", f"at least {FEW} steps in both",
         "raise phase3.batch_size or imagination.horizon; where one stays empty, the value head is off (group value)",
-        red=max(positive, negative) < FEW, amber=total > 0 and min(positive, negative) < FEW,
+        of=(positive, negative), red=max(positive, negative) < FEW, amber=total > 0 and min(positive, negative) < FEW,
     )  # fmt: skip
 
 
@@ -190,7 +194,7 @@ def imagined_rewards(mean: float, spread: float, share: float) -> Check:
     return check(
         "imagination", "imagined rewards", f"mean {mean:.3g}, spread {spread:.3g}, {share:.0%} not 0", "not all alike",
         "the reward head is broken or never fires: see phase 2's rows of group reward",
-        red=share == 0 or spread < 1e-6,
+        of=(mean, spread, share), red=share == 0 or spread < 1e-6,
     )  # fmt: skip
 
 
@@ -199,7 +203,7 @@ def critic_fits(bias: float, bound: float) -> Check:
     return check(
         "value", "critic before the policy moves", f"bias {bias:.2g} of the advantages' size", f"at most {bound:g}",
         "the value head judged another policy when PMPO began: raise imagination.value_rate or critic_steps",
-        amber=bias > bound,
+        of=(bias,), amber=bias > bound,
     )  # fmt: skip
 
 
@@ -207,7 +211,8 @@ def kl_to_prior(nats: float) -> Check:
     """KL to the cloned policy, nats a frame."""
     return check(
         "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", f"at most {FAR:g}",
-        "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps", amber=nats > FAR,
+        "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps",
+        of=(nats,), amber=nats > FAR,
     )  # fmt: skip
 
 
@@ -215,8 +220,9 @@ def action_ratio(mean: float, low: float, high: float) -> Check:
     """Open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
     return check(
         "actions", "error under shuffled actions", f"{mean:.4f} of the real ones' ({low:.4f} to {high:.4f})", "above 1",
-        "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check with "
-        "fastdreamer inspect that actions and frames belong together", red=high <= 1.0,
+        "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check that "
+        f"actions and frames belong together with: {command('inspect')}", of=(mean, low, high),
+        red=high <= 1.0,
     )  # fmt: skip
 
 
@@ -245,14 +251,14 @@ def advantage_agreement(reliability: float, raw: Span, disattenuated: Span | Non
         which, (mean, low, high) = "without noise", disattenuated
     name, expected = "imagined against real advantages", f"a correlation of at least {AGREEING:g}"
     value = f"{mean:.2f} [{low:.2f}, {high:.2f}] {which}"
-    if reliability < TELLING:
+    if not reliability >= TELLING:
         value = f"cannot tell: the real ones agree with themselves at {reliability:.2f} only"
         return Check("imagination", name, value, expected, "too early", "more tries: raise --tries, or --states")
     return check(
         "imagination", name, value, expected,
         "imagination does not know which action is better, so phase 3 cannot help: train phase 1 longer, record play "
         "with failures in it (record.noise), or choose a task whose reward comes within imagination.horizon",
-        red=high < AGREEING, amber=mean < AGREEING,
+        of=(mean, low, high), red=high < AGREEING, amber=mean < AGREEING,
     )  # fmt: skip
 
 
@@ -268,7 +274,7 @@ def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Che
         "steps of phase 2, or raise imagination.beta"
     )
     if ratio is None:
-        value, is_far = f"{imagined:.3f} imagined, {real[0]:.3f} real", imagined > high * max(real[2], 0.0)
+        value, is_far = f"{imagined:.3f} imagined, {real[0]:.3f} real", not imagined <= high * max(real[2], 0.0)
         if not is_far:
             return Check(
                 "imagination", name, value, expected, "too early", "too little is earned there to tell: raise --states"
@@ -276,5 +282,5 @@ def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Che
         return check("imagination", name, value, expected, remedy, red=True)
     return check(
         "imagination", name, f"{ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}]", expected, remedy,
-        red=ratio[1] > high or ratio[2] < low, amber=not low <= ratio[0] <= high,
+        of=ratio, red=ratio[1] > high or ratio[2] < low, amber=not low <= ratio[0] <= high,
     )  # fmt: skip

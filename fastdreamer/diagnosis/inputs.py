@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.data.latents import Episode
 from fastdreamer.data.relabel import relabelled
 from fastdreamer.diagnosis import flags
@@ -43,7 +44,7 @@ def store(subject: Subject) -> Iterator[Check]:
     first = f" ({next(iter(skipped))})" if skipped else ""
     yield check(
         "data", "damaged episodes", f"{len(skipped)} of {len(skipped) + len(episodes)}{first}", "0",
-        "fastdreamer inspect names each with its reason: mend or remove them, then encode again",
+        f"each is named with its reason by: {command('inspect')}; mend them, then encode again: {command('encode')}",
         amber=share > 0, red=share > SKIPPED,
     )  # fmt: skip
     yield imbalance(subject)
@@ -60,7 +61,8 @@ def earned(episodes: Sequence[Episode]) -> Check:
     commonest = [f"{float(kinds[i]):.3g}: {int(counts[i]):,}" for i in counts.argsort(descending=True)[:SHOWN]]
     return check(
         "data", "recorded rewards", f"{share:.2%} not 0 ({', '.join(commonest)})", "some that are not 0",
-        "nothing can be learned about rewards: record or encode play that earns some", amber=share == 0,
+        "nothing can be learned about rewards: record or encode play that earns some",
+        of=(float(kinds.sum()),), amber=share == 0,
     )  # fmt: skip
 
 
@@ -106,7 +108,8 @@ def lengths(subject: Subject) -> Check:
     steps, actions, taken = batch.latents.shape[1], batch.actions.shape[1], batch.next_actions.shape[1]
     return check(
         "actions", "action length", f"{actions} and {taken} chunks", f"{steps}, as there are latent steps",
-        "actions are not on the latent clock: encode the recordings again", red=not steps == actions == taken,
+        f"actions are not on the latent clock; encode again: {command('encode', replace=True)}",
+        red=not steps == actions == taken,
     )  # fmt: skip
 
 
@@ -144,7 +147,8 @@ def tokenizer(subject: Subject) -> Iterator[Check]:
     apart = float((fresh[:steps] - stored[:steps]).norm() / stored[:steps].norm().clamp(min=1e-9))
     yield check(
         "latents", "stored against fresh latents", f"{apart:.2%} apart", f"at most {STORED:.0%}",
-        "the store is of another tokenizer, engine or recording: encode again", red=not apart <= STORED,
+        f"the store is of another tokenizer, engine or recording; encode again: {command('encode', replace=True)}",
+        red=not apart <= STORED,
     )  # fmt: skip
 
 
@@ -190,16 +194,19 @@ def reconstruction(subject: Subject, pictures: Path) -> Check:
     if "not_measured" in found:
         return Check("reconstruction", "reconstruction", found["not_measured"], "PSNR", "not measured")
     pooled, unpooled, mean = found["pooled_db"], found["unpooled_db"], found["mean_frame_db"]
-    is_worthless = max(pooled, unpooled) < mean
+    is_worthless = not max(pooled, unpooled) >= mean
+    recordings = subject.run.recordings(config)
+    fit = command("fit-tokenizer", recordings=recordings, out=subject.run.path / "tokenizer")
     remedy = (
-        f"the mean picture alone has {mean:.1f} dB: fit a tokenizer to these recordings (fastdreamer fit-tokenizer)"
+        f"the mean picture alone has {mean:.1f} dB: fit a tokenizer to these recordings: {fit}"
         if is_worthless
         else f"pooling too aggressive: tokenizer.pool={max(1, config.tokenizer.pool // 2)} and half the image_size, or "
-        "a tokenizer fitted through the pool (fastdreamer fit-tokenizer)"
+        f"a tokenizer fitted through the pool: {fit}"
     )
     return check(
         "reconstruction", "reconstruction", f"pooled {pooled:.1f} dB, unpooled {unpooled:.1f} dB",
         f"pooling costs at most {MAX_DROP:g} dB",
         remedy,
+        of=(pooled, unpooled, mean),
         red=found["pooling_too_aggressive"], amber=is_worthless,
     )  # fmt: skip

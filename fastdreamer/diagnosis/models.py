@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastdreamer.advice import command
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check, check
 from fastdreamer.diagnosis.subject import Subject
@@ -32,7 +33,7 @@ def checks(subject: Subject) -> Iterator[Check]:
     number = subject.number
     yield flags.finite(number, subject.loss)
     yield flags.gradient_norm(number, subject.norm)
-    yield flags.wait_share(subject.waiting)
+    yield flags.wait_share(subject.waiting, number)
     if number in CURVES:
         yield loss_curve(subject)
     yield memory(subject)
@@ -130,7 +131,7 @@ def memory(subject: Subject) -> Check:
     name = f"phase{subject.number}"
     return check(
         "memory", "memory", f"{used / GIB:.2f} of {total / GIB:.1f} GiB", f"at most {FULL:.0%}",
-        f"lower {name}.micro_batch or set {name}.recompute=true; fastdreamer plan says what fits",
+        f"lower {name}.micro_batch or set {name}.recompute=true; what fits is said by: {command('plan')}",
         red=used > FULL * total,
     )  # fmt: skip
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import shlex
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fastdreamer.advice import command as command_of
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.diagnosis.subject import Subject
+from fastdreamer.errors import UserError
+from fastdreamer.json_files import COUNT, NUMBER, Every, Maybe, read_object
+
+MEAN, BOUND = {"mean": NUMBER}, {"mean": Maybe(NUMBER)}
+JUDGED = {
+    "predicted": MEAN, "paid": MEAN, "ratio": Maybe({"low?": Maybe(NUMBER)}), "step": COUNT,
+    "critic?": Maybe({"value": BOUND, "with_rest": BOUND, "spread": NUMBER}),
+}  # fmt: skip
+PLAYED = {
+    "reward_calibration?": Every(JUDGED),
+    "policies?": Every({"return_mean": NUMBER, "length_mean": NUMBER}),
+}
+EVALUATION = PLAYED | {"tasks?": Every(PLAYED)}
+"""What is read of evaluation.json (see `json_files`)."""
 
 NAMES = (("reward", "predicted against paid reward"), ("value", "value on real play"))
 
@@ -19,7 +33,11 @@ def checks(subject: Subject) -> Iterator[Check]:
     """Of the phase's sampled policy, for every task that was played; nothing where no reward head was trained."""
     if "value" not in getattr(subject.phase, "terms", ("value",)):
         return
-    evaluations, policy = played(subject), f"phase{subject.number}"
+    try:
+        evaluations, policy = played(subject), f"phase{subject.number}"
+    except UserError as error:
+        yield from (Check(*name, str(error), "measured on real play", "not measured") for name in NAMES)
+        return
     for task, evaluation in evaluations.items():
         title = f" ({task})" if len(evaluations) > 1 else ""
         entry = evaluation.get("reward_calibration", {}).get(policy)
@@ -34,23 +52,33 @@ def judged(entry: Mapping[str, Any]) -> list[Check]:
     found = [flags.reward_on_play(entry["predicted"]["mean"], entry["paid"]["mean"], lowest)]
     critic = entry.get("critic")
     if critic is not None:
-        found.append(flags.value_on_play(critic["value"]["mean"], critic["with_rest"]["mean"], critic["spread"]))
+        value, earned = (_huge_where_null(critic[name]["mean"]) for name in ("value", "with_rest"))
+        found.append(flags.value_on_play(value, earned, critic["spread"]))
     return found
 
 
 def played(subject: Subject) -> dict[str, dict[str, Any]]:
-    """What `eval` wrote, by task; the one that has no name where there is one alone, or no evaluation."""
-    try:
-        evaluation = json.loads((subject.run.path / "evaluation.json").read_text(encoding="utf-8"))
-        return dict(evaluation.get("tasks") or {"": evaluation})
-    except (OSError, ValueError, AttributeError):
-        return {"": {}}
+    """What `eval` wrote, by task; the one that has no name where there is one alone, or no evaluation.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    evaluation = read_object(subject.run.path / "evaluation.json", EVALUATION, f"run {_command(subject)}")
+    return dict(evaluation.get("tasks") or {"": evaluation})
+
+
+def _huge_where_null(value: float | None) -> float:
+    """`eval` writes null for what is beyond all bounds."""
+    return math.inf if value is None else value
+
+
+def _command(subject: Subject) -> str:
+    return command_of("eval", run_dir=subject.run.path)
 
 
 def _unknown(subject: Subject, entry: Mapping[str, Any] | None) -> list[Check]:
     """The checks where there is nothing to read, or it is of another checkpoint."""
     if entry is not None and entry["step"] == subject.checkpoint.step:
         return []
-    command = f"fastdreamer eval --run-dir {shlex.quote(str(subject.run.path))}"
     what = "not played yet" if entry is None else f"played at step {entry['step']}"
-    return [Check(*name, f"{what}: run {command}", "measured on real play", "not measured") for name in NAMES]
+    return [Check(*name, f"{what}: run {_command(subject)}", "measured on real play", "not measured") for name in NAMES]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, models, real_play
@@ -16,6 +18,7 @@ from fastdreamer.diagnosis.check import Check, worst
 from fastdreamer.diagnosis.subject import Subject, opened, run_steps
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import Every, read_object
 from fastdreamer.progress import track
 from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.runs import RunDirectory
@@ -44,15 +47,18 @@ def diagnose(
     run, backend = RunDirectory(run_dir), backend or choose_device(config)
     chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not chosen:
-        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+        raise UserError(
+            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
+        )
     if effort is not None:
         audit.check_auditable(config, run)
+    kept = _kept(run_dir)
     found: dict[str, Any] = {}
     with track("diagnose", total=len(chosen), unit="phases") as bar:
         for number in chosen:
             found[f"phase{number}"] = _phase(config, run, number, backend)
             bar.advance(1)
-    result = {"phases": _kept(run_dir) | found}
+    result = {"phases": kept | found}
     write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
     audited = {} if effort is None else {"audit": audit.audit(config, run, backend, effort)}
     red = sum(check["verdict"] == "red" for part in [*found.values(), *audited.values()] for check in part["checks"])
@@ -88,10 +94,11 @@ def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> 
 
 
 def _kept(run_dir: Path) -> dict[str, Any]:
-    """What earlier calls found of other phases."""
+    """What earlier calls found of other phases; what cannot be read is said, and written anew."""
     try:
-        return dict(json.loads((run_dir / FILE).read_text(encoding="utf-8"))["phases"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_object(run_dir / FILE, {"phases?": Every({})}, "written anew").get("phases", {}))
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
         return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, check_world
 from fastdreamer.evaluation.evaluate import evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.heads.actor import Actor
+from fastdreamer.json_files import COUNT, read_loosely
 from fastdreamer.progress import track
 from fastdreamer.training.runs import RunDirectory
 
@@ -93,8 +93,5 @@ def _usable(found: Sequence[Moment | None], player: Player) -> list[Moment]:
 
 
 def _seed(path: Path) -> int | None:
-    try:
-        seed = json.loads(path.read_text(encoding="utf-8")).get("seed")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else None
+    seed = (read_loosely(path) or {}).get("seed")
+    return seed if COUNT.holds(seed) else None

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import pip, shell
 from fastdreamer.doctor.ask import Answer, Task
 from fastdreamer.doctor.machine import Card
 from fastdreamer.doctor.part import Part
@@ -25,7 +26,8 @@ PROGRAMS = ("py-spy",)
 CUDNN = 91500
 """9.15.0 as torch counts it: 9.8 to 9.10 give silently wrong bf16 conv3d."""
 BAD_TORCH = ("2.9", "its conv3d is slow and takes much memory, and its cuDNN is silently wrong in bf16")
-NSYS = "install Nsight Systems (`apt-get install nsight-systems-cli` from NVIDIA's package source, or its web page)"
+APT = ("apt-get", "install", "nsight-systems-cli")
+NSYS = f"install Nsight Systems from its web page, or from NVIDIA's package source: {shell(*APT)}"
 
 
 def module_of(name: str) -> str:
@@ -39,11 +41,11 @@ def at_rest(requirement: Requirement, declared: Declaration, has_card: bool) -> 
     if name in PROGRAMS:
         return _program(requirement, declared, versions), False
     hidden = places(module_of(name))
-    again = f"pip install --force-reinstall {requirement.pip}"
+    again = pip("--force-reinstall", requirement.pip)
     if not versions and not hidden:
         return Part(name, "", "missing", declared.install(requirement)), False
     if len(versions) > 1:
-        mend = f"pip uninstall -y {name}, until it says that none is installed; then {again}"
+        mend = f"{_uninstall(name)}, until it says that none is installed; then {again}"
         return Part(name, f"{len(versions)} versions: {' and '.join(versions)}", "wrong", mend), False
     if len(hidden) > 1 or not versions:
         return _shadowed(name, versions, hidden, again), False
@@ -51,7 +53,7 @@ def at_rest(requirement: Requirement, declared: Declaration, has_card: bool) -> 
     if not accepts(requirement.versions, found):
         known = f": {BAD_TORCH[1]}" if name == "torch" and found.startswith(f"{BAD_TORCH[0]}.") else ""
         said = f"{found}, wanted {requirement.versions}{known}"
-        return Part(name, said, "wrong", f"pip install {requirement.pip}"), False
+        return Part(name, said, "wrong", pip(requirement.pip)), False
     if name in OF_CARDS and not has_card:
         return Part(name, f"{found}; not tried, which takes a card"), False
     return Part(name, found), True
@@ -67,7 +69,7 @@ def tried(part: Part, requirement: Requirement, answer: Answer | None) -> Part:
     """The part after its import was tried."""
     if answer is None or not answer.error:
         return part
-    mend = f"pip install --force-reinstall {requirement.pip}"
+    mend = answer.value.get("mend") or pip("--force-reinstall", requirement.pip)
     return Part(part.name, f"{part.found}, cannot be imported: {answer.error}", "wrong", mend)
 
 
@@ -91,7 +93,7 @@ def torch_parts(
     built = f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for the CPU"
     part = Part(part.name, f"{part.found}, {built}", part.verdict, part.mend)
     if cards and not facts["cuda"]:
-        mend = f"pip install --isolated --force-reinstall {requirement.pip}"
+        mend = pip("--isolated", "--force-reinstall", requirement.pip)
         part = Part(part.name, f"{part.found}, beside a card", "wrong", mend)
     return [part, _card(facts, cards), _cudnn(facts, requirement), _convolution(answers.get("convolution"))]
 
@@ -112,7 +114,7 @@ def _card(facts: Mapping[str, Any], cards: Sequence[Card]) -> Part:
 
 
 def _cudnn(facts: Mapping[str, Any], requirement: Requirement) -> Part:
-    again = f"pip install --isolated --force-reinstall {requirement.pip}"
+    again = pip("--isolated", "--force-reinstall", requirement.pip)
     if facts.get("cudnn_error"):
         return Part("cuDNN", facts["cudnn_error"], "wrong", f"unset LD_LIBRARY_PATH; or {again}")
     version = facts["cudnn"]
@@ -133,7 +135,7 @@ def _convolution(answer: Answer | None) -> Part:
     found = f"{answer.value['error']:.1e} off fp32 {where}"
     if answer.value["is_sound"]:
         return Part(name, found)
-    return Part(name, f"{found}: silently wrong", "wrong", "precision=fp32, and another cuDNN: pip install -U torch")
+    return Part(name, f"{found}: silently wrong", "wrong", f"precision=fp32, and another cuDNN: {pip('-U', 'torch')}")
 
 
 def _program(requirement: Requirement, declared: Declaration, versions: Sequence[str]) -> Part:
@@ -142,7 +144,7 @@ def _program(requirement: Requirement, declared: Declaration, versions: Sequence
         return Part(requirement.name, "", "missing", declared.install(requirement))
     if versions and not accepts(requirement.versions, versions[0]):
         found = f"{versions[0]}, wanted {requirement.versions}"
-        return Part(requirement.name, found, "wrong", f"pip install {requirement.pip}")
+        return Part(requirement.name, found, "wrong", pip(requirement.pip))
     return Part(requirement.name, versions[0] if versions else "on the PATH")
 
 
@@ -152,7 +154,7 @@ def _shadowed(name: str, versions: Sequence[str], hidden: Sequence[Path], again:
     if not versions:
         return Part(name, f"{first} has its name, and the library is not installed", "wrong", f"rename it; {again}")
     behind = f"{versions[0]} behind it" + (f", in {hidden[1].parent}" if is_installed_place(first) else "")
-    mend = f"pip uninstall -y {name}, then {again}" if is_installed_place(first) else "rename it, or start elsewhere"
+    mend = f"{_uninstall(name)}, then {again}" if is_installed_place(first) else "rename it, or start elsewhere"
     return Part(name, f"{first} is taken, {behind}", "wrong", mend)
 
 
@@ -163,8 +165,12 @@ def own_part(version: str) -> Part:
     if not others:
         return Part("fastdreamer", found)
     behind = ", ".join(str(place.parent) for place in others)
-    mend = "keep one: pip uninstall fastdreamer, or leave the other off PYTHONPATH"
+    mend = f"keep one: {_uninstall('fastdreamer')}, or leave the other off PYTHONPATH"
     return Part("fastdreamer", f"{found}; another in {behind}", "wrong", mend)
+
+
+def _uninstall(name: str) -> str:
+    return shell("pip", "uninstall", "-y", name)
 
 
 def nsys_part() -> Part:

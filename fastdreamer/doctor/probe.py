@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.broken import culprit, mend
 from fastdreamer.doctor.part import one_line
 
 CONVOLUTION_LIMIT = 1e-2
@@ -32,10 +34,16 @@ def main() -> None:
         try:
             answer: dict[str, Any] = {"answer": KINDS[kind](**arguments)}
         except BaseException as error:  # noqa: BLE001 - a library may raise anything at import, SystemExit included
-            answer = {"error": one_line(error)}
+            answer = {"error": one_line(error), "answer": _mended(arguments.get("target", ""), error)}
         print(json.dumps({"name": name} | answer), file=said, flush=True)
     said.flush()
     os._exit(0)  # some libraries crash when they are unloaded
+
+
+def _mended(target: str, error: BaseException) -> dict[str, Any]:
+    """The line that mends another library than the one whose import was tried; of that one the caller knows more."""
+    wanted = re.split("[.:]", target)[0]
+    return {"mend": mend(wanted, error)} if wanted and culprit(error)[0] not in ("", wanted) else {}
 
 
 def import_module(target: str) -> dict[str, Any]:
@@ -83,20 +91,24 @@ def convolution() -> dict[str, Any]:
     return {"error": error, "is_sound": error <= CONVOLUTION_LIMIT, "on_card": has_card}
 
 
-def weights(config: str, overrides: list[str], store: str | None) -> dict[str, Any]:
+def weights(config: str, overrides: list[str], run_dir: str | None, store: str | None) -> dict[str, Any]:
     """The row of the tokenizer's weights."""
+    from fastdreamer.advice import Call, running
     from fastdreamer.doctor.tokenizer import weights_part
     from fastdreamer.settings import load_config
 
-    return weights_part(load_config(config, overrides), Path(store) if store else None).to_dict()
+    with running(Call((), {"config": config, "run_dir": run_dir}, overrides)):
+        return weights_part(load_config(config, overrides), Path(store) if store else None).to_dict()
 
 
-def engines(config: str, overrides: list[str], named: str) -> dict[str, Any]:
+def engines(config: str, overrides: list[str], run_dir: str | None) -> dict[str, Any]:
     """Installed engines with their states."""
+    from fastdreamer.advice import Call, running
     from fastdreamer.doctor.tokenizer import engine_rows
     from fastdreamer.settings import load_config
 
-    return engine_rows(load_config(config, overrides), named)
+    with running(Call((), {"config": config, "run_dir": run_dir}, overrides)):
+        return engine_rows(load_config(config, overrides))
 
 
 def simulator(env: str, backend: str) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.doctor.part import Part
+from fastdreamer.folders import expanded
 
 CORE = ("Python", "torch", "numpy", "pyyaml", "safetensors", "jaxtyping", "memory")
 VIDEO = ("av",)
@@ -57,26 +59,25 @@ def commands(config: Config | None, parts: Mapping[str, Part], has_card: bool) -
     if config is not None and config.data.env != "crafter":
         only = Part("data.env", config.data.env, "missing", "only crafter is recorded here: --config crafter")
         parts = {**parts, "data.env": only}
-    for command, needs in NEEDS.items():
-        extra, note = _besides(command, config, parts, has_card)
-        lacking = [parts[name] for name in (*needs, *extra) if name in parts and parts[name].verdict != "ok"]
+    for name, needs in NEEDS.items():
+        extra, note = _besides(name, config, parts, has_card)
+        lacking = [parts[part] for part in (*needs, *extra) if part in parts and parts[part].verdict != "ok"]
         names, mends = (
             (part.name for part in lacking),
             (part.mend for part in lacking if part.mend and not part.mend.startswith(REFERS)),
         )
-        rows.append(Ready(command, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(mends)), note))
+        rows.append(Ready(name, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(mends)), note))
     return rows
 
 
 def run_parts(config: Config, run_dir: Path) -> list[Part]:
     """What lies in a run: recordings, latents, trained phases; each with the command that makes it."""
-    name = f"--run-dir {run_dir}"
-    recordings = Path(config.data.recordings) if config.data.recordings else run_dir / "recordings"
-    store = Path(config.data.store) if config.data.store else run_dir / "store"
+    recordings = expanded(config.data.recordings) if config.data.recordings else run_dir / "recordings"
+    store = expanded(config.data.store) if config.data.store else run_dir / "store"
     has_recordings = recordings.is_dir() and any(recordings.iterdir())
     phases = [n for n in (1, 2, 3) if any((run_dir / "checkpoints" / f"phase{n}").glob("step-*"))]
-    play = f"fastdreamer record --out {recordings}" if config.data.env == "crafter" else "set data.recordings"
-    encode, train = f"fastdreamer encode {name}", f"fastdreamer train --phase 1 {name}"
+    play = command("record", out=recordings) if config.data.env == "crafter" else "set data.recordings"
+    encode, train = command("encode", run_dir=run_dir), command("train", run_dir=run_dir, phase=1)
     has = {"recordings": has_recordings, "latent store": (store / "manifest.json").is_file()}
     found = {"recordings": play, "latent store": encode}
     parts = [Part(what, "there") if has[what] else Part(what, "", "missing", line) for what, line in found.items()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastdreamer.advice import plain
+
 
 def render(found: Mapping[str, Any]) -> str:
     """The report. What mends a part stands under it; with a command it is repeated unless it names a path."""
@@ -21,7 +23,7 @@ def render(found: Mapping[str, Any]) -> str:
             text += [line] + ([f"{'':9}-> {row['mend']}"] if row["mend"] else [])
     text += ["", "commands", *_table([_command(row) for row in found["commands"]])]
     wrong = [name for name in found["refused"] if name != "demo"]
-    text += ["", f"wrong: {', '.join(wrong) or 'nothing'}; fastdreamer demo {'can' if found['demo'] else 'cannot'} run"]
+    text += ["", f"wrong: {', '.join(wrong) or 'nothing'}; {plain('demo')} {'can' if found['demo'] else 'cannot'} run"]
     return "\n".join(text)
 
 

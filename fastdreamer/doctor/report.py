@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer import __version__
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.doctor import machine
 from fastdreamer.doctor.ask import Answer, Task, ask
@@ -16,6 +17,7 @@ from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.doctor.ready import Ready, commands, run_parts
 from fastdreamer.doctor.requirements import PACKAGE, declaration
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
 from fastdreamer.settings import load_config
 
 MINECRAFT = "minerl_treechop"
@@ -97,11 +99,11 @@ def _configuration(name: str, overrides: Sequence[str]) -> tuple[Config | None, 
 def _tokenizer_tasks(config: Config | None, name: str, overrides: Sequence[str], run_dir: Path | None) -> list[Task]:
     if config is None:
         return []
-    store = Path(config.data.store) if config.data.store else run_dir / "store" if run_dir else None
-    given = {"config": name, "overrides": list(overrides)}
+    store = expanded(config.data.store) if config.data.store else run_dir / "store" if run_dir else None
+    given = {"config": name, "overrides": list(overrides), "run_dir": str(run_dir) if run_dir else None}
     return [
         Task("weights", "weights", given | {"store": str(store) if store else None}),
-        Task("engines", "engines", given | {"named": f"--config {name}"}),
+        Task("engines", "engines", given),
     ]
 
 
@@ -136,7 +138,7 @@ def engines_of(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
     if value["error"]:
         return [], Part("engines", value["error"], "wrong", "or name another folder: engines.directory")
     if value["lacking"]:
-        mend = f"fastdreamer build-engines --backend {value['lacking']} (and your --config), or engines.backend=auto"
+        mend = f"{command('build-engines', backend=value['lacking'])}, or engines.backend=auto"
         found = f"{len(rows)} in {value['root']}, no {value['lacking']} for this machine"
         return rows, Part("engines", found, "missing", mend)
     bad = [row for row in rows if row["mend"]]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fastdreamer
+from fastdreamer.advice import PROGRAM, pip
 from fastdreamer.errors import UserError
 
 PACKAGE = Path(fastdreamer.__file__).resolve().parent
@@ -35,8 +36,8 @@ class Requirement:
 
     @property
     def pip(self) -> str:
-        """As pip takes it, quoted for a shell."""
-        return f"'{self.name}{self.versions}'"
+        """As pip takes it."""
+        return f"{self.name}{self.versions}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,9 @@ class Declaration:
     def install(self, requirement: Requirement) -> str:
         """The line that installs a library that is not there."""
         if not requirement.extra:
-            return f"pip install {requirement.pip}"
-        if self.is_checkout:
-            return f"in FastDreamer's checkout: pip install -e '.[{requirement.extra}]'"
-        return f"pip install 'fastdreamer[{requirement.extra}]'"
+            return pip(requirement.pip)
+        where = ("-e", str(PACKAGE.parent)) if self.is_checkout else (PROGRAM,)
+        return pip(*where[:-1], f"{where[-1]}[{requirement.extra}]")
 
 
 def declaration() -> Declaration:

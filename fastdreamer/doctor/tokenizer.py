@@ -10,21 +10,26 @@ import torch
 from fastdreamer_engines import EngineError, EngineSpec, local_target
 from fastdreamer_engines.manifest import MANIFEST, check_files, check_key, check_private, read_manifest
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.latents import MANIFEST as STORE_MANIFEST
 from fastdreamer.data.latents import SYNTHETIC
 from fastdreamer.data.latents import read_manifest as read_store
 from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
+from fastdreamer.tokenizer.card import check_weights
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, check_fits, weights_folder
-from fastdreamer.tokenizer.engines import engine_key, engine_root, identity
-from fastdreamer.tokenizer.fetch import check_fetched
+from fastdreamer.tokenizer.engine_names import engine_root, identity
+from fastdreamer.tokenizer.engines import engine_key
+from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
 
 WEIGHTS = "tokenizer weights"
 HASHED_BYTES = 2**30
 """So much of the engines is compared with SHA-256; of what is beyond it the sizes alone, or it would take too long."""
 STALE, DAMAGED = "stale", "damaged"
+OF_ANOTHER = "name its configuration with --config, which then says how to rebuild it"
 
 
 def weights_part(config: Config, store: Path | None = None) -> Part:
@@ -32,14 +37,15 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
     tokenizer = config.tokenizer
     try:
         folder = None if tokenizer.weights == "random" else weights_folder(tokenizer)
-    except UserError as error:
-        mend = str(error).partition("; ")[2].removeprefix("fetch NVIDIA's: ").partition(", or name")[0]
-        return Part(WEIGHTS, "not there", "missing", mend)
+    except UserError:
+        where = expanded(tokenizer.weights)
+        is_file = where.suffix in (".pt", ".jit")
+        return Part(WEIGHTS, "not there", "missing", "mend the path" if is_file else fetch_command(where))
     try:
         check_grid(tokenizer)
         layout = "random, for trying alone"
         if folder is not None:
-            check_fetched(folder)
+            check_weights(folder)
             layout = _check_layout(config, folder)
         fingerprint = tokenizer_fingerprint(tokenizer)
         made_by = _tokenizer_of(store)
@@ -48,23 +54,25 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
     found = f"{layout}, fingerprint {fingerprint[:12]}"
     if made_by not in (None, SYNTHETIC, fingerprint):
         found += f", but the run's latents are of {str(made_by)[:12]}"
-        mend = "set tokenizer.weights back, or encode again: remove the store, then encode"
+        mend = f"set tokenizer.weights back, or encode again: {command('encode', replace=True)}"
         return Part(WEIGHTS, found, "wrong", mend)
     return Part(WEIGHTS, found)
 
 
-def engine_rows(config: Config, named: str) -> dict[str, Any]:
+def engine_rows(config: Config) -> dict[str, Any]:
     """Every engine in the root, of whatever tokenizer, with its state.
 
     Args:
         config: whose tokenizer's engines can be compared with what they should be.
-        named: how the user named the configuration (`--config NAME`), for commands.
 
     Returns:
         root; error: why nothing can be read; lacking: the backend that the settings name and that is not installed;
         rows: tokenizer, part, backend, target, precision, state, reason, mend, and `blocks`: commands here refuse it.
     """
-    root = engine_root(config)
+    try:
+        root = engine_root(config)
+    except UserError as error:  # this account has no home directory
+        return {"root": "", "rows": [], "error": one_line(str(error)), "lacking": ""}
     settings, own = config.engines, identity(config)
     here = local_target(torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"))
     found: dict[str, Any] = {"root": str(root), "rows": [], "error": "", "lacking": ""}
@@ -85,7 +93,7 @@ def engine_rows(config: Config, named: str) -> dict[str, Any]:
         state, reason = _state(config, folder, may_hash=hashed <= HASHED_BYTES)
         is_bad = state in (STALE, DAMAGED)
         is_wanted = settings.backend in ("auto", backend) and tokenizer == own
-        mend = _rebuild(row, named if tokenizer == own else "--config NAME", here) if is_bad else ""
+        mend = (_rebuild(row, here) if tokenizer == own else OF_ANOTHER) if is_bad else ""
         row |= {"state": state, "reason": reason, "mend": mend}
         found["rows"].append(row | {"blocks": is_bad and is_wanted and target == here})
     served = {row["backend"] for row in found["rows"] if row["tokenizer"] == own and row["target"] == here}
@@ -132,16 +140,14 @@ def _check_sizes(folder: Path, manifest: dict[str, Any]) -> None:
         raise EngineError("its files are not those of its manifest")
 
 
-def _rebuild(row: dict[str, str], named: str, here: str) -> str:
+def _rebuild(row: dict[str, str], here: str) -> str:
     """The command that builds an engine anew, or where to run it: a CPU's is built on such a CPU alone."""
     is_here = row["target"] == here
-    words = ["fastdreamer build-engines", named, f"--backend {row['backend']} --precision {row['precision']}"]
-    words.append("--decoder" if row["part"] == "decoder" else "")
-    if not is_here and row["backend"] == "tensorrt_rtx":
-        words.append(f"--target {row['target']}")
-    command = " ".join(word for word in words if word)
     is_built_here = is_here or row["backend"] == "tensorrt_rtx"
-    return command if is_built_here else f"on a machine that is {row['target']}: {command}"
+    target = row["target"] if is_built_here and not is_here else None
+    decoder = True if row["part"] == "decoder" else None
+    build = command("build-engines", backend=row["backend"], precision=row["precision"], decoder=decoder, target=target)
+    return build if is_built_here else f"on a machine that is {row['target']}: {build}"
 
 
 def _check_layout(config: Config, folder: Path) -> str:

@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fastdreamer.broken import mend
 from fastdreamer.data.tasks import ACHIEVEMENT
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
 
 
 def import_crafter() -> ModuleType:
-    """The crafter package, or a `UserError` that says how to get it."""
+    """The crafter package, or a `UserError` that says how to get it, or which library that it imports is broken."""
     try:
         import crafter
-    except ImportError as error:
-        raise UserError(f"the Crafter environment is not installed ({error}): pip install crafter") from error
+    except Exception as error:  # a broken library raises anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"the Crafter environment cannot be imported ({reason}): {mend('crafter', error)}") from error
     return crafter  # type: ignore[no-any-return, unused-ignore]
 
 

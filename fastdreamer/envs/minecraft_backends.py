@@ -17,13 +17,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from fastdreamer.advice import pip, shell
 from fastdreamer.errors import UserError
 
 JAVA = 8
 JAVA_ANSWERS_S = 60.0
 NAMES = {"minestudio": "MineStudio", "minerl": "minerl"}
 # MineStudio pins an older PyAV than ours: what it needs besides is named in the README.
-INSTALL = {"minestudio": "pip install --no-deps minestudio==1.1.6", "minerl": "pip install minerl"}
+INSTALL = {"minestudio": pip("--no-deps", "minestudio==1.1.6"), "minerl": pip("minerl")}
 # In the order of `auto`. MineStudio crafts and places through Minecraft's own windows: it has no such actions.
 CANDIDATES = {
     "minerl_treechop": ("minestudio", "minerl"),
@@ -143,8 +144,8 @@ def _check_minestudio() -> None:
     jar = folder / "engine" / "build" / "libs" / "mcprec-6.13.jar"
     if not jar.is_file():
         raise MinecraftError(
-            f"MineStudio's Minecraft is not downloaded ({jar} is missing): run `python -m minestudio.simulator.entry "
-            "-y` once; MINESTUDIO_DIR says where it lies"
+            f"MineStudio's Minecraft is not downloaded ({jar} is missing): run "
+            f"`{shell('python', '-m', 'minestudio.simulator.entry', '-y')}` once; MINESTUDIO_DIR says where it lies"
         )
 
 

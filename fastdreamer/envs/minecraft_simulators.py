@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+from fastdreamer.advice import pip
 from fastdreamer.envs.minecraft_actions import Keys, read_keys
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError
 
@@ -87,7 +88,7 @@ class MineStudio:
         except AttributeError as error:  # 1.1.6 uses np.unicode_
             if "NumPy 2" not in str(error):
                 raise
-            raise MinecraftError(f"this MineStudio needs NumPy 1 ({error}): pip install 'numpy<2'") from error
+            raise MinecraftError(f"this MineStudio needs NumPy 1 ({error}): {pip('numpy<2')}") from error
         spaces = self._sim.action_space.spaces
         self.keys = read_keys(spaces)
         # Its own no-op has the commands `chat`, `voxels` and `mobs` besides, which are no play.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import re
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from fastdreamer.envs.expert import Expert
 from fastdreamer.envs.mix import KINDS, player_of, random_action
 from fastdreamer.envs.workers import count_cores, map_unordered
 from fastdreamer.errors import UserError
+from fastdreamer.json_files import COUNT, NUMBER, TEXT, Every, read_object
 from fastdreamer.progress import track
 
+NAME = re.compile(r"v3_.+_crafter-(\d+)_0-\d+")
+METADATA = {"total_reward": NUMBER, "duration_steps": COUNT, "achievements": [TEXT], "gains?": Every(NUMBER)}
 SHOWN = ("wood", "sapling", "drink", "stone")  # gains in the table of players
 
 
@@ -32,7 +36,7 @@ def record(config: Config, out: Path) -> dict[str, Any]:
     Seeds count up from `config.record.seed`; an episode depends on its seed and the settings alone, not on the
     number of processes. An episode lies in `Crafter-<policy>/v3_<kind>_crafter-<seed>_0-<steps>` (`mix.player_of` says
     of which kind it is), appears whole or not at all, and is kept if it is there already, so that an interrupted
-    recording goes on where it stopped.
+    recording goes on where it stopped, and two that write to one folder both end well.
 
     Returns:
         episodes, frames, return_mean, return_std, achievements {name: share of episodes}, players (a row a kind:
@@ -47,7 +51,7 @@ def record(config: Config, out: Path) -> dict[str, Any]:
     import_crafter()
     root = out / f"Crafter-{settings.policy}"
     _check_writable(root)
-    done = _finished(root, settings)
+    done = _finished(root, settings, _seeds(settings))
     missing = [seed for seed in _seeds(settings) if seed not in done]
     workers = min(count_cores(), len(missing))
     with track("record", total=settings.episodes, unit="episodes", start=len(done)) as bar:
@@ -110,11 +114,18 @@ class _Recorder:
     def __call__(self, seed: int) -> tuple[int, dict[str, Any]]:
         from fastdreamer.data.writer import write_recording  # PyAV: only where videos are written
 
+        found = _finished(self.root, self.settings, [seed])
+        if found:  # by another `record` meanwhile
+            return seed, found[seed]
         env, space = CrafterEnv(seed, self.settings.max_steps), action_space("crafter")
         assert space.components[0].labels == env.action_names, "crafter's actions have changed"
         episode = play(env, self.settings)
-        write_recording(self.root / episode.name, episode, space, episode.metadata)
-        return seed, _read_metadata(self.root / episode.name)
+        try:
+            write_recording(self.root / episode.name, episode, space, episode.metadata)
+        except (UserError, OSError):
+            if not (self.root / episode.name).is_dir():  # else another one was faster: its episode is kept
+                raise
+        return seed, _finished(self.root, self.settings, [seed])[seed]
 
 
 def _seeds(settings: RecordConfig) -> range:
@@ -131,35 +142,35 @@ def _identity(seed: int, settings: RecordConfig) -> dict[str, Any]:
 def _check_writable(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write recordings to {root} ({error.strerror}): choose another --out") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write recordings to {root} (no permission): choose another --out")
 
 
-def _finished(root: Path, settings: RecordConfig) -> dict[int, dict[str, Any]]:
+def _finished(root: Path, settings: RecordConfig, seeds: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Metadata of the wanted episodes that are there already, by seed."""
-    finished = {}
-    for seed in _seeds(settings):
-        for folder in sorted(root.glob(f"v3_*_crafter-{seed}_0-*")):
-            metadata, wanted = _read_metadata(folder), _identity(seed, settings)
-            found = {key: metadata.get(key) for key in wanted}
-            if found != wanted:
-                key = next(key for key in wanted if found[key] != wanted[key])
-                differs = f"{key} {found[key]}, not {wanted[key]}"
-                raise UserError(f"{folder} was recorded with {differs}: choose another --out, or delete {root}")
-            finished[seed] = metadata
+    finished, asked = {}, set(seeds)
+    for folder in sorted(root.iterdir()):
+        name = NAME.fullmatch(folder.name)
+        if name is None or (seed := int(name[1])) not in asked:
+            continue
+        metadata, wanted = _read_metadata(folder), _identity(seed, settings)
+        found = {key: metadata.get(key) for key in wanted}
+        if found != wanted:
+            key = next(key for key in wanted if found[key] != wanted[key])
+            differs = f"{key} {found[key]}, not {wanted[key]}"
+            raise UserError(f"{folder} was recorded with {differs}: choose another --out")
+        finished[seed] = metadata
     return finished
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "metadata.json"
-    try:
-        metadata = dict(json.loads(path.read_text()))
-        return metadata | {key: metadata[key] for key in ("total_reward", "duration_steps", "achievements")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete {folder} and record again") from error
+    path, remedy = folder / "metadata.json", "move its folder elsewhere and record again, or choose another --out"
+    metadata = read_object(path, METADATA, remedy)
+    if not metadata:
+        raise UserError(f"{path} is missing: {remedy}")
+    return metadata
 
 
 def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -45,7 +46,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pending = 0  # requests without a reply yet
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, factory, arguments), daemon=True)
+        work = pickle.dumps((factory, arguments))  # the worker watches its parent before it imports what that needs
+        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
         self.process.start()
         theirs.close()  # or its end would stay open after the worker's death, and a read would wait for ever
 
@@ -118,9 +120,10 @@ def map_unordered(
             worker.close()
 
 
-def _serve(connection: Connection, factory: Callable[..., Handler], arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, work: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    factory, arguments = pickle.loads(work)
     handler: Handler | None = None
     while True:
         try:

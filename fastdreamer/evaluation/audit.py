@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from fastdreamer.evaluation.charts import scatter_chart
-from fastdreamer.evaluation.sections import figure, note, table
+from fastdreamer.evaluation.html import Html, element, figure, joined, lead, note, table
 
 KINDS = {"recorded": "recorded play", "own": "the policy's own play"}
 FIGURES = {
@@ -31,21 +30,17 @@ def said(figure: Mapping[str, float] | None) -> str:
     return "cannot tell" if figure is None else f"{figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def audit_block(audit: Mapping[str, Any]) -> str:
+def audit_block(audit: Mapping[str, Any]) -> Html:
     """How it was tried, the table, and the advantages as points; empty where nothing was audited."""
     kinds = {name: kind for name, kind in audit.get("kinds", {}).items() if name in KINDS}
     if not kinds:
-        return ""
-    lead = (
+        return Html()
+    intro = (
         f"Every action was tried {audit['tries']} times from saved states, in the real game and in imagination; the "
         f"policy of phase {audit['phase']} then went on, for {audit['horizon']} latent steps in all. Figures are a "
         "try's, with 95 % intervals over states; gains are over the policy's average action."
     )
-    rows = [
-        f"<td>{escape(title)}</td>"
-        + "".join(f"<td>{escape(said(of['figures'].get(name)))}</td>" for of in kinds.values())
-        for name, title in FIGURES.items()
-    ]
+    rows = [[title, *(said(of["figures"].get(name)) for of in kinds.values())] for name, title in FIGURES.items()]
     head = ("", *(f"{KINDS[name]}, {of['states']} states" for name, of in kinds.items()))
     shown = "own" if "own" in kinds else next(iter(kinds))
     chart = scatter_chart(
@@ -57,5 +52,5 @@ def audit_block(audit: Mapping[str, Any]) -> str:
         "and in imagination. Phase 3 can improve the policy where the points lie along the dashed line; a round cloud "
         "says nothing about actions."
     )
-    parts = [f'<h3>Imagination against the game</h3><p class="lead">{escape(lead)}</p>', table(head, rows)]
-    return "".join([*parts, figure(chart, caption), *(note(str(text)) for text in audit.get("notes", []))])
+    parts = [element("h3", "Imagination against the game"), lead(intro), table(head, rows), figure(chart, caption)]
+    return joined([*parts, *(note(text) for text in audit.get("notes", []))])

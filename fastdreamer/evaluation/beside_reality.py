@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.diagnosis.flags import reward_on_play
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
-from fastdreamer.evaluation.sections import note, table
+from fastdreamer.evaluation.html import Html, element, joined, lead, note, table
 from fastdreamer.evaluation.verdict import NAMES, say
 
 HEAD = ("Play", "Predicted an episode", "Paid", "Ratio", "Predicted where nothing is paid", "AUC of paid steps",
         "Correlation", "Value of a state", "Earned from there")  # fmt: skip
 
 
-def calibration_section(evaluation: Mapping[str, Any]) -> str:
+def calibration_section(evaluation: Mapping[str, Any]) -> Html:
     """Predicted against paid reward, and values against returns, on the real play of every policy; for each task."""
     tasks = evaluation.get("tasks") or {"": evaluation}
-    return "".join(_calibration(name, entry.get("reward_calibration", {})) for name, entry in tasks.items())
+    return joined(_calibration(name, entry.get("reward_calibration", {})) for name, entry in tasks.items())
 
 
-def _calibration(task: str, entries: Mapping[str, Any]) -> str:
+def _calibration(task: str, entries: Mapping[str, Any]) -> Html:
     if not entries:
-        return ""
+        return Html()
     ordered = [name for name in NAMES if name in entries] + [name for name in entries if name not in NAMES]
     rows = [_row(NAMES.get(name, name.capitalize()), entries[name]) for name in ordered]
-    lead = (
+    intro = (
         "The heads on REAL play, on the inputs that they were trained on. Phase 3 climbs what the reward head "
         "predicts, so it must be right where the policy goes, not only on recordings (last row: held-out ones)."
     )
     checks = {NAMES[name]: judged(entries[name]) for name in ("phase2", "phase3") if name in entries}
     raised = {title: check for title, check in checks.items() if check.is_raised}
     found = "; ".join(f"{title}: {check.value}" for title, check in raised.items())
-    named = f": task {escape(task)}" if task else ""
+    title = f"Predicted against paid reward{f': task {task}' if task else ''}"
     first = next(iter(raised.values()), None)
     remark = note(f"{found} (expected {first.expected}): {first.remedy}.") if first else ""
-    return (
-        f"<h3>Predicted against paid reward{named}</h3>"
-        f'<p class="lead">{escape(lead)}</p>{table(HEAD, rows)}{remark}'
-        "<p>Earned are the discounted rewards to the episode's end, and the critic's own value of the state where an "
-        "episode was cut off. Brackets are 95 % intervals over episodes.</p>"
+    outro = (
+        "Earned are the discounted rewards to the episode's end, and the critic's own value of the state where an "
+        "episode was cut off. Brackets are 95 % intervals over episodes."
     )
+    return joined([element("h3", title), lead(intro), table(HEAD, rows), remark, element("p", outro)])
 
 
 def judged(entry: Mapping[str, Any]) -> Check:
@@ -51,9 +49,9 @@ def judged(entry: Mapping[str, Any]) -> Check:
     return reward_on_play(entry["predicted"]["mean"], entry["paid"]["mean"], (entry["ratio"] or {}).get("low"))
 
 
-def _row(title: str, entry: Mapping[str, Any]) -> str:
+def _row(title: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     unpaid, critic = entry["kinds"].get("unpaid_steps"), entry.get("critic")
-    cells = (
+    return (
         title,
         _interval(entry["predicted"]),
         _interval(entry["paid"]),
@@ -64,7 +62,6 @@ def _row(title: str, entry: Mapping[str, Any]) -> str:
         _interval(critic and critic["value"]),
         _interval(critic and critic["with_rest"]),
     )
-    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
 
 
 def _interval(value: Mapping[str, float | None] | None) -> str:
@@ -79,30 +76,30 @@ def _plain(value: float | None) -> str:
     return "-" if value is None else rounded(value)
 
 
-def one_sample_section(world_model: Mapping[str, Any]) -> str:
+def one_sample_section(world_model: Mapping[str, Any]) -> Html:
     """One sample beside copying at every horizon, the first imagined step, and the imagined reward."""
     if "one_step" not in world_model:
-        return ""
-    step, ratios = world_model["one_step"], [Interval(**r) for r in world_model["one_sample_over_copy"]]
+        return Html()
+    step, ratios = world_model["one_step"], [Interval.of(r) for r in world_model["one_sample_over_copy"]]
     won = sum(r.mean < 1 for r in ratios)
-    cells = "".join(f"<td>{escape(say(r))}</td>" for r in ratios)
-    lead = (
+    intro = (
         f"A dream is one sample, not a mean of several. Its error is below that of copying at {won} of {len(ratios)} "
-        f"horizons. The first imagined step: {say(Interval(**step['over_copy']))} times the error of copying, and "
-        f"{say(Interval(**step['shuffled_over_real']))} times as much under shuffled actions."
+        f"horizons. The first imagined step: {say(Interval.of(step['over_copy']))} times the error of copying, and "
+        f"{say(Interval.of(step['shuffled_over_real']))} times as much under shuffled actions."
     )
     heads = [f"+{h}" for h in world_model["horizons"]]
-    return f'<h3>One sample</h3><p class="lead">{escape(lead)}</p>{table(heads, [cells])}' + _rewards(world_model)
+    figures = table(heads, [[say(ratio) for ratio in ratios]])
+    return joined([element("h3", "One sample"), lead(intro), figures, _rewards(world_model)])
 
 
-def _rewards(world_model: Mapping[str, Any]) -> str:
+def _rewards(world_model: Mapping[str, Any]) -> Html:
     found = world_model.get("reward_correlation")
     if not found:
-        return ""
+        return Html()
     pairs = (
         ("imagined_against_real", "predicted on imagined states, and on the real ones"),
         ("imagined_against_recorded", "predicted on imagined states, and recorded"),
         ("real_against_recorded", "predicted on real states, and recorded"),
     )
-    rows: Sequence[str] = [f"<td>{escape(text)}</td><td>{_interval(found[key])}</td>" for key, text in pairs]
+    rows = [(text, _interval(found[key])) for key, text in pairs]
     return table(("Reward, step by step", f"Correlation over {found['steps']} imagined steps"), rows)

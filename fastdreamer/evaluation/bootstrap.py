@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +18,11 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Interval:
+        """The interval among an estimate's figures."""
+        return cls(float(figures["mean"]), float(figures["low"]), float(figures["high"]))
 
     def to_dict(self) -> dict[str, float]:
         """The three numbers by name, as the evaluation files hold them."""

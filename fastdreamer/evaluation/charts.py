@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
+
+from fastdreamer.evaluation.html import Html, element
 
 DASH = "5 4"
 
@@ -101,17 +102,15 @@ def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
     return "".join(parts)
 
 
-def _text(x: float, y: float, text: str, kind: str = "tick", anchor: str = "start", tone: str = "") -> str:
-    fill = f' style="fill:var(--{tone})"' if tone else ""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{fill}>{escape(text)}</text>'
+def _text(x: float, y: float, text: str, kind: str = "tick", anchor: str = "start", tone: str = "") -> Html:
+    fill = {"style": f"fill:var(--{tone})"} if tone else {}
+    return element("text", text, class_=kind, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, **fill)
 
 
-def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> Html:
+    """Parts are made by `_text`, or of formatted numbers and words of ours."""
+    drawn, box = Html("".join(parts)), f"0 0 {width:.0f} {height:.0f}"
+    return element("svg", drawn, class_="chart", viewBox=box, role="img", aria_label=label)
 
 
 def _spread_labels(places: list[float], gap: float, low: float, high: float) -> list[float]:
@@ -139,7 +138,7 @@ def line_chart(
     direct_labels: bool = False,
     marks: Sequence[float] = (),
     label: str = "",
-) -> str:
+) -> Html:
     """Lines over a common x axis.
 
     Args:
@@ -196,7 +195,7 @@ def scatter_chart(
     width: int = 900,
     height: int = 340,
     label: str = "",
-) -> str:
+) -> Html:
     """Points (x, y) over a dashed diagonal, on which y is x; both axes have the same bounds."""
     left, right, top, bottom = 52.0, 12.0, 22.0, 34.0
     low, high = _extent([value for point in points for value in point], zero=False)
@@ -225,7 +224,7 @@ def scatter_chart(
 
 def interval_chart(
     rows: Sequence[Row], x_label: str, reference: float | None = None, width: int = 980, label: str = ""
-) -> str:
+) -> Html:
     """Estimates with their intervals, one row each; single values lie behind as small dots.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from fastdreamer.evaluation.charts import Series, line_chart, number
+from fastdreamer.evaluation.html import Html, element, joined
 from fastdreamer.training.metrics import read_metrics as read_lines
 
 PHASES = {
@@ -129,7 +129,7 @@ def smooth(values: Float[ndarray, " t"], share: float = 0.05) -> Float[ndarray, 
     return np.asarray((total[last + 1] - total[first]) / (last + 1 - first))
 
 
-def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], phase: int) -> str:
+def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], phase: int) -> Html:
     """The grid of charts of one phase: the known metrics in their order, then whatever else was logged.
 
     What was measured on held-out episodes too is drawn into the chart of its own metric.
@@ -140,14 +140,14 @@ def curves(metrics: Mapping[str, Sequence[tuple[int, float]]], phase: int) -> st
     others += [name for name in metrics if name not in known and not name.startswith(HELD_OUT)]
     panels += [GENERAL.get(name) or _one(name, _readable(name), "") for name in dict.fromkeys(others)]
     figures = [figure for panel in panels if (figure := _figure(panel, metrics))]
-    return f'<div class="panels">{"".join(figures)}</div>'
+    return element("div", *figures, class_="panels")
 
 
 def _readable(name: str) -> str:
     return name.replace("_", " ").replace("/", ": ").capitalize()
 
 
-def _figure(panel: Panel, metrics: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def _figure(panel: Panel, metrics: Mapping[str, Sequence[tuple[int, float]]]) -> Html:
     lines: list[tuple[str, str, str]] = []  # metric, name in the legend, tone
     for metric, name in panel.metrics:
         is_watched = HELD_OUT + metric in metrics
@@ -157,13 +157,12 @@ def _figure(panel: Panel, metrics: Mapping[str, Sequence[tuple[int, float]]]) ->
             lines.append((HELD_OUT + metric, "held out", "other"))
     drawn = [s for metric, name, tone in lines if (s := _series(metrics.get(metric, ()), name, metric, tone))]
     if not drawn:
-        return ""
+        return Html()
     chart = line_chart(drawn, "step", label=f"{panel.title} over training steps")
-    reading = f" <span>{escape(panel.reading)}</span>" if panel.reading else ""
-    return (
-        f'<figure class="panel"><figcaption><strong>{escape(panel.title)}</strong>{reading}'
-        f'<span class="legend">{"".join(_key(series) for series in drawn)}</span></figcaption>{chart}</figure>'
-    )
+    reading = joined([" ", element("span", panel.reading)]) if panel.reading else ""
+    legend = element("span", *map(_key, drawn), class_="legend")
+    caption = element("figcaption", element("strong", panel.title), reading, legend)
+    return element("figure", caption, chart, class_="panel")
 
 
 def _series(points: Sequence[tuple[int, float]], name: str, metric: str, tone: str) -> Series | None:
@@ -177,8 +176,8 @@ def _series(points: Sequence[tuple[int, float]], name: str, metric: str, tone: s
     return Series(name, xs.tolist(), smoothed.tolist(), tone, metric == BASELINE, () if is_exact else ys.tolist())
 
 
-def _key(series: Series) -> str:
+def _key(series: Series) -> Html:
     """A legend entry: colour and name where there are several, and where the line ends."""
     kind = "key dashed" if series.dashed else "key"
-    swatch = f'<i class="{kind}" style="border-color:var(--{series.tone})"></i>' if series.name else ""
-    return f"<span>{swatch}{escape(series.name)} <b>{number(series.ys[-1])}</b></span>"
+    swatch = element("i", class_=kind, style=f"border-color:var(--{series.tone})") if series.name else ""
+    return element("span", swatch, series.name, " ", element("b", number(series.ys[-1])))

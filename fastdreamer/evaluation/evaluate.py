@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.clips import Batch
@@ -31,6 +31,7 @@ from fastdreamer.evaluation.summary import write_json
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
 from fastdreamer.heads.actor import Actor
+from fastdreamer.json_files import read_loosely
 from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
 
 STRIPS = 3
@@ -50,7 +51,9 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
     run = RunDirectory(run_dir)
     trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
     if not trained:
-        raise UserError(f"nothing is trained in {run_dir}; run fastdreamer train --phase 1 --run-dir {run_dir} first")
+        raise UserError(
+            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
+        )
     acting.check(config)  # first: all else takes minutes
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
@@ -200,17 +203,12 @@ def evaluation_seeds(config: Config) -> range:
 
 
 def recorded_seeds(config: Config, run: RunDirectory) -> list[int]:
-    """Worlds that were recorded: by the recordings' own metadata, or by the configuration where they are gone."""
-    folder = run.recordings(config)
-    seeds = []
-    for path in folder.glob("*/*/metadata.json"):
-        try:
-            seed = json.loads(path.read_text(encoding="utf-8")).get("seed")
-        except (ValueError, AttributeError):
-            continue
-        if isinstance(seed, int):
-            seeds.append(seed)
-    return sorted(seeds) or list(range(config.record.seed, config.record.seed + config.record.episodes))
+    """Worlds that were recorded: by the recordings' own metadata, and by the configuration where that does not say."""
+    found = [read_loosely(path) for path in run.recordings(config).glob("*/*/metadata.json")]
+    seeds = {metadata["seed"] for metadata in found if metadata and type(metadata.get("seed")) is int}
+    if not seeds or None in found:
+        seeds |= set(range(config.record.seed, config.record.seed + config.record.episodes))
+    return sorted(seeds)
 
 
 def evaluate_open_loop(

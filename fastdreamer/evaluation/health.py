@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
+from fastdreamer.advice import command
 from fastdreamer.evaluation.audit import audit_block
 from fastdreamer.evaluation.charts import number, scatter_chart
-from fastdreamer.evaluation.sections import figure, note, table
+from fastdreamer.evaluation.html import Html, element, figure, joined, lead, note, table
 
 TITLES = {
     "phase1": "Phase 1: world model",
@@ -21,54 +21,56 @@ TONES = {"red": "warn", "amber": "other", "ok": "better"}
 
 def health_section(
     diagnosis: Mapping[str, Any], flags: Mapping[str, Any], audit: Mapping[str, Any] | None = None
-) -> str:
+) -> Html:
     """A block a phase: its flags with their remedies, phase 3's figures, and every check folded away; the audit."""
     phases = diagnosis.get("phases", {})
     raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
     audited = audit_block(audit or {})
     if not phases and not raised and not audited:
-        return note("Not diagnosed: run `fastdreamer diagnose` on this run directory.")
-    blocks = []
+        return note(f"Not diagnosed; this does it: {command('diagnose')}")
+    blocks: list[Html] = []
     for name, title in TITLES.items():
         if name in phases or name in raised:
-            blocks.append(f"<h3>{escape(title)}</h3>")
+            blocks.append(element("h3", title))
         if name in phases:
             blocks.append(_phase(phases[name]))
         if name in raised:
             blocks.append(_while_training(raised[name]))
     if audit and audited:
         blocks += [audited, _standing(audit.get("checks", []))]
-    return "".join(blocks)
+    return joined(blocks)
 
 
-def _phase(phase: Mapping[str, Any]) -> str:
+def _phase(phase: Mapping[str, Any]) -> Html:
     checks = phase.get("checks", [])
     counts = {v: sum(check["verdict"] == v for check in checks) for v in ("ok", "amber", "red", "too early")}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    parts = [f'<p class="lead">{len(checks)} checks at step {phase.get("step", "?")}: {said}.</p>']
+    parts = [lead(f"{len(checks)} checks at step {phase.get('step', '?')}: {said}.")]
     parts.append(_standing(check for check in checks if check["verdict"] in ("red", "amber")))
     parts += [_dreams(phase)] if "values" in phase else []
     rows = [
-        f"<td>{escape(check['group'])}: {escape(check['name'])}</td><td>{escape(check['value'])}</td>"
-        f"<td>{escape(check['expected'])}</td>"
-        f'<td style="color:var(--{TONES.get(check["verdict"], "base")})">{escape(check["verdict"])}</td>'
+        (f"{check['group']}: {check['name']}", check["value"], check["expected"], _verdict("td", check))
         for check in checks
     ]
-    parts.append(f"<details><summary>All checks</summary>{table(HEAD, rows)}</details>")
-    return "".join(parts)
+    parts.append(element("details", element("summary", "All checks"), table(HEAD, rows)))
+    return joined(parts)
 
 
-def _standing(checks: Iterable[Mapping[str, Any]]) -> str:
+def _verdict(within: str, check: Mapping[str, Any]) -> Html:
+    return element(within, check["verdict"], style=f"color:var(--{TONES.get(check['verdict'], 'base')})")
+
+
+def _standing(checks: Iterable[Mapping[str, Any]]) -> Html:
     """Checks with their remedies, a paragraph each."""
-    return "".join(
-        f'<p class="note"><b style="color:var(--{TONES.get(check["verdict"], "base")})">{escape(check["verdict"])}</b> '
-        f"{escape(check['name'])}: {escape(check['value'])}, expected {escape(check['expected'])}."
-        + (f" {escape(check['remedy'])}.</p>" if check["remedy"] else "</p>")
-        for check in checks
-    )
+    said = []
+    for check in checks:
+        remedy = f" {check['remedy']}." if check["remedy"] else ""
+        text = f" {check['name']}: {check['value']}, expected {check['expected']}.{remedy}"
+        said.append(element("p", _verdict("b", check), text, class_="note"))
+    return joined(said)
 
 
-def _dreams(phase: Mapping[str, Any]) -> str:
+def _dreams(phase: Mapping[str, Any]) -> Html:
     """Values against returns; D+ and D-; imagined against real reward."""
     real = phase.get("real_reward")
     rewards = f"imagined reward {number(phase['imagined_reward'])} a frame" + (
@@ -85,10 +87,6 @@ def _dreams(phase: Mapping[str, Any]) -> str:
     return figure(chart, caption)
 
 
-def _while_training(raised: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        f"<td>{escape(str(flag.get('step', '')))}</td><td>{escape(str(flag.get('name', '')))}</td>"
-        f"<td>{escape(str(flag.get('value', '')))}</td><td>{escape(str(flag.get('remedy', '')))}</td>"
-        for flag in raised
-    ]
-    return f'<p class="lead">Raised while it trained:</p>{table(("Step", "Check", "Found", "What helps"), rows)}'
+def _while_training(raised: Sequence[Mapping[str, Any]]) -> Html:
+    rows = [[flag.get(name, "") for name in ("step", "name", "value", "remedy")] for flag in raised]
+    return joined([lead("Raised while it trained:"), table(("Step", "Check", "Found", "What helps"), rows)])

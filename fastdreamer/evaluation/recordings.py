@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastdreamer.data.tasks import RECORDED
 from fastdreamer.envs.mix import KINDS, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
+from fastdreamer.json_files import read_loosely
 from fastdreamer.training.runs import RunDirectory
 
 ACTIONS_SHOWN = 24
@@ -103,11 +103,8 @@ def _achievements(folder: Path) -> dict[str, float]:
     counts: Counter[str] = Counter()
     episodes = 0
     for path in sorted(folder.glob("*/*/metadata.json")):
-        try:
-            names = json.loads(path.read_text(encoding="utf-8")).get("achievements")
-        except (ValueError, AttributeError):
-            continue
+        names = (read_loosely(path) or {}).get("achievements")
         if isinstance(names, list):
             episodes += 1
-            counts.update(str(name) for name in set(names))
+            counts.update({str(name) for name in names})
     return {name: count / episodes for name, count in sorted(counts.items())}

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation import contents
 from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import rounded
 from fastdreamer.evaluation.curves import PHASES, Metrics, curves, read_metrics
 from fastdreamer.evaluation.health import health_section
+from fastdreamer.evaluation.html import Html, element, joined, lead, note, page
 from fastdreamer.evaluation.recordings import summarise_recordings
 from fastdreamer.evaluation.sections import (
     configuration_section,
     evaluation_section,
-    note,
     recordings_section,
     time_section,
     world_model_section,
 )
 from fastdreamer.evaluation.verdict import NAMES, duration, interval_of, policy_sentences, world_model_sentences
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import read_object, regular_bytes
 
 
 @dataclass(frozen=True)
@@ -49,30 +47,33 @@ class Run:
 
 
 def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
-    """Read a run directory; a file that is missing is empty, one that is broken is named in `damaged`."""
+    """Read a run directory; a file that is missing is empty, one that is broken is said in `damaged`.
+
+    The page may be shown to others, so no link is followed.
+    """
     damaged: list[str] = []
+    remedy = "left out; run the command that writes it again"
 
     def load(name: str) -> dict[str, Any]:
-        path = run_dir / name
-        if not path.is_file():
-            return {}
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            damaged.append(name)
+            return read_object(run_dir / name, contents.FILES[name], remedy, follows_links=False)
+        except UserError as error:
+            damaged.append(str(error).removeprefix(f"{run_dir}/"))
             return {}
-        return value
 
-    config = run_dir / "config.yaml"
+    config_text = ""
+    if (run_dir / "config.yaml").exists():
+        try:
+            config_text = regular_bytes(run_dir / "config.yaml", follows_links=False).decode("utf-8", "replace")
+        except ValueError as error:
+            damaged.append(f"config.yaml is not shown: {error}")
     return Run(
         path=run_dir,
-        config_text=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        config_text=config_text,
         metrics=read_metrics(run_dir),
         evaluation=load("evaluation.json"),
         world_model=load("world_model.json"),
-        timings={name: float(value) for name, value in load("timings.json").items() if isinstance(value, int | float)},
+        timings=load("timings.json"),
         pictures=load("pictures/pictures.json"),
         recordings=dict(recordings or {}),
         diagnosis=load("diagnosis.json"),
@@ -106,13 +107,17 @@ def render(run: Run) -> str:
         (
             "evaluation",
             "In the environment",
-            evaluation_section(run.evaluation, run.recordings) + calibration_section(run.evaluation),
+            joined([evaluation_section(run.evaluation, run.recordings), calibration_section(run.evaluation)]),
         ),
         (
             "world-model",
             "The world model",
-            world_model_section(run.world_model, run.pictures, run.path / "pictures")
-            + one_sample_section(run.world_model),
+            joined(
+                [
+                    world_model_section(run.world_model, run.pictures, run.path / "pictures"),
+                    one_sample_section(run.world_model),
+                ]
+            ),
         ),
         ("health", "Is it well", health_section(run.diagnosis, run.flags, run.audit)),
         ("curves", "Training curves", curves_section(run.metrics)),
@@ -120,18 +125,11 @@ def render(run: Run) -> str:
         ("time", "What ran, and how long", time_section(run.timings)),
         ("configuration", "Configuration", configuration_section(run.config_text)),
     ]
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
-    broken = "".join(
-        note(f"{name} is damaged and was left out; run the command that writes it again.") for name in run.damaged
-    )
-    body = [header(run), broken, f"<nav>{links}</nav>"]
-    body += [f'<section id="{anchor}"><h2>{escape(title)}</h2>{html}</section>' for anchor, title, html in sections]
-    template = resources.files("fastdreamer.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
-    name = run.path.resolve().name
-    return Template(template).substitute(title=escape(f"FastDreamer report: {name}"), body="\n".join(body))
+    top = joined([header(run), *(note(f"{text}.") for text in run.damaged)])
+    return page(f"FastDreamer report: {run.path.resolve().name}", top, sections)
 
 
-def header(run: Run) -> str:
+def header(run: Run) -> Html:
     """Title, verdict in words, key figures."""
     sentences = policy_sentences(run.evaluation) + world_model_sentences(run.world_model)
     missing = [
@@ -144,22 +142,24 @@ def header(run: Run) -> str:
     ]
     if missing:
         sentences.append(f"This run has no {' and no '.join(what.removeprefix('a ') for what in missing)} yet.")
-    verdict = "".join(f"<span>{escape(sentence)}</span>" for sentence in sentences)
     env = run.evaluation.get("env")
     phases = [str(phase) for phase in run.metrics if phase in PHASES and phase > 0]
-    parts = [escape(str(env))] if env else []
+    parts = ["FastDreamer report", *([env] if env else [])]
     parts += [f"phase {', '.join(phases)} trained"] if phases else []
     parts += [f"{duration(sum(run.timings.values()))} in all"] if run.timings else []
-    return (
-        f"<h1>{escape(run.path.resolve().name)}</h1>"
-        f'<p class="meta">FastDreamer report{" &middot; " if parts else ""}{" &middot; ".join(parts)}</p>'
-        f'<p class="verdict">{verdict}</p>{tiles(run)}'
+    return joined(
+        [
+            element("h1", run.path.resolve().name),
+            element("p", joined(parts, " &middot; "), class_="meta"),
+            element("p", *(element("span", sentence) for sentence in sentences), class_="verdict"),
+            tiles(run),
+        ]
     )
 
 
-def tiles(run: Run) -> str:
+def tiles(run: Run) -> Html:
     """The key figures, four or five, each with what it is compared with."""
-    made: list[tuple[str, str, str]] = []
+    made: list[tuple[str, object, str]] = []
     policies = run.evaluation.get("policies", {})
     for name, against in (("phase2", "random"), ("phase3", "phase2")):
         if name in policies:
@@ -177,29 +177,29 @@ def tiles(run: Run) -> str:
         ("shuffled_over_real", "Error, shuffled actions", "the error under real actions; above 1 is right"),
     ):
         if key in ratios:
-            ratio = Interval(**ratios[key])
+            ratio = Interval.of(ratios[key])
             bounds = f"[{rounded(ratio.low)}, {rounded(ratio.high)}]"
-            made.append((title, f"&times; {rounded(ratio.mean)}", f"{bounds} {text}"))
-    html = "".join(
-        f'<div class="tile"><span class="name">{escape(name)}</span><b>{figure}</b><span>{escape(text)}</span></div>'
-        for name, figure, text in made
-    )
-    return f'<div class="tiles">{html}</div>' if made else ""
+            made.append((title, Html(f"&times; {rounded(ratio.mean)}"), f"{bounds} {text}"))
+    shown = [
+        element("div", element("span", name, class_="name"), element("b", value), element("span", text), class_="tile")
+        for name, value, text in made
+    ]
+    return element("div", *shown, class_="tiles") if made else Html()
 
 
-def curves_section(metrics: Metrics) -> str:
+def curves_section(metrics: Metrics) -> Html:
     """All phases' curves."""
     if not metrics:
         return note("No metrics.jsonl: nothing was trained in this run directory yet.")
     intro = (
-        '<p class="lead">Thin lines are what was logged, thick ones a moving average; the figure above a chart is '
-        "where the thick line ends.</p>"
+        "Thin lines are what was logged, thick ones a moving average; the figure above a chart is where the thick line "
+        "ends."
     )
     order = sorted(metrics, key=lambda phase: (phase == 0, phase))  # the pictures' decoder last: it decides nothing
-    blocks = [
-        f"<h3>{escape(PHASES.get(phase, f'Phase {phase}'))}</h3>{curves(metrics[phase], phase)}" for phase in order
-    ]
+    blocks = [lead(intro)]
+    for phase in order:
+        blocks += [element("h3", PHASES.get(phase, f"Phase {phase}")), curves(metrics[phase], phase)]
     absent = [PHASES[phase] for phase in (1, 2, 3) if phase not in metrics]
     if absent:
         blocks.append(note(f"Not trained in this run: {'; '.join(absent)}."))
-    return intro + "".join(blocks)
+    return joined(blocks)

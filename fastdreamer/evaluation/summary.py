@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation import contents
 from fastdreamer.evaluation.curves import last_values, read_metrics
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import read_object
 
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
     """Merge evaluation, world model, last losses and seconds a stage into `run_dir`/summary.json; return them.
 
-    A part that was not made is an empty object.
+    A part that was not made is an empty object, and so is a damaged timings.json, which is said.
 
     Raises:
-        UserError: if a part is no JSON object.
+        UserError: if the evaluation is damaged.
     """
-    evaluation = read_object(run_dir / "evaluation.json")
+    evaluation, world_model = (
+        read_object(run_dir / name, contents.FILES[name]) for name in ("evaluation.json", "world_model.json")
+    )
+    try:
+        seconds = read_object(run_dir / "timings.json", contents.FILES["timings.json"], "left out of summary.json")
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
+        seconds = {}
     summary: dict[str, Any] = {
         "eval": evaluation or {"policies": {}},
-        "world_model": read_object(run_dir / "world_model.json"),
+        "world_model": world_model,
         "losses": last_values(read_metrics(run_dir)),
-        "seconds": read_object(run_dir / "timings.json"),
+        "seconds": seconds,
     }
     write_json(run_dir / "summary.json", summary)
     return summary
@@ -33,20 +43,3 @@ def write_summary(run_dir: Path) -> dict[str, Any]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object for people and programs to read; what is not a finite number is a bug, not a value."""
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, empty if there is no such file.
-
-    Raises:
-        UserError: if it holds anything else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is no JSON object; delete it and run the command that writes it again")
-    return value

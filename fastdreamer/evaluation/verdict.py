@@ -64,7 +64,7 @@ def _sentences(evaluation: Mapping[str, Any]) -> list[str]:
             continue
         one, other = interval_of(policies[first]), interval_of(policies[second])
         known = differences.get(f"{first}_minus_{second}")
-        verdict = compare(one, other, Interval(**known) if known else None)
+        verdict = compare(one, other, Interval.of(known) if known else None)
         subject = "Behaviour cloning" if first == "phase2" else "Training in imagination"
         against = "random play" if second == "random" else "the cloned policy it started from"
         worlds = policies[first].get("episodes", "?")
@@ -80,7 +80,7 @@ def world_model_sentences(world_model: Mapping[str, Any]) -> list[str]:
     """The world model against copying, and the two controls."""
     if "horizons" not in world_model:
         return []
-    ratios = {name: Interval(**value) for name, value in world_model.get("ratios", {}).items()}
+    ratios = {name: Interval.of(value) for name, value in world_model.get("ratios", {}).items()}
     samples = world_model.get("samples", 8)
     real, copy = world_model[f"mean_of_{samples}"], world_model["copy_last"]
     won, horizons = sum(a < b for a, b in zip(real, copy, strict=True)), len(real)

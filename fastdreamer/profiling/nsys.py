@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from fastdreamer.advice import shell
 from fastdreamer.errors import UserError
 from fastdreamer.profiling.work import Work, profiled_steps
 
-INSTALL = "install Nsight Systems (`apt-get install nsight-systems-cli` from NVIDIA's package source, or its web page)"
+APT = ("apt-get", "install", "nsight-systems-cli")
+INSTALL = f"install Nsight Systems from its web page, or from NVIDIA's package source: {shell(*APT)}"
 REPORTS = {"kernels": "cuda_gpu_kern_sum", "ranges": "nvtx_sum"}
 TOP = 10
 

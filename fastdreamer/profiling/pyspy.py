@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.advice import pip, shell
 from fastdreamer.errors import UserError
 from fastdreamer.profiling.flame import own_samples, read_flame, samples_through
 from fastdreamer.profiling.work import profiled_steps
 
-INSTALL = "pip install 'py-spy>=0.4,<0.5'"
+INSTALL = pip("py-spy>=0.4,<0.5")
 RATE = 100  # samples a second
 TOP = 10
 LONGEST = 100
@@ -123,7 +124,7 @@ def _run(command: list[str], quiet: bool = False) -> str:
     if any(words in said.lower() for words in REFUSED):
         raise UserError(
             "py-spy may not look into that process: run it as the same user or root; in a container add "
-            "--cap-add SYS_PTRACE; or allow it with `sudo sysctl kernel.yama.ptrace_scope=0`"
+            f"--cap-add SYS_PTRACE; or allow it with: {shell('sudo', 'sysctl', 'kernel.yama.ptrace_scope=0')}"
         )
     reason = next((line for line in said.splitlines() if line.startswith("Error")), said.strip()[-300:])
     raise UserError(f"py-spy failed: {reason}")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from fastdreamer.config import Config
+from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, interval_chart, rounded
-from fastdreamer.evaluation.sections import configuration_section, figure, note, table, time_section
+from fastdreamer.evaluation.html import Html, element, figure, joined, lead, note, page, table
+from fastdreamer.evaluation.sections import configuration_section, time_section
 from fastdreamer.evaluation.verdict import NAMES, interval_of, say
 from fastdreamer.files import write_atomic
 from fastdreamer.settings import config_text
-from fastdreamer.study.results import interval_in
 
 ARM_NAMES = NAMES | {
     "shuffled_rewards": "Rewards shuffled",
@@ -36,42 +34,41 @@ def write_page(result: Mapping[str, Any], config: Config, path: Path) -> None:
         ("time", "What ran, and how long", time_section(_stages(result["seconds"]))),
         ("configuration", "Configuration", configuration_section(config_text(config))),
     ]
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title, _ in sections)
-    body = [_header(result, path), f"<nav>{links}</nav>"]
-    body += [f'<section id="{anchor}"><h2>{escape(title)}</h2>{html}</section>' for anchor, title, html in sections]
-    template = resources.files("fastdreamer.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
-    title = escape(f"FastDreamer study: {path.parent.resolve().name}")
-    write_atomic(path, Template(template).substitute(title=title, body="\n".join(body)).encode("utf-8"))
+    title = f"FastDreamer study: {path.parent.resolve().name}"
+    write_atomic(path, page(title, _header(result, path), sections).encode("utf-8"))
 
 
-def _header(result: Mapping[str, Any], path: Path) -> str:
+def _header(result: Mapping[str, Any], path: Path) -> Html:
     said = [
         f"{result['seeds']} of {result['wanted']} seeds, each on {result['worlds']} worlds of its own that were never "
         f"recorded, for at most {result['max_steps']} steps. All seeds learn from the same recordings."
     ]
     for task, found in result["tasks"].items():
         gain, ratio = found["differences"]["phase3_minus_phase2"], found["phase3_over_phase2"]
-        change = f"; the ratio is {say(interval_in(ratio))}" if ratio else ""
+        change = f"; the ratio is {say(Interval.of(ratio))}" if ratio else ""
         said.append(
-            f"Training in imagination changes the return in task {task} by {say(interval_in(gain), sign=True)} over "
+            f"Training in imagination changes the return in task {task} by {say(Interval.of(gain), sign=True)} over "
             f"{gain['over']}, upwards in {gain['positive']} of {len(gain['by_seed'])} seeds{change}."
         )
-    verdict = "".join(f"<span>{escape(sentence)}</span>" for sentence in said)
-    about = f"FastDreamer study &middot; {escape(result['env'])} &middot; configuration {result['configuration']}"
-    return f'<h1>{escape(path.parent.resolve().name)}</h1><p class="meta">{about}</p><p class="verdict">{verdict}</p>'
+    about = ["FastDreamer study", result["env"], f"configuration {result['configuration']}"]
+    return joined(
+        [
+            element("h1", path.parent.resolve().name),
+            element("p", joined(about, " &middot; "), class_="meta"),
+            element("p", *(element("span", sentence) for sentence in said), class_="verdict"),
+        ]
+    )
 
 
-def _verdicts(result: Mapping[str, Any]) -> str:
-    rows = [
-        f"<td>{escape(verdict['name'])}</td><td>{escape(verdict.get('task', 'all'))}</td>"
-        f"<td>{escape(verdict['value'])}</td><td>{escape(verdict['expected'])}</td>"
-        f"<td><b>{escape(verdict['verdict'])}</b></td>"
-        for verdict in result["verdicts"]
-    ]
+def _verdicts(result: Mapping[str, Any]) -> Html:
+    rows = []
+    for verdict in result["verdicts"]:
+        said = (verdict["name"], verdict.get("task", "all"), verdict["value"], verdict["expected"])
+        rows.append((*said, element("b", verdict["verdict"])))
     return table(("Verdict", "Task", "Found", "Expected", ""), rows)
 
 
-def _task(result: Mapping[str, Any], task: str) -> str:
+def _task(result: Mapping[str, Any], task: str) -> Html:
     found, seeds = result["tasks"][task], result["by_seed"]
     over = found["arms"]["phase3"]["over"]
     missing = [] if over != "worlds" else [
@@ -92,46 +89,46 @@ def _task(result: Mapping[str, Any], task: str) -> str:
         for seed in seeds
     ]
     apart = interval_chart(own, "imagination - cloning", reference=0.0, label=f"Gain of every seed, task {task}")
-    parts = [*missing, figure(chart, caption), "<h3>Every seed</h3>"]
+    parts = [*missing, figure(chart, caption), element("h3", "Every seed")]
     parts.append(figure(apart, "Gain of phase 3 in every seed, with 95 % intervals over its worlds."))
-    return "".join([*parts, _returns(found, seeds, task), _calibration(seeds, task)])
+    return joined([*parts, _returns(found, seeds, task), _calibration(seeds, task)])
 
 
 def _row(name: str, row: Mapping[str, Any]) -> Row:
     arm, _, other = name.partition("_minus_")
     label = ARM_NAMES[arm] if other == "phase2" else f"{ARM_NAMES[arm]} - {ARM_NAMES[other].lower()}"
-    interval = interval_in(row)
+    interval = Interval.of(row)
     return Row(label, interval.mean, interval.low, interval.high, TONES.get(arm, "warn"), row["by_seed"])
 
 
-def _returns(found: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]], task: str) -> str:
+def _returns(found: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]], task: str) -> Html:
     arms = list(found["arms"])
     head = ("", *(ARM_NAMES[arm] for arm in arms))
     rows = []
     for seed in seeds:
-        cells = "".join(f"<td>{escape(say(interval_of(seed['tasks'][task]['arms'][arm])))}</td>" for arm in arms)
-        rows.append(f"<td>seed {seed['seed']}</td>{cells}")
-    together = "".join(f"<td><b>{escape(say(interval_in(found['arms'][arm])))}</b></td>" for arm in arms)
-    rows.append(f"<td><b>all seeds</b></td>{together}")
-    html = f"<h3>Returns</h3>{table(head, rows)}"
+        rows.append([f"seed {seed['seed']}", *(say(interval_of(seed["tasks"][task]["arms"][arm])) for arm in arms)])
+    together = ["all seeds", *(say(Interval.of(found["arms"][arm])) for arm in arms)]
+    parts = [element("h3", "Returns"), table(head, [*rows, [element("b", cell) for cell in together]])]
     recordings = found["recordings"]
     if not recordings:
-        return html + note("The recordings hold no rewards, so there is no demonstrator to compare with.")
+        parts.append(note("The recordings hold no rewards, so there is no demonstrator to compare with."))
+        return joined(parts)
     who = "The demonstrator" if recordings["player"] == "expert" else "The recordings"
     others = ", ".join(f"{player} {rounded(value)}" for player, value in recordings["players"].items())
-    return html + (
-        f"<p>{who} earned {escape(say(interval_of(recordings)))} over {recordings['episodes']} recorded episodes of "
-        f"{recordings['length_mean']:,.0f} steps on average (mean by player: {escape(others)}).</p>"
+    text = (
+        f"{who} earned {say(interval_of(recordings))} over {recordings['episodes']} recorded episodes of "
+        f"{recordings['length_mean']:,.0f} steps on average (mean by player: {others})."
     )
+    return joined([*parts, element("p", text)])
 
 
-def _world_models(seeds: Sequence[Mapping[str, Any]]) -> str:
+def _world_models(seeds: Sequence[Mapping[str, Any]]) -> Html:
     found = [_model_figures(seed["world_model"]) for seed in seeds]
     names = list(dict.fromkeys(name for figures in found for name in figures))
     if not names:
         return note("No world model was evaluated: held-out episodes are shorter than a window.")
     rows = [
-        f"<td>seed {seed['seed']}</td>{''.join(_cell(figures.get(name)) for name in names)}"
+        [f"seed {seed['seed']}", *(_cell(figures.get(name)) for name in names)]
         for seed, figures in zip(seeds, found, strict=True)
     ]
     return table(("On held-out play", *names), rows)
@@ -144,28 +141,29 @@ def _model_figures(world_model: Mapping[str, Any]) -> dict[str, Mapping[str, flo
     return figures | ({"correlation of imagined with real reward": correlation} if correlation else {})
 
 
-def _calibration(seeds: Sequence[Mapping[str, Any]], task: str) -> str:
+def _calibration(seeds: Sequence[Mapping[str, Any]], task: str) -> Html:
     """Predicted against paid reward an episode, on the real play of each policy."""
     found = [seed["tasks"][task]["reward_calibration"] for seed in seeds]
     arms = list(dict.fromkeys(arm for one in found for arm in one))
     if not arms:
-        return ""
+        return Html()
     head = ("", *(f"{ARM_NAMES[arm]}: {what}" for arm in arms for what in ("predicted", "paid", "ratio")))
     rows = []
     for seed, one in zip(seeds, found, strict=True):
         figures = [one.get(arm, {}).get(what) for arm in arms for what in ("predicted", "paid", "ratio")]
-        rows.append(f"<td>seed {seed['seed']}</td>{''.join(map(_cell, figures))}")
-    return (
-        '<h3>What the reward head says of real play</h3><p class="lead">Reward an episode in the real game, as '
-        f"predicted from what was seen and as it was paid; the ratio should be about 1.</p>{table(head, rows)}"
+        rows.append([f"seed {seed['seed']}", *map(_cell, figures)])
+    intro = (
+        "Reward an episode in the real game, as predicted from what was seen and as it was paid; the ratio should be "
+        "about 1."
     )
+    return joined([element("h3", "What the reward head says of real play"), lead(intro), table(head, rows)])
 
 
-def _cell(figures: Mapping[str, float] | None) -> str:
+def _cell(figures: Mapping[str, float] | None) -> Html:
     """A table cell of an estimate with its interval; empty where there is none."""
     if not figures or figures.get("mean") is None:
-        return '<td class="none">n/a</td>'
-    return f"<td>{escape(say(interval_in(figures)))}</td>"
+        return element("td", "n/a", class_="none")
+    return element("td", say(Interval.of(figures)))
 
 
 def _stages(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -12,11 +12,16 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import NUMBER, TEXT, read_object
 from fastdreamer.output import to_json
 from fastdreamer.settings import to_dict
 
 # What no part's result depends on, but for rounding.
 ASIDE = ("engines", "device", "compile", "memory_gb")
+
+
+AGAIN = "move it away, and the part is done again"
+PART = {"made_with": TEXT, "seconds": NUMBER, "result": {}, "sha256?": TEXT}
 
 
 class Parts:
@@ -51,7 +56,7 @@ class Parts:
         seconds = round(time.perf_counter() - began, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         written = {"made_with": made_with, "seconds": seconds, "result": result}
-        write_atomic(path, (json.dumps(written, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(written | {"sha256": _hash(written)}, indent=1) + "\n").encode())
         self.say(f"[{name}] done in {seconds:.1f} s")
         return dict(result)
 
@@ -62,17 +67,11 @@ class Parts:
             UserError: if it is damaged.
         """
         path = self.path(name)
-        if not path.is_file():
-            return None
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return {
-                "made_with": str(kept["made_with"]),
-                "seconds": float(kept["seconds"]),
-                "result": {**kept["result"]},
-            }
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}): move it away, and the part is done again") from None
+        kept = read_object(path, PART, AGAIN)
+        written = kept.pop("sha256", None)  # parts of before have none
+        if written is not None and written != _hash(kept):
+            raise UserError(f"{path} is damaged (its content is not what was written): {AGAIN}")
+        return kept or None
 
     def seconds(self) -> dict[str, float]:
         """What every finished part took, by name; of a part that was stopped and went on, its last go."""
@@ -82,6 +81,10 @@ class Parts:
     def path(self, name: str) -> Path:
         """The part's file."""
         return self.folder / f"{name}.json"
+
+
+def _hash(part: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(config: Config, *sections: str, without: tuple[str, ...] = ()) -> str:

@@ -20,6 +20,7 @@ from fastdreamer.evaluation.closed_loop import check_worlds
 from fastdreamer.evaluation.evaluate import evaluate_open_loop, evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.summary import write_json
+from fastdreamer.run_lock import run_lock
 from fastdreamer.settings import dump_config
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
 from fastdreamer.study.page import write_page
@@ -68,7 +69,8 @@ def run_study(
     study.share()
     done: list[Seed] = []
     for number in range(seeds):
-        done.append(study.seed(number))
+        with run_lock(folder / f"seed-{number}"):
+            done.append(study.seed(number))
         result = summarise(config, done, seeds, study.beyond(seeds), study.demonstrated(), study.parts.seconds())
         write_json(folder / "study.json", result)
         write_page(result, config, folder / "study.html")

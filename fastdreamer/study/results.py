@@ -181,7 +181,7 @@ def _every_seed(seeds: Sequence[Seed], wanted: int, beyond: Sequence[str]) -> di
 
 def _verdicts(found: Mapping[str, Any]) -> list[dict[str, str]]:
     gain = found["differences"]["phase3_minus_phase2"]
-    interval, count = interval_in(gain), len(gain["by_seed"])
+    interval, count = Interval.of(gain), len(gain["by_seed"])
     asked = math.ceil(POSITIVE * count)
     verdicts = [
         _verdict("gain of phase 3", say(interval, sign=True), "the interval above 0", interval.low > 0),
@@ -189,17 +189,12 @@ def _verdicts(found: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
     for arm in MUST_NOT_GAIN:
         if f"{arm}_minus_phase2" in found["differences"]:
-            beside = interval_in(found["differences"][f"{arm}_minus_phase2"])
+            beside = Interval.of(found["differences"][f"{arm}_minus_phase2"])
             name = f"control: {arm.replace('_', ' ')}"
             verdicts.append(
                 _verdict(name, say(beside, sign=True), "the interval includes 0", beside.low <= 0 <= beside.high)
             )
     return verdicts
-
-
-def interval_in(figures: Mapping[str, Any]) -> Interval:
-    """The interval among an estimate's figures."""
-    return Interval(figures["mean"], figures["low"], figures["high"])
 
 
 def _verdict(name: str, value: str, expected: str, is_well: bool) -> dict[str, str]:
@@ -211,14 +206,14 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [f"{result['seeds']} of {result['wanted']} seeds, {result['worlds']} worlds each"]
     for task, found in result["tasks"].items():
         lines.append(f"\ntask {task}, over {found['arms']['phase3']['over']}")
-        lines += [f"  {name:<34}{say(interval_in(row))}" for name, row in found["arms"].items()]
+        lines += [f"  {name:<34}{say(Interval.of(row))}" for name, row in found["arms"].items()]
         if found["recordings"]:
             lines.append(f"  {'the recordings':<34}{found['recordings']['return_mean']:.2f}")
         for name, row in found["differences"].items():
             seeds = ", ".join(f"{value:+.2f}" for value in row["by_seed"])
-            lines.append(f"  {name.replace('_minus_', ' - '):<34}{say(interval_in(row), sign=True)}  seeds: {seeds}")
+            lines.append(f"  {name.replace('_minus_', ' - '):<34}{say(Interval.of(row), sign=True)}  seeds: {seeds}")
         if found["phase3_over_phase2"]:
-            lines.append(f"  {'phase3 / phase2':<34}{say(interval_in(found['phase3_over_phase2']))}")
+            lines.append(f"  {'phase3 / phase2':<34}{say(Interval.of(found['phase3_over_phase2']))}")
     lines.append("")
     for verdict in result["verdicts"]:
         task = f" ({verdict['task']})" if "task" in verdict else ""

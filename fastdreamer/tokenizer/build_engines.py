@@ -35,12 +35,12 @@ from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, scratch_directory
 from fastdreamer.progress import Bar, track
 from fastdreamer.shapes import CHANNELS
+from fastdreamer.tokenizer.engine_names import engine_root
 from fastdreamer.tokenizer.engines import (
     UNRUN,
     VERIFIED,
     checked_manifest,
     engine_key,
-    engine_root,
     folder_name,
     gate_for,
     keep_kernels,
@@ -58,6 +58,7 @@ def build_engines(
     targets: Sequence[str] = (),
     backends: Sequence[str] = (),
     parts: Sequence[str] = ("encoder",),
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Build and install engines for this machine and for the named targets.
 
@@ -70,6 +71,7 @@ def build_engines(
         targets: `sm86`, `cpu`, ... besides this machine.
         backends: by name; without them the one for each target.
         parts: `encoder`, `decoder`.
+        replace: build those that are current too.
 
     Returns:
         engines (a row each), refused (name to reason), root, seconds.
@@ -85,7 +87,7 @@ def build_engines(
         refused: dict[str, str] = {}
         tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
         with scratch_directory(root) as scratch, track("build-engines", total=len(jobs), unit="engines") as bar:
-            workshop = Workshop(config, tokenizer, root, scratch, bar)
+            workshop = Workshop(config, tokenizer, root, scratch, bar, replace)
             for job in jobs:
                 try:
                     rows.append(workshop.install(*job))
@@ -182,8 +184,11 @@ def private_root(config: Config) -> Path:
 class Workshop:
     """Builds engines of one tokenizer; exports and reference outputs are made once and shared."""
 
-    def __init__(self, config: Config, tokenizer: FrozenTokenizer, root: Path, scratch: Path, bar: Bar) -> None:
+    def __init__(
+        self, config: Config, tokenizer: FrozenTokenizer, root: Path, scratch: Path, bar: Bar, replace: bool = False
+    ) -> None:
         self.config, self.tokenizer, self.root, self.scratch, self.bar = config, tokenizer, root, scratch, bar
+        self.replace = replace
         self._gates: dict[tuple[str, int, int], Gate] = {}
         self._onnx_checks: dict[tuple[str, str, str], Parity] = {}
 
@@ -238,7 +243,7 @@ class Workshop:
 
     def _current(self, folder: Path, spec: EngineSpec, target: str) -> dict[str, Any] | None:
         """The manifest of an engine that needs no building: the same shapes, and nothing changed."""
-        if not folder.is_dir():
+        if self.replace or not folder.is_dir():
             return None
         try:
             manifest, found = checked_manifest(self.config, folder, target)

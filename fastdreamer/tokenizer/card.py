@@ -12,17 +12,45 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fastdreamer.advice import PROGRAM, plain, shell
 from fastdreamer.config import Config, TokenizerConfig
+from fastdreamer.errors import UserError
+from fastdreamer.files import sha256_file
+from fastdreamer.json_files import TEXT, Every, read_object
 from fastdreamer.settings import differences, load_config
 from fastdreamer.tokenizer.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fetch import FILES, check_fetched
 from fastdreamer.tokenizer.preprocess import preprocess
 
 if TYPE_CHECKING:
     from fastdreamer.tokenizer.fit import Bottleneck
 
+CARD = "card.json"
 BASELINE_WINDOW = 33  # frames; the repeated-first-frame baseline
 
 Episodes = dict[str, UInt8[np.ndarray, "t h w 3"]]
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a tokenizer's files by name, for its card."""
+    return {name: sha256_file(folder / name) for name in FILES}
+
+
+def check_weights(folder: Path) -> None:
+    """Compare the files of a tokenizer with what was fetched, or with its card; one that has neither passes.
+
+    Raises:
+        UserError: naming the file that is not what was written.
+    """
+    check_fetched(folder)
+    remedy = "copy the folder again from where it is whole, or fit a tokenizer again"
+    hashes = read_object(folder / CARD, {"sha256?": Every(TEXT)}, remedy).get("sha256", {})
+    try:
+        for name in FILES:
+            if name in hashes and sha256_file(folder / name) != hashes[name]:
+                raise UserError(f"{folder / name} is damaged or changed (SHA-256 differs from its card's): {remedy}")
+    except OSError as error:
+        raise UserError(f"tokenizer in {folder} cannot be read ({error.strerror}): let this account read it") from error
 
 
 @torch.no_grad()
@@ -78,8 +106,7 @@ def refit_command(config: Config, recordings: Path, out: Path) -> str:
         for path, (_, value) in changed.items()
         if path.startswith(sections)
     ]
-    files = f"--recordings {recordings} --out {out}"
-    return " ".join(["fastdreamer fit-tokenizer --config crafter", files, *overrides])
+    return plain("fit-tokenizer", *overrides, config="crafter", recordings=recordings, out=out)
 
 
 def recorded_by(origins: list[dict[str, Any]]) -> list[str]:
@@ -87,11 +114,13 @@ def recorded_by(origins: list[dict[str, Any]]) -> list[str]:
     groups: dict[str, list[int]] = {}
     for origin in origins:
         kind = f"{origin['env']}"
-        if {"policy", "noise", "max_steps", "seed"} <= set(origin):
-            kind = f"fastdreamer record --policy {origin['policy']} record.max_steps={origin['max_steps']}"
-            kind += f" record.noise={origin['noise']}" if origin["policy"] == "expert" else ""
-        groups.setdefault(kind, []).append(origin.get("seed", 0))
-    return [f"{kind}{_how_many(seeds, kind.startswith('fastdreamer'))}" for kind, seeds in groups.items()]
+        seed = origin.get("seed")
+        if {"policy", "noise", "max_steps"} <= set(origin) and isinstance(seed, int):
+            noise = [f"record.noise={origin['noise']}"] if origin["policy"] == "expert" else []
+            how = ["--policy", origin["policy"], f"record.max_steps={origin['max_steps']}", *noise]
+            kind = shell(PROGRAM, "record", *how)
+        groups.setdefault(kind, []).append(seed if isinstance(seed, int) else 0)
+    return [f"{kind}{_how_many(seeds, kind.startswith(PROGRAM))}" for kind, seeds in groups.items()]
 
 
 def _how_many(seeds: list[int], is_ours: bool) -> str:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fastdreamer.advice import PROGRAM, shell
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
 from fastdreamer.shapes import CHANNELS
-from fastdreamer.tokenizer.fetch import FILES, check_fetched, fetch_command
+from fastdreamer.tokenizer.card import check_weights
+from fastdreamer.tokenizer.fetch import FILES, fetch_command
 from fastdreamer.tokenizer.layouts import original_files, original_state
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIG_FILE, WEIGHTS_FILE = FILES
 PARTS = {"encoder": (("encoder.", "quant_conv."), "decode"), "decoder": (("decoder.", "post_quant_conv."), "encode")}
-REFIT = "fastdreamer fit-tokenizer --config crafter --recordings RECORDINGS --out fastdreamer/tokenizer/embedded"
 
 
 def architecture(config: TokenizerConfig) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
     """The autoencoder that `config.weights` names, in fp32, frozen and in eval mode.
 
     A diffusers folder brings its architecture; NVIDIA's .pt and .jit have that which `config` describes. Files that
-    `fetch-weights` fetched are compared with their SHA-256 first.
+    `fetch-weights` fetched or `fit-tokenizer` wrote are compared with their SHA-256 first.
 
     Raises:
         UserError: if the weights or their configuration are missing, broken, not trusted or do not fit `config`.
@@ -93,9 +95,11 @@ def load_autoencoder(config: TokenizerConfig) -> AutoencoderKLCosmos:
         model.load_state_dict(_original_state(config, files, model), strict=True)
     else:
         folder = weights_folder(config)
-        check_fetched(folder)
+        check_weights(folder)
         model = read_autoencoder(folder)
     check_fits(model, config)
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise UserError(f"tokenizer {config.weights} holds weights that are not finite: fetch or fit it again")
     return model.float().eval().requires_grad_(False)
 
 
@@ -113,7 +117,7 @@ def read_autoencoder(folder: Path) -> AutoencoderKLCosmos:
         model = _construct({k: v for k, v in arguments.items() if not k.startswith("_")})
         state = load_file(folder / WEIGHTS_FILE)
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
     except RuntimeError as error:  # load_state_dict lists every key; the first lines say enough
         raise UserError(f"weights in {folder} do not fit its config.json: {_one_line(error)}") from error
@@ -147,10 +151,10 @@ def weights_folder(config: TokenizerConfig) -> Path:
     if files := _original_files(config):
         return files[0].parent
     embedded = config.weights == "embedded"
-    folder = EMBEDDED if embedded else Path(config.weights).expanduser()
+    folder = EMBEDDED if embedded else expanded(config.weights)
     if not _is_diffusers(folder):
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
-        mend = f"make it with: {REFIT}"
+        mend = f"install FastDreamer again, or fit one to recordings: {shell(PROGRAM, 'fit-tokenizer', '--help')}"
         if not embedded:
             mend = "mend the path" if folder.suffix in (".pt", ".jit") else f"fetch NVIDIA's: {fetch_command(folder)}"
             mend += ", or name a folder in diffusers' layout, NVIDIA's .pt or .jit, `embedded` or `random`"
@@ -180,11 +184,12 @@ def weights_fingerprint(config: TokenizerConfig, part: Literal["encoder", "decod
     from safetensors import SafetensorError, safe_open
 
     folder = weights_folder(config)
+    check_weights(folder)
     try:
         arguments = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
             return _digest(part, arguments, weights.keys(), weights.get_tensor)
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"tokenizer in {folder} cannot be read: {_one_line(error)}") from error
 
 
@@ -226,7 +231,7 @@ def _is_diffusers(folder: Path) -> bool:
 
 def _original_files(config: TokenizerConfig) -> list[Path]:
     """The files of one of NVIDIA's layouts, if that is what `config.weights` names."""
-    path = Path(config.weights).expanduser()
+    path = expanded(config.weights)
     return [] if config.weights == "embedded" or _is_diffusers(path) else original_files(path)
 
 
@@ -234,7 +239,7 @@ def _original_state(config: TokenizerConfig, files: list[Path], model: Autoencod
     if config.frames_per_latent == 1:  # NVIDIA's names and shapes are the same at every temporal ratio
         raise UserError(
             f"tokenizer.frames_per_latent 1 does not tell the temporal ratio of {files[0]}; set it (8 for CV8x8x8), or "
-            "use the diffusers folder, which tells (fastdreamer fetch-weights)"
+            f"use the diffusers folder, which tells: {fetch_command(files[0].parent / 'vae')}"
         )
     return original_state(files, model, config.trust_jit)
 

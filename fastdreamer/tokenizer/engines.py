@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,10 +34,12 @@ from fastdreamer_engines.parity import verdict
 from fastdreamer_engines.runtime import exact_fp32
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
-from fastdreamer.tokenizer.cosmos import architecture, weights_fingerprint
+from fastdreamer.tokenizer.cosmos import weights_fingerprint
+from fastdreamer.tokenizer.engine_names import engine_root, identity
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
 from fastdreamer.tokenizer.preprocess import RESAMPLING
 
@@ -79,25 +79,6 @@ def open_tokenizer(config: Config, device: torch.device, decodes: bool = False) 
 def describe(tokenizer: FrozenTokenizer) -> str:
     """What runs the encoder, for people."""
     return f"{tokenizer.backend} {tokenizer.precision} on {tokenizer.device.type}"
-
-
-def engine_root(config: Config) -> Path:
-    """The folder of all engines: the setting, or the user's cache."""
-    if config.engines.directory:
-        return Path(config.engines.directory).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "fastdreamer" / "engines"
-
-
-def identity(config: Config) -> str:
-    """A tokenizer's name in the cache: what the user calls it, not what it holds, so that changed weights show."""
-    tokenizer = config.tokenizer
-    where = tokenizer.weights  # as the user writes it: an engine built on another machine is found by the same name
-    parts = [where, tokenizer.image_size, tokenizer.frames_per_latent, tokenizer.window]
-    if tokenizer.weights == "random":
-        parts += [json.dumps(architecture(tokenizer), sort_keys=True), tokenizer.seed]
-    last = re.sub(r"[^a-z0-9]+", "-", "-".join(Path(where).parts[-2:]).lower()).strip("-")[-40:]
-    return f"{last}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]}"
 
 
 def engine_key(config: Config, spec: EngineSpec, name: str, target: str) -> dict[str, Any]:
@@ -196,8 +177,14 @@ def one_line() -> Iterator[None]:
 
 def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | None:
     """The fastest engine of a part that is installed for this machine and allowed by the settings; None is eager."""
-    settings, root, target = config.engines, engine_root(config), local_target(tokenizer.device)
+    settings, target = config.engines, local_target(tokenizer.device)
     found = []
+    try:
+        root = engine_root(config)
+    except UserError:
+        if settings.backend != "auto":
+            raise
+        return None  # without a home directory there is no cache, and nothing in it
     if root.is_dir():
         check_private(root)
     folders = sorted(root.glob(f"{identity(config)}.{part}*.{target}")) if root.is_dir() else []
@@ -213,19 +200,17 @@ def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | Non
             manifest, spec = checked_manifest(config, folder, target)
         except EngineError as error:
             raise EngineError(
-                f"{error}; rebuild it with: fastdreamer build-engines --backend {name} (and your --config), or "
-                "use engines.backend=eager"
+                f"{error}; rebuild it with: {_build(part, backend=name, precision=precision)}, or use "
+                "engines.backend=eager"
             ) from error
         found.append((folder, manifest, spec, name))
     if not found:
-        asked = [
-            f"--{n} {v}" for n, v in (("backend", settings.backend), ("precision", settings.precision)) if v != "auto"
-        ]
+        named = {"backend": settings.backend, "precision": settings.precision}
+        asked = {flag: value for flag, value in named.items() if value != "auto"}
         if asked and part == "encoder":
-            what = " ".join(word.split()[1] for word in asked)
             raise EngineError(
-                f"no {what} engine of this tokenizer for {target} is installed in {root}: build it with: "
-                f"fastdreamer build-engines {' '.join(asked)} (and your --config), or use engines.backend=eager"
+                f"no {' '.join(asked.values())} engine of this tokenizer for {target} is installed in {root}: build it "
+                f"with: {_build(part, **asked)}, or use engines.backend=eager"
             )
         return None
     ready = [(_proven(tokenizer, *entry), entry) for entry in found]
@@ -233,6 +218,11 @@ def _best(config: Config, tokenizer: FrozenTokenizer, part: str) -> Engine | Non
     if settings.backend == "auto" and fastest["ms_per_clip"] > fastest.get("eager_ms_per_clip", float("inf")):
         return None
     return Engine(name, spec, backend(name).load(folder, tokenizer.graph(spec), spec, tokenizer.device))
+
+
+def _build(part: str, **flags: object) -> str:
+    """The command that builds an engine for this machine."""
+    return command("build-engines", decoder=True if part == "decoder" else None, **flags)
 
 
 def _proven(
@@ -256,7 +246,8 @@ def _proven(
     if not worst.is_within:
         raise EngineError(
             f"engine {folder} is off by {worst.worst:.2g} at {worst.shape} on this card (limit {worst.limit:g}) and is "
-            f"not used; remove it with: rm -r {folder}"
+            f"not used; rebuild it with: {_build(spec.part, backend=name, precision=spec.precision, replace=True)}, or "
+            "use engines.backend=eager"
         )
     keep_kernels(engine)
     body = {k: v for k, v in manifest.items() if k not in ("format", "files")}

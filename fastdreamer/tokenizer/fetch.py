@@ -7,6 +7,7 @@ answers, its sign-in and one request's retries are huggingface_hub's.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,10 +16,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from fastdreamer.advice import again, plain, shell
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file, write_atomic
+from fastdreamer.folders import expanded
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -28,11 +31,16 @@ SUBFOLDER = "vae"
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 RECORD = "fetched.json"
 TIMEOUT_S = 20.0
-SIGN_IN = "sign in with `hf auth login`, HF_TOKEN or --token"
+SIGN_IN = f"sign in with {shell('hf', 'auth', 'login')}, HF_TOKEN or --token"
 
 
 def fetch_weights(
-    out: Path, repo: str = REPO, revision: str | None = None, token: str | None = None, endpoint: str | None = None
+    out: Path,
+    repo: str = REPO,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Fetch the two files of a diffusers tokenizer into `out`, and say what the configuration takes.
 
@@ -45,6 +53,7 @@ def fetch_weights(
         revision: a commit or tag; without it the one in fetched.json, or what `main` is now.
         token: of the hub; without it huggingface_hub's usual places (HF_TOKEN, `hf auth login`). Never written.
         endpoint: address of the hub; without it HF_ENDPOINT or huggingface.co.
+        replace: what lies in `out` gives way, file by file, once its successor is there.
 
     Returns:
         folder, repo, revision, files (sha256 and bytes by name), downloaded_bytes and seconds.
@@ -53,23 +62,24 @@ def fetch_weights(
         UserError: for an unaccepted licence, no network, an unknown repository or revision, another commit than the
             recorded one, content that is not the hub's, a full disk.
     """
-    began, out, downloaded = time.monotonic(), out.expanduser(), 0
-    record = read_record(out)
+    began, out, downloaded = time.monotonic(), expanded(out), 0
+    record = None if replace else read_record(out)
     if record and record["repo"] != repo:
-        raise UserError(f"{out} holds {record['repo']}; delete that folder or choose another for {repo}")
+        way = fetch_command(out, repo, replace=True)
+        raise UserError(f"{out} holds {record['repo']}; choose another --out for {repo}, or replace it with: {way}")
     with _one_line(out, repo, revision or (record["revision"] if record else "main")):
         record = _pinned(out, record, repo, revision, token, endpoint)
         for name in FILES:
-            downloaded += _fetch_file(out, name, record, token, endpoint)
+            downloaded += _fetch_file(out, name, record, token, endpoint, replace)
     what = f"fetched {downloaded:,} bytes" if downloaded else "complete and checked, nothing to download"
     print(f"{out}: {what} ({repo} at {record['revision'][:12]})\nconfiguration: tokenizer.weights={out}", flush=True)
     seconds = round(time.monotonic() - began, 3)
     return {"folder": str(out), **record, "downloaded_bytes": downloaded, "seconds": seconds}
 
 
-def fetch_command(folder: Path, repo: str = REPO) -> str:
-    """The command that fetches into a folder."""
-    return f"fastdreamer fetch-weights --out {folder}" + (f" --repo {repo}" if repo != REPO else "")
+def fetch_command(folder: Path, repo: str = REPO, replace: bool = False) -> str:
+    """The command that fetches into a folder; what is there and whole stays, unless all of it gives way."""
+    return plain("fetch-weights", out=folder, repo=repo if repo != REPO else None, replace=replace or None)
 
 
 def check_fetched(folder: Path) -> None:
@@ -79,8 +89,9 @@ def check_fetched(folder: Path) -> None:
         UserError: with the command that fetches again.
     """
     record = read_record(folder)
-    for name, fetched in record["files"].items() if record else ():
-        if not _is_intact(folder / name, fetched):
+    files = record["files"] if record else {}
+    for name in FILES:  # never what else a record names
+        if name in files and not _is_intact(folder / name, files[name]):
             raise UserError(
                 f"{folder / name} is damaged or changed since it was fetched (SHA-256 differs); fetch it again: "
                 f"{fetch_command(folder, record['repo'] if record else REPO)}"
@@ -100,8 +111,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return {"repo": str(tree["repo"]), "revision": str(tree["revision"]), "files": files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); delete it and fetch again") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); fetch again: {fetch_command(folder, replace=True)}"
+        ) from error
 
 
 def _pinned(
@@ -118,15 +131,17 @@ def _pinned(
         raise UserError(f"the hub names no commit for {repo} at {revision or 'main'}; give --revision COMMIT")
     if record and record["revision"] != commit:
         raise UserError(
-            f"{out} holds commit {record['revision']} and {revision} is {commit}; leave --revision out, delete that "
-            "folder, or choose another"
+            f"{out} holds commit {record['revision']} and {revision} is {commit}; leave --revision out, choose "
+            f"another --out, or replace it with: {again('--replace')}"
         )
     record = record or {"repo": repo, "revision": commit, "files": {}}
     _write_record(out, record)
     return record
 
 
-def _fetch_file(out: Path, name: str, record: dict[str, Any], token: str | None, endpoint: str | None) -> int:
+def _fetch_file(
+    out: Path, name: str, record: dict[str, Any], token: str | None, endpoint: str | None, replace: bool
+) -> int:
     """One file into place and into the record; returns the bytes that came over the network."""
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -137,9 +152,10 @@ def _fetch_file(out: Path, name: str, record: dict[str, Any], token: str | None,
     url = hf_hub_url(record["repo"], f"{SUBFOLDER}/{name}", revision=record["revision"], endpoint=endpoint)
     told = get_hf_file_metadata(url, token=token, timeout=TIMEOUT_S, endpoint=endpoint)
     received = 0
-    if fetched or not path.exists():
-        start = partial.stat().st_size if partial.exists() else 0
+    if fetched or not path.exists() or (replace and not _is_hubs(path, told)):
         with partial.open("ab") as file:
+            _hold(file, partial, out)
+            start = file.tell()
             if told.size is not None and start > told.size:
                 start = file.truncate(0)
             key = token or get_token()  # the client drops it where the hub redirects to another host
@@ -153,10 +169,26 @@ def _fetch_file(out: Path, name: str, record: dict[str, Any], token: str | None,
             raise UserError(f"the hub sent other content for {name} than it promised; it was removed, fetch again")
         os.replace(partial, path)
     elif not _is_hubs(path, told):  # whole but not recorded: placed by hand, or a kill came between the two
-        raise UserError(f"{path} exists and is not the hub's; delete it or choose another folder")
+        way = fetch_command(out, record["repo"], replace=True)
+        raise UserError(f"{path} exists and is not the hub's; choose another --out, or replace it with: {way}")
     record["files"][name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
     _write_record(out, record)
     return received
+
+
+def _hold(file: IO[bytes], partial: Path, out: Path) -> None:
+    """Two that write one partial file would mix it. Its lock goes with its holder; there are disks without any."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())
+    except BlockingIOError:
+        is_alone = False
+    except OSError:
+        is_alone = True
+    if not is_alone:
+        raise UserError(
+            f"another process fetches into {out}: when it has ended, fetch again, which checks what is there"
+        )
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:

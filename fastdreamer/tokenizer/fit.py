@@ -25,9 +25,10 @@ from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.tokenizer.card import Episodes, psnr_of, psnr_table, refit_command
+from fastdreamer.tokenizer.card import CARD, Episodes, file_hashes, psnr_of, psnr_table, refit_command
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
 from fastdreamer.tokenizer.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fetch import FILES
 from fastdreamer.tokenizer.footage import read_footage
 from fastdreamer.tokenizer.initial import start_linear
 from fastdreamer.tokenizer.preprocess import preprocess
@@ -44,15 +45,25 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
     """Train the described architecture on recordings and write it to `out` in the diffusers layout with card.json.
 
     Uses `config.tokenizer` (architecture, image size, pool) and `config.tokenizer_fit`; episodes are held out as in
-    the latent store. `out` is replaced as a whole, at the end.
+    the latent store. `out` is replaced as a whole, at the end, unless another process wrote it meanwhile.
 
     Returns:
         The card: data, steps, seconds and the PSNR table (dB, held-out frames, beside mean and repeated frame).
 
     Raises:
-        UserError: if there are no usable recordings, or episodes are shorter than a window.
+        UserError: if there are no usable recordings, episodes are shorter than a window, or `out` cannot be written or
+            holds anything but a tokenizer.
     """
     command = refit_command(config, recordings, out)  # first: what can fail must not fail after the long work
+    others = sorted({path.name for path in out.iterdir()} - {CARD, *FILES}) if out.is_dir() else []
+    if others:
+        raise UserError(f"{out} would be replaced, and holds {others[0]!r} besides a tokenizer: choose another --out")
+    with atomic_directory(out, replace=True) as folder:
+        return _fit(config, recordings, folder, command)
+
+
+def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[str, Any]:
+    """Writes the tokenizer into `folder` and returns its card."""
     train, held_out, data = read_footage(config, recordings)
     device = torch.device("cuda" if config.device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
     model = build_random(config.tokenizer).to(device)
@@ -83,11 +94,9 @@ def fit_tokenizer(config: Config, recordings: Path, out: Path) -> dict[str, Any]
         "psnr_db": psnr_table(bottleneck, train, held_out, config.tokenizer, dense),
         "command": command,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(out, replace=True) as folder:
-        write_autoencoder(model, folder)
-        card["bytes"] = (folder / WEIGHTS_FILE).stat().st_size
-        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="ascii")
+    write_autoencoder(model, folder)
+    card |= {"bytes": (folder / WEIGHTS_FILE).stat().st_size, "sha256": file_hashes(folder)}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="ascii")
     return card
 
 

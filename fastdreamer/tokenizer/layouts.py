@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.errors import UserError
+from fastdreamer.tokenizer.fetch import fetch_command
 
 HALVES = ("encoder.jit", "decoder.jit")
 FOLDERS: tuple[tuple[str, ...], ...] = (("model.pt",), ("autoencoder.jit",), HALVES)  # a .pt first: it cannot run code
@@ -128,7 +129,7 @@ def _read_jit(file: Path, trust: bool) -> dict[str, Tensor]:
     if not trust:
         raise UserError(
             f"{file}: loading a .jit file can run code that is in it; tokenizer.trust_jit=true says that you trust "
-            "this one, or use the diffusers folder (fastdreamer fetch-weights)"
+            f"this one, or use the diffusers folder: {fetch_command(file.parent / 'vae')}"
         )
     # NVIDIA's are bf16 traces made on CUDA, which a CPU cannot run: the tensors alone are read.
     return _read(file, lambda: torch.jit.load(file, map_location="cpu").state_dict())
@@ -149,7 +150,7 @@ def _read(file: Path, load: Any) -> dict[str, Tensor]:
         if isinstance(error, UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
             raise UserError(
                 f"{file} needs pickled code ({code[1]}), which is never run; save its plain state dict, or use the "
-                "diffusers folder (fastdreamer fetch-weights)"
+                f"diffusers folder: {fetch_command(file.parent / 'vae')}"
             ) from error
         reason = " ".join(f"{type(error).__name__} {error}".split()).rpartition("error: ")[2].split(". ")[0][:80]
         raise UserError(f"{file} cannot be read, is it whole? Get it again ({reason})") from error

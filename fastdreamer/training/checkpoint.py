@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.files import atomic_directory, sha256_file
+from fastdreamer.files import atomic_directory, remove_directory, sha256_file
+from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, fault, parse
 from fastdreamer.settings import to_dict
 
 FORMAT = 1
 KEEP = 2
 SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
 TASKS = "tasks.names"
-FREE = ("micro_batch", "recompute", "max_skipped")  # of a phase: what a resumed run may change
+# Of a phase: what a resumed run may change. `steps` may grow, see `check_resumable`.
+FREE = ("micro_batch", "recompute", "max_skipped", "log_every", "checkpoint_every", "steps")
+MANIFEST, STATE = "manifest.json", "state.json"
+STEP = re.compile(r"step-\d{8}")
+NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
+GROUPS = ("model", "ema")  # what every checkpoint holds
+CONTENT = {
+    "phase": COUNT,
+    "step": COUNT,
+    "latents": TEXT,
+    "architecture": {"env": TEXT, f"{TASKS}?": [TEXT], **{name: Every(ANYTHING) for name in SECTIONS}},
+    "training": Every(ANYTHING),
+    "skipped?": lambda counts: fault(counts, [COUNT]) or ("" if len(counts) == 2 else "it is no pair"),
+    "forced?": [{"phase": COUNT, "name": TEXT}],
+    "best?": lambda best: fault(best, [NUMBER]) or ("" if len(best) == 3 else "it is no triple"),
+}
+"""What state.json must hold (see `json_files`)."""
+
+
+class Damaged(UserError):
+    """A checkpoint is there, can be read, and is not what was saved."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +84,8 @@ def architecture(config: Config) -> dict[str, Any]:
 
 
 def training(config: Config, phase: int) -> dict[str, Any]:
-    """The settings of a phase that its result depends on; resuming with others is refused."""
-    settings = to_dict(getattr(config, f"phase{phase}" if phase else "decoder"))
-    return {name: value for name, value in settings.items() if name not in FREE}
+    """The settings of a phase, as its checkpoints carry them."""
+    return to_dict(getattr(config, f"phase{phase}" if phase else "decoder"))
 
 
 def save_checkpoint(
@@ -76,7 +97,7 @@ def save_checkpoint(
     latents: str,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes folder/step-XXXXXXXX atomically and keeps the newest two.
+    """Writes folder/step-XXXXXXXX atomically and keeps that and the one before it.
 
     Args:
         folder: the phase's checkpoint folder.
@@ -105,11 +126,14 @@ def save_checkpoint(
             "architecture": architecture(config),
             "training": training(config, phase),
         } | dict(notes or {})
-        (temporary / "state.json").write_text(json.dumps(state, indent=1))
+        (temporary / STATE).write_text(json.dumps(state, indent=1))
         hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        (temporary / "manifest.json").write_text(json.dumps(hashes, indent=1))
-    for old in steps_in(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
+    steps = steps_in(folder)
+    kept = [path for path in steps if path.name <= final.name][-KEEP:]
+    for other in steps:  # a later one could not be read, or the run would have gone on from it
+        if other not in kept:
+            remove_directory(other)
     return final
 
 
@@ -117,38 +141,89 @@ def steps_in(folder: Path) -> list[Path]:
     """The checkpoints of a phase's folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
+    return sorted(p for p in folder.iterdir() if STEP.fullmatch(p.name))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint (its folder, a file in it, or a phase's folder: then the newest) and checks every byte.
 
     Raises:
-        UserError: if it is missing, incomplete, damaged, or from a newer format.
+        UserError: if it is missing, incomplete, damaged, cannot be read, or is from a newer format.
     """
-    found = path.parent if path.is_file() else path
-    if not (found / "manifest.json").exists() and steps_in(found):
-        found = steps_in(found)[-1]
     try:
-        hashes = json.loads((found / "manifest.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint at {path}: train that phase first, or give --checkpoint") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{found / 'manifest.json'} cannot be read ({error}): delete {found} and resume") from None
-    for name, expected in hashes.items():
-        file = found / name
-        if not file.exists():
-            raise UserError(f"checkpoint {found} lacks {name}: delete that folder, an older step takes its place")
-        if sha256_file(file) != expected:
-            raise UserError(f"{file} is damaged (SHA-256 differs): delete {found}, an older step takes its place")
-    try:
-        state = json.loads((found / "state.json").read_text())
-        tensors = {p.stem: load_file(p) for p in sorted(found.glob("*.safetensors"))}
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"checkpoint {found} cannot be read ({error}): delete that folder") from None
+        found = path.parent if path.is_file() else path
+        if not (found / MANIFEST).exists() and steps_in(found):
+            found = steps_in(found)[-1]
+        if not found.is_dir() or not (STEP.fullmatch(found.name) or (found / MANIFEST).exists()):
+            raise UserError(f"no checkpoint at {path}: train that phase first, or give --checkpoint")
+        return _read(found)
+    except OSError as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read ({error.filename or 'a file'}: {error.strerror}): it may be whole, so "
+            "let this account read it, or mend the disk"
+        ) from error
+
+
+def _read(found: Path) -> Checkpoint:
+    if not (found / MANIFEST).is_file():
+        raise _damaged(found, f"it lacks {MANIFEST}")
+    hashes = _object(found, MANIFEST, Every(TEXT))
+    there = {path.name for path in found.glob("*.safetensors")}
+    for name in sorted({STATE, *(f"{group}.safetensors" for group in GROUPS), *hashes, *there}):
+        if not NAME.fullmatch(name):
+            raise _damaged(found, f"its manifest names {name!r}, which is no file of a checkpoint")
+        if not (found / name).is_file():
+            raise _damaged(found, f"it lacks {name}")
+        if sha256_file(found / name) != hashes.get(name):
+            raise _damaged(found, f"the SHA-256 of {name} is not the manifest's")
+    state = _object(found, STATE, {})
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {found} has format {state.get('format')}, this version reads {FORMAT}: upgrade")
+    wrong = fault(state, CONTENT)
+    if wrong or ("best" in state and "best.safetensors" not in hashes):
+        raise _damaged(found, f"{STATE}: {wrong or 'it tells of the best weights, which are missing'}")
+    try:
+        tensors = {Path(name).stem: load_file(found / name) for name in sorted(hashes) if name.endswith(".safetensors")}
+    except (ValueError, SafetensorError) as error:
+        raise _damaged(found, str(error)) from None
+    if wrong := not_finite({name: group for name, group in tensors.items() if name not in ("optimizer", "random")}):
+        raise _damaged(found, f"{wrong} is not finite")
     return Checkpoint(found, tensors, state)
+
+
+def not_finite(groups: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """The first tensor that holds a value which is not finite, with its group; empty where all are."""
+    named = [(f"{group} {name}", x) for group, tensors in groups.items() for name, x in tensors.items()]
+    named = [(name, x) for name, x in named if x.is_floating_point() and x.numel()]
+    if not named:
+        return ""
+    sound = torch.stack([x.detach().isfinite().all() for _, x in named]).tolist()
+    return next((name for (name, _), is_sound in zip(named, sound, strict=True) if not is_sound), "")
+
+
+def _object(found: Path, name: str, shape: Any) -> dict[str, Any]:
+    try:
+        value = parse((found / name).read_bytes())
+        wrong = fault(value, shape)
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise _damaged(found, f"{name}: {wrong}")
+    return dict(value)
+
+
+def _damaged(found: Path, reason: str) -> Damaged:
+    """With the command that goes on from the checkpoint before it, which is then written again."""
+    text = f"checkpoint {found} is damaged ({reason})"
+    phase, older = found.parent.name.removeprefix("phase"), [p for p in steps_in(found.parent) if p.name < found.name]
+    if found.parent.parent.name != "checkpoints" or phase not in ("0", "1", "2", "3"):
+        return Damaged(f"{text}: copy it again, or give another --checkpoint")
+    resume = partial(command, "train", run_dir=found.parents[2], resume=True)
+    if phase == "0":
+        return Damaged(f"{text}: the pixel decoder is trained again by: {resume(phase=1)}")
+    if not older:
+        return Damaged(f"{text}, and there is none before it: train phase {phase} in another --run-dir")
+    return Damaged(f"{text}: go on from the one before it with: {resume(phase=phase, checkpoint=older[-1])}")
 
 
 def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
@@ -171,15 +246,26 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
 def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """As `check_architecture`, and the phase's own training settings too: a resumed run equals an uninterrupted one.
 
+    Intervals may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
+
     Raises:
-        UserError: on any difference.
+        UserError: on any other difference, and where more steps are done than the phase is to have.
     """
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
     wanted = training(config, checkpoint.phase)
     defaults = to_dict(type(getattr(config, section))())
     saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
-    _refuse_difference(saved, wanted, checkpoint.path, f"{section}.")
+    then, now = ({name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted))
+    _refuse_difference(then, now, checkpoint.path, f"{section}.")
+    done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
+    if steps < done:
+        raise UserError(
+            f"checkpoint {checkpoint.path} has done {done} steps, {section}.steps is {steps}: set it to {done} or more"
+        )
+    if before not in (None, steps):
+        rate = f", and from step {done + 1} on the learning rate is that of step {done + 1} of {steps}"
+        print(f"{section}: {steps} steps instead of {before}{rate if done < steps else ''}", flush=True)
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:

@@ -40,14 +40,16 @@ class Calibration(nn.Module):
 
     @torch.no_grad()
     def see(self, advantage: Float[Tensor, "b h"], skipped: Tensor | None = None) -> None:
-        """Takes a batch's advantages in; nothing where `skipped` (bool) is true, without asking."""
+        """Takes a batch's advantages in, if all are numbers; nothing where `skipped` (bool) is true, without asking."""
         rate = torch.full_like(self.weight, 1 - DECAY)
+        rate = rate * advantage.isfinite().all()  # what is no number would count as a bias of 0
         if skipped is not None:
             rate = rate * ~skipped
         self.mean.lerp_(advantage.mean().nan_to_num(), rate)
         self.square.lerp_(advantage.square().mean().nan_to_num(), rate)
         self.weight.lerp_(torch.ones_like(self.weight), rate)
-        self.opened.copy_(torch.maximum(self.opened, (self.share <= self.bias).float()))
+        fits = (self.share <= self.bias) & (self.weight > 0)
+        self.opened.copy_(torch.maximum(self.opened, fits.float()))
 
 
 class SlowCopy(nn.Module):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,9 +19,11 @@ from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
 from fastdreamer.diagnosis.flags import section
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.leftovers import sweep
 from fastdreamer.progress import track
+from fastdreamer.run_lock import run_lock
 from fastdreamer.training.best import Best
-from fastdreamer.training.checkpoint import Checkpoint, save_checkpoint
+from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
@@ -48,10 +51,11 @@ def fit(
     `forced` are the gates that the phase and those before it were forced past: every checkpoint says so.
 
     SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
+    Any exception leaves a checkpoint of the last whole step too, if the disk takes one.
 
     Raises:
         Stopped: after `max_skipped` skipped steps in a row, at the next one that is logged or saved; the weights before
-            them are saved.
+            them are saved. Or where the weights themselves are not finite: then the older checkpoints stay.
     """
     update = Update(phase, train, backend)
     optimizers, average, name = update.optimizers, update.average, title or f"phase {phase.number}"
@@ -62,9 +66,13 @@ def fit(
         _restore(resume_from, phase, optimizers, average)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
-    folder = run_dir / "checkpoints" / f"phase{phase.number}"
+    folder, saved = run_dir / "checkpoints" / f"phase{phase.number}", done
+    sweep(folder)
 
     def save(step: int, skipped: tuple[int, int]) -> None:
+        nonlocal saved
+        if broken := not_finite({"model": phase.model.state_dict(), "ema": average.state}):
+            raise Stopped(_broken(phase.number, name, step, broken, train.learning_rate))
         groups = {
             "model": phase.model.state_dict(),
             "ema": average.state,
@@ -75,10 +83,19 @@ def fit(
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
         notes = {"skipped": skipped, "forced": list(forced)} | best.note()
         save_checkpoint(folder, phase.number, step, groups, config, latents, notes)
+        saved = step
+
+    def rescue() -> None:
+        """After an exception: what was trained since the last checkpoint, unless a step was being taken in."""
+        if update.is_whole and done > saved:
+            with suppress(Exception):  # the disk may be the reason; the exception at hand says more
+                save(done, update.skips.read())
+                print(f"{name}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
     figures: dict[str, float] = {}
     phase.model.train()
     with (
+        run_lock(run_dir),
         phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(name, total=train.steps, unit="steps", start=done) as bar,
@@ -87,41 +104,45 @@ def fit(
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
-        for step in range(done, done if best.is_over else train.steps):
-            logged, norm = update(step)
-            done = step + 1
-            if best.looks(done):
-                best.see(done)
-            is_last = done == train.steps or best.is_over
-            is_saving = bool(stop) or done % train.checkpoint_every == 0 or is_last
-            is_logging = done % train.log_every == 0 or done == 1 or is_last
-            skipped, in_a_row = update.skips.read() if is_saving or is_logging else (0, 0)
-            is_lost = in_a_row >= train.max_skipped
-            if is_logging:
-                loss = float(logged.pop("loss"))
-                figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
-                figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
-                figures |= best.figures() | {"skipped_steps": float(skipped)}
-                shown: dict[str, float | str] = {"loss": figures["loss"]}
-                if waiting is not None:
-                    figures["data/wait_share"] = waiting.share()
-                    shown["waiting"] = f"{figures['data/wait_share']:.1%}"
-                metrics.write(done, figures)
-                bar.advance(0, **shown)
-                watch.see(done, figures)
-            bar.advance(1)
-            if is_saving or is_lost:
-                save(done, (skipped, 0 if is_lost else in_a_row))
-                if waiting is not None:
-                    waiting.restart()  # saving is no step
-            if is_lost:
-                raise Stopped(_lost(phase.number, name, done, in_a_row, train.learning_rate))
-            if stop:
-                if stop[0] == signal.SIGINT:
-                    raise KeyboardInterrupt
-                raise SystemExit(128 + stop[0])
-            if best.is_over:
-                break
+        figures = watch.figures
+        with _rescued(rescue):
+            for step in range(done, done if best.is_over else train.steps):
+                logged, norm = update(step)
+                done = step + 1
+                if best.looks(done):
+                    update.is_whole = False  # until it has looked: a resumed run must not miss it
+                    best.see(done)
+                    update.is_whole = True
+                is_last = done == train.steps or best.is_over
+                is_saving = bool(stop) or done % train.checkpoint_every == 0 or is_last
+                is_logging = done % train.log_every == 0 or done == 1 or is_last
+                skipped, in_a_row = update.skips.read() if is_saving or is_logging else (0, 0)
+                is_lost = in_a_row >= train.max_skipped
+                if is_logging:
+                    loss = float(logged.pop("loss"))
+                    figures = {k: float(v) for k, v in phase.figures(logged, step).items()}
+                    figures |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
+                    figures |= best.figures() | {"skipped_steps": float(skipped)}
+                    shown: dict[str, float | str] = {"loss": figures["loss"]}
+                    if waiting is not None:
+                        figures["data/wait_share"] = waiting.share()
+                        shown["waiting"] = f"{figures['data/wait_share']:.1%}"
+                    metrics.write(done, figures)
+                    bar.advance(0, **shown)
+                    watch.see(done, figures)
+                bar.advance(1)
+                if is_saving or is_lost:
+                    save(done, (skipped, 0 if is_lost else in_a_row))
+                    if waiting is not None:
+                        waiting.restart()  # saving is no step
+                if is_lost:
+                    raise Stopped(_lost(phase.number, name, done, in_a_row, train.learning_rate))
+                if stop:
+                    if stop[0] == signal.SIGINT:
+                        raise KeyboardInterrupt
+                    raise SystemExit(128 + stop[0])
+                if best.is_over:
+                    break
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
@@ -132,6 +153,13 @@ def _lost(number: int, name: str, step: int, in_a_row: int, rate: float) -> str:
         f"{name} stopped at step {step}: the loss or gradient of its last {in_a_row} steps was not finite, so they "
         f"were skipped. The weights before them are saved: --resume goes on with those; in another --run-dir try "
         f"{section(number)}.learning_rate below {rate:g}"
+    )
+
+
+def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
+    return (
+        f"{name} stopped at step {step}: {tensor} is not finite, so nothing was saved and older checkpoints stay. In "
+        f"another --run-dir try {section(number)}.learning_rate below {rate:g}"
     )
 
 
@@ -154,7 +182,7 @@ def _restore(
     average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Any]] = {}
-        for name, value in saved.tensors["optimizer"].items():
+        for name, value in saved.tensors.get("optimizer", {}).items():
             owner, index, key = name.split(".", 2)
             if int(owner) == number:
                 state.setdefault(int(index), {})[key] = value
@@ -173,6 +201,18 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
         for index, entry in state.items()
         for key, value in entry.items()
     }
+
+
+@contextmanager
+def _rescued(rescue: Callable[[], None]) -> Iterator[None]:
+    """Runs `rescue` after an exception that has not seen to a checkpoint itself."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception:
+        rescue()
+        raise
 
 
 class _Waiting:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fastdreamer.broken import mend
+from fastdreamer.errors import UserError
+from fastdreamer.files import unwritable, write_atomic
+from fastdreamer.json_files import COUNT, NUMBER, fault, parse
+
+if TYPE_CHECKING:
+    from fastdreamer.training.board import Board
 
 PLAN_NAMES = {
     1: {"loss/dynamics/total": "loss/dynamics"},
@@ -31,22 +43,39 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, phase: int, first_step: int = 0) -> None:
         self.path, self.phase = run_dir / "metrics.jsonl", phase
         run_dir.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if _is_before(line, phase, first_step)]
-        self.path.write_text("".join(kept))
-        self._file = self.path.open("a")
+        lines = _lines(self.path)
+        kept = [line for line in lines if _is_before(line, phase, first_step)]
+        if kept != lines:
+            write_atomic(self.path, "".join(kept).encode())
+        try:
+            self._file = io.FileIO(self.path, "a", opener=_open)  # type: ignore[arg-type]
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         self._board = _tensorboard(run_dir / "tensorboard" / f"phase{phase}", first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line; values that are not finite become null."""
+        """One line, whole or not at all; values that are not finite become null.
+
+        Raises:
+            UserError: if the disk refuses.
+        """
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"phase": self.phase, "step": step} | clean) + "\n")
-        self._file.flush()
+        self._append((json.dumps({"phase": self.phase, "step": step} | clean) + "\n").encode())
         if self._board is not None:
             shown = {f"phase{self.phase}/{name}": value for name, value in clean.items()}
             shown |= {plan: clean.get(name) for plan, name in PLAN_NAMES.get(self.phase, {}).items()}
-            for name, value in shown.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
+            self._board.write(step, {name: value for name, value in shown.items() if value is not None})
+
+    def _append(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise unwritable(self.path, error) from error
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -58,31 +87,56 @@ class MetricsWriter:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Every line of a run's metrics, in order; a line cut off by a kill is left out."""
-    rows = []
-    for line in _lines(run_dir / "metrics.jsonl"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    """Every line of a run's metrics, in order; a line cut off by a kill, or damaged, is left out."""
+    rows = (_row(line) for line in _lines(run_dir / "metrics.jsonl"))
+    return [row for row in rows if row is not None]
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines(keepends=True) if path.exists() else []
+    """Lines with their ends; only a regular file of the run's own has any, for what a link leads to is not ours.
+
+    Raises:
+        UserError: if it is anything else, or cannot be read.
+    """
+    if not os.path.lexists(path):
+        return []
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path} is {'a link' if path.is_symlink() else 'no file'}: move it out of the run")
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): let this account read it") from error
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _is_before(line: str, phase: int, first_step: int) -> bool:
+    row = _row(line) if line.endswith("\n") else None  # a line cut off where it happens to be whole, too
+    return row is not None and bool(row["phase"] != phase or row["step"] <= first_step)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line's figures, or None where it is damaged; a figure of which nothing can be drawn is null."""
     try:
-        row = json.loads(line)
+        row = parse(line)
     except ValueError:
-        return False
-    return bool(row["phase"] != phase or row["step"] <= first_step)
-
-
-def _tensorboard(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # a bare machine with torch alone: the JSON lines hold the same numbers
         return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    if fault(row, {"phase": COUNT, "step": COUNT}):
+        return None
+    return {name: value if value is None or NUMBER.holds(value) else None for name, value in row.items()}
+
+
+def _tensorboard(folder: Path, first_step: int) -> Board | None:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None  # a bare machine with torch alone: the JSON lines hold the same numbers
+    try:
+        from fastdreamer.training.board import Board
+
+        return Board(folder, first_step)
+    except (UserError, OSError):  # of the disk
+        raise
+    except Exception as error:  # a broken library raises anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"tensorboard cannot be used ({reason}): {mend('tensorboard', error)}") from error

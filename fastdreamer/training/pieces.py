@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
@@ -33,22 +35,27 @@ class Pieces:
     def gradients(self, step: int) -> list[dict[str, Tensor]]:
         """Adds the gradient of step `step` to the parameters; returns each batch's figures, and `loss` in them.
 
+        Where it fails, all randomness is put back to where the step began.
+
         Raises:
             UserError: if memory runs out with halved pieces too.
         """
-        generators = self.phase.generators
-        before = {name: generator.get_state() for name, generator in generators.items()}
+        before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = torch.get_rng_state()
         try:
             return self._gradients(step)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
+        except Exception:
+            self._rewind(before, random)
+            raise
         # Outside the handler: the exception's frames held the tensors of the step.
+        self._rewind(before, random)
         name = f"phase{self.phase.number}"
         if self.is_halved or self.pieces >= self.train.batch_size:
             raise UserError(
                 f"{name}: out of memory at step {step + 1} with {self.pieces} pieces a batch ({reason}): lower "
-                f"{name}.batch_size or set {name}.recompute=true; `fastdreamer plan` says what fits"
+                f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
             )
         self.is_halved = True
         self.pieces = min(2 * self.pieces, self.train.batch_size)
@@ -57,15 +64,17 @@ class Pieces:
             file=sys.stderr,
             flush=True,
         )
-        for parameter in self.phase.model.parameters():
-            parameter.grad = None
-        for key, generator in generators.items():
-            generator.set_state(before[key])
-        torch.set_rng_state(random)
         self.phase.shrink(self.pieces)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.gradients(step)
+
+    def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:
+        for parameter in self.phase.model.parameters():
+            parameter.grad = None
+        for name, generator in self.phase.generators.items():
+            generator.set_state(before[name])
+        torch.set_rng_state(random)
 
     def _gradients(self, step: int) -> list[dict[str, Tensor]]:
         batches: list[dict[str, Tensor]] = []

@@ -5,7 +5,7 @@ It reads pooled latents, which are lossy on purpose, and touches nothing else: n
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fastdreamer.data.recording import DamagedRecording
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.tokenizer.pixels import PixelDecoder
+from fastdreamer.training.checkpoint import Checkpoint, Damaged
 from fastdreamer.training.loop import fit, load_weights
 from fastdreamer.training.phase import Phase, bounds, rows_of
 from fastdreamer.training.runs import RunDirectory, load_world_model
@@ -91,10 +92,20 @@ def train_pixel_decoder(
     if not len(latents):
         return {"trained": False, "reason": f"no recording in {recordings} matches the store"}
     decoder = PixelDecoder(config.tokenizer.frames_per_latent, frames.shape[-1]).to(backend.device)
-    resume_from = run.load(0, config) if resume and run.has_phase(0) else None
+    resume_from = _newest(run, config) if resume and run.has_phase(0) else None
     phase = DecoderPhase(config, decoder, latents, frames, backend.device)
     figures = fit(phase, config, config.decoder, run.path, backend, store.tokenizer, resume_from, "pixel decoder")
-    return {"trained": True, "psnr": figures.get("psnr", math.nan), "frames": frames.shape[0] * frames.shape[1]}
+    known = {"psnr": figures["psnr"]} if "psnr" in figures else {}  # a finished one whose metrics are lost says nothing
+    return {"trained": True, **known, "frames": frames.shape[0] * frames.shape[1]}
+
+
+def _newest(run: RunDirectory, config: Config) -> Checkpoint | None:
+    """What the decoder goes on from; it is trained anew where that is damaged, for it is soon done."""
+    try:
+        return run.load(0, config)
+    except Damaged as error:
+        print(f"pixel decoder: from its first step on, for {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> PixelDecoder | None:

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
+from fastdreamer.folders import expanded
 from fastdreamer.heads.actor import Actor
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
+from fastdreamer.run_config import run_config
 from fastdreamer.settings import load_config
 from fastdreamer.training.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
 from fastdreamer.training.checkpoint import strip_compiled_prefix as strip
@@ -30,18 +33,15 @@ class RunDirectory:
         """The run's resolved configuration.
 
         Raises:
-            UserError: if the directory is no run.
+            UserError: if the directory is no run, or its configuration is not what was written.
         """
-        file = self.path / "config.yaml"
-        if not file.exists():
-            raise UserError(f"{self.path} is not a run directory (no config.yaml): give --config to start one there")
-        return load_config(str(file))
+        return load_config(str(run_config(self.path)))
 
     def recordings(self, config: Config) -> Path:
-        return Path(config.data.recordings) if config.data.recordings else self.path / "recordings"
+        return expanded(config.data.recordings) if config.data.recordings else self.path / "recordings"
 
     def store(self, config: Config) -> Path:
-        return Path(config.data.store) if config.data.store else self.path / "store"
+        return expanded(config.data.store) if config.data.store else self.path / "store"
 
     def checkpoints(self, phase: int) -> Path:
         return self.path / "checkpoints" / f"phase{phase}"
@@ -60,7 +60,8 @@ class RunDirectory:
             UserError: if there is none, it is damaged, or it belongs to another configuration.
         """
         if not self.has_phase(phase):
-            raise UserError(f"{self.path} has no phase {phase} checkpoint: run fastdreamer train --phase {phase} first")
+            train = command("train", run_dir=self.path, phase=phase)
+            raise UserError(f"{self.path} has no phase {phase} checkpoint; train it first with: {train}")
         checkpoint = load_checkpoint(self.checkpoints(phase))
         check_architecture(checkpoint, config)
         return checkpoint

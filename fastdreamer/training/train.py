@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import (
     Checkpoint,
+    Damaged,
     check_architecture,
     check_latents,
     check_resumable,
     load_checkpoint,
+    steps_in,
 )
 from fastdreamer.training.data import held_out_batch, training_feed
 from fastdreamer.training.imagine import ImaginationPhase
@@ -75,7 +78,8 @@ def train(
         run_dir: reads its latent store and earlier phases, writes checkpoints and metrics.
         phase: 1 world model, 2 behaviour cloning, 3 imagination.
         resume: go on from the phase's newest checkpoint.
-        checkpoint: the earlier phase's checkpoint to build on; by default the run directory's.
+        checkpoint: the earlier phase's checkpoint to build on; by default the run directory's. With `resume` it may be
+            one of the phase itself, where no newer one can be read.
         memory: plans the phase's memory; None leaves `micro_batch` as it is.
         gate: is asked before phases 2 and 3 start; None lets everything pass.
         imagination: makes phase 3; controls put their own in its place (see `study`).
@@ -92,7 +96,7 @@ def train(
     run = RunDirectory(run_dir)
     if run.has_phase(phase) and not resume:
         raise UserError(f"{run_dir} already holds phase {phase}: add --resume to go on, or choose another --run-dir")
-    resume_from = run.load(phase, config) if resume else None
+    resume_from = _resumed(run, config, phase, checkpoint) if resume else None
     if resume_from is not None:
         check_resumable(resume_from, config)
     parent = resume_from or _parent(run, config, phase, checkpoint)
@@ -136,6 +140,25 @@ def train(
     if phase == 1 and draws:
         result["decoder"] = _train_decoder(config, run, store, backend, resume)
     return result
+
+
+def _resumed(run: RunDirectory, config: Config, phase: int, given: Path | None) -> Checkpoint:
+    own = run.checkpoints(phase).resolve()
+    if given is None or own not in (given.resolve(), *given.resolve().parents):  # what the phase was built on
+        return run.load(phase, config)
+    checkpoint = load_checkpoint(given)
+    for newer in steps_in(run.checkpoints(phase)):
+        if newer.name > checkpoint.path.name and _is_whole(newer):
+            raise UserError(f"{newer} is newer than {given}, and whole: leave --checkpoint out to go on from it")
+    return checkpoint
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load_checkpoint(path)
+    except Damaged:
+        return False
+    return True
 
 
 def _parent(run: RunDirectory, config: Config, phase: int, given: Path | None) -> Checkpoint | None:
@@ -210,7 +233,16 @@ def build_phase(
 def _train_decoder(
     config: Config, run: RunDirectory, store: LatentStore, backend: Backend, resume: bool
 ) -> dict[str, Any]:
-    """Trains the pixel decoder beside phase 1 where the recordings are at hand; it touches nothing else."""
+    """Trains the pixel decoder beside phase 1 where the recordings are at hand; it touches nothing else.
+
+    Phase 1 is finished by then: what fails here costs the decoder alone, and is said.
+    """
     from fastdreamer.training.pixels import train_pixel_decoder
 
-    return train_pixel_decoder(config, run, store, backend, resume)
+    try:
+        return train_pixel_decoder(config, run, store, backend, resume)
+    except Exception as error:  # whatever recordings and their codecs raise
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())
+        print(f"pixel decoder: not trained, so imagination cannot be drawn; {reason}", file=sys.stderr, flush=True)
+        return {"trained": False, "reason": reason}

@@ -17,7 +17,11 @@ from fastdreamer.training.skips import Skips
 
 
 class Update:
-    """Everything that a step of the loop holds and does on the device; a memory plan runs it on fake tensors."""
+    """Everything that a step of the loop holds and does on the device; a memory plan runs it on fake tensors.
+
+    Attributes:
+        is_whole: off while a step is being taken in. Where a step fails before, all is as it was after the last one.
+    """
 
     def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
         self.phase, self.train = phase, train
@@ -26,6 +30,7 @@ class Update:
         self.average = Average(phase.model, train.ema_decay)
         self.pieces = Pieces(phase, train, backend)
         self.skips = Skips(backend.device)
+        self.is_whole = True
         for optimizer in self.optimizers:
             optimizer.found_inf = self.skips.found  # type: ignore[attr-defined]
 
@@ -39,6 +44,7 @@ class Update:
 
     def apply(self, step: int, batches: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
         """Takes the gradients in, and of `batches` the losses; returns the gradients' norm before they were clipped."""
+        self.is_whole = False
         rate = learning_rate(self.train, step)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group.get("rate", 1.0)
@@ -53,4 +59,5 @@ class Update:
                 self.phase.finish(figures, skipped)
         with span("average"):
             self.average.update(self.phase.model, step)
+        self.is_whole = True
         return norm

@@ -16,12 +16,15 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
-from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+from fastdreamer.json_files import COUNT, TEXT, Every, read_object
 from fastdreamer.training.metrics import read_metrics
 
 EARLY = 100  # steps, after the warm-up, before it is judged what has been learned
 RECENT = 5  # readings of a noisy figure that are judged together
+
+FLAGS = Every([{"step": COUNT, "name": TEXT}])
+"""What flags.json must hold (see `json_files`)."""
 
 Row = Mapping[str, float]
 """The figures of a logged step, with `step`; what is not finite may be nan."""
@@ -43,7 +46,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
         return  # the other figures follow from that
     waits = rows[1:]  # the first step starts everything up
     if len(waits) >= RECENT and "data/wait_share" in now:
-        waiting = flags.wait_share(recent(waits, "data/wait_share"))
+        waiting = flags.wait_share(recent(waits, "data/wait_share"), number)
         if waiting.verdict == "red":  # a few per cent are what short steps have anyway
             yield waiting
     is_early = now["step"] < EARLY + train.warmup_steps
@@ -77,7 +80,7 @@ def _imagining(config: Config, rows: Sequence[Row]) -> Iterator[Check]:
         yield flags.critic_fits(now["critic_bias"], settings.critic_bias)
     if now["step"] > config.imagination.critic_steps:  # before, advantages train nothing
         yield flags.advantages(now["advantage_mean"], now["advantage_std"])
-        yield flags.advantage_sets(round(recent(rows, "positive")), round(recent(rows, "negative")))
+        yield flags.advantage_sets(recent(rows, "positive"), recent(rows, "negative"))
 
 
 def recent(rows: Sequence[Row], name: str) -> float:
@@ -119,6 +122,11 @@ class Watch:
             if row["phase"] == number and row["step"] <= done:
                 self._rows.append({name: math.nan if value is None else float(value) for name, value in row.items()})
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those of the last logged step; empty before it."""
+        return {name: value for name, value in (self._rows or [{}])[-1].items() if name not in ("phase", "step")}
+
     def see(self, step: int, figures: Mapping[str, float]) -> None:
         """Judges a logged step; a check that is raised for the first time is printed on stderr and kept."""
         self._rows.append({"step": float(step), **figures})
@@ -142,13 +150,4 @@ def read_flags(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: if the file is damaged.
     """
-    path = run_dir / "flags.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: delete it, training writes it anew")
-    return found
+    return read_object(run_dir / "flags.json", FLAGS, "move it elsewhere, and training writes it anew")

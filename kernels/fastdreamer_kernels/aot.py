@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 
-from fastdreamer_kernels.launch import HAS_TRITON, IS_INTERPRETED
+from fastdreamer_kernels.launch import HAS_TRITON, INSTALL, IS_INTERPRETED
 from fastdreamer_kernels.specs import SPECS, Variant
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
@@ -36,7 +37,8 @@ GATED = {
     "stores": 1,
     "registers": 1,
 }  # 1: more is worse
-UPDATE = "python -m fastdreamer_kernels.aot --update"
+PROGRAM = ("python", "-m", "fastdreamer_kernels.aot")
+UPDATE = shlex.join([*PROGRAM, "--update"])
 
 Row = dict[str, int]
 
@@ -141,16 +143,14 @@ def measure(architectures: Iterable[int], only: str = "") -> dict[str, Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 as expected, 1 something differs, 2 it cannot be run so."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fastdreamer_kernels.aot", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog=shlex.join(PROGRAM), description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--update", action="store_true", help="write the expected file for this Triton")
     parser.add_argument("--expected", type=Path, default=EXPECTED)
     parser.add_argument("--arch", type=int, action="append", choices=ARCHITECTURES, help="only this one; repeatable")
     parser.add_argument("--only", default="", help="only variants whose name contains this")
     chosen = parser.parse_args(arguments)
     if not HAS_TRITON or IS_INTERPRETED:
-        why = "TRITON_INTERPRET is set: unset it" if HAS_TRITON else "no Triton: pip install 'triton>=3.6,<3.8'"
+        why = "TRITON_INTERPRET is set: unset it" if HAS_TRITON else f"no Triton: {INSTALL}"
         print(f"aot: error: nothing can be compiled, {why}", file=sys.stderr)
         return 2
     import triton
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         everything: dict[str, Any] = json.loads(chosen.expected.read_text()) if chosen.expected.exists() else {}
     except ValueError as error:
-        print(f"aot: error: {chosen.expected} is no JSON ({error}); delete it and run {UPDATE}", file=sys.stderr)
+        print(f"aot: error: {chosen.expected} is no JSON ({error}); name another --expected", file=sys.stderr)
         return 2
     if not chosen.update and triton.__version__ not in everything:
         known = ", ".join(everything) or "none"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+INSTALL = shlex.join(["pip", "install", "triton>=3.6,<3.8"])
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 if HAS_TRITON:
     import triton
@@ -47,7 +49,7 @@ def use_kernel(tensor: Tensor, forced: bool | None) -> bool:
         raise ValueError(f"the kernel needs a CUDA tensor, not one on {tensor.device} (or TRITON_INTERPRET=1)")
     wanted = is_cuda or IS_INTERPRETED if forced is None else forced
     if wanted and not HAS_TRITON:
-        raise ValueError("the kernel for CUDA tensors needs Triton: pip install 'triton>=3.6,<3.8'")
+        raise ValueError(f"the kernel for CUDA tensors needs Triton: {INSTALL}")
     return wanted
 
 

@@ -74,6 +74,26 @@ def test_what_eval_has_not_played_is_not_measured_and_the_command_is_said(tmp_pa
     assert "played at step 10" in found["value on real play"].value, "an older policy than the one that is diagnosed"
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('{"reward_calibration": {"phase2": {"paid": {"mean": 1}}}}', "reward_calibration.phase2 has no predicted"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"tasks": {"wood": []}}', "tasks.wood is a list, not an object"),
+    ],
+)
+def test_a_damaged_evaluation_costs_only_its_own_checks(tmp_path: Path, text: str, wrong: str) -> None:
+    (tmp_path / "evaluation.json").write_text(text)
+    found = diagnosed(tmp_path, None)
+    assert len(found) == 2 and {check.verdict for check in found.values()} == {"not measured"}
+    assert all(f"({wrong}): run fastdreamer eval --run-dir" in check.value for check in found.values())
+
+
+def test_what_is_beyond_all_bounds_is_flagged(tmp_path: Path) -> None:
+    far = entry(1, 1) | {"critic": {"value": {"mean": None}, "with_rest": {"mean": 3.0}, "spread": 0.5}}
+    assert diagnosed(tmp_path, judged(phase2=far))["value on real play"].verdict == "red"
+
+
 def test_every_task_has_its_own_checks(tmp_path: Path) -> None:
     tasks = {"wood": judged(phase2=entry(2, 2)), "drink": judged(phase2=entry(9, 2))}
     found = diagnosed(tmp_path, {"tasks": tasks})

@@ -13,7 +13,7 @@ from fastdreamer.doctor.ask import Answer, ask
 from fastdreamer.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
 from fastdreamer.doctor.machine import Card
 from fastdreamer.doctor.part import Part
-from fastdreamer.doctor.requirements import Declaration, Requirement, accepts, declaration
+from fastdreamer.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration
 
 ROOT = Path(__file__).parents[2]
 MADE_UP = Requirement("made-up", ">=1.2,<2", "engines")
@@ -51,7 +51,7 @@ def test_a_library_that_is_there_is_ok(library) -> None:
 
 def test_a_missing_library_names_the_extra_that_brings_it() -> None:
     part, is_worth_trying = at_rest(MADE_UP, CHECKOUT, False)
-    assert part == Part("made-up", "", "missing", "in FastDreamer's checkout: pip install -e '.[engines]'")
+    assert part == Part("made-up", "", "missing", f"pip install -e '{PACKAGE.parent}[engines]'")
     assert at_rest(MADE_UP, WHEEL, False)[0].mend == "pip install 'fastdreamer[engines]'"
     assert at_rest(Requirement("made-up", ">=1.2,<2"), WHEEL, False)[0].mend == "pip install 'made-up>=1.2,<2'"
     assert not is_worth_trying

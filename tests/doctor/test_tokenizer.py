@@ -12,6 +12,7 @@ import torch
 from fastdreamer_engines import local_target
 from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
+from fastdreamer.advice import Call, running
 from fastdreamer.config import Config
 from fastdreamer.doctor.tokenizer import engine_rows, weights_part
 from fastdreamer.settings import load_config
@@ -20,7 +21,6 @@ from fastdreamer.tokenizer.cosmos import EMBEDDED
 from fastdreamer.tokenizer.engines import UNRUN, VERIFIED, engine_key, folder_name
 
 HERE = local_target(torch.device("cpu"))
-NAMED = "--config crafter"
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def install(root: Path, config: Config, target: str = HERE, backend: str = "aot-
 
 
 def rows_of(config: Config) -> list[dict[str, Any]]:
-    found = engine_rows(config, NAMED)
+    found = engine_rows(config)
     assert found["error"] == ""
     rows: list[dict[str, Any]] = found["rows"]
     return rows
@@ -94,7 +94,7 @@ def rows_of(config: Config) -> list[dict[str, Any]]:
 def test_engines_are_listed_with_their_states(tmp_path: Path) -> None:
     root = tmp_path / "engines"
     config = config_of(f"engines.directory={root}")
-    assert engine_rows(config, NAMED) == {"root": str(root), "rows": [], "error": "", "lacking": ""}
+    assert engine_rows(config) == {"root": str(root), "rows": [], "error": "", "lacking": ""}
     install(root, config)
     install(root, config, "sm86", "tensorrt_rtx")
     (root / "timing.cache").write_text("")
@@ -109,7 +109,8 @@ def test_engines_are_listed_with_their_states(tmp_path: Path) -> None:
 def test_a_stale_engine_blocks_and_names_what_changed_and_the_command(tmp_path: Path) -> None:
     config = config_of(f"engines.directory={tmp_path / 'engines'}")
     folder = install(tmp_path / "engines", config, library="torch 2.12.0 abc")
-    (row,) = rows_of(config)
+    with running(Call((), {"config": "crafter"})):
+        (row,) = rows_of(config)
     assert row["state"] == "stale" and row["blocks"] and row["reason"].startswith("was built with library torch 2.12.0")
     assert row["mend"] == "fastdreamer build-engines --config crafter --backend aot-inductor --precision fp32"
     assert str(folder) not in row["reason"]
@@ -148,13 +149,13 @@ def test_engines_of_another_tokenizer_or_card_block_nothing(tmp_path: Path) -> N
 
 def test_a_backend_that_is_named_and_not_installed_is_said(tmp_path: Path) -> None:
     config = config_of(f"engines.directory={tmp_path / 'engines'}", "engines.backend=aot-inductor")
-    assert engine_rows(config, NAMED)["lacking"] == "aot-inductor"
+    assert engine_rows(config)["lacking"] == "aot-inductor"
     install(tmp_path / "engines", config)
-    assert engine_rows(config, NAMED)["lacking"] == ""
+    assert engine_rows(config)["lacking"] == ""
 
 
 def test_engines_that_others_may_write_to_are_wrong(tmp_path: Path) -> None:
     root = tmp_path / "engines"
     root.mkdir()
     root.chmod(0o777)
-    assert "can be written by others" in engine_rows(config_of(f"engines.directory={root}"), NAMED)["error"]
+    assert "can be written by others" in engine_rows(config_of(f"engines.directory={root}"))["error"]

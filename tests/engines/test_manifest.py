@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,32 @@ def test_no_manifest_or_another_format_is_refused(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(EngineError, match="no readable manifest"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_below_one_that_others_can_write_to_is_refused(folder: Path, tmp_path: Path, mode: int) -> None:
+    above = tmp_path / "shared"
+    root = above / "engines"
+    root.mkdir(parents=True)
+    root.chmod(0o700)
+    above.chmod(0o755)
+    check_private(root)
+    os.chown(above, -1, 54321) if os.getuid() == 0 else None
+    above.chmod(mode if os.getuid() == 0 else 0o777)
+    for named in (root, root / ".." / "engines"):
+        with pytest.raises(EngineError, match=f"lies below {above}, in which others may put another in its place"):
+            check_private(named)
+    above.chmod(0o1777)  # as /tmp: nobody renames what is another's
+    check_private(root)
+
+
+def test_a_link_into_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    above, root = tmp_path / "shared", tmp_path / "shared" / "engines"
+    root.mkdir(parents=True)
+    root.chmod(0o700)
+    link = tmp_path / "mine"
+    link.symlink_to(root)
+    check_private(link)
+    above.chmod(0o777)
+    with pytest.raises(EngineError, match="lies below .*shared"):
+        check_private(link)

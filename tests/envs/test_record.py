@@ -81,6 +81,68 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
         record(Config(data=DataConfig(env="minerl_treechop")), tmp_path)
 
 
+def test_two_that_record_to_one_folder_both_end_well(tmp_path: Path) -> None:
+    script = tmp_path / "both.py"
+    one_worker = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    script.write_text(one_worker + LONG.replace("episodes=500, max_steps=400", "episodes=3, max_steps=30"))
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert "Traceback" not in process.communicate(timeout=120)[1] and process.returncode == 0
+    names = sorted(path.name for path in (tmp_path / "out" / "Crafter-expert").iterdir())
+    assert len(names) == 3 and all(name.startswith("v3_") for name in names)
+
+
+def test_an_episode_that_another_wrote_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdreamer.data import writer
+    from fastdreamer.envs import record as module
+
+    real, root = writer.write_recording, tmp_path / "Crafter-expert"
+    settings = RecordConfig(episodes=1, max_steps=5)
+
+    def slow(folder: Path, *given: object) -> None:
+        real(folder, *given)  # type: ignore[arg-type]
+        (folder / "mark").touch()  # by the other one, which was faster
+        real(folder, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(writer, "write_recording", slow)
+    root.mkdir()
+    recorder = module._Recorder(root, settings)
+    seed, metadata = recorder(0)
+    assert seed == 0 and metadata["duration_steps"] == 5
+    assert recorder(0) == (0, metadata) and len(list(root.glob("*/mark"))) == 1
+    with pytest.raises(UserError, match="was recorded with max_steps 5, not 6: choose another --out$"):
+        module._Recorder(root, RecordConfig(episodes=1, max_steps=6))(0)
+
+
+SLOW = """
+import os, time
+from fastdreamer.envs.workers import Worker
+def work(): return print
+if os.environ.get("SLOW"): time.sleep(60)
+os.environ["SLOW"] = "in what this one starts"
+"""
+
+
+def test_a_worker_that_is_still_starting_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    code = "import slow, time; slow.Worker(slow.work); print('ready', flush=True); time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        time.sleep(1.0)
+        assert group(run.pid) != [run.pid]
+        run.kill()
+    deadline = time.monotonic() + 10
+    while group(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = group(run.pid)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_their_parent(tmp_path: Path, kind: signal.Signals) -> None:
     script = tmp_path / "long.py"

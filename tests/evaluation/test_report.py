@@ -17,8 +17,10 @@ from fastdreamer.evaluation.beside_reality import calibration_section, one_sampl
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
 from fastdreamer.evaluation.curves import curves, downsample, read_metrics, smooth
+from fastdreamer.evaluation.health import health_section
 from fastdreamer.evaluation.pictures import png, spread, strip
 from fastdreamer.evaluation.report import read_run, render, write_report
+from fastdreamer.evaluation.sections import evaluation_section, recordings_section, world_model_section
 from fastdreamer.evaluation.summary import write_summary
 from fastdreamer.evaluation.verdict import compare, policy_sentences, world_model_sentences
 
@@ -139,6 +141,122 @@ def test_broken_files_are_named_not_fatal(tmp_path: Path) -> None:
     (run / "timings.json").write_text("[1, 2]")
     html = render(read_run(run))
     assert "evaluation.json is damaged" in html and "timings.json is damaged" in html
+    (run / "evaluation.json").write_text("[" * 100_000)
+    assert "evaluation.json is damaged (it is nested too deeply)" in render(read_run(run))
+    evaluation = json.loads(json.dumps(EVALUATION))
+    del evaluation["policies"]["phase2"]["return_low"]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "evaluation.json is damaged (policies.phase2 has no return_low): left out" in render(read_run(run))
+
+
+DIAGNOSIS = {
+    "phases": {
+        "phase3": {
+            "step": 4, "verdict": "red", "values": [[0.5, 0.25], [1.0, 0.75]], "positive": 11, "negative": 12,
+            "imagined_reward": 0.5, "real_reward": None,
+            "checks": [{"group": "loss", "name": "loss", "value": "1", "expected": "2", "verdict": "red",
+                        "remedy": "none"}],
+        }
+    }
+}  # fmt: skip
+FLAGS = {"phase2": [{"step": 3, "name": "entropy", "value": "0", "remedy": "more"}]}
+AUDIT = {
+    "tries": 2, "phase": 3, "horizon": 4, "notes": ["a note"], "checks": [],
+    "kinds": {"own": {"states": 3, "points": [[0.5, 0.25]], "figures": {"real": {"mean": 1, "low": 0, "high": 2}}}},
+}  # fmt: skip
+FULL_WORLD_MODEL = {
+    **WORLD_MODEL, "notes": ["a note"], "one_sample_over_copy": [{"mean": 1.0, "low": 0.9, "high": 1.1}] * 2,
+    "one_step": {name: {"mean": 1.0, "low": 0.9, "high": 1.1} for name in ("over_copy", "shuffled_over_real")},
+    "reward_correlation": {"imagined_against_real": {"mean": 0.5, "low": 0.25, "high": 0.75}, "steps": 8,
+                           "imagined_against_recorded": None, "real_against_recorded": None},
+}  # fmt: skip
+SCRIPT = "<script>alert(1)</script>"
+WRONG = (SCRIPT, None, -1, 1e308, 10**400, float("nan"), float("inf"), [], {}, [[SCRIPT]], {SCRIPT: SCRIPT}, True)
+
+
+def full_run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    run = write_run(folder)
+    (run / "diagnosis").mkdir()
+    parts = {
+        "evaluation.json": {**EVALUATION, "tasks": {"wood": {"policies": {"phase2": policy(1.0)}}},
+                            "reward_calibration": {"phase2": judged(2.6, 0.9)}},
+        "world_model.json": FULL_WORLD_MODEL, "diagnosis.json": DIAGNOSIS, "flags.json": FLAGS,
+        "diagnosis/audit.json": AUDIT, "timings.json": {"record": 3.2},
+        "pictures/pictures.json": json.loads((run / "pictures/pictures.json").read_text()),
+    }  # fmt: skip
+    for name, value in parts.items():
+        (run / name).write_text(json.dumps(value))
+    return run, parts
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, entry in inside for found in [(value, key), *places(entry)]]
+
+
+def test_whatever_stands_in_a_runs_files_gives_a_page_without_script(tmp_path: Path) -> None:
+    run, parts = full_run(tmp_path / "run")
+    assert "is damaged" not in render(read_run(run))
+    turn = 0
+    for name, value in parts.items():
+        for container, key in places(value):
+            kept = container[key]
+            for wrong in (SCRIPT, WRONG[turn % len(WRONG)]):
+                container[key] = wrong
+                (run / name).write_text(json.dumps(value))
+                page = Page(render(read_run(run)))
+                assert page.open == [] and "script" not in page.tags, (name, key, wrong)
+            container[key] = kept
+            turn += 1
+        (run / name).write_text(json.dumps(value))
+
+
+def test_markup_is_escaped_even_where_nobody_looked_before(tmp_path: Path) -> None:
+    sections = (
+        (evaluation_section, ({**EVALUATION, "max_steps": SCRIPT, "notes": [SCRIPT]}, {})),
+        (health_section, ({"phases": {"phase2": {"checks": [], "step": SCRIPT}}}, {})),
+        (world_model_section, ({**WORLD_MODEL, "context": SCRIPT, "crops": SCRIPT}, {}, tmp_path)),
+        (recordings_section, ({"splits": {SCRIPT: {**RECORDINGS["splits"]["train"], "episodes": SCRIPT}}},)),
+    )
+    for section, given in sections:
+        html = section(*given)
+        assert "&lt;script" in html and "<script" not in html, section
+    counted = {**EVALUATION["policies"]["phase2"], "episodes": SCRIPT}
+    with pytest.raises(ValueError):
+        evaluation_section({"policies": {"phase2": counted}}, {})
+    assert "default-src 'none'" in render(read_run(write_run(tmp_path / "run")))
+
+
+def test_links_are_not_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("hunter2")
+    (secret / "own.png").write_bytes(png(np.full((8, 32, 3), 7, np.uint8)))
+    (secret / "evaluation.json").write_text(json.dumps({"env": "hunter2"}))
+    run = write_run(tmp_path / "run")
+    for name, target in (("config.yaml", "key"), ("evaluation.json", "evaluation.json")):
+        (run / name).unlink()
+        (run / name).symlink_to(secret / target)
+    (run / "pictures" / "crop0_real.png").unlink()
+    (run / "pictures" / "crop0_real.png").symlink_to(secret / "own.png")
+    (run / "pictures" / "crop0_imagined.png").write_text("hunter2")
+    html = render(read_run(run))
+    assert "hunter2" not in html and Page(html).tags.count("img") == 1
+    assert "config.yaml is not shown: it is a link" in html and "evaluation.json is damaged (it is a link)" in html
+    (run / "pictures").rename(secret / "pictures")
+    (run / "pictures").symlink_to(secret / "pictures")
+    assert Page(render(read_run(run))).tags.count("img") == 0
+
+
+def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
+    lines = [b"[" * 50_000, b"\xff\xfe", b"[1]", b"null", b'{"step": 5}', b'{"phase": "1", "step": 5, "loss": 1.0}',
+             b'{"phase": 1, "step": 1e3, "loss": 1.0}', b'{"phase": 1, "step": -1, "loss": 1.0}',
+             b'{"phase": 1, "step": 7, "loss": ' + b"9" * 5000 + b"}",
+             b'{"phase": 1, "step": 8, "loss": 1' + b"0" * 400 + b', "psnr": "x"}',
+             b'{"phase": 1, "step": 9, "loss": 2.5}']  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert read_metrics(tmp_path) == {1: {"loss": [(9, 2.5)]}}
 
 
 def test_a_window_whose_recording_is_gone_says_so(tmp_path: Path) -> None:
@@ -263,7 +381,7 @@ def test_pictures_show_neither_the_best_nor_the_worst() -> None:
     assert spread(np.array([1.0]), 3) == [0]
 
 
-def test_summary_merges_all_parts(tmp_path: Path) -> None:
+def test_summary_merges_all_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run")
     summary = write_summary(run)
     assert summary == json.loads((run / "summary.json").read_text())
@@ -271,6 +389,9 @@ def test_summary_merges_all_parts(tmp_path: Path) -> None:
     assert summary["world_model"]["ratios"]["shuffled_over_real"]["mean"] == 1.2
     assert summary["losses"]["phase1"]["loss/flow"] == 0.4 and summary["losses"]["phase2"]["bc_accuracy"] == 0.6
     assert summary["seconds"] == {"record": 3.2, "phase1": 75.0}
+    (run / "timings.json").write_text('{"record": "3"}')
+    assert write_summary(run)["seconds"] == {}
+    assert 'timings.json is damaged (record is "3", not a number of seconds)' in capsys.readouterr().err
     (run / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match=r"evaluation\.json"):
         write_summary(run)

@@ -48,6 +48,16 @@ def test_a_damaged_part_is_named(tmp_path: Path, text: str) -> None:
         parts_in(tmp_path).run("a", "x", lambda: {})
 
 
+def test_a_part_whose_content_was_changed_is_named_and_one_of_before_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    parts_in(tmp_path).run("a", "x", lambda: {"value": 12})
+    path.write_text(path.read_text().replace("12", "13"))
+    with pytest.raises(UserError, match="a.json is damaged.*not what was written"):
+        parts_in(tmp_path).run("a", "x", lambda: {})
+    path.write_text('{"made_with": "x", "seconds": 1.5, "result": {"value": 12}}')
+    assert parts_in(tmp_path).run("a", "x", lambda: {}) == {"value": 12}
+
+
 def test_folders_and_the_device_do_not_count_what_is_learned_does() -> None:
     base = load_config("debug")
 

@@ -190,7 +190,10 @@ def test_an_engine_that_never_ran_is_compared_at_its_first_load_and_once(
     _never_run(folder)
     with monkeypatch.context() as patch:
         patch.setitem(engines.LIMITS, "fp32", 1e-12)
-        with pytest.raises(UserError, match=r"off by .* \(limit 1e-12\) and is not used; remove it with: rm -r"):
+        with pytest.raises(
+            UserError,
+            match=r"off by .* \(limit 1e-12\) and is not used; rebuild it with: fastdreamer .*--replace",
+        ):
             open_tokenizer(config, CPU)
     assert open_tokenizer(config, CPU).backend == "aot-inductor"
     manifest = json.loads((folder / "manifest.json").read_text())["engine"]

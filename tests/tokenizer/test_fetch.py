@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -262,4 +263,14 @@ def test_a_full_or_forbidden_disk_gives_one_line(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"repo": "a/b", "revision": "c", "files": {"config.json": 1}}'])
 def test_a_broken_record_gives_one_line(text: str, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(text)
-    assert "delete it and fetch again" in _refusal(hub, tmp_path)
+    assert "fetch again: fastdreamer fetch-weights --out" in _refusal(hub, tmp_path)
+
+
+def test_two_that_fetch_into_one_folder_do_not_mix_a_file(hub: Hub, tmp_path: Path) -> None:
+    out = tmp_path / "vae"
+    out.mkdir()
+    with (out / f".{FILES[0]}.partial").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert f"another process fetches into {out}" in _refusal(hub, out)
+    assert (out / f".{FILES[0]}.partial").stat().st_size == 0
+    fetch_weights(out, endpoint=hub.url)

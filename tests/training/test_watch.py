@@ -191,7 +191,7 @@ def test_flags_are_kept_over_a_resume_and_begin_anew_with_the_phase(
 def test_a_damaged_file_of_flags_is_one_line(small: Small, new_run: MakeRun) -> None:
     run = new_run(small())
     (run / "flags.json").write_text("[")
-    with pytest.raises(UserError, match=r"flags\.json is no JSON object: delete it") as caught:
+    with pytest.raises(UserError, match=r"flags\.json is damaged \(it is no JSON .*\): move it elsewhere") as caught:
         train(small(), run, 1)
     assert "\n" not in str(caught.value)
 

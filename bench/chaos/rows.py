@@ -1,0 +1,89 @@
+"""What chaos found: a row a kind of try, and the table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kind of try.
+
+    Attributes:
+        part: to which it belongs.
+        what: was tried.
+        tries: how often.
+        failures: what went wrong, a line each.
+        note: how it was to end, or what was left out.
+        seconds: it took.
+    """
+
+    part: str
+    what: str
+    tries: int
+    failures: Sequence[str] = ()
+    note: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Clock:
+    """How long a part may take, from now on."""
+
+    seconds: float
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def ends_at(self) -> float:
+        return self.began + self.seconds
+
+    def part(self, share: float) -> Clock:
+        """A clock for a share of what is left of this one."""
+        return Clock(max(0.0, self.ends_at - time.monotonic()) * share)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.ends_at
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+
+def table(rows: Sequence[Row], seed: int) -> str:
+    """Markdown: the figures, then examples of every kind of failure."""
+    lines = [
+        f"{_machine()}; seed {seed}",
+        "",
+        "| part | what | tries | failures | seconds | |",
+        "|---|---|--:|--:|--:|---|",
+    ]
+    lines += [
+        f"| {row.part} | {row.what} | {row.tries:,} | {len(row.failures):,} | {row.seconds:.0f} | {row.note} |"
+        for row in rows
+    ]
+    lines.append(f"| | together | {sum(r.tries for r in rows):,} | {sum(len(r.failures) for r in rows):,} | | |")
+    for row in rows:
+        if row.failures:
+            lines += ["", f"{row.part}, {row.what}: {len(row.failures):,} of {row.tries:,} failed"]
+            counted = Counter(row.failures).most_common(EXAMPLES)
+            lines += [f"    {count:>5} x {text}" for text, count in counted]
+    return "\n".join(lines)
+
+
+def _machine() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
+    commit, cores = done.stdout.strip() or "unknown", len(os.sched_getaffinity(0))
+    return f"commit {commit}; {model}, {cores} cores, {platform.system()}, Python {platform.python_version()}"

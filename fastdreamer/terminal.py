@@ -1,0 +1,69 @@
+"""What reaches the terminal: names out of files cannot move the cursor, colour the screen or begin a line.
+
+The streams are cleaned as a whole, so that no printing place can forget it; only the progress bar goes around.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Control characters but for tab and newline, what reorders or hides text, line separators, and lone surrogates.
+_OBEYED = "\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
+_STDOUT, _STDERR = re.compile(f"[{_OBEYED}\r]"), re.compile(f"[{_OBEYED}]")  # download bars return to their line
+
+
+class Clean:
+    """A text stream that shows what a terminal would obey, and what its encoding lacks, as escapes."""
+
+    def __init__(self, stream: Any, obeyed: re.Pattern[str]) -> None:
+        self.stream, self._obeyed = stream, obeyed
+
+    def write(self, text: str) -> int:
+        shown = self._obeyed.sub(_escape, text)
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def clean_streams() -> Iterator[None]:
+    """Standard output and error are cleaned within the block."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Clean(sys.stdout, _STDOUT), Clean(sys.stderr, _STDERR)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def uncleaned(stream: Any) -> Any:
+    """The stream below, for what moves the cursor on purpose."""
+    return stream.stream if isinstance(stream, Clean) else stream
+
+
+def one_line(text: str) -> str:
+    """Several lines as one, with nothing in it that a terminal obeys."""
+    return _STDOUT.sub(_escape, " ".join(line.strip() for line in text.split("\n")))
+
+
+def name(text: str) -> str:
+    """A name out of a file for a line of its own: newlines and tabs are escaped too."""
+    return one_line(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

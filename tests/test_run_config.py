@@ -1,0 +1,118 @@
+"""A run's configuration: held against its hash, and never in the way of a corrected command."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from fastdreamer.config import Config
+from fastdreamer.errors import Stopped, UserError
+from fastdreamer.run_config import kept_configuration, run_config
+from fastdreamer.settings import dump_config, load_config
+from fastdreamer.training.runs import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    dump_config(load_config("debug"), tmp_path / "config.yaml")
+    return tmp_path
+
+
+def test_no_flipped_byte_is_accepted_with_another_content(run: Path) -> None:
+    """Of 7 of 600 that were."""
+    clean, config = (run / "config.yaml").read_bytes(), load_config("debug")
+    chance, refused = random.Random(0), 0
+    for _ in range(150):
+        spoiled = bytearray(clean)
+        spoiled[chance.randrange(len(clean))] ^= 1 << chance.randrange(8)
+        (run / "config.yaml").write_bytes(bytes(spoiled))
+        try:
+            assert RunDirectory(run).config() == config
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 100
+
+
+def test_a_digit_that_still_reads_is_refused_and_taken_without_the_first_line(run: Path) -> None:
+    text = (run / "config.yaml").read_text().replace("seed: 0", "seed: 8")
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is not what was written .* take that line out"):
+        RunDirectory(run).config()
+    (run / "config.yaml").write_text(text.partition("\n")[2])
+    assert RunDirectory(run).config().seed == 8
+
+
+def test_comments_and_order_and_older_versions_are_no_change(run: Path) -> None:
+    import hashlib
+    import json
+
+    from fastdreamer.yaml_text import dump_yaml, parse_yaml
+
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "# mine\n\n")
+    run_config(run)
+    tree = parse_yaml((run / "config.yaml").read_text(), "text")
+    del tree["imagination"]["critic_bias"], tree["study"]  # of a version that did not have them
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    (run / "config.yaml").write_text(f"# resolved configuration {digest}\n{dump_yaml(tree)}")
+    assert RunDirectory(run).config() == load_config("debug")
+
+
+WRONG = ["phase1.steps=7", "seed=3"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("ours"), UserError("no"), Stopped("no"), KeyboardInterrupt(), SystemExit(143)]
+)
+def test_a_command_that_made_nothing_leaves_nothing_that_refuses_the_corrected_one(
+    tmp_path: Path, error: BaseException
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(type(error)), kept_configuration(run, load_config("debug", WRONG)):
+        (run / "store").mkdir()
+        (run / "store" / "manifest.json").touch()
+        raise error
+    assert not (run / "config.yaml").exists()
+    with kept_configuration(run, load_config("debug")):
+        pass
+
+
+@pytest.mark.parametrize("made", ["checkpoints/phase1/step-00000003", "store/episodes/a.safetensors"])
+@pytest.mark.parametrize("error", [KeyError("ours"), UserError("no"), Stopped("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_configuration_stays_with_what_was_made_with_it(
+    tmp_path: Path, error: BaseException, made: str, is_new: bool
+) -> None:
+    longer = load_config("debug", ["phase1.steps=70"])
+    if not is_new:
+        dump_config(load_config("debug"), tmp_path / "config.yaml")
+    with pytest.raises(type(error)), kept_configuration(tmp_path, longer):
+        (tmp_path / made).mkdir(parents=True)
+        raise error
+    assert RunDirectory(tmp_path).config() == longer
+
+
+def test_a_full_disk_is_told_and_not_that_the_configuration_could_not_be_put_back(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise UserError("cannot write config.yaml: the disk is full")
+
+    with (
+        pytest.raises(UserError, match="cannot write the store"),
+        kept_configuration(run, load_config("debug", ["phase1.steps=70"])),
+    ):
+        monkeypatch.setattr("fastdreamer.run_config.write_atomic", full)
+        raise UserError("cannot write the store: the disk is full")
+
+
+def test_an_edited_configuration_gets_a_right_first_line_with_the_next_work(run: Path) -> None:
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", "seed: 8"))
+    config: Config = load_config(run / "config.yaml")  # as --config
+    with kept_configuration(run, config):
+        pass
+    assert RunDirectory(run).config().seed == 8 and re.match("# resolved", (run / "config.yaml").read_text())
