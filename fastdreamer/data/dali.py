@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fastdreamer.advice import extra
+from fastdreamer.data.cores import count_cores
 from fastdreamer.data.nvdec import can_nvdec as can_nvdec
 from fastdreamer.data.nvdec import presentation
 from fastdreamer.data.resample import check_windows
@@ -59,7 +59,7 @@ class DaliResampler:
     ) -> None:
         self.image_size, self.dtype, self.batch = image_size, DTYPES[precision], batch
         self.device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
-        self.threads = threads or min(8, len(os.sched_getaffinity(0)))
+        self.threads = threads or min(8, count_cores())
         self._pipelines: dict[tuple[int, int], Any] = {}
 
     def __call__(self, windows: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t s s"]:

@@ -7,10 +7,13 @@ everything it does know is asked for and compared with the container's index.
 
 from __future__ import annotations
 
-import struct
+import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
-from fastdreamer.errors import UserError
+from fastdreamer.data.containers import HIDDEN_LATE, check_index, conversion, has_own_times, open_video, told
+from fastdreamer.data.containers import DamagedVideo as DamagedVideo
+from fastdreamer.data.frame_times import FrameTimes
+from fastdreamer.data.turned import Turn, turn_of
 
 BLOCK = 256  # frames
 BLOCK_BYTES = 2**25  # large frames come in smaller blocks
+FRESH_NS = 50_000_000
 MAX_REORDERED = 16  # frames that may be stored after a later one, by the H.264 standard
-HIDDEN_LATE = "its edit list hides frames after the first one it shows; cut them off, or convert the file without it"
-
-
-class DamagedVideo(UserError):
-    """A video that cannot be decoded whole; the message names the file and the reason."""
 
 
 def decode_video(path: Path) -> UInt8[np.ndarray, "t h w 3"]:
@@ -49,16 +51,15 @@ def decode_blocks(path: Path, block: int, size: int = 0) -> Iterator[UInt8[np.nd
         DamagedVideo: as `decode_video`; frames that came before it must then not be used.
     """
     frames: list[np.ndarray] = []
-    # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
-    converter = VideoReformatter()
-    options: dict[str, Any] = {"width": size, "height": size, "interpolation": "AREA"} if size else {}
-    for frame in _frames(path):
-        frames.append(converter.reformat(frame, format="rgb24", **options).to_ndarray())
-        if len(frames) >= min(block, BLOCK_BYTES // frames[0].nbytes):
+    with told(path):
+        to_rgb = _Converter(path, size)
+        for frame in _frames(path):
+            frames.append(to_rgb(frame))
+            if len(frames) >= min(block, BLOCK_BYTES // frames[0].nbytes):
+                yield np.stack(frames)
+                frames = []
+        if frames:
             yield np.stack(frames)
-            frames = []
-    if frames:
-        yield np.stack(frames)
 
 
 def decode_some(path: Path, numbers: Collection[int]) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:
@@ -67,12 +68,37 @@ def decode_some(path: Path, numbers: Collection[int]) -> tuple[int, UInt8[np.nda
     Raises:
         DamagedVideo: as `decode_video`.
     """
-    count, some, converter = 0, [], VideoReformatter()
-    for frame in _frames(path):
-        if count in numbers:
-            some.append(converter.reformat(frame, format="rgb24").to_ndarray())
-        count += 1
+    count, some = 0, []
+    with told(path):
+        to_rgb = _Converter(path)
+        for frame in _frames(path):
+            if count in numbers:
+                some.append(to_rgb(frame))
+            count += 1
     return count, np.stack(some) if some else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+class _Converter:
+    """libav's frames to RGB as they are to be shown."""
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path = path
+        # One converter for all frames: making one a frame, as Frame.to_ndarray does, costs four times the decoding.
+        self._converter = VideoReformatter()
+        self._options: dict[str, Any] = {"width": size, "height": size, "interpolation": "AREA"} if size else {}
+        self._turn: Turn | None = None
+
+    def __call__(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+        if frame.key_frame or self._turn is None:
+            self._turn = turn_of(self.path, frame)
+        try:
+            pixels = self._converter.reformat(frame, format="rgb24", **self._options).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise DamagedVideo(
+                f"{self.path}: its colours cannot be made RGB: pixels {frame.format.name}, colour matrix number "
+                f"{int(frame.colorspace)}"
+            ) from error
+        return self._turn(pixels)
 
 
 def _frames(path: Path) -> Iterator[Any]:
@@ -102,6 +128,26 @@ def count_frames(path: Path) -> int:
     Raises:
         DamagedVideo: if the file is empty, truncated or no video, or if its first frame cannot be decoded.
     """
+    return len(frame_times(path).times)
+
+
+def frame_times(path: Path) -> FrameTimes:
+    """When the frames that `decode_video` gives are shown; kept for as long as the file is the same.
+
+    Raises:
+        DamagedVideo: as `count_frames`.
+    """
+    with told(path):
+        if not path.is_file():
+            raise DamagedVideo(f"{path}: there is no such file")
+        stat = path.stat()
+        if abs(time.time_ns() - stat.st_mtime_ns) < FRESH_NS:
+            _frame_times.cache_clear()  # it may change once more within one tick of the file system's clock
+        return _frame_times(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(64)
+def _frame_times(path: Path, *_: int) -> FrameTimes:
     first: int | None = None
     with _packets(path) as (packets, known):
         for packet in packets:
@@ -109,7 +155,9 @@ def count_frames(path: Path) -> int:
                 first = next((frame.pts for frame in _decode(packet, known)), None)
     if first is None:
         raise DamagedVideo(f"{path}: no frame can be decoded")
-    return len(known.shown(path, first))
+    times = np.sort(np.array(known.shown(path, first), np.int64))
+    # Frames that wait for B-frames begin late where no edit list takes that back; then the file itself begins at 0.
+    return FrameTimes(times, known.unit, 0 if known.sent_first in (0, None) else int(times[0]))
 
 
 def count_packets(path: Path) -> int:
@@ -118,17 +166,26 @@ def count_packets(path: Path) -> int:
     Raises:
         DamagedVideo: if the file is empty, truncated or no video.
     """
-    with _packets(path) as (packets, _):
+    with told(path), _packets(path) as (packets, _):
         return sum(packet.size > 0 for packet in packets)
 
 
 @dataclass
 class _Times:
-    """When the frames of the packets so far are to be shown, in the order of the file."""
+    """When the frames of the packets so far are to be shown, in the order of the file.
 
+    Attributes:
+        is_timed: the container has those times; else they are the packets' own, and the order is the decoder's.
+        is_indexed: the container has an index, in which no two frames have one time.
+    """
+
+    unit: Fraction
+    is_timed: bool
+    is_indexed: bool
     visible: list[int] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
     first: int = 0  # that of the first packet
+    sent_first: int | None = None  # when that one is to be decoded
 
     def check(self, path: Path, came: list[int]) -> None:
         """Hold the times of the frames that came out against those of the packets.
@@ -141,10 +198,11 @@ class _Times:
         Raises:
             DamagedVideo: if they contradict each other.
         """
-        expected = sorted(time for time in [*self.visible, *self.hidden] if time >= came[0])
-        if lost := len(set(expected) - set(came)):
+        expected = sorted(time for time in [*self.visible, *self.hidden] if time >= came[0] or not self.is_timed)
+        if lost := (Counter(expected) - Counter(came)).total():
             raise DamagedVideo(f"{path}: {lost} of {len(expected)} frames are lost in decoding")
-        if came != expected or len(set(came)) < len(came):
+        twice = self.is_indexed and len(set(came)) < len(came)
+        if (came if self.is_timed else sorted(came)) != expected or twice:
             raise DamagedVideo(f"{path}: frames come twice or out of order")
         self.shown(path, came[0])
 
@@ -154,50 +212,51 @@ class _Times:
         Raises:
             DamagedVideo: if frames after the first visible one are hidden.
         """
-        shown = [time for time in self.visible if time >= first]
+        shown = [time for time in self.visible if time >= first or not self.is_timed]
         if self.hidden and max(self.hidden) > min(shown, default=first):
-            raise DamagedVideo(f"{path}: {HIDDEN_LATE}")
+            raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {conversion(path)}")
         return shown
 
 
 @contextmanager
 def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
     """All packets of the file's video, none marked as hidden, and the empty one that flushes the decoder."""
-    if not path.is_file():
-        raise DamagedVideo(f"{path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise DamagedVideo(f"{path}: the file is empty (0 bytes)")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DamagedVideo(f"{path}: there is no video in it")
-            stream = container.streams.video[0]
-            # One thread: 64-pixel frames decode at 28,000/s on one core, and callers run a process a core.
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
-            if "mp4" in container.format.name.split(","):
-                _check_index(path, stream)
-            known = _Times()
-            yield _record(path, container.demux(stream), known), known
-    except av.FFmpegError as error:
-        raise DamagedVideo(f"{path}: the video is truncated or damaged ({error.strerror})") from error
+    with open_video(path) as (container, stream):
+        # One thread: 64-pixel frames decode at 28,000/s on one core, and callers run a process a core.
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}
+        is_mp4 = "mp4" in container.format.name.split(",")
+        if is_mp4:
+            check_index(path, stream)
+        known = _Times(stream.time_base, has_own_times(container), is_mp4)
+        yield _record(path, container.demux(stream), known), known
 
 
 def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
     for packet in packets:
+        if packet.size and not known.is_timed:
+            packet.pts = packet.dts
         if packet.size and packet.pts is None:
-            raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; convert it to mp4")
+            raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; {conversion(path)}")
         if not known.visible and not known.hidden:
-            known.first = packet.pts
+            known.first, known.sent_first = packet.pts, packet.dts
         if packet.is_discard:  # libav would drop the frame unseen; the mark cannot be taken off
             known.hidden.add(packet.pts)
             copy = av.Packet(bytes(packet))
             copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, packet.stream
             copy.is_keyframe = packet.is_keyframe
             packet = copy
-        elif packet.size:
+        elif packet.size and not _is_invisible(packet):
             known.visible.append(packet.pts)
         yield packet
+
+
+def _is_invisible(packet: Any) -> bool:
+    """Whether it is a VP8 frame that is only there for others to refer to, and that no player shows.
+
+    Source: RFC 6386, 9.1: the first byte's fifth bit is show_frame.
+    """
+    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _decode(packet: Any, known: _Times) -> list[Any]:
@@ -213,36 +272,3 @@ def _decode(packet: Any, known: _Times) -> list[Any]:
         if sent <= 1 + MAX_REORDERED and packet.pts is not None and packet.pts < known.first:
             return []
         raise
-
-
-def _check_index(path: Path, stream: Any) -> None:
-    """Refuse an mp4 whose end is not there or not shown: alignment by the end would be off in silence.
-
-    Raises:
-        DamagedVideo: if the file ends before its index does, or if frames at its end are in no index or hidden.
-    """
-    size = path.stat().st_size
-    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
-        plain = container.streams.video[0]
-        entries = [(entry.pos, entry.size) for entry in plain.index_entries]  # they live no longer than the container
-        count = plain.frames
-    end = max((position + length for position, length in entries), default=0)
-    if end > size:
-        raise DamagedVideo(f"{path}: the video is truncated ({size} of at least {end} bytes are there)")
-    if count and count != len(entries):
-        raise DamagedVideo(f"{path}: the index is damaged (it has {len(entries)} of {count} frames)")
-    if entries and entries[-1][0] != stream.index_entries[-1].pos:
-        raise DamagedVideo(f"{path}: {HIDDEN_LATE}")
-    kinds, position = [b""], 0
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            length, kind, long_length = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-            length = long_length if length == 1 else length or size - position
-            if length < 8:
-                break
-            kinds.append(kind)
-            position += length
-    if b"moof" in kinds and kinds[-1] != b"mfra":
-        # Libav takes a file whose last fragments are missing for a shorter one.
-        raise DamagedVideo(f"{path}: the video is in fragments and may be truncated (its closing index is missing)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +14,14 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.claims import Claims
+from fastdreamer.data.cores import count_cores
 from fastdreamer.data.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
 from fastdreamer.data.episode import Episode, fault
 from fastdreamer.data.latents import FORMAT, store_key
 from fastdreamer.data.ledger import Entry, Ledger
 from fastdreamer.data.overlap import Background, Outlet, Writer
-from fastdreamer.data.read import find_recordings, how_to_read, read_labels
+from fastdreamer.data.rates import count_rates, describe_mix
+from fastdreamer.data.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
 from fastdreamer.data.recount import lacks_counters, recount
 from fastdreamer.data.resample import resampler
@@ -34,6 +35,7 @@ from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
 MOST_THREADS = 8
+SHOWN = 10  # of what is left out
 WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
 SHOWN_LINKS = 5
 
@@ -71,7 +73,8 @@ def encode_recordings(
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
         recordings that PyAV decoded because the card could not, or showed other frames); links (name to the name of
-        the recording that it leads to); left (how many episodes the store had and has no more).
+        the recording that it leads to); left (how many episodes the store had and has no more); incomplete (how much
+        looks like a recording and is none, or is a folder that cannot be listed); rates (frames a second to episodes).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -86,7 +89,7 @@ def encode_recordings(
     streamer = _streamer(config, tokenizer)
     print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {resampled_by}", flush=True)
     described = {"name": space.name, "fingerprint": space.fingerprint}
-    threads = min(config.data.decode_threads or min(MOST_THREADS, os.cpu_count() or 1), len(found))
+    threads = min(config.data.decode_threads or min(MOST_THREADS, count_cores()), len(found))
     with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
         ledger = Ledger(store, claims, recordings, config.data.held_out)
         ledger.open({"format": FORMAT, "key": key, "space": described}, found)
@@ -204,6 +207,9 @@ class _Run:
             what: {name: entry[what] for name, entry in entries.items() if what in entry}
             for what in ("mended", "by_pyav")
         }
+        rates = count_rates(entry.get("frames_per_s", 0.0) for entry in entries.values())
+        if mix := describe_mix(rates):
+            print(mix, flush=True)
         return {
             "episodes": len(entries),
             "kept": self.kept,
@@ -217,8 +223,20 @@ class _Run:
             "skipped": self.ledger.skipped,
             "links": self.ledger.links,
             "left": len(self.ledger.left),
+            "incomplete": _show_incomplete(recordings),
+            "rates": rates,
             **noted,
         }
+
+
+def _show_incomplete(recordings: Path) -> int:
+    """Print the first of what is no whole recording, with reasons; returns how many there are."""
+    incomplete = find_incomplete(recordings)
+    for name, reason in incomplete[:SHOWN]:
+        print(f"left out: {name}: {reason}", flush=True)
+    if len(incomplete) > SHOWN:
+        print(f"left out: {len(incomplete) - SHOWN:,} more, which `fastdreamer inspect` lists", flush=True)
+    return len(incomplete)
 
 
 def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:

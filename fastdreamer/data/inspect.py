@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.data.cores import count_cores
 from fastdreamer.data.counters import total_gain
+from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.data.recording import Recording
-from fastdreamer.data.writer import FRAMES_PER_SECOND
 from fastdreamer.errors import UserError
 from fastdreamer.progress import track
 
@@ -35,6 +35,8 @@ class _Episode:
     labelled: bool = True
     rewarded: bool = True
     frames: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
     size: str = ""
     total: float = 0.0
     terminated: bool = False
@@ -53,8 +55,9 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
 
     Returns:
         Plain numbers, lists and dicts (ready for JSON): `episodes`, `unlabelled` (those of them without actions),
-        `frames`, `seconds` of play, `return_mean`, `_min` and `_max` (of episodes with rewards) and `length_mean`
-        (steps; None without an episode), `terminated` (episodes), `envs` (episodes each), `spaces` (action space of
+        `frames`, `seconds` of play and `rates` (frames a second -> recordings), by the videos' own times;
+        `return_mean`, `_min` and `_max` (of episodes with rewards) and `length_mean` (steps; None without an episode),
+        `terminated` (episodes), `envs` (episodes each), `spaces` (action space of
         each env), `frame_sizes`, `actions` (component -> label -> count), `achievements` (name -> share of the
         episodes that recorded them), `counted` (episodes with counters), `counters` (name -> by how much it rose in
         all of them together: each can be a task), `mended` (what was put right in good episodes) and `damaged`
@@ -87,7 +90,8 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         "episodes": len(good),
         "unlabelled": sum(not episode.labelled for episode in good),
         "frames": sum(episode.frames for episode in good),
-        "seconds": sum(steps) / FRAMES_PER_SECOND,
+        "seconds": sum(episode.seconds for episode in good),
+        "rates": count_rates(episode.rate for episode in good),
         "return_mean": float(np.mean(returns)) if returns else None,
         "return_min": min(returns, default=None),
         "return_max": max(returns, default=None),
@@ -137,14 +141,14 @@ def _read_all(recordings: list[Recording], spaces: Spaces, decode: bool) -> Iter
             return _Episode(recording, damaged=str(error).removeprefix(f"recording {recording.name}: "))
 
     # Threads are enough: libav decodes and converts outside of Python's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, track("inspect", len(recordings), "episodes") as bar:
+    with ThreadPoolExecutor(count_cores()) as pool, track("inspect", len(recordings), "episodes") as bar:
         for episode in pool.map(read, recordings):
             bar.advance(1)
             yield episode
 
 
 def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
-    aligned, (height, width) = check_recording(recording, space, decode)
+    aligned, (height, width), times = check_recording(recording, space, decode)
     trajectory = aligned.trajectory
     components = space.components if trajectory.labelled else ()
     counts = {
@@ -158,13 +162,20 @@ def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
         labelled=trajectory.labelled,
         rewarded=trajectory.rewarded,
         frames=len(trajectory),
+        seconds=times.seconds(int(aligned.picked[-1])) - times.seconds(int(aligned.picked[0])),
+        rate=times.per_s,
         size=f"{width}x{height}",
         total=round(total, 6),
         terminated=bool(trajectory.terminals[-1]),
         actions=counts,
-        achievements=trajectory.metadata.get("achievements"),
+        achievements=_names(trajectory.metadata.get("achievements")),
         gains={name: total_gain(values) for name, values in trajectory.counters.items()},
     )
+
+
+def _names(value: object) -> list[str] | None:
+    """A list of names out of a file that anybody may have written, or None."""
+    return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
 
 
 def render_inspection(found: dict[str, Any]) -> str:
@@ -176,6 +187,8 @@ def render_inspection(found: dict[str, Any]) -> str:
         f"{minutes:,.1f} minutes of play"
     ]
     lines += [f"  {env}: {count:,} episodes, actions as {found['spaces'][env]}" for env, count in found["envs"].items()]
+    if mix := describe_mix(found["rates"]):
+        lines.append(f"rates    {mix}")
     if found["unlabelled"]:
         lines.append(f"unlabelled {found['unlabelled']:,} of {found['episodes']:,} episodes: videos without actions")
     if found["episodes"]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
+from fastdreamer.data.episode import ARRAYS, Episode, check_episode, read_episode, write_episode
 from fastdreamer.data.manifest import (
     COUNTERS,
     FOLDER,
@@ -38,7 +38,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, LatentClock
 
 __all__ = [
-    "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "OtherStore",
+    "ARRAYS", "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore",
+    "OtherStore",
     "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
     "write_episode", "write_manifest",
 ]  # fmt: skip

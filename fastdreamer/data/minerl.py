@@ -2,18 +2,16 @@
 
     ROOT/<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz, metadata.json}
 
-A folder counts with any .mp4, any .npz and a version in its path. The rules are those of MineRL's own loader
-(minerl.data.data_pipeline), with three differences: the number of leading frames to skip comes from the frames that
-decode instead of metadata.json, which may be missing or wrong; too few frames are an error instead of a shorter
-episode; and arrays are loaded without pickle.
+The rules are those of MineRL's own loader (minerl.data.data_pipeline), with four differences: the number of leading
+frames to skip comes from the frames that decode instead of metadata.json, which may be missing or wrong; too few frames
+are an error instead of a shorter episode, and so are frames missing behind the first that is needed; and arrays are
+loaded without pickle.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,43 +22,15 @@ from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
 from fastdreamer.data.counters import from_arrays
-from fastdreamer.data.decode import count_packets
+from fastdreamer.data.decode import count_packets, frame_times
 from fastdreamer.data.recording import Aligned, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
-BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
-VERSIONS = ("3", "4")
 RECORDER = "fastdreamer"  # metadata's mark of our own recordings
 UNREWARDED = "minerl_basalt"
 REWARD_TOLERANCE = 1e-3  # relative, and absolute for small sums: what summing in another order or precision can cost
 _WAY_OUT = " (data.check_metadata=false reads it all the same)"
-_VERSION_PREFIX = re.compile(r"v[0-9]+_")
-
-
-def check_version(root: Path) -> None:
-    """Raises UserError if `root` says in VERSION that its recordings are of another format."""
-    file = root / "VERSION"
-    version = file.read_text(errors="replace").strip() if file.is_file() else VERSIONS[0]
-    if version not in VERSIONS:
-        raise UserError(f"{file} says {version!r}; readable versions are {' and '.join(VERSIONS)}")
-
-
-def claims(path: Path, names: list[str]) -> bool:
-    """Whether a folder with these files is MineRL's, whole or not: by its name, or by what lies in it."""
-    return bool(_VERSION_PREFIX.match(path.name)) or (_has(names, ".mp4") and _has(names, ".npz"))
-
-
-def refusal(path: Path, names: list[str]) -> str:
-    """Why a folder that MineRL claims does not count as a recording, or ""."""
-    if any(stream in str(path) for stream in BLACKLIST):
-        return "black-listed by MineRL: its frames and actions do not belong together"
-    missing = " and ".join(ending for ending in (".mp4", ".npz") if not _has(names, ending))
-    if missing:
-        return f"there is no {missing} file in {path}"
-    if not _VERSION_PREFIX.search(os.path.abspath(path)):
-        return f"there is no version such as v3_ in {path}; MineRL's folders are v3_<player>_<mob>-<n>_<start>-<end>"
-    return ""
 
 
 def guess_space(recording: Recording) -> ActionSpace:
@@ -103,13 +73,14 @@ class MineRLLabels:
         game itself.
 
         Raises:
-            DamagedRecording: if there are too few frames, or another number than metadata.json says.
+            DamagedRecording: if there are too few frames, or another number than metadata.json says, or if some are
+                missing behind the first that is needed, so that those before are not the rows'.
         """
         needed = len(self.rewards) + 1
         if visible < needed:
             raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
-        if self.check_metadata:
-            self._check_frame_count(visible)
+        is_counted = self.check_metadata and self._check_frame_count(visible)
+        self._check_times(visible, needed, is_counted)
         terminals = np.zeros(needed - 1, np.bool_)
         valid = np.ones(needed, np.bool_)
         digest = None
@@ -133,11 +104,40 @@ class MineRLLabels:
         )
         return Aligned(trajectory, np.arange(visible - needed, visible), digest)
 
-    def _check_frame_count(self, visible: int) -> None:
-        """MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides."""
+    def _check_times(self, visible: int, needed: int, is_counted: bool) -> None:
+        """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""
+        if self.metadata.get("recorder") == RECORDER and "frames_sha256" in self.metadata:
+            return  # whose frames are proved one by one
+        try:
+            times = frame_times(self.video)
+        except UserError as error:
+            raise self.recording.damaged(error) from error
+        if len(times.times) != visible:
+            return  # the packets promised another number than came: this is asked again with that one
+        first = visible - needed
+        if times.ticks is None:
+            if first and self.check_metadata and not is_counted:
+                raise self.recording.damaged(
+                    f"{self.video.name} has {first} frames more than its rows need, which come at no steady rate, and "
+                    f"metadata.json has no true_video_frame_count to prove that none is missing{_WAY_OUT}"
+                )
+            return
+        wrong = np.flatnonzero(times.ticks[first:] != 1)
+        if len(wrong):
+            before, found = first + int(wrong[0]), int(times.ticks[first + wrong[0]])
+            what = f"{found - 1} frames are missing after" if found else "two frames have the time of"
+            raise self.recording.damaged(
+                f"{self.video.name}: {what} {times.place(before)}, so the frames before are not those of their rows"
+            )
+
+    def _check_frame_count(self, visible: int) -> bool:
+        """Whether metadata.json says how many there are, and rightly.
+
+        MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides.
+        """
         said = _number(self.recording, self.metadata, "true_video_frame_count")
         if said is None or said == visible:
-            return
+            return said is not None
         try:
             packets = count_packets(self.video)
         except UserError as error:
@@ -148,6 +148,7 @@ class MineRLLabels:
                 f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
                 f"one of them is damaged or another recording's{_WAY_OUT}"
             )
+        return True
 
 
 def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool = True) -> MineRLLabels:
@@ -167,10 +168,6 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
     rewarded = space.name != UNREWARDED or bool(rewards.any())
     video, counters = _file(recording, "recording.mp4"), _counters(recording, arrays)
     return MineRLLabels(recording, video, actions, rewards, metadata, rewarded, check_metadata, counters)
-
-
-def _has(names: list[str], ending: str) -> bool:
-    return any(name.endswith(ending) for name in names)
 
 
 def _file(recording: Recording, usual: str) -> Path:

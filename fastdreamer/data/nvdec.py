@@ -29,7 +29,7 @@ EMPTY = -1  # a time that marks an empty place in that buffer
 
 
 def can_nvdec(path: Path) -> str:
-    """Why NVDEC must not decode this file, in a few words; empty if it may. Decodes nothing and needs no card.
+    """Why NVDEC must not decode this file, in a few words; empty if it may. Decodes one frame and needs no card.
 
     It does not prove that the frames are right: damaged data and frames that lean on missing ones are seen only by
     comparing with PyAV. That cannot be by hash: NVDEC's pictures are converted to RGB by DALI, which interpolates
@@ -43,19 +43,24 @@ def presentation(path: Path) -> tuple[str, list[bool]]:
 
     Frames that an edit list hides are decoded, and DALI returns them like any other.
     """
-    import av
+    from fastdreamer.data.containers import DamagedVideo, open_video, told
+    from fastdreamer.data.turned import turn_of
 
+    if not path.exists():
+        return "it cannot be opened (No such file or directory)", []
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return "there is no video in it", []
-            stream = container.streams.video[0]
+        with told(path), open_video(path) as (container, stream):
+            if len(container.streams.video) > 1:
+                return "there are several videos in it, or a cover", []
             if reason := _header(stream.codec_context):
                 return reason, []
             counted = stream.frames
             packets = [(p.pts, p.is_discard, p.is_keyframe) for p in container.demux(stream) if p.size]
-    except (av.FFmpegError, OSError) as error:
-        return f"it cannot be opened ({error.strerror})", []
+            container.seek(0)
+            if turn_of(path, next(container.decode(stream))):
+                return "it is to be shown turned or mirrored", []
+    except DamagedVideo as error:
+        return f"it cannot be opened ({error})", []
     if reason := _order(packets, counted):
         return reason, []
     return "", [not hidden for _, hidden, _ in sorted(packets)]

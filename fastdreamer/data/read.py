@@ -12,10 +12,11 @@ from jaxtyping import UInt8
 from fastdreamer.config import Config
 from fastdreamer.data import minerl, plain, vpt
 from fastdreamer.data.actions import ActionSpace, action_space
-from fastdreamer.data.decode import BLOCK, DamagedVideo, count_frames, decode_blocks
+from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.data.find import find_incomplete, find_recordings
+from fastdreamer.data.frame_times import FrameTimes
 from fastdreamer.data.passage import Frames, Passage, align
-from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
+from fastdreamer.data.recording import Aligned, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 
 __all__ = ["find_incomplete", "find_recordings"]
@@ -39,8 +40,8 @@ def guess_space(recording: Recording) -> ActionSpace:
             return action_space(vpt.SPACE)
         case "video":
             return plain.UNLABELLED
-        case _:
-            return minerl.guess_space(recording)
+    with recording.reading():
+        return minerl.guess_space(recording)
 
 
 def read_labels(
@@ -57,13 +58,14 @@ def read_labels(
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    match recording.format:
-        case "vpt":
-            return vpt.read_labels(recording, space, skip_null)
-        case "video":
-            return plain.PlainLabels(recording, space)
-        case _:
-            return minerl.read_labels(recording, space, check_metadata)
+    with recording.reading():
+        match recording.format:
+            case "vpt":
+                return vpt.read_labels(recording, space, skip_null)
+            case "video":
+                return plain.PlainLabels(recording, space)
+            case _:
+                return minerl.read_labels(recording, space, check_metadata)
 
 
 def read_recording(
@@ -116,43 +118,42 @@ def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, 
         DamagedRecording: naming the episode and what is wrong with it.
     """
     labels = read_labels(recording, space, **how)
-    try:
+    with recording.reading():
         aligned = align(labels, count_frames(labels.video))
         height, width, _ = next(decode_blocks(labels.video, 1))[0].shape
-    except DamagedRecording:
-        raise
-    except Exception as error:  # whatever it is, it is this recording's
-        raise recording.damaged(error) from error
-    return len(aligned.picked), height, width
+        return len(aligned.picked), height, width
 
 
 def check_recording(
     recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
-) -> tuple[Aligned, tuple[int, int]]:
-    """What a recording is, and its frames' height and width (0, 0 if not decoded); no frames are kept.
+) -> tuple[Aligned, tuple[int, int], FrameTimes]:
+    """What a recording is, its frames' height and width (0, 0 if not decoded), and when its video shows which.
+
+    No frames are kept.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
     labels = read_labels(recording, space, **how)
-    if not decode:
-        return _aligned_by_packets(recording, labels), (0, 0)
-    aligned, first = _decode(recording, labels, slice(1))
-    return aligned, (first.shape[1], first.shape[2])
+    if decode:
+        aligned, first = _decode(recording, labels, slice(1))
+        size = (first.shape[1], first.shape[2])
+    else:
+        aligned, size = _aligned_by_packets(recording, labels), (0, 0)
+    with recording.reading():
+        return aligned, size, frame_times(labels.video)
 
 
 def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
-    try:
+    with recording.reading():
         return labels.align(count_frames(labels.video))
-    except DamagedVideo as error:
-        raise recording.damaged(error) from error
 
 
 def _decode(
     recording: Recording, labels: Labels, rows: slice, size: int = 0, keep: Keep | None = None
 ) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
     """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
-    try:
+    with recording.reading():
         visible = count_frames(labels.video)
         for _ in range(3):
             aligned = align(labels, visible)
@@ -167,8 +168,8 @@ def _decode(
             if passage.count == visible:
                 break
             visible = passage.count
-    except DamagedVideo as error:
-        raise recording.damaged(error) from error
-    if not size:
-        passage.check(recording)
-    return aligned, torch.cat(kept).numpy()
+        else:
+            raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+        if not size:
+            passage.check(recording)
+        return aligned, torch.cat(kept).numpy()

@@ -6,7 +6,9 @@ Every format's reader returns `Labels`. Only when the video's frames have been c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fastdreamer.data.printable import printable, said
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
@@ -40,7 +43,26 @@ class Recording:
 
     def damaged(self, reason: object) -> DamagedRecording:
         """The error that says why this recording cannot be read, in one line."""
-        return DamagedRecording(f"recording {self.name}: {' '.join(str(reason).split())}")
+        return DamagedRecording(f"recording {self.name}: {printable(reason)}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Whatever goes wrong inside is this recording's damage: it is set aside, and the others go on.
+
+        Raises:
+            DamagedRecording: in place of any other exception.
+        """
+        try:
+            yield
+        except DamagedRecording:
+            raise
+        except UserError as error:
+            raise self.damaged(error) from error
+        except OSError as error:
+            name = Path(os.fsdecode(error.filename)).name if isinstance(error.filename, str | bytes) else "a file"
+            raise self.damaged(f"{name} cannot be read ({said(error)})") from error
+        except Exception as error:
+            raise self.damaged(f"it cannot be read ({said(error)})") from error
 
 
 @dataclass(frozen=True)

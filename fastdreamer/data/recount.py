@@ -20,7 +20,13 @@ from fastdreamer.data.passage import align
 from fastdreamer.data.recording import Labels, Recording
 from fastdreamer.errors import UserError
 
-PROOF = ("decoder", "sampled_sha256", "by_pyav", "mended")  # of the manifest's entry: see `stream.Finished`
+PROOF = (
+    "decoder",
+    "sampled_sha256",
+    "frames_per_s",
+    "by_pyav",
+    "mended",
+)  # of the manifest's entry: see `stream.Finished`
 
 
 def lacks_counters(entry: Mapping[str, Any]) -> bool:

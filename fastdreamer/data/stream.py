@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, decode_some
+from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
 from fastdreamer.data.overlap import Outlet
 from fastdreamer.data.passage import Frames, Passage, align
 from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
@@ -25,6 +26,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.ranges import spanned
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
+
+CHUNK_BYTES = 2**29  # a chunk of large frames has fewer windows, and at least one
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Finished:
 
     Attributes:
         trajectory: without pixels.
-        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them; `by_pyav`:
-            why another decoder was not used; `mended`: what was wrong with the recording and could be put right.
+        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them;
+            `frames_per_s`; `by_pyav`: why another decoder was not used; `mended`: what was wrong with the recording and
+            could be put right.
     """
 
     recording: Recording
@@ -103,7 +107,7 @@ class Streamer:
             self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
             if passage.count == visible:
                 passage.check(recording)
-                return outlet.put(_finished(recording, aligned, "pyav", passage.samples, why))
+                return outlet.put(_finished(recording, labels, aligned, "pyav", passage.samples, why))
             outlet.put(Restart(recording))
             visible = passage.count
         raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
@@ -125,7 +129,7 @@ class Streamer:
             if passage.count == shown:
                 why = disagreement(sample_numbers(visible), reference, passage.samples)
                 if not why:
-                    return outlet.put(_finished(recording, aligned, "nvdec", reference))
+                    return outlet.put(_finished(recording, labels, aligned, "nvdec", reference))
                 break
             outlet.put(Restart(recording))
             shown = passage.count
@@ -133,7 +137,12 @@ class Streamer:
         self._by_pyav(recording, labels, visible, outlet, why)
 
     def _put(self, recording: Recording, frames: Iterable[Frames], count: int, outlet: Outlet) -> None:
-        sizes = chunk_sizes(count, self.clock, self.at_once)
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        window_bytes = max(1, self.clock.window - 1) * first[0].numel()
+        sizes = chunk_sizes(count, self.clock, max(1, min(self.at_once, CHUNK_BYTES // window_bytes)))
         held = 0
         last: Tensor | None = None
 
@@ -146,7 +155,7 @@ class Streamer:
 
         def watched() -> Iterator[Frames]:
             nonlocal last
-            for last in frames:
+            for last in chain([first], frames):
                 outlet.check()
                 yield last
 
@@ -160,9 +169,15 @@ class Streamer:
 
 
 def _finished(
-    recording: Recording, aligned: Aligned, decoder: str, samples: UInt8[np.ndarray, "k h w 3"], by_pyav: str = ""
+    recording: Recording,
+    labels: Labels,
+    aligned: Aligned,
+    decoder: str,
+    samples: UInt8[np.ndarray, "k h w 3"],
+    by_pyav: str = "",
 ) -> Finished:
     proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": sampled_sha256(samples)}
+    proof |= {"frames_per_s": frame_times(labels.video).per_s}
     proof |= {"by_pyav": by_pyav} if by_pyav else {}
     proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
     return Finished(recording, aligned.trajectory, proof)

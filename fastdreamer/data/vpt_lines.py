@@ -1,6 +1,7 @@
 """One line of a VPT recording: what its JSON says, checked.
 
-    {"mouse": {"x", "y", "dx", "dy", "buttons", "newButtons"}, "keyboard": {"keys"}, "isGuiOpen", "hotbar"}
+    {"mouse": {"x", "y", "dx", "dy", "buttons", "newButtons"}, "keyboard": {"keys"}, "isGuiOpen", "hotbar", "tick",
+     "milli"}
 
 There is more in it: `vpt_counters` reads `inventory` and `stats`, and the rest nothing needs. Early recorders of
 version 6 wrote null for mouse or keyboard, and had no `hotbar` before 6.11.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 KEYS = {
@@ -24,6 +26,8 @@ KEYS = {
     "key.keyboard.q": "drop",
     "key.keyboard.e": "inventory",
 }
+_FIELDS = {"mouse", "keyboard", "isGuiOpen", "hotbar", "tick", "milli", "inventory", "yaw", "pitch"}  # any is enough
+_LONGEST = 1 << 20  # bytes; a line has some thousands
 ESCAPE = "key.keyboard.escape"  # closes a window, as `inventory` does
 SLOTS = {f"key.keyboard.{slot}": str(slot) for slot in range(1, 10)}
 MOUSE_BUTTONS = {0: "attack", 1: "use"}
@@ -40,6 +44,7 @@ class Line:
         dx, dy: pixels that the mouse moved.
         hotbar: the selected slot, 0 to 8, if it is said.
         cursor: where the mouse is in the game's window, if a window (inventory, chest, ...) is open in it.
+        tick, milli: what the line says of its time, whatever that is.
         is_silent: mouse or keyboard were not recorded.
     """
 
@@ -51,6 +56,21 @@ class Line:
     hotbar: int | None
     cursor: tuple[float, float] | None
     is_silent: bool
+    tick: object = None
+    milli: object = None
+
+
+def is_other(path: Path) -> bool:
+    """Whether a .jsonl file is evidently of something else: its first line says other things (captions, names)."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(_LONGEST)
+        content = json.loads(first)
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return len(first) == _LONGEST
+    return bool(content) and not content.keys() & _FIELDS if isinstance(content, dict) else True
 
 
 def load_line(text: bytes) -> dict[str, Any]:
@@ -95,6 +115,8 @@ def parse_line(content: dict[str, Any]) -> Line:
         hotbar=hotbar,
         cursor=(_number(mouse, "x"), _number(mouse, "y")) if is_open and has_place else None,
         is_silent=mouse is None or keyboard is None,
+        tick=content.get("tick"),
+        milli=content.get("milli"),
     )
 
 

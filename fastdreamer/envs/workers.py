@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from fastdreamer.data.cores import count_cores as count_cores
 from fastdreamer.errors import UserError
 
 Handler = Callable[[Any], Any]  # request -> reply, both picklable
@@ -27,11 +28,6 @@ class WorkerDied(RuntimeError):
 
 class WorkerLost(WorkerDied, UserError):
     """The process is gone or silent (killed, out of memory, hung): one line, for nothing in it can be traced."""
-
-
-def count_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Worker:

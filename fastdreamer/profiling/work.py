@@ -174,10 +174,17 @@ def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Back
 
     def step() -> None:
         nonlocal done
-        alone = linked(recordings[done % len(recordings)], scratch / f"recordings-{done}")
-        # The progress of a single recording is none, and the lines on tokenizer and decoder are the same every time.
-        with open(os.devnull, "w", encoding="ascii") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            encode_recordings(config, alone, scratch / f"store-{done}", tokenizer)
+        recording, number = recordings[done % len(recordings)], done
         done += 1
+        alone = linked(recording, scratch / f"recordings-{number}")
+        try:
+            # The progress of a single recording is none, and the lines on tokenizer and decoder are always the same.
+            with open(os.devnull, "w", encoding="ascii") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                encode_recordings(config, alone, scratch / f"store-{number}", tokenizer)
+        except UserError:
+            if len(recordings) == 1:
+                raise
+            recordings.remove(recording)  # `inspect` says why it cannot be read; the others go on
+            step()
 
     return Work("encode", f"{about}; {describe(tokenizer)}", step, backend.device)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 
+PIECE = 2**24  # numbers that are resampled at once: 64 MiB, and as much again for each copy
 RESAMPLING = "bicubic a=-0.5 antialias clamp"  # part of the tokenizer's fingerprint
 
 
@@ -28,15 +29,23 @@ def preprocess(
     """
     frames = channels_first(frames, layout)
     batch, _, count, height, width = frames.shape
-    scaled = to_unit(frames)
-    if (height, width) != (image_size, image_size):
-        images = scaled.transpose(1, 2).flatten(0, 1)
-        images = F.interpolate(images, (image_size, image_size), mode="bicubic", antialias=True, align_corners=False)
-        scaled = images.clamp(0, 1).unflatten(0, (batch, count)).transpose(1, 2)
+    if (height, width) == (image_size, image_size):
+        scaled = to_unit(frames)
+    else:
+        # Piece by piece: as float32 a frame is four times as large, and so are the copies that resampling makes.
+        images = frames.transpose(1, 2).flatten(0, 1)
+        pieces = [_resample(piece, image_size) for piece in images.split(max(1, PIECE // images[0].numel()))]
+        scaled = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        scaled = scaled.unflatten(0, (batch, count)).transpose(1, 2)
     missing = padded_length(count, clock) - count
     if missing:
         scaled = torch.cat([scaled, scaled[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
     return scaled * 2 - 1
+
+
+def _resample(images: Shaped[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 s s"]:
+    resampled = F.interpolate(to_unit(images), (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resampled.clamp(0, 1)
 
 
 def padded_length(frames: int, clock: LatentClock) -> int:

@@ -19,6 +19,7 @@ from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.synthetic import write_synthetic_store
 from fastdreamer.device import Backend
+from fastdreamer.errors import UserError
 from fastdreamer.profiling import work
 from fastdreamer.ranges import _NOTHING, RANGES, span, spanned
 from fastdreamer.settings import dump_config, load_config
@@ -145,3 +146,27 @@ def test_a_recording_of_every_preset_can_be_made_up(small_config: Config, tmp_pa
 def small_config(request: pytest.FixtureRequest) -> Config:
     """A preset."""
     return load_config(request.param)
+
+
+def test_a_damaged_recording_ends_no_profile_while_there_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastdreamer.data import encode
+    from fastdreamer.tokenizer import engines
+
+    tried: list[str] = []
+
+    def encode_one(config: Config, recordings: Path, *_: object) -> None:
+        (folder,) = recordings.glob("*/v3_*")
+        tried.append(folder.name)
+        if "-1_" in folder.name:
+            raise UserError("it is damaged")
+
+    monkeypatch.setattr(encode, "encode_recordings", encode_one)
+    monkeypatch.setattr(engines, "open_tokenizer", lambda *_: None)
+    monkeypatch.setattr(engines, "describe", lambda _: "none")
+    made = work._encoding(load_config("debug"), None, tmp_path, Backend(torch.device("cpu"), "fp32", False))
+    for _ in range(5):
+        made.step()
+    damaged = [name for name in tried if "-1_" in name]
+    assert len(tried) == 6 and len(damaged) == 1 and len(set(tried)) == 3
