@@ -199,9 +199,8 @@ class _Run:
             raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
         self.ledger.check_damage(self.max_damaged)
         if left := self.ledger.left:
-            print(
-                f"{len(left):,} episodes left the store, the first {left[0]}: not in {recordings} any more", flush=True
-            )
+            more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+            print(f"{left[0]}{more} left the store: not in {recordings} any more", flush=True)
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
         noted = {
             what: {name: entry[what] for name, entry in entries.items() if what in entry}
