@@ -43,19 +43,15 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
     Raises:
         DamagedRecording: if a file cannot be read.
     """
-    path, file = recording.path, None
-    try:
+    path = recording.path
+    with recording.reading():
         if path.is_dir():
             near = [p for p in path.iterdir() if p.suffix in (*KINDS, path.suffix)]
         elif is_old:
             near = [p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix in (*KINDS, path.suffix)]
         else:
             near = [path.with_suffix(kind) for kind in {*KINDS, path.suffix}]
-        hashes = {}
-        for file in sorted(p for p in near if p.is_file()):
-            hashes[file] = sha256_file(file)
-    except OSError as error:
-        raise recording.damaged(f"{file or path} cannot be read ({error.strerror})") from error
+        hashes = {file: sha256_file(file) for file in sorted(near) if file.is_file()}
     labels = {p: p.name if path.is_dir() else p.suffix for p in hashes}
     parts = sorted(f"{labels[p]}:{found}" for p, found in hashes.items())
     return Content(

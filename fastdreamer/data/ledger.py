@@ -16,6 +16,8 @@ from fastdreamer.data.manifest import FOLDER, MANIFEST, check_key, read_settled,
 from fastdreamer.data.recording import Recording
 from fastdreamer.data.splits import natural_split
 from fastdreamer.errors import UserError
+from fastdreamer.files import unwritable
+from fastdreamer.leftovers import sweep
 from fastdreamer.ranges import span
 from fastdreamer.shapes import LatentClock
 
@@ -149,7 +151,7 @@ class Ledger:
         try:
             self._journal.append(line)
         except OSError as error:
-            raise UserError(f"cannot write {self.store / JOURNAL}: {error.strerror}; what is done is kept") from error
+            raise unwritable(self.store / JOURNAL, error) from error
         self._take(line)
 
     def _take(self, line: Mapping[str, Any]) -> None:
@@ -174,6 +176,7 @@ class Ledger:
     def _sweep(self, current: set[str]) -> None:
         """Delete what is settled, what no entry names, and what killed processes left."""
         (self.store / JOURNAL).unlink(missing_ok=True)
-        for file in [*(self.store / FOLDER).iterdir(), *self.store.glob(f".{MANIFEST}.tmp*")]:
+        for file in (self.store / FOLDER).iterdir():
             if file.name not in current:
                 file.unlink()
+        sweep(self.store)

@@ -10,13 +10,12 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.data.claims import LOCK_FILE, Claims
 from fastdreamer.data.encode import encode_recordings
+from fastdreamer.data.journal import JOURNAL
 from fastdreamer.data.latents import FOLDER, MANIFEST, OtherStore
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
-
-JOURNAL = "journal.jsonl"  # what an unfinished encode added
 
 
 def replace_store(
