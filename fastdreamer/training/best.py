@@ -40,8 +40,10 @@ class Best:
         """Looks at the averages after `step` steps; whether they are the best so far."""
         own = {name: value.clone() for name, value in self.phase.model.state_dict().items()}
         self.phase.model.load_state_dict(self.average.state)
-        loss = self.phase.held_out_loss()
-        self.phase.model.load_state_dict(own)
+        try:
+            loss = self.phase.held_out_loss()
+        finally:
+            self.phase.model.load_state_dict(own)
         if loss is None:
             return False
         is_best = loss < self.loss
