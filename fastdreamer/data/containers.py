@@ -6,7 +6,6 @@ of `plain.ENDINGS`, and only by the system's own reading of files.
 
 from __future__ import annotations
 
-import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import Any, BinaryIO
 import av
 from av.stream import Disposition
 
-from fastdreamer.data.printable import printable, said
+from fastdreamer.advice import shell
+from fastdreamer.data.printable import said
 from fastdreamer.errors import UserError
 
 HIDDEN_LATE = "its edit list hides frames after the first one it shows"
@@ -88,10 +88,8 @@ def has_own_times(container: Any) -> bool:
 def conversion(path: Path) -> str:
     """The command that writes the frames a player shows, none lost and none twice, into a file that can be read."""
     target = path.with_suffix(".mkv" if path.suffix.lower() == ".mp4" else ".mp4")
-    if printable(path) != str(path):
-        return "rename it and convert it with ffmpeg"
     options = "-map 0:V:0 -fps_mode passthrough -c:v libx264 -qp 0"
-    return f"convert it: ffmpeg -i {shlex.quote(str(path))} {options} {shlex.quote(str(target))}"
+    return f"convert it: {shell('ffmpeg', '-i', path, *options.split(), target)}"
 
 
 def check_index(path: Path, stream: Any) -> None:

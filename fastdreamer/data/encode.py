@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.claims import Claims
@@ -234,7 +235,7 @@ def _show_incomplete(recordings: Path) -> int:
     for name, reason in incomplete[:SHOWN]:
         print(f"left out: {name}: {reason}", flush=True)
     if len(incomplete) > SHOWN:
-        print(f"left out: {len(incomplete) - SHOWN:,} more, which `fastdreamer inspect` lists", flush=True)
+        print(f"left out: {len(incomplete) - SHOWN:,} more, which {command('inspect')} lists", flush=True)
     return len(incomplete)
 
 
