@@ -183,6 +183,7 @@ WRONG = (SCRIPT, None, -1, 1e308, 10**400, float("nan"), float("inf"), [], {}, [
 def full_run(folder: Path) -> tuple[Path, dict[str, Any]]:
     run = write_run(folder)
     (run / "diagnosis").mkdir()
+    (run / "metrics.jsonl").unlink()  # drawing curves takes most of a page's time
     parts = {
         "evaluation.json": {**EVALUATION, "tasks": {"wood": {"policies": {"phase2": policy(1.0)}}},
                             "reward_calibration": {"phase2": judged(2.6, 0.9)}},
