@@ -52,6 +52,8 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
 def _encoder_parameters(config: Config) -> int:
     if find_spec("diffusers") is None:
         return 0
+    from diffusers import AutoencoderKLCosmos  # noqa: F401  (its module makes tensors, which must be real)
+
     from fastdreamer.tokenizer.cosmos import load_autoencoder
 
     with torch.device("meta"):

@@ -64,7 +64,9 @@ def test_weights_that_cannot_be_read_are_wrong(own: Path) -> None:
 
 
 def test_latents_of_another_tokenizer_are_wrong(tmp_path: Path) -> None:
-    manifest: dict[str, Any] = {"format": 1, "key": {"tokenizer": "f" * 32}, "space": {}, "episodes": {}}
+    key = {"tokenizer": "f" * 32, "frames_per_latent": 1, "window": 1}
+    space = {"name": "crafter", "fingerprint": "0" * 32}
+    manifest: dict[str, Any] = {"format": 1, "key": key, "space": space, "episodes": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     part = weights_part(config_of(), tmp_path)
     assert part.verdict == "wrong" and "the run's latents are of ffffffffffff" in part.found

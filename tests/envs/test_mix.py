@@ -75,7 +75,7 @@ def test_a_mix_is_recorded_resumed_and_not_mixed_with_another(tmp_path: Path, wo
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert {**record(Config(record=settings), tmp_path), "seconds": 0} == {**result, "seconds": 0}
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == before
-    with pytest.raises(UserError, match="was recorded with policy random, not expert"):
+    with pytest.raises(UserError, match="was recorded with noise 0.2, not 0.05"):
         record(Config(record=replace(settings, noisy_share=0.0, random_share=0.0)), tmp_path)
 
 

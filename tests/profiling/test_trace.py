@@ -112,7 +112,7 @@ def test_a_runs_own_weights_are_profiled_and_nothing_else_is_written(
         ("--phase 1 --pid 7", "go with --tool pyspy and without --phase"),
         ("--dump 7 --tool torch", "go with --tool pyspy and without --phase"),
         ("--phase 1 --print-command", "--print-command goes with --tool nsys"),
-        ("--phase 1 --tool nsys", "nsys is not on the PATH: install Nsight Systems (`apt-get install"),
+        ("--phase 1 --tool nsys", "nsys is not on the PATH: install Nsight Systems from its web page, or"),
         ("--phase 1 --tool pyspy", "py-spy is not installed: pip install 'py-spy"),
         ("--phase 1 --run-dir R", "R is not a run directory"),
         ("--phase encode --out F/x", "cannot write to F/x (Not a directory): choose another --out"),

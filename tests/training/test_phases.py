@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.data.latents import LatentStore, read_manifest, write_manifest
 from fastdreamer.errors import UserError
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import load_checkpoint, strip_compiled_prefix
@@ -115,7 +115,7 @@ def test_cloning_beats_the_majority_class_on_predictable_actions(
 def test_a_phase_without_its_parent_is_refused(small: Callable[..., Config], new_run: MakeRun) -> None:
     config = small()
     run = new_run(config)
-    with pytest.raises(UserError, match="train --phase 1 first"):
+    with pytest.raises(UserError, match="no phase 1 checkpoint; train it first with: fastdreamer train .*--phase 1"):
         train(config, run, 2)
     with pytest.raises(UserError, match="phase is 4"):
         train(config, run, 4)
@@ -176,7 +176,7 @@ def test_latents_of_another_tokenizer_are_refused(small: Callable[..., Config], 
     config = small()
     run = new_run(config)
     train(config, run, 1)
-    manifest = run / "store" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"tokenizer": "synthetic"', '"tokenizer": "another"'))
+    manifest = read_manifest(run / "store")
+    write_manifest(run / "store", manifest | {"key": manifest["key"] | {"tokenizer": "another"}})
     with pytest.raises(UserError, match="tokenizer another instead of"):
         train(config, run, 2)

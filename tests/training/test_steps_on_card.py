@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.phases import Optimisation, build_phase, feed_of
 from fastdreamer.config import (
+    CloningConfig,
     Config,
     DynamicsConfig,
     EvaluationConfig,
@@ -50,7 +51,7 @@ def config_of(
         imagination=ImaginationConfig(horizon=horizon, start_context=1),
         evaluation=EvaluationConfig(context=1),
         phase1=replace(train, optimizer="muon"),
-        phase2=train,
+        phase2=CloningConfig(steps=10_000, batch_size=batch, warmup_steps=0),
         phase3=train,
     )  # fmt: skip
 
