@@ -18,7 +18,7 @@ from fastdreamer.leftovers import hidden, identity, remove, temporary_file, temp
 
 _REASONS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "the disk is full; free space or choose another folder"),
-    errno.EFBIG: "it would be larger than files may be here; raise that limit (ulimit -f), or choose another folder",
+    errno.EFBIG: "it would be larger than files may be here; raise that limit (of ulimit), or choose another folder",
     errno.EIO: "the disk fails (Input/output error); choose another one",
     errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
     errno.EROFS: "the disk is mounted read-only; choose another folder",

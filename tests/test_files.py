@@ -226,7 +226,7 @@ def test_names_may_be_as_long_as_the_disk_takes_and_longer_ones_are_named(tmp_pa
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.EFBIG, "File too large; .* raise that limit \\(ulimit -f\\)"),
+        (errno.EFBIG, "File too large; .* raise that limit \\(of ulimit\\)"),
         (errno.EIO, "the disk fails"),
         (errno.EDQUOT, "the disk is full"),
         (errno.EACCES, "Permission denied; choose another folder or change its permissions"),
