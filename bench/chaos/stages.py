@@ -134,11 +134,15 @@ def differences(ended: Ended, wanted: dict[str, str], found: dict[str, str], sta
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Every file's digest by name, without what says how long something took."""
+    """Every file's digest by name, without what says how long something took.
+
+    Of a phase's checkpoints the newest: one that was saved when something went wrong stands in for an older one.
+    """
     found = {}
+    older = {step for phase in folder.rglob("checkpoints/phase*") for step in sorted(phase.glob("step-*"))[:-1]}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and "/tensorboard/" not in name:
+        if path.is_file() and "/tensorboard/" not in name and path.parent not in older:
             found[name] = hashlib.sha256(_timeless(path)).hexdigest()
         elif path.is_dir() and any(mark in path.name for mark in LITTER):
             found[name] = ""
