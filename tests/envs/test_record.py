@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.chaos.children import group
 from fastdreamer.config import Config, DataConfig, RecordConfig
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.read import find_recordings, read_recording
@@ -173,16 +174,3 @@ def test_workers_end_with_their_parent(tmp_path: Path, kind: signal.Signals) -> 
     finally:
         if group(run.pid):
             os.killpg(run.pid, signal.SIGKILL)
-
-
-def group(leader: int) -> list[int]:
-    """Living processes of the process group that `leader` opened."""
-    members = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(pgrp) == leader and state != "Z":
-            members.append(int(path.parent.name))
-    return members
