@@ -62,7 +62,9 @@ def differences(before: dict[str, list[float]], now: dict[str, list[float]]) -> 
             lines.append(f"{name}: {len(new)} figures, not {len(old)}")
             continue
         floor = 0.01 * max(map(abs, old), default=0.0)  # a loss near zero is what large terms leave of one another
-        apart = [i for i, (a, b) in enumerate(zip(old, new)) if not abs(a - b) <= TOLERANCE * max(abs(a), floor)]
+        apart = [
+            i for i, (a, b) in enumerate(zip(old, new, strict=True)) if not abs(a - b) <= TOLERANCE * max(abs(a), floor)
+        ]
         if apart:
             first = apart[0]
             lines.append(f"{name}: {new[first]:.9g}, not {old[first]:.9g}, at figure {first + 1} of {len(old)}")
