@@ -37,7 +37,9 @@ def filmstrip(pictures: Path) -> UInt8[ndarray, "h w 3"]:
     """
     about = read_object(pictures / "pictures.json", FILES["pictures/pictures.json"], "no picture")
     if not about:
-        raise UserError(f"{pictures} has no pictures.json: evaluate the run first, in which the pixel decoder is trained")
+        raise UserError(
+            f"{pictures} has no pictures.json: evaluate the run first, in which the pixel decoder is trained"
+        )
     given = sum(step < about["context"] for step in about["shown"])
     strips: list[UInt8[ndarray, "h w 3"]] = []
     for crop in about["strips"]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.filmstrip import BETWEEN, GAP, OUT, filmstrip, main
 from PIL import Image
 
+from bench.filmstrip import BETWEEN, GAP, OUT, filmstrip, main
 from fastdreamer.evaluation.pictures import png
 
 SIDE, SHOWN, GIVEN = 8, 3, 1
