@@ -43,7 +43,7 @@ def page() -> str:
     """The whole page: one table for the settings without a section, then one for each dataclass."""
     parts = [INTRODUCTION, "## Without a section", _table(Config, [""])]
     for schema, sections in _sections().items():
-        about = inspect.cleandoc(schema.__doc__ or "").replace("\n", " ").replace("  ", "\n\n")
+        about = "\n\n".join(_wrapped(part) for part in inspect.cleandoc(schema.__doc__ or "").split("\n\n"))
         parts += [f"## {', '.join(sections)}", about, _table(schema, [f"{name}." for name in sections])]
     return "\n\n".join(parts) + "\n"
 
@@ -101,6 +101,10 @@ def comments(schema: type) -> dict[str, str]:
         opening = text[:1] if text[1:2] == ":" else text[:1].upper()  # "c: frames ..." names a letter
         found[node.target.id] = opening + text[1:] + ("" if text.endswith(".") else ".")
     return found
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _is_section(node: ast.AnnAssign) -> bool:
