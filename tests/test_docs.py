@@ -34,12 +34,15 @@ def test_every_link_and_anchor_leads_somewhere(page: Path) -> None:
 
 
 def test_a_link_to_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside.md").write_text("# There, but no file of ours\n")
+    page, other = root / "page.md", root / "other.md"
     other.write_text("# One, two\n\n## `code` and [a link](x.md)\n\n## Twice\n\n## Twice\n")
-    good = "[a](other.md) [b](other.md#one-two) [c](other.md#code-and-a-link) [d](other.md#twice-1) [e](#here) [f](https://x)"
+    good = ["other.md", "other.md#one-two", "other.md#code-and-a-link", "other.md#twice-1", "#here", "https://x"]
     bad = ["gone.md", "other.md#three", "../outside.md", "#nowhere", "picture.png"]
-    page.write_text(f"# Here\n\n{good}\n\n`[code](gone.md)`\n\n" + "\n".join(f"![p]({link})" for link in bad))
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)  # what lies outside is no page of ours
+    page.write_text("# Here\n\n`[code](gone.md)`\n\n" + "\n".join(f"[p]({link})" for link in good + bad))
+    monkeypatch.setitem(globals(), "ROOT", root)
     assert broken(page) == bad
 
 
