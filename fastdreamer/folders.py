@@ -27,6 +27,15 @@ def expanded(text: str | Path) -> Path:
         raise UserError(f"{text} cannot be found: {who}; write the whole path, from / on") from error
 
 
+def whole(text: str) -> str:
+    """The whole path of a folder that a setting names; what names none stays as it is.
+
+    Raises:
+        UserError: if a `~` names nobody, or this account has no home directory.
+    """
+    return text if text in NO_FOLDERS else str(expanded(text).absolute())
+
+
 def find_beside(tree: dict[str, Any], beside: Path) -> None:
     """Folders that lie beside the file are meant, wherever the command runs."""
     for section, names in FOLDERS.items():
@@ -49,9 +58,7 @@ def anchored(config: Settings, weights: bool = False) -> Settings:
     sections = {}
     for section, names in FOLDERS.items():
         settings = getattr(config, section)
-        given = {name: getattr(settings, name) for name in names}
-        whole = {name: expanded(text).absolute() for name, text in given.items() if text not in NO_FOLDERS}
-        kept = {name: str(path) for name, path in whole.items() if weights or name != "weights"}
+        kept = {name: whole(getattr(settings, name)) for name in names if weights or name != "weights"}
         sections[section] = replace(settings, **kept)
     return replace(config, **sections)
 

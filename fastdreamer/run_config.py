@@ -79,14 +79,18 @@ def check_run(run_dir: Path, config: Config) -> None:
     if not saved.is_file():
         return
     is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
-    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
     for path, (then, now) in _changed(saved, config).items():
-        is_free = path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
-        if not is_free:
+        if not may_change(path, is_cloned):
             raise UserError(
                 f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
                 f"out), so use another --run-dir"
             )
+
+
+def may_change(path: str, is_cloned: bool) -> bool:
+    """Whether the setting of that dotted path may change in a run; `is_cloned`: whether phase 2 has begun there."""
+    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
+    return path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
 
 
 def _changed(saved: Path, config: Config) -> dict[str, tuple[Any, Any]]:

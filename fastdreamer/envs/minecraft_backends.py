@@ -23,7 +23,7 @@ from fastdreamer.errors import UserError
 JAVA = 8
 JAVA_ANSWERS_S = 60.0
 NAMES = {"minestudio": "MineStudio", "minerl": "minerl"}
-# MineStudio pins an older PyAV than ours: what it needs besides is named in the README.
+# MineStudio pins an older PyAV than ours: what it needs besides is named in docs/minecraft.md.
 INSTALL = {"minestudio": pip("--no-deps", "minestudio==1.1.6"), "minerl": pip("minerl")}
 # In the order of `auto`. MineStudio crafts and places through Minecraft's own windows: it has no such actions.
 CANDIDATES = {
@@ -54,7 +54,7 @@ def find_backend(env: str, wanted: str = "auto") -> str:
     if not is_installed(name):
         others = [other for other in candidates if other != name]
         instead = f", or {others[0]} with evaluation.backend={others[0]}" if wanted == "auto" and others else ""
-        raise MinecraftError(f"{NAMES[name]} is not installed: {INSTALL[name]}{instead} (see README)")
+        raise MinecraftError(f"{NAMES[name]} is not installed: {INSTALL[name]}{instead} (see docs/minecraft.md)")
     check_java(name)
     check_display(name)
     check_engine(name)

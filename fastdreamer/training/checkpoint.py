@@ -24,6 +24,7 @@ from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, remove_directory, sha256_file
+from fastdreamer.folders import whole
 from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, fault, parse
 from fastdreamer.settings import to_dict
 
@@ -238,6 +239,9 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
     for name in SECTIONS:
         defaults = to_dict(type(getattr(config, name))())
         saved[name] = {key: defaults[key] for key in wanted[name]} | saved[name]
+    for tree in (saved, wanted):  # a run keeps the whole path of what was typed; `check_latents` says whose they are
+        if isinstance(named := tree["tokenizer"]["weights"], str):
+            tree["tokenizer"] = tree["tokenizer"] | {"weights": whole(named)}
     if checkpoint.phase < 2:  # the world model knows neither heads nor tasks
         saved |= {name: wanted[name] for name in ("heads", TASKS)}
     _refuse_difference(saved, wanted, checkpoint.path, "")

@@ -121,7 +121,7 @@ def table(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def readme_table(rows: dict[str, Row], architecture: int = 86) -> str:
+def page_table(rows: dict[str, Row], architecture: int = 86) -> str:
     """A line a kernel: its least bytes and its launches on its first benchmarked size, and its first machine code."""
     lines = ["| kernel | size, bf16 | launches | least bytes | registers | spilled | widest load |", "|" + "---|" * 7]
     for spec in SPECS:

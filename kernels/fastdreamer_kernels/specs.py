@@ -1,6 +1,7 @@
 """One specification a kernel: its inputs, awkward shapes, work, tolerance and compile variants.
 
-Tests, benchmark rows, the ahead-of-time table and the README's table are made from these, and from nothing else.
+Tests, benchmark rows, the ahead-of-time figures and the table of docs/kernels.md are made from these, and from nothing
+else.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_rendering_on_a_card_needs_vglrun(machine: Machine, monkeypatch: pytest.
 
 
 def test_minerl_needs_a_display_and_its_own_minecraft(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert missing("minerl_obtain") == "minerl is not installed: pip install minerl (see README)"
+    assert missing("minerl_obtain") == "minerl is not installed: pip install minerl (see docs/minecraft.md)"
     machine.install_minerl()
     assert "DISPLAY is not set" in missing("minerl_obtain")
     monkeypatch.setenv("MINERL_HEADLESS", "1")

@@ -63,11 +63,11 @@ def test_missing_and_new_rows_are_red() -> None:
     assert "not compiled" in missing and "no expected row" in new
 
 
-def test_the_readme_shows_the_table_of_the_committed_figures() -> None:
+def test_the_page_shows_the_table_of_the_committed_figures() -> None:
     rows = json.loads(aot.EXPECTED.read_text())
     newest = max(rows, key=lambda version: tuple(map(int, version.split("."))))
-    table = aot.readme_table(rows[newest])
-    assert table in (aot.EXPECTED.parents[1] / "README.md").read_text(), f"put into README.md:\n{table}"
+    table = aot.page_table(rows[newest])
+    assert table in (aot.EXPECTED.parents[1] / "docs/kernels.md").read_text(), f"put into docs/kernels.md:\n{table}"
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:

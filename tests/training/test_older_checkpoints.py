@@ -26,3 +26,10 @@ def test_a_checkpoint_without_a_newer_setting_is_read_where_that_has_its_default
 def test_it_is_refused_where_the_newer_setting_is_another() -> None:
     with pytest.raises(UserError, match="linear_start"):
         check_architecture(older(dynamics="linear_start"), load_config("debug", ["dynamics.linear_start=true"]))
+
+
+def test_weights_that_are_no_text_are_refused() -> None:
+    checkpoint = older()
+    checkpoint.state["architecture"]["tokenizer"]["weights"] = 5
+    with pytest.raises(UserError, match=r"tokenizer\.weights=5"):
+        check_architecture(checkpoint, load_config("debug"))
