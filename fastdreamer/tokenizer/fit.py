@@ -150,13 +150,13 @@ def optimise(
     Returns:
         The dense decoder, which belongs to no tokenizer but says what the latents hold; None for longer clips.
     """
-    model = bottleneck.model
+    model, norm = bottleneck.model, bottleneck.norm
     encoder = [*model.encoder.parameters(), *model.quant_conv.parameters()]
     decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
     bottleneck.train()
     if not bottleneck.is_single:
         together = lambda frames: (bottleneck(frames).float() - frames).square().mean()  # noqa: E731
-        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16, bottleneck.norm)
+        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16, norm)
         return None
 
     dense = DenseDecoder().to(encoder[0].device)
@@ -176,9 +176,9 @@ def optimise(
     dense.solve(pairs)
     first = max(1, round(config.encoder_share * config.steps))
     rates = {ENCODER_RATE: encoder, DENSE_RATE: [*dense.parameters()]}
-    _descend("fit encoder", rates, by_dense, draw, config, first, bf16, bottleneck.norm)
+    _descend("fit encoder", rates, by_dense, draw, config, first, bf16, norm)
     rest = config.steps - first
-    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, rest, bf16, bottleneck.norm)
+    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, rest, bf16, norm)
     return dense
 
 

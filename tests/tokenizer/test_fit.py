@@ -151,7 +151,7 @@ def test_nothing_but_such_steps_stops_the_fit_and_writes_nothing(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _spoil(monkeypatch, range(2, 99))
-    with pytest.raises(Stopped, match=r"stopped at step 5: .* last 3 steps .*tokenizer_fit\.learning_rate below 0\.003"):
+    with pytest.raises(Stopped, match=r"stopped at step 5: .* last 3 steps .*_fit\.learning_rate below 0\.003"):
         fit_tokenizer(_config(2, steps=12, max_skipped=3), recordings, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
