@@ -19,27 +19,32 @@ SECONDS = {
     "record": 2.7, "encode": 0.5, "fit-tokenizer": 2.0, "phase1": 1.1, "phase2": 0.7, "phase3": 0.5, "eval": 5.0,
     "report": 0.3,
 }  # fmt: skip
-SECONDS_OF_INPUTS = {"mp4": 65.0, "npz": 30.0, "metadata": 35.0, "jsonl": 110.0, "YAML": 30.0, "override": 30.0}
+COPIES_S = 0.3  # a folder put back, and compared
+SECONDS_OF_INPUTS = {"mp4": 80.0, "npz": 30.0, "metadata": 40.0, "jsonl": 120.0, "YAML": 50.0, "override": 55.0}
 KILLS, STOPS = 26, 7  # a stage
 
 
 def all_jobs(is_short: bool) -> list[Job]:
     """Every job; in the short form a little of everything."""
     stages = SHORT_STAGES if is_short else NAMES
-    jobs = [Job("numbers", 110.0, _flat, False), Job("flips", 110.0, _flips, False)]
+    jobs = [Job("numbers", 150.0, _flat, False), Job("flips", 110.0, _flips, False)]
     jobs += [Job("inputs", seconds, _inputs(name), False) for name, seconds in SECONDS_OF_INPUTS.items()]
     for stage in stages:
-        jobs.append(Job("kills", 20 * SECONDS[stage], _kills(stage, signal.SIGKILL, 3 if is_short else KILLS)))
+        jobs.append(
+            Job("kills", 26 * (SECONDS[stage] + COPIES_S / 4), _kills(stage, signal.SIGKILL, 3 if is_short else KILLS))
+        )
     for stage in stages:
-        jobs.append(Job("kills", 7 * SECONDS[stage], _kills(stage, signal.SIGTERM, 2 if is_short else STOPS)))
+        jobs.append(
+            Job("kills", 10 * (SECONDS[stage] + COPIES_S / 4), _kills(stage, signal.SIGTERM, 2 if is_short else STOPS))
+        )
     for what, stage in numbers.SUBJECTS.items():
         if stage in stages:
             jobs.append(Job("numbers", 20 * SECONDS[stage], _bad_numbers(what)))
     for stage in stages:
         if stage in memory.STAGES:
             jobs.append(Job("numbers", 15 * SECONDS[stage], _memory(stage)))
-    jobs += [Job("disk", 40 * SECONDS[stage], _places(stage)) for stage in stages]
-    jobs += [Job("disk", 40 * SECONDS[stage], _other_errors(stage)) for stage in stages]
+    jobs += [Job("disk", 50 * (SECONDS[stage] + COPIES_S), _places(stage)) for stage in stages]
+    jobs += [Job("disk", 20 * (SECONDS[stage] + COPIES_S), _other_errors(stage)) for stage in stages]
     return jobs
 
 
