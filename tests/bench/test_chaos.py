@@ -222,7 +222,9 @@ def test_every_job_is_taken_once_and_one_that_breaks_costs_its_lane_alone(tmp_pa
     names = ["a", "broken", *"bcdef"]
     jobs = [Job("part", 1.0, work(name), needs_bench=False) for name in names]
     found = run_jobs(jobs, tmp_path, (), Clock(60), 0, True)
-    assert [row.what for row in found] == [*"abcdef", "itself"] and len(found[-1].failures) == 1
+    assert [row.what for row in found] == [*"abcdef", "1 more jobs", "itself"] and len(found[-1].failures) == 1
+    (late,) = run_jobs(jobs, tmp_path / "late", (), Clock(0), 0, True)
+    assert late.what == "7 more jobs" and late.note == "not begun, for time"
 
 
 @pytest.mark.parametrize(
