@@ -1,20 +1,24 @@
 """A disk that is full, refuses or fails, at every place of ours that opens, renames, makes, removes or syncs a file.
 
 An undisturbed command says its places: a line of ours, and what it does there. Then the command runs once for every
-place and error, with that error at the place's first use, and must end well or in one line; and then once more without
-it, to the same bits.
+place and error, with that error at the place's first use, and must end well or in one line; some of these follow one
+another, and then it runs once more without any, to the same bits.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,28 +32,49 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 BELOW = (("av", "open"), ("safetensors.torch", "load_file"), ("safetensors.torch", "save_file"))
 LOOKS = ("os.listdir", "os.scandir")
 ERRORS = {"write": (errno.ENOSPC, errno.EACCES, errno.EIO), "read": (errno.EIO, errno.EACCES)}
+CHAIN = 4  # errors that follow one another before the stage must go on
 LIMITS = (0, 1, 700, 5_000, 40_000)  # bytes of a file, for what is written below Python
 
 
 class Watcher:
-    """An audit hook over a folder: notes places, or raises at one of them."""
+    """An audit hook over a folder, in a process and those that it forks: notes places, or raises at one of them once.
+
+    Attributes:
+        places: every place that was met, to be read when all have ended.
+    """
 
     def __init__(self, folder: Path, place: str = "", number: int = 0) -> None:
         self.folder, self.place, self.number = str(folder), place, number
-        self.seen: dict[str, str] = {}
-        self.has_raised = False
+        self._seen: set[str] = set()
+        self._raised = mmap.mmap(-1, 1)  # shared with what is forked
+        self._notes = os.memfd_create("places")
+
+    @property
+    def has_raised(self) -> bool:
+        return self._raised[0] != 0
+
+    @property
+    def places(self) -> list[str]:
+        return sorted(set(os.pread(self._notes, os.fstat(self._notes).st_size, 0).decode().splitlines()))
+
+    def close(self) -> None:
+        """After the last question."""
+        self._raised.close()
+        os.close(self._notes)
 
     def __call__(self, event: str, given: tuple[Any, ...]) -> None:
         kind = _kind(event, given)
-        if not kind or self.has_raised or not given or not str(_name(given[0])).startswith(self.folder):
+        if not kind or not given or not str(_name(given[0])).startswith(self.folder):
             return
         place = _place(event)
         if not place:
             return
         place = f"{kind} {place}"
-        self.seen.setdefault(place, kind)
-        if place == self.place:
-            self.has_raised = True
+        if not self.place and place not in self._seen:
+            self._seen.add(place)
+            os.write(self._notes, f"{place}\n".encode())
+        if place == self.place and not self.has_raised:
+            self._raised[0] = 1
             raise OSError(self.number, os.strerror(self.number), _name(given[0]))
 
     @contextmanager
@@ -101,82 +126,128 @@ def _place(event: str) -> str:
     return f"{event} {' < '.join(ours)}" if ours else ""
 
 
-def faults(bench: Bench, stage: str, clock: Clock) -> Row:
-    """Every place of a stage, with every error."""
-    began, failures = time.monotonic(), list[str]()
-    places = _places(bench, stage)
-    plan = [(place, number) for index in range(3) for place, number in _turns(places, index)]
-    tries = 0
-    for place, number in plan:
-        if clock.is_over:
-            break
-        tries += 1
-        failures += _try(bench, stage, _with_fault(place, number), f"{errno.errorcode[number]} at {place}")
-    left = len(plan) - tries
-    note = f"{len(places)} places" + (f"; {left} tries left out for time" if left else "")
-    return Row("disk", f"error in {stage}", tries, failures, note, time.monotonic() - began)
+@dataclass(frozen=True)
+class Turn:
+    """A way in which the disk fails: `disturb` runs the work under it, `is_met` says afterwards whether it did fail."""
+
+    what: str
+    disturb: Callable[[Callable[[], None]], None]
+    is_met: Callable[[], bool] = lambda: True
 
 
 def limits(bench: Bench, stage: str, clock: Clock) -> Row:
     """Files that may not grow beyond some size: what writes below Python meets a full disk too."""
-    began, failures, tries = time.monotonic(), list[str](), 0
-    for limit in LIMITS:
-        if clock.is_over:
-            break
-        tries += 1
+    began = time.monotonic()
 
-        def limited(work: Callable[[], None], limit: int = limit) -> None:
+    def turn(limit: int) -> Turn:
+        def limited(work: Callable[[], None]) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             work()
 
-        failures += _try(bench, stage, limited, f"files of at most {limit} bytes")
+        return Turn(f"files of at most {limit} bytes", limited)
+
+    tries, _, failures = _each(bench, stage, [turn(limit) for limit in LIMITS], clock)
     return Row("disk", f"full in {stage}", tries, failures, "", time.monotonic() - began)
 
 
-def _turns(places: dict[str, str], index: int) -> list[tuple[str, int]]:
-    """The `index`-th error of every place that has so many."""
-    return [(place, ERRORS[kind][index]) for place, kind in places.items() if index < len(ERRORS[kind])]
+def places(bench: Bench, stage: str, shared: Path, clock: Clock, seed: int) -> Row:
+    """Every place of a stage, with one error each; which, depends on the seed."""
+    began, found = time.monotonic(), _places(bench, stage, shared)
+    tries, met, failures = _with_errors(bench, stage, _plan(found, seed)[: len(found)], clock)
+    note = f"{met} of {len(found)} places met"
+    return Row("disk", f"places of {stage}", tries, failures, note, time.monotonic() - began)
 
 
-def _places(bench: Bench, stage: str) -> dict[str, str]:
-    bench.restore(stage)
-    out = bench.root / "places.json"
+def other_errors(bench: Bench, stage: str, shared: Path, clock: Clock, seed: int) -> Row:
+    """Every place of a stage, with the errors that it did not meet in `places`."""
+    began, found = time.monotonic(), _places(bench, stage, shared)
+    plan = _plan(found, seed)[len(found) :]
+    tries, _, failures = _with_errors(bench, stage, plan, clock)
+    left = len(plan) - tries
+    note = f"{left} tries left out for time" if left else ""
+    return Row("disk", f"other errors in {stage}", tries, failures, note, time.monotonic() - began)
 
-    def note() -> None:
+
+def _plan(found: list[str], seed: int) -> list[tuple[str, int]]:
+    """Places and errors: first every place once, then those with another error, and so on."""
+    errors = [ERRORS[place.partition(" ")[0]] for place in found]
+    return [
+        (place, numbers[(index + turn + seed) % len(numbers)])
+        for turn in range(max(map(len, ERRORS.values())))
+        for index, (place, numbers) in enumerate(zip(found, errors, strict=True))
+        if turn < len(numbers)
+    ]
+
+
+def _places(bench: Bench, stage: str, shared: Path) -> list[str]:
+    """What an undisturbed run meets; asked once, and noted in `shared`."""
+    noted = shared / f"places-{stage}.json"
+    if not noted.exists():
+        bench.restore(stage)
         watcher = Watcher(bench.work)
-        try:
-            with watcher.watching():
-                bench.command(stage)
-        finally:
-            watcher.folder = "nothing more"
-            out.write_text(json.dumps(watcher.seen))
-
-    Child(lambda: note()).end()
-    found: dict[str, str] = json.loads(out.read_text())
+        ended = Child(lambda: _watched(watcher, lambda: bench.command(stage, forks=True))).end()
+        assert ended.code == 0, ended.text
+        noted.write_text(json.dumps(watcher.places))
+        watcher.close()
+    found: list[str] = json.loads(noted.read_text())
     return found
 
 
-def _with_fault(place: str, number: int) -> Callable[[Callable[[], None]], None]:
-    def run(work: Callable[[], None]) -> None:
-        with Watcher(_FOLDER[0], place, number).watching():
-            work()
-
-    return run
+def _watched(watcher: Watcher, work: Callable[[], None]) -> None:
+    with watcher.watching():
+        work()
 
 
-_FOLDER = [Path()]
+def _has_raised(watcher: Watcher) -> bool:
+    return watcher.has_raised
 
 
-def _try(bench: Bench, stage: str, disturb: Callable[[Callable[[], None]], None], what: str) -> list[str]:
-    _FOLDER[0] = bench.work
-    bench.restore(stage)
-    ended = Child(lambda: disturb(lambda: bench.command(stage))).end(60.0)
-    wrong = unclear(ended)
-    if not wrong and ended.code == 0 and bench.is_done(stage):
-        return []
-    has_set_aside = stage == "encode" and ended.code == 0  # an episode that comes later does not move the others
-    found = [wrong] if wrong else bench.again(stage, is_same=not has_set_aside)
-    return [f"{what}: {text}".replace(str(bench.root), "...") for text in found]
+def _with_errors(bench: Bench, stage: str, plan: list[tuple[str, int]], clock: Clock) -> tuple[int, int, list[str]]:
+    watchers = [Watcher(bench.work, place, number) for place, number in plan]
+    turns = [
+        Turn(f"{errno.errorcode[w.number]} at {w.place}", partial(_watched, w), partial(_has_raised, w))
+        for w in watchers
+    ]
+    result = _each(bench, stage, turns, clock)
+    for watcher in watchers:
+        watcher.close()
+    return result
+
+
+def _each(bench: Bench, stage: str, turns: list[Turn], clock: Clock) -> tuple[int, int, list[str]]:
+    """How many turns were tried, how many of them met their error, and what went wrong.
+
+    Up to `CHAIN` of them follow one another, each on what the one before left; then the stage must go on undisturbed.
+    What does not come to its turn there, for the work was done before, is tried anew in a clean folder.
+    """
+    waiting, tries, met, failures = deque(turns), 0, 0, list[str]()
+    while waiting and not clock.is_over:
+        bench.restore(stage)
+        chain: list[str] = []
+        is_checked, is_same = False, True
+        trouble: list[str] = []
+        while waiting and len(chain) < CHAIN:
+            turn = waiting.popleft()
+            ended = Child(partial(turn.disturb, lambda: bench.command(stage, forks=True))).end(60.0)
+            if chain and not turn.is_met():
+                waiting.appendleft(turn)
+                trouble = bench.left(stage, ended, is_same)
+                is_checked = True
+                break
+            chain.append(turn.what)
+            met += turn.is_met()
+            if wrong := unclear(ended):
+                trouble, is_checked = [wrong], True
+                break
+            if ended.code == 0:
+                is_checked = bench.is_done(stage)
+                is_same = stage != "encode"  # an episode that was set aside and comes later does not move the others
+                break
+        tries += len(chain)
+        if not is_checked:
+            trouble = bench.again(stage, is_same, forks=True)
+        failures += [f"{' then '.join(chain)}: {text}".replace(str(bench.root), "...") for text in trouble]
+    return tries, met, failures
 
 
 def unclear(ended: Ended) -> str:

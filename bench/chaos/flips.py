@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.chaos.children import Child, each
 from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import SMALL
 
+if TYPE_CHECKING:
+    from fastdreamer.config import Config
+
+TOKENIZERS = ("fitted tokenizer", "fetched tokenizer", "tokenizer as .pt", "tokenizer as .jit")
+NETWORK = (
+    "tokenizer={weights: random, frames_per_latent: 2, window: 3, patch_size: 2, pool: 2, image_size: 32, "
+    "spatial_compression: 4, encoder_channels: [4, 4, 4], decoder_channels: [4, 4, 4], layers: 1, trust_jit: true}"
+)
+TRAINING = (*SMALL, "data.recordings=/nonexistent", "phase1.steps=2", "decoder.checkpoint_every=4")
 HARMLESS = "harmless"  # what is read is what was written
 
 
@@ -24,6 +35,7 @@ class Target:
     folder: Path
     read: Callable[[Path], Any]
     files: str = "*"
+    tries: int = 2_200
 
     @property
     def paths(self) -> list[Path]:
@@ -89,6 +101,8 @@ def targets(folder: Path) -> list[Target]:
         Target("store's manifest", folder / "manifest", _read_manifest, "manifest.json"),
         Target("engine", folder / "engine", _read_engine),
         Target("configuration", folder / "config", _read_config),
+        *(Target(name, folder / name, _read_tokenizer, tries=400) for name in TOKENIZERS),
+        Target("pixel decoder", folder / "run" / "checkpoints" / "phase0", _read_decoder, tries=400),
     ]
 
 
@@ -100,18 +114,72 @@ def _make(folder: Path) -> None:
     from fastdreamer.settings import dump_config, load_config
     from fastdreamer.training.train import train
 
-    config = load_config("debug", [*SMALL, "data.recordings=/nonexistent", "phase1.steps=2"])
+    config = load_config("debug", list(TRAINING))
     store = folder / "run" / "store"
     write_synthetic_store(store, config.tokenizer.clock, action_space("crafter"), episodes=3, steps=12, seed=0)
     train(config, folder / "run", 1, draws=False)
     for name in ("config", "engine", "manifest"):
         (folder / name).mkdir()
     dump_config(config, folder / "config" / "config.yaml")
+    _make_decoder(config, folder / "run")
+    _make_tokenizers(folder)
     write_synthetic_store(folder / "manifest", config.tokenizer.clock, action_space("crafter"), 2, 6, 0)
     (folder / "engine").chmod(0o700)
     (folder / "engine" / "1x33.plan").write_bytes(bytes(range(256)) * 8)
     body = {"key": {"target": "sm86"}, "status": "verified", "measured": {"ms_per_clip": 1.5}}
     (folder / "engine" / MANIFEST).write_bytes(manifest_bytes(folder / "engine", body))
+
+
+def _make_decoder(config: Config, run: Path) -> None:
+    import torch
+
+    from fastdreamer.device import choose_device
+    from fastdreamer.tokenizer.pixels import PixelDecoder
+    from fastdreamer.training.loop import fit
+    from fastdreamer.training.pixels import DecoderPhase
+
+    frames_per_latent, size = config.tokenizer.frames_per_latent, config.data.frame_size
+    latents, frames = torch.randn(2, 16, 16), torch.zeros(2, frames_per_latent, 3, size, size, dtype=torch.uint8)
+    device = torch.device("cpu")
+    phase = DecoderPhase(config, PixelDecoder(frames_per_latent, size), latents, frames, device)
+    fit(phase, config, config.decoder, run, choose_device(config), "synthetic", None, "pixel decoder")
+
+
+def _make_tokenizers(folder: Path) -> None:
+    """As `fit-tokenizer` and `fetch-weights` write them, and in NVIDIA's layouts."""
+    import torch
+    from torch import nn
+
+    from fastdreamer.settings import load_config
+    from fastdreamer.tokenizer.card import CARD, file_hashes
+    from fastdreamer.tokenizer.cosmos import build_random, write_autoencoder
+    from fastdreamer.tokenizer.fetch import RECORD, REPO
+
+    model = build_random(load_config("debug", [NETWORK]).tokenizer)
+    fitted, fetched, pt, jit = (folder / name for name in TOKENIZERS)
+    for path in (fitted, fetched, pt, jit):
+        path.mkdir()
+    for path in (fitted, fetched):
+        write_autoencoder(model, path)
+    (fitted / CARD).write_text(json.dumps({"sha256": file_hashes(fitted)}))
+    files = {
+        name: {"sha256": digest, "bytes": (fetched / name).stat().st_size}
+        for name, digest in file_hashes(fetched).items()
+    }
+    (fetched / RECORD).write_text(json.dumps({"repo": REPO, "revision": "0" * 40, "files": files}))
+    torch.save(model.state_dict(), pt / "model.pt")  # diffusers' own names are taken as they are
+    root = nn.Module()
+    for name, tensor in model.state_dict().items():
+        *above, last = name.split(".")
+        node = root
+        for part in above:
+            if part not in dict(node.named_children()):
+                node.add_module(part, nn.Module())
+            node = node.get_submodule(part)
+        node.register_buffer(last, tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(root), jit / "autoencoder.jit")
 
 
 def _read_checkpoint(folder: Path) -> Any:
@@ -152,3 +220,25 @@ def _read_config(folder: Path) -> Any:
     from fastdreamer.training.runs import RunDirectory
 
     return RunDirectory(folder).config()
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    from fastdreamer.settings import load_config
+    from fastdreamer.tokenizer.cosmos import load_autoencoder
+
+    config = load_config("debug", [NETWORK]).tokenizer
+    state = load_autoencoder(replace(config, weights=str(folder))).state_dict()
+    return {name: value.numpy().tobytes() for name, value in state.items()}
+
+
+def _read_decoder(folder: Path) -> Any:
+    import torch
+
+    from fastdreamer.settings import load_config
+    from fastdreamer.training.pixels import load_decoder
+    from fastdreamer.training.runs import RunDirectory
+
+    run = RunDirectory(folder.parent.parent)
+    decoder = load_decoder(run, load_config("debug", list(TRAINING)), torch.device("cpu"))
+    assert decoder is not None
+    return {name: value.numpy().tobytes() for name, value in decoder.state_dict().items()}

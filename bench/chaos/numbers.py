@@ -1,7 +1,8 @@
-"""Numbers that are not finite and memory that runs out, in every phase; and ten thousand steps that stay flat."""
+"""Numbers that are not finite and memory that runs out, in every training; and ten thousand steps that stay flat."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ from typing import Any
 
 from bench.chaos.children import Child
 from bench.chaos.faults import unclear
+from bench.chaos.memory import NO_DECODER, wrong_end
 from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import SMALL, Bench
 
@@ -24,68 +26,109 @@ LONG = (
 )  # fmt: skip
 
 
-def bad_numbers(bench: Bench, phase: int, clock: Clock, limit: int) -> Row:
-    """Out of memory, one loss that is not finite, and nothing but such losses, at every step of a phase."""
-    stage, began, failures, tries = f"phase{phase}", time.monotonic(), list[str](), 0
-    for step in range(4 if phase == 3 else 6):
+SUBJECTS = {  # what is spoilt, and the stage that it is part of
+    "phase1": "phase1", "phase2": "phase2", "phase3": "phase3", "pixel decoder": "phase1",
+    "fit-tokenizer": "fit-tokenizer",
+}  # fmt: skip
+STEPS_OF = {"phase1": 6, "phase2": 6, "phase3": 4, "pixel decoder": 4, "fit-tokenizer": 4}
+CHECKPOINTS = {"pixel decoder": "phase0"}
+
+
+def bad_numbers(bench: Bench, what: str, clock: Clock, limit: int) -> Row:
+    """Out of memory, one loss that is not finite, and nothing but such losses, at every step of a training."""
+    began, failures, tries = time.monotonic(), list[str](), 0
+    for step in range(STEPS_OF[what]):
         for kind in ("memory", "one nan", "nan"):
             if clock.is_over or tries >= limit:
                 break
             tries += 1
-            failures += [f"{kind} at step {step + 1}: {text}" for text in _try(bench, stage, phase, kind, step)]
+            failures += [f"{kind} at step {step + 1}: {text}" for text in _try(bench, what, kind, step)]
     note = "out of memory; one nan; nan from then on"
-    return Row("numbers", stage, tries, failures, note, time.monotonic() - began)
+    return Row("numbers", what, tries, failures, note, time.monotonic() - began)
 
 
-def _try(bench: Bench, stage: str, phase: int, kind: str, step: int) -> list[str]:
+def _try(bench: Bench, what: str, kind: str, step: int) -> list[str]:
+    stage = SUBJECTS[what]
     bench.restore(stage)
-    ended = Child(lambda: _spoilt(bench, stage, phase, kind, step)).end(60.0)
-    wrong = unclear(ended)
+    ended = Child(lambda: _spoilt(bench, what, kind, step)).end(60.0)
+    wrong = wrong_end(ended) if kind == "memory" else unclear(ended)
     if wrong:
         return [wrong]
-    if kind == "one nan" and ended.code:
-        return [f"a single step stops it: {ended.last_line}"]
-    if kind == "memory" and ended.code == 0:
-        return ["it ends well without its memory"]
+    is_dropped = NO_DECODER in ended.text
     if kind == "memory":
-        return bench.again(stage)
-    trouble = Child(lambda: _all_finite(bench.run / "checkpoints" / stage)).end()
-    return [trouble.last_line] if trouble.code else []
+        return bench.again(stage) if is_dropped == (what == "pixel decoder") else ["it is not told where it ran out"]
+    if kind == "one nan" and (ended.code or is_dropped):
+        return [f"a single step stops it: {ended.last_line}"]
+    if ended.code and "not finite" not in ended.last_line:
+        return [f"it does not say what was wrong: {ended.last_line}"]
+    skipped = 1 if kind == "one nan" else None
+    trouble = Child(lambda: _unsound(bench, what, skipped, ended.text)).end()
+    if trouble.code:
+        return [trouble.last_line]
+    return bench.again(stage, is_same=False) if ended.code or is_dropped else []  # those steps are behind it
 
 
-def _spoilt(bench: Bench, stage: str, phase: int, kind: str, step: int) -> None:
+def _spoilt(bench: Bench, what: str, kind: str, step: int) -> None:
     """The stage with a loss that fails from a step on."""
     import torch
 
+    from fastdreamer.tokenizer import fit
     from fastdreamer.training.agent import AgentPhase
     from fastdreamer.training.imagine import ImaginationPhase
+    from fastdreamer.training.pixels import DecoderPhase
     from fastdreamer.training.world_model import WorldModelPhase
 
-    owner: Any = {1: WorldModelPhase, 2: AgentPhase, 3: ImaginationPhase}[phase]
-    real = owner.loss
-
-    def loss(self: Any, work: Any, now: int) -> Any:
-        if kind == "memory" and now >= step:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        value, sums = real(self, work, now)
+    def spoil(value: torch.Tensor, now: int) -> torch.Tensor:
         is_bad = now == step if kind == "one nan" else now >= step
-        return (value * float("nan") if is_bad else value), sums
+        if kind == "memory" and is_bad:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return value * float("nan") if is_bad else value
 
-    owner.loss = loss
-    bench.command(stage)
+    if what == "fit-tokenizer":
+        module: Any = fit
+        descend, numbers = module._descend, itertools.count()  # over both descents
+
+        def spoilt(title: str, rates: Any, loss_of: Any, *rest: Any) -> None:
+            descend(title, rates, lambda frames: spoil(loss_of(frames), next(numbers)), *rest)
+
+        module._descend = spoilt
+    else:
+        phases = {"phase1": WorldModelPhase, "phase2": AgentPhase, "phase3": ImaginationPhase}
+        owner: Any = phases.get(what, DecoderPhase)
+        real = owner.loss
+
+        def loss(self: Any, work: Any, now: int) -> Any:
+            value, sums = real(self, work, now)
+            return spoil(value, now), sums
+
+        owner.loss = loss
+    bench.command(SUBJECTS[what])
 
 
-def _all_finite(folder: Path) -> int:
+def _unsound(bench: Bench, what: str, skipped: int | None, text: str) -> int:
+    """Whether what was written holds anything that is not finite, or another number of left out steps; prints it."""
+    from safetensors.torch import load_file
+
     from fastdreamer.training.checkpoint import load_checkpoint
 
-    if not folder.is_dir():
-        return 0
-    for group, tensors in load_checkpoint(folder).tensors.items():
+    if what == "fit-tokenizer":
+        groups = {path.name: load_file(path) for path in (bench.work / "tokenizer").glob("*.safetensors")}
+        is_counted = skipped is None or f"{skipped} of 2 steps left out" in text
+    else:
+        folder = bench.run / "checkpoints" / CHECKPOINTS.get(what, what)
+        if not folder.is_dir():
+            return 0
+        newest = load_checkpoint(folder)
+        groups = newest.tensors
+        is_counted = skipped is None or list(newest.state["skipped"])[0] == skipped
+    for group, tensors in groups.items():
         for name, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
-                print(f"a checkpoint holds {group} {name} that is not finite")
+                print(f"{what} wrote {group} {name} that is not finite")
                 return 1
-    return 0
+    if not is_counted:
+        print(f"{what} does not say that {skipped} step was left out")
+    return 0 if is_counted else 1
 
 
 def flat(folder: Path, clock: Clock, steps: int) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -18,10 +19,11 @@ from bench.chaos.children import Child, Ended
 
 SMALL = (
     "device=cpu", "precision=fp32", "compile=off", "seed=3", "record.episodes=2", "record.max_steps=20",
-    "phase1.steps=6", "phase1.checkpoint_every=2", "phase2.steps=6", "phase2.checkpoint_every=2",
-    "phase3.steps=4", "phase3.checkpoint_every=2", "phase1.batch_size=2", "phase2.batch_size=2",
-    "phase3.batch_size=2", "decoder.steps=4", "decoder.checkpoint_every=2", "decoder.batch_size=2",
-    "tokenizer_fit.steps=2", "evaluation.episodes=2", "evaluation.max_steps=9", "evaluation.crops=2",
+    "phase1.steps=6", "phase1.checkpoint_every=2", "phase2.steps=6", "phase2.checkpoint_every=2", "phase3.steps=4",
+    "phase3.checkpoint_every=2", "phase1.batch_size=2", "phase2.batch_size=2", "phase3.batch_size=2",
+    "decoder.steps=4", "decoder.checkpoint_every=2", "decoder.batch_size=2", "phase1.max_skipped=3",
+    "phase2.max_skipped=3", "phase3.max_skipped=3", "decoder.max_skipped=3", "tokenizer_fit.max_skipped=2",
+    "tokenizer_fit.steps=4", "evaluation.episodes=2", "evaluation.max_steps=9", "evaluation.crops=2",
     "evaluation.workers=1", "evaluation.context=1", "tokenizer.window=9", "dynamics.window=3", "dynamics.context=3",
     "dynamics.dim=16", "dynamics.layers=2", "dynamics.time_every=2", "imagination.horizon=2",
 )  # fmt: skip
@@ -92,31 +94,44 @@ class Bench:
             return ["encode", *flags, "--config", "debug", *SMALL]
         return [stage, *flags]
 
-    def command(self, stage: str) -> None:
-        """In a child: the command, as the console script runs it."""
+    def command(self, stage: str, forks: bool = False) -> None:
+        """In a child: the command, as the console script runs it; with `forks` its workers are forked, not spawned.
+
+        A forked worker begins in no time and has what its parent patched.
+        """
         from fastdreamer import cli
-        from fastdreamer.tokenizer import fit
+        from fastdreamer.tokenizer import dense, fit
 
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None
+        decoder: Any = dense.DenseDecoder
+        decoder.solve = lambda *given: None  # another one
+        if forks:
+            context = multiprocessing.get_context("fork")
+            made: Any = multiprocessing
+            made.get_context = lambda method=None: context
         sys.argv = ["fastdreamer", *self.words(stage)]
         cli.run()
 
-    def again(self, stage: str, is_same: bool = True) -> list[str]:
+    def again(self, stage: str, is_same: bool = True, forks: bool = False) -> list[str]:
         """Run the stage undisturbed after it was disturbed: what is not as it would have been, a line each.
 
         Without `is_same` it is enough that it ends well and leaves no litter.
         """
-        ended, found = self.finish(stage), content(self.work)
+        return self.left(stage, self.finish(stage, forks), is_same)
+
+    def left(self, stage: str, ended: Ended, is_same: bool = True) -> list[str]:
+        """What is not as it should be after a run that was not disturbed, and ended so."""
+        found = content(self.work)
         return differences(ended, self.after[stage] if is_same else found, found, stage)
 
     def is_done(self, stage: str) -> bool:
         """Whether all is as the stage leaves it undisturbed."""
         return not differences(Ended(0, ""), self.after[stage], content(self.work), stage)
 
-    def finish(self, stage: str) -> Ended:
+    def finish(self, stage: str, forks: bool = False) -> Ended:
         """Run the stage undisturbed."""
-        return Child(lambda: self.command(stage)).end()
+        return Child(lambda: self.command(stage, forks)).end()
 
 
 def differences(ended: Ended, wanted: dict[str, str], found: dict[str, str], stage: str) -> list[str]:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig, TrainConfig
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.files import atomic_directory
 from fastdreamer.progress import track
 from fastdreamer.shapes import CHANNELS, TOKENS
@@ -76,6 +76,11 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
         dense = optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
     _fold_normalisation(model, bottleneck, draw)
     round_to_half(model)
+    if wrong := next((name for name, value in model.state_dict().items() if not bool(value.isfinite().all())), ""):
+        raise UserError(
+            f"the fitted {wrong} is not finite in half precision, so nothing was written; "
+            f"try tokenizer_fit.learning_rate below {config.tokenizer_fit.learning_rate:g}"
+        )
     seconds = time.perf_counter() - began
     card = {
         **data,
@@ -145,13 +150,13 @@ def optimise(
     Returns:
         The dense decoder, which belongs to no tokenizer but says what the latents hold; None for longer clips.
     """
-    model = bottleneck.model
+    model, norm = bottleneck.model, bottleneck.norm
     encoder = [*model.encoder.parameters(), *model.quant_conv.parameters()]
     decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
     bottleneck.train()
     if not bottleneck.is_single:
         together = lambda frames: (bottleneck(frames).float() - frames).square().mean()  # noqa: E731
-        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16)
+        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16, norm)
         return None
 
     dense = DenseDecoder().to(encoder[0].device)
@@ -171,8 +176,9 @@ def optimise(
     dense.solve(pairs)
     first = max(1, round(config.encoder_share * config.steps))
     rates = {ENCODER_RATE: encoder, DENSE_RATE: [*dense.parameters()]}
-    _descend("fit encoder", rates, by_dense, draw, config, first, bf16)
-    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, config.steps - first, bf16)
+    _descend("fit encoder", rates, by_dense, draw, config, first, bf16, norm)
+    rest = config.steps - first
+    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, rest, bf16, norm)
     return dense
 
 
@@ -184,10 +190,18 @@ def _descend(
     config: TrainConfig,
     total: int,
     bf16: bool,
+    norm: nn.Module,
 ) -> None:
-    """AdamW with linear warm-up and cosine decay; `rates` maps shares of the learning rate to parameters."""
+    """AdamW with linear warm-up and cosine decay; `rates` maps shares of the learning rate to parameters.
+
+    A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were.
+
+    Raises:
+        Stopped: after `max_skipped` such steps in a row.
+    """
     groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates.items()]
     optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
+    own_rates = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for group in rates.values() for p in group]
     warmup = min(config.warmup_steps, total // 2)
 
@@ -197,21 +211,36 @@ def _descend(
         decay = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
         return config.final_rate + (1 - config.final_rate) * decay
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    skipped = in_a_row = 0
     with track(title, total=total, unit="steps") as bar:
         for step in range(total):
+            for group, own in zip(optimizer.param_groups, own_rates, strict=True):
+                group["lr"] = own * rate(step)
+            before = [buffer.clone() for buffer in norm.buffers()]
             frames = draw()
             with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=bf16):
                 loss = loss_of(frames)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
+            size = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            is_sound = bool((loss.detach() + size).isfinite())
+            if is_sound:
+                optimizer.step()
+            else:
+                for buffer, kept in zip(norm.buffers(), before, strict=True):
+                    buffer.copy_(kept)
+            skipped, in_a_row = skipped + (not is_sound), 0 if is_sound else in_a_row + 1
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-            if step % config.log_every == 0 or step == total - 1:
+            if in_a_row >= config.max_skipped:
+                raise Stopped(
+                    f"{title} stopped at step {step + 1}: the loss or gradient of its last {in_a_row} steps was not "
+                    f"finite, and nothing was written; try tokenizer_fit.learning_rate below {config.learning_rate:g}"
+                )
+            if is_sound and (step % config.log_every == 0 or step == total - 1):
                 bar.advance(1, psnr=psnr_of(float(loss.detach()) / 4))  # pixels span 2
             else:
                 bar.advance(1)
+    if skipped:
+        print(f"{title}: {skipped} of {total} steps left out, for their loss or gradient was not finite", flush=True)
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

@@ -141,7 +141,35 @@ def _read_pt(file: Path) -> dict[str, Tensor]:
     return _read(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=mmap))
 
 
+def _check_sums(file: Path) -> None:
+    """Hold every record of a zip file, as torch writes them, against its CRC-32, which torch itself never reads.
+
+    A file that was written without (`torch.serialization.set_crc32_options`) has 0 everywhere and passes, as does the
+    format before torch 1.6, which has none. They tell damage, not who wrote.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            wrong = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
+    except Exception as error:  # damaged directories raise anything
+        raise _unreadable(file, error) from error
+    if wrong is not None:
+        raise UserError(
+            f"{file} is damaged or changed (its record {wrong!r} is not what its checksum says): get it again"
+        )
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    reason = " ".join(f"{type(error).__name__} {error}".split()).rpartition("error: ")[2].split(". ")[0][:80]
+    return UserError(f"{file} cannot be read, is it whole? Get it again ({reason})")
+
+
 def _read(file: Path, load: Any) -> dict[str, Tensor]:
+    _check_sums(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody who reads its files can mend
@@ -152,8 +180,7 @@ def _read(file: Path, load: Any) -> dict[str, Tensor]:
                 f"{file} needs pickled code ({code[1]}), which is never run; save its plain state dict, or use the "
                 f"diffusers folder: {fetch_command(file.parent / 'vae')}"
             ) from error
-        reason = " ".join(f"{type(error).__name__} {error}".split()).rpartition("error: ")[2].split(". ")[0][:80]
-        raise UserError(f"{file} cannot be read, is it whole? Get it again ({reason})") from error
+        raise _unreadable(file, error) from error
     while isinstance(state, Mapping) and (inner := [state[w] for w in WRAPPERS if isinstance(state.get(w), Mapping)]):
         state = inner[0]
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):

@@ -89,10 +89,13 @@ def fit(
         """After an exception: what was trained since the last checkpoint, unless a step was being taken in."""
         if update.is_whole and done > saved:
             with suppress(Exception):  # the disk may be the reason; the exception at hand says more
+                if computed == done > metrics.step:  # or the line would be missing for good
+                    metrics.write(done, figures)
                 save(done, update.skips.read())
                 print(f"{name}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
     figures: dict[str, float] = {}
+    computed = done  # the step of these figures
     phase.model.train()
     with (
         run_lock(run_dir),
@@ -127,6 +130,7 @@ def fit(
                     if waiting is not None:
                         figures["data/wait_share"] = waiting.share()
                         shown["waiting"] = f"{figures['data/wait_share']:.1%}"
+                    computed = done
                     metrics.write(done, figures)
                     bar.advance(0, **shown)
                     watch.see(done, figures)

@@ -38,10 +38,13 @@ class MetricsWriter:
     """Appends {"phase": p, "step": s, name: value, ...} to metrics.jsonl and writes the same to TensorBoard.
 
     A resumed run drops the lines past its checkpoint first, so that no step stands twice.
+
+    Attributes:
+        step: of the last line, or the step that the writer began at.
     """
 
     def __init__(self, run_dir: Path, phase: int, first_step: int = 0) -> None:
-        self.path, self.phase = run_dir / "metrics.jsonl", phase
+        self.path, self.phase, self.step = run_dir / "metrics.jsonl", phase, first_step
         run_dir.mkdir(parents=True, exist_ok=True)
         lines = _lines(self.path)
         kept = [line for line in lines if _is_before(line, phase, first_step)]
@@ -61,6 +64,7 @@ class MetricsWriter:
         """
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
         self._append((json.dumps({"phase": self.phase, "step": step} | clean) + "\n").encode())
+        self.step = step
         if self._board is not None:
             shown = {f"phase{self.phase}/{name}": value for name, value in clean.items()}
             shown |= {plan: clean.get(name) for plan, name in PLAN_NAMES.get(self.phase, {}).items()}

@@ -121,6 +121,8 @@ class Watch:
         for row in read_metrics(run_dir) if done else ():
             if row["phase"] == number and row["step"] <= done:
                 self._rows.append({name: math.nan if value is None else float(value) for name, value in row.items()})
+        if self._rows:  # its checks could not be kept where the disk failed just then
+            self._judge(int(self._rows[-1]["step"]))
 
     @property
     def figures(self) -> dict[str, float]:
@@ -130,6 +132,9 @@ class Watch:
     def see(self, step: int, figures: Mapping[str, float]) -> None:
         """Judges a logged step; a check that is raised for the first time is printed on stderr and kept."""
         self._rows.append({"step": float(step), **figures})
+        self._judge(step)
+
+    def _judge(self, step: int) -> None:
         fresh = [c for c in checks_of(self.config, self.number, self._rows) if c.is_raised and c.name not in self._said]
         for check in fresh:
             self._said.add(check.name)

@@ -7,21 +7,29 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.chaos import children, rows
 from bench.chaos.children import Child, Ended, each
-from bench.chaos.faults import Watcher, unclear
+from bench.chaos.faults import Watcher, other_errors, places, unclear
 from bench.chaos.flips import Target, flips
+from bench.chaos.lanes import Job, Setting, run_jobs
+from bench.chaos.memory import Shortage, wrong_end
 from bench.chaos.mutations import Input, binary, mutations
 from bench.chaos.rows import Clock, Row, table
-from bench.chaos.stages import content, differences
+from bench.chaos.stages import Bench, content, differences
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
+
+
+def say(text: str) -> None:
+    """In a child: not to what pytest puts in the place of stdout."""
+    os.write(1, f"{text}\n".encode())
 
 
 def soon() -> float:
@@ -105,8 +113,7 @@ def test_every_place_that_writes_is_met(tmp_path: Path) -> None:
         watcher = Watcher(work)
         with watcher.watching():
             write_atomic(work / "file", b"x")
-        watcher.folder = "no more"
-        out.write_text("\n".join(watcher.seen))
+        out.write_text("\n".join(watcher.places))
 
     assert Child(note).end().code == 0
     places = out.read_text().splitlines()
@@ -123,6 +130,101 @@ def test_every_place_that_writes_is_met(tmp_path: Path) -> None:
 
         ended = Child(fail).end()
         assert ended.code in (5, 7), ended.text  # 7: while it cleans up
+
+
+def test_a_place_of_a_forked_worker_is_met_and_fails_once(tmp_path: Path) -> None:
+    def once() -> None:
+        try:
+            write_atomic(tmp_path / "file", b"x")
+        except UserError as error:
+            say(str(error))
+
+    def both() -> None:
+        with watcher.watching():
+            for _ in range(2):
+                say(Child(once).end().text)
+
+    watcher = Watcher(tmp_path)
+    assert Child(both).end().code == 0
+    (place,) = (place for place in watcher.places if " os.rename " in place)
+    assert not watcher.has_raised
+    watcher = Watcher(tmp_path, place, errno.ENOSPC)
+    ended = Child(both).end()
+    assert watcher.has_raised and ended.text.count("the disk is full") == 1
+
+
+class Tiny(Bench):
+    """A stage that writes two files and then says that it is done; `is_sound`: it notices what it could not write."""
+
+    is_sound = True
+
+    def command(self, stage: str, forks: bool = False) -> None:
+        if (self.work / "done").exists():
+            return
+        for name in ("a", "b"):
+            try:
+                write_atomic(self.work / name, name.encode())
+            except UserError as error:
+                if self.is_sound:
+                    say(f"fastdreamer: error: {error}")
+                    raise SystemExit(2) from None
+        (self.work / "done").write_text("")
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_every_place_of_a_command_is_met_and_what_does_not_go_on_is_found(tmp_path: Path, is_sound: bool) -> None:
+    bench = Tiny(tmp_path / "bench")
+    (tmp_path / "empty").mkdir()
+    bench.before["it"] = tmp_path / "empty"
+    bench.restore("it")
+    bench.finish("it")
+    bench.after["it"] = content(bench.work)
+    bench.is_sound = is_sound
+    row = places(bench, "it", tmp_path, Clock(60), seed=0)
+    assert row.note == f"{row.tries} of {row.tries} places met" and row.tries > 5
+    assert bool(row.failures) != is_sound and all("it l" in text for text in row.failures)  # lacks, leaves litter
+    others = other_errors(bench, "it", tmp_path, Clock(60), seed=0)
+    assert others.tries > row.tries and others.note == "" and bool(others.failures) != is_sound
+
+
+def test_memory_runs_out_where_it_is_told_to_and_what_hides_it_is_wrong() -> None:
+    def work() -> None:
+        for _ in range(2):
+            try:
+                torch.zeros(1).add(1)
+            except torch.OutOfMemoryError as error:
+                say(str(error))
+
+    for first, is_for_all, times in ((0, False, 0), (3, False, 1), (2, True, 2)):
+        with_mode = Shortage(first, is_for_all)
+        assert Child(lambda mode=with_mode: run_in(mode, work)).end().text.count("out of memory") == times
+    assert wrong_end(Ended(2, "fastdreamer: error: out of memory (x)")) == ""
+    assert wrong_end(Ended(0, "pixel decoder: not trained, for ...")) == ""
+    assert "ends well" in wrong_end(Ended(0, "done")) and "does not say" in wrong_end(
+        Ended(2, "fastdreamer: error: the disk is full")
+    )
+
+
+def run_in(mode: Shortage, work: Callable[[], None]) -> None:
+    with mode:
+        work()
+
+
+def test_every_job_is_taken_once_and_one_that_breaks_costs_its_lane_alone(tmp_path: Path) -> None:
+    def work(name: str) -> Callable[[Setting], Iterator[Row]]:
+        def rows(given: Setting) -> Iterator[Row]:
+            if name == "broken":
+                raise KeyError(name)
+            yield Row("part", name, 1)
+
+        return rows
+
+    names = ["a", "broken", *"bcdef"]
+    jobs = [Job("part", 1.0, work(name), needs_bench=False) for name in names]
+    found = run_jobs(jobs, tmp_path, (), Clock(60), 0, True)
+    assert [row.what for row in found] == [*"abcdef", "1 more jobs", "itself"] and len(found[-1].failures) == 1
+    (late,) = run_jobs(jobs, tmp_path / "late", (), Clock(0), 0, True)
+    assert late.what == "7 more jobs" and late.note == "not begun, for time"
 
 
 @pytest.mark.parametrize(

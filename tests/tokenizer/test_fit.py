@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.writer import write_recording
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Stopped, UserError
+from fastdreamer.tokenizer import fit
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE
 from fastdreamer.tokenizer.fit import fit_tokenizer, unpool
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
@@ -113,6 +116,59 @@ def test_too_little_to_fit_on_is_refused_and_nothing_is_written(recordings: Path
     with pytest.raises(UserError, match="1 usable episodes"):
         fit_tokenizer(_config(1), tmp_path / "single", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch, steps: Container[int]) -> None:
+    """Those steps of each descent see frames that are not finite."""
+    real = fit._descend
+
+    def descend(title: str, rates: object, loss_of: object, draw: Callable[[], torch.Tensor], *rest: object) -> None:
+        numbers = itertools.count()
+        real(title, rates, loss_of, lambda: draw() * (np.nan if next(numbers) in steps else 1.0), *rest)
+
+    monkeypatch.setattr(fit, "_descend", descend)
+
+
+@pytest.mark.parametrize("c", [1, 2])
+def test_a_step_that_is_not_finite_is_left_out_and_said(
+    recordings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    c: int,
+) -> None:
+    """One such step made every weight NaN, and the fit ended well."""
+    _spoil(monkeypatch, {1})
+    config = _config(c, steps=6)
+    card = fit_tokenizer(config, recordings, tmp_path / "out")
+    assert all(np.isfinite(value) for value in card["psnr_db"].values())
+    tokenizer = FrozenTokenizer.from_config(dataclasses.replace(config.tokenizer, weights=str(tmp_path / "out")))
+    assert tokenizer.encode_episode(_frames(0, 40)).isfinite().all()
+    assert "1 of 3 steps left out" in (text := capsys.readouterr().out) or "1 of 6 steps left out" in text
+
+
+def test_nothing_but_such_steps_stops_the_fit_and_writes_nothing(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch, range(2, 99))
+    with pytest.raises(Stopped, match=r"stopped at step 5: .* last 3 steps .*_fit\.learning_rate below 0\.003"):
+        fit_tokenizer(_config(2, steps=12, max_skipped=3), recordings, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_half_precision_cannot_hold_are_not_written(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fit.round_to_half
+
+    def grown(model: torch.nn.Module) -> None:
+        model.decoder.conv_out.conv_s.weight.data.mul_(1e9)
+        real(model)
+
+    monkeypatch.setattr(fit, "round_to_half", grown)
+    with pytest.raises(UserError, match=r"decoder\.conv_out\.conv_s\.weight is not finite in half precision"):
+        fit_tokenizer(_config(2, steps=2), recordings, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unpooling_repeats_each_token_over_its_block() -> None:

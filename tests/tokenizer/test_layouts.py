@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +179,39 @@ def test_files_that_cannot_be_read_give_one_line(tmp_path: Path, monkeypatch: py
     for tree in ([torch.ones(3)], torch.ones(3), {"model": {"a": 1}}):
         torch.save(tree, tmp_path / "tree.pt")
         assert "no state dict" in refusal("tree.pt", (tmp_path / "tree.pt").read_bytes())
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning")
+@pytest.mark.parametrize("layout", ["pt", "jit"])
+def test_a_flipped_byte_is_refused_or_harmless(layout: str, tmp_path: Path) -> None:
+    """torch.load and torch.jit.load take tensors as they are; the checksums beside them are read here."""
+    config, chance = CONFIGS["two levels"], random.Random(0)
+    named = _named(config, write_layout(layout, original_names(_model(config)), tmp_path))
+    (file,) = layouts.original_files(Path(named.weights))
+    whole, wanted, refused = file.read_bytes(), cosmos.weights_fingerprint(named), 0
+    for _ in range(60):
+        spoiled = bytearray(whole)
+        spoiled[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        file.write_bytes(bytes(spoiled))
+        try:
+            assert cosmos.weights_fingerprint(named) == wanted
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and file.name in str(error) and "et it again" in str(error)
+    assert refused > 20
+
+
+def test_a_pt_that_was_written_without_checksums_is_read(tmp_path: Path) -> None:
+    config = CONFIGS["two levels"]
+    state = original_names(_model(config))
+    torch.save(state, tmp_path / "with.pt")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "without.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    one, other = (cosmos.weights_fingerprint(_named(config, tmp_path / f"{name}.pt")) for name in ("with", "without"))
+    assert one == other
 
 
 def test_the_old_pt_format_is_read_too(tmp_path: Path) -> None:
