@@ -111,7 +111,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return {"repo": str(tree["repo"]), "revision": str(tree["revision"]), "files": files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): let this account read it, or choose another folder"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); fetch again: {fetch_command(folder, replace=True)}"
         ) from error
