@@ -24,7 +24,7 @@ class DataConfig:
     )  # fmt: skip
     recordings: str = ""
     store: str = ""
-    frame_size: int = setting(64, at_least=8)  # pixels a side of the recorded frames
+    frame_size: int = setting(64, at_least=8, at_most=2**13)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # fraction of episodes never trained on
     memory_limit_gb: float = setting(4.0, at_least=0.0)  # a larger store is memory-mapped instead of read
     # Where training keeps the latents; ram maps a store beyond memory_limit_gb. auto: the card up to card_limit_gb.
@@ -78,11 +78,11 @@ class TokenizerConfig:
     weights: str = "embedded"
     frames_per_latent: int = setting(1, choices=(1, 2, 4, 8))
     window: int = setting(1, at_least=1)
-    image_size: int = setting(64, at_least=8)  # frames are resampled (bicubic, a=-0.5) to this before the encoder
+    image_size: int = setting(64, at_least=8, at_most=2**13)  # frames are resampled (bicubic, a=-0.5) to this before the encoder
     pool: int = setting(2, choices=(1, 2, 4, 8))
     encoder_channels: tuple[int, ...] = (48, 80, 80)
     decoder_channels: tuple[int, ...] = (48, 64, 80)
-    layers: int = setting(1, at_least=1)
+    layers: int = setting(1, at_least=1, at_most=2**6)
     patch_size: int = setting(4, choices=(1, 2, 4))
     spatial_compression: int = setting(8, choices=(4, 8, 16))
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # of random weights
@@ -90,6 +90,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         LatentClock(self.frames_per_latent, self.window)
+        if not all(1 <= n <= 2**14 for n in (*self.encoder_channels, *self.decoder_channels)):
+            raise ValueError(f"encoder_channels and decoder_channels must be from 1 to {2**14}")
 
     @property
     def clock(self) -> LatentClock:
@@ -164,8 +166,8 @@ class TasksConfig:
 class DynamicsConfig:
     """The block-causal transformer (P 3.4). `context` < `window` makes time attention a band of that width."""
 
-    dim: int = setting(128, at_least=8)
-    layers: int = setting(4, at_least=1)
+    dim: int = setting(128, at_least=8, at_most=2**16)
+    layers: int = setting(4, at_least=1, at_most=2**10)
     heads: int = setting(4, at_least=1)
     kv_heads: int = setting(2, at_least=1)
     mlp_ratio: float = setting(2.667, above=0.0)
@@ -217,9 +219,9 @@ class ForcingConfig:
 class HeadsConfig:
     """Policy, reward, continuation and value heads on the latents (or on agent tokens)."""
 
-    hidden: int = setting(256, at_least=1)
-    layers: int = setting(2, at_least=1)
-    bins: int = setting(255, at_least=3)
+    hidden: int = setting(256, at_least=1, at_most=2**16)
+    layers: int = setting(2, at_least=1, at_most=2**10)
+    bins: int = setting(255, at_least=3, at_most=2**16)
     reward_range: float = setting(20.0, above=0.0)  # r: bins are symexp(linspace(-r, r))
     value_range: float = setting(20.0, above=0.0)
     readout: str = setting("latents", choices=("latents", "agent_tokens"))
@@ -251,7 +253,7 @@ class TrainConfig:
 
     optimizer: str = setting("adamw", choices=("adamw", "muon"))
     steps: int = setting(1000, at_least=1)
-    batch_size: int = setting(16, at_least=1)
+    batch_size: int = setting(16, at_least=1, at_most=2**20)
     accumulate: int = setting(1, at_least=1)
     # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
     micro_batch: int = setting(0, at_least=0)
