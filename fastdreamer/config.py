@@ -78,7 +78,9 @@ class TokenizerConfig:
     weights: str = "embedded"
     frames_per_latent: int = setting(1, choices=(1, 2, 4, 8))
     window: int = setting(1, at_least=1)
-    image_size: int = setting(64, at_least=8, at_most=2**13)  # frames are resampled (bicubic, a=-0.5) to this before the encoder
+    image_size: int = setting(
+        64, at_least=8, at_most=2**13
+    )  # frames are resampled (bicubic, a=-0.5) to this before the encoder
     pool: int = setting(2, choices=(1, 2, 4, 8))
     encoder_channels: tuple[int, ...] = (48, 80, 80)
     decoder_channels: tuple[int, ...] = (48, 64, 80)

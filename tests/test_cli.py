@@ -360,7 +360,10 @@ def test_a_current_folder_that_was_removed_is_named(stub, capsys, tmp_path, monk
     (tmp_path / "gone").rmdir()
     assert cli.main(REPORT) == 2
     err = capsys.readouterr().err
-    assert err == "fastdreamer: error: the current folder is not there any more: go to one that is, and start again there\n"
+    assert (
+        err
+        == "fastdreamer: error: the current folder is not there any more: go to one that is, and start again there\n"
+    )
 
 
 @pytest.mark.parametrize("where", ["loop", "loop/run"])
@@ -412,3 +415,49 @@ def test_a_pipe_of_ours_that_breaks_is_not_taken_for_a_reader_who_left(stub, cap
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cli.main(REPORT) == 1
     assert "unexpected BrokenPipeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["inspect", "encode --config debug --store s --recordings"])
+@pytest.mark.parametrize("where", ["file", "file/x", "loop"])
+def test_nothing_is_recorded_into_what_cannot_be_a_folder(words, where, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    assert cli.main([*words.split(), where]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "is no folder): name one of recordings" in err and "fastdreamer record" not in err
+
+
+@pytest.mark.parametrize("weights", ["file", "''", "file.pt"])
+def test_weights_are_not_fetched_into_what_cannot_be_a_folder(weights, tmp_path, monkeypatch):
+    from fastdreamer.tokenizer.cosmos import weights_folder
+
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(UserError, match="; mend the path, or name a folder") as caught:
+        weights_folder(load_config("debug", [f"tokenizer.weights={weights}"]).tokenizer)
+    assert "fetch-weights" not in str(caught.value)
+
+
+def test_a_record_that_the_system_does_not_give_is_not_fetched_again(capsys, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert cli.main(["fetch-weights", "--out", str(tmp_path / "loop")]) == 2
+    err = capsys.readouterr().err
+    assert "cannot be read (Too many levels of symbolic links)" in err and "--replace" not in err
+
+
+def test_a_token_that_was_copied_badly_is_one_line_without_it(capsys, tmp_path):
+    assert cli.main(["fetch-weights", "--out", str(tmp_path), "--token", "hf_caf\u00e9"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "the token of the hub holds what no token has" in err and "hf_caf" not in err
+
+
+def test_a_profiled_run_whose_name_begins_like_an_option_is_read_back(stub):
+    from fastdreamer.profiling.profile import Request
+
+    words = ["profile", "--config", "debug", "--phase", "1", "--tool", "nsys", "--print-command", "--run-dir=-x y"]
+    arguments = cli.build_parser().parse_args(words)
+    arguments.overrides = ["seed=3"]
+    again = ("profile", "--phase", "1", *Request.of(arguments).again)
+    parsed, overrides = cli.build_parser().parse_known_args(again)
+    assert (parsed.run_dir, parsed.config, overrides) == (Path("-x y"), "debug", ["seed=3"])

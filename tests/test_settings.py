@@ -354,7 +354,10 @@ def test_a_section_whose_lines_are_all_comments_changes_nothing(tmp_path):
         ("tasks.names=reward", "tasks.names must be a list, found 'reward' (str): write [reward]"),
         ("tasks.names=a,b", "write [a,b]"),
         ("engines.batches=(1,2)", "write [1,2]"),
-        ("tokenizer.encoder_channels=[-8, 16]", "tokenizer: encoder_channels and decoder_channels must be from 1 to 16384"),
+        (
+            "tokenizer.encoder_channels=[-8, 16]",
+            "tokenizer: encoder_channels and decoder_channels must be from 1 to 16384",
+        ),
         ("tokenizer.decoder_channels=[0]", "encoder_channels and decoder_channels must be from 1 to 16384"),
         (f"dynamics.dim={2**62}", f"dynamics.dim is {2**62}; it must be at most 65536"),
         (f"phase1.batch_size={2**63 - 1}", "it must be at most 1048576"),

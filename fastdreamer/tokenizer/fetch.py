@@ -228,6 +228,8 @@ def _one_line(out: Path, repo: str, revision: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except UnicodeEncodeError as error:  # of what is sent in the head of a request
+        raise UserError(f"the token of the hub holds what no token has: copy it again, or {SIGN_IN}") from error
     except hub.GatedRepoError as error:
         raise UserError(f"{repo} is gated: accept its licence on {page}, then {SIGN_IN}") from error
     except hub.RevisionNotFoundError as error:
