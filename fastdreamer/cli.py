@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -17,12 +18,13 @@ from fastdreamer.broken import import_trouble
 from fastdreamer.errors import UserError
 from fastdreamer.failures import bug, disk_trouble, out_of_memory
 from fastdreamer.folders import expanded
-from fastdreamer.terminal import clean_streams, one_line
+from fastdreamer.terminal import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_BUG = 1
+EXIT_UNREAD = 1
 
 OVERRIDES = "settings may follow as section.key=value, for example: phase1.steps=500 dynamics.dim=256"
 
@@ -36,10 +38,20 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(EXIT_USER_ERROR)
 
 
+def given(text: str) -> str:
+    """A text that is not empty: the shell makes an empty one of a variable that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("nothing is given (is a variable of the shell not set?)")
+    return text
+
+
 def folder(text: str) -> Path:
-    """A folder or file as it is named on the command line, where a shell left a `~` in it too."""
+    """A folder or file as it is named on the command line, where a shell left a `~` in it too.
+
+    An empty name is refused: it would be the current folder, whose name is `.`.
+    """
     try:
-        return expanded(text)
+        return expanded(given(text))
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -67,7 +79,7 @@ def build_parser() -> Parser:
         sub = commands.add_parser(
             name, help=summary, description=summary, epilog=OVERRIDES, usage=usage, allow_abbrev=False
         )
-        sub.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
+        sub.add_argument("--config", type=given, metavar="NAME|FILE", help="a preset's name or a YAML file")
         sub.add_argument("--json", action="store_true", help="end with the same numbers as one line of JSON")
         if run_dir:
             is_required = run_dir == "required"
@@ -83,12 +95,17 @@ def build_parser() -> Parser:
         "--worlds", type=number, metavar="N", help="worlds a seed plays; short for evaluation.episodes=N"
     )
     study.add_argument(
-        "--arms", metavar="LIST", help="besides phase2 and phase3: random,shuffled_rewards,shuffled_actions,real_game"
+        "--arms",
+        type=given,
+        metavar="LIST",
+        help="besides phase2 and phase3: random,shuffled_rewards,shuffled_actions,real_game",
     )
 
     record = command("record", "play an environment and write the recordings")
-    record.add_argument("--env", metavar="NAME", help="the environment (default: the configuration's data.env)")
-    record.add_argument("--policy", metavar="expert|random", help="who plays")
+    record.add_argument(
+        "--env", type=given, metavar="NAME", help="the environment (default: the configuration's data.env)"
+    )
+    record.add_argument("--policy", type=given, metavar="expert|random", help="who plays")
     record.add_argument("--episodes", type=number, metavar="N", help="how many episodes")
     record.add_argument("--seed", type=number, metavar="S", help="the first episode's world; later ones count up")
     record.add_argument("--out", type=folder, metavar="DIR", required=True, help="where the recordings go")
@@ -111,19 +128,23 @@ def build_parser() -> Parser:
 
     fetch = command("fetch-weights", "the Cosmos tokenizer's weights from the Hugging Face hub")
     fetch.add_argument("--out", type=folder, metavar="DIR", help="default: the configuration's tokenizer.weights")
-    fetch.add_argument("--repo", metavar="NAME", help="default: nvidia/Cosmos-1.0-Tokenizer-CV8x8x8")
+    fetch.add_argument("--repo", type=given, metavar="NAME", help="default: nvidia/Cosmos-1.0-Tokenizer-CV8x8x8")
     fetch.add_argument(
-        "--revision", metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
+        "--revision", type=given, metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
     )
     fetch.add_argument("--replace", action="store_true", help="what lies there gives way, once its successor is there")
-    fetch.add_argument("--token", metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with")
+    fetch.add_argument(
+        "--token", type=given, metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with"
+    )
 
     build = command("build-engines", "compile the frozen tokenizer and compare it with eager", run_dir="optional")
-    build.add_argument("--target", metavar="LIST", help="cards besides this machine: sm86,sm89,sm120")
+    build.add_argument("--target", type=given, metavar="LIST", help="cards besides this machine: sm86,sm89,sm120")
     build.add_argument(
-        "--backend", metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
+        "--backend", type=given, metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
     )
-    build.add_argument("--precision", metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU")
+    build.add_argument(
+        "--precision", type=given, metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU"
+    )
     build.add_argument("--replace", action="store_true", help="build those that are installed and current too")
     build.add_argument("--decoder", action="store_true", help="the decoder too, for pictures")
     build.add_argument("--random-weights", action="store_true", help="random weights, to try it without the real ones")
@@ -135,8 +156,10 @@ def build_parser() -> Parser:
 
     plan = command("plan", "what each phase takes of a card's memory, and what would fit", run_dir="optional")
     plan.add_argument("--phase", type=number, metavar="1|2|3", help="default: all of them")
-    plan.add_argument("--card", metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
-    plan.add_argument("--budget", metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB")
+    plan.add_argument("--card", type=given, metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
+    plan.add_argument(
+        "--budget", type=given, metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB"
+    )
 
     train = command("train", "phase 1: world model, 2: behaviour cloning, 3: imagination", run_dir="required")
     train.add_argument("--phase", type=number, metavar="1|2|3", required=True)
@@ -146,7 +169,9 @@ def build_parser() -> Parser:
 
     profile = command("profile", "where time and memory go, and where a process stands", run_dir="optional")
     profile.add_argument("--phase", metavar="1|2|3|encode|imagine", default="", help="whose steps are profiled")
-    profile.add_argument("--tool", metavar="torch|pyspy|nsys|memory|none", help="default: torch; none: bare steps")
+    profile.add_argument(
+        "--tool", type=given, metavar="torch|pyspy|nsys|memory|none", help="default: torch; none: bare steps"
+    )
     profile.add_argument("--out", type=folder, metavar="DIR", help="where the files go; default: RUN/profiles")
     profile.add_argument("--warmup", type=number, default=3, metavar="N", help="plain steps before (default: 3)")
     profile.add_argument(
@@ -192,21 +217,26 @@ def _run(words: list[str]) -> int:
         if word.startswith("-") or "=" not in word:
             parser.error(f"{parsed.command}: unexpected argument {word!r}")
     parsed.overrides = overrides
+    if not _is_somewhere():
+        return _fail("the current folder is not there any more: go to one that is, and start again there")
     with running(Call(tuple(words), vars(parsed) | {"overrides": None}, tuple(overrides))):
         try:
             from fastdreamer.commands import run_command
 
-            return run_command(parsed)
+            status = run_command(parsed)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what cannot be printed is known here, not when the interpreter ends
+            return status
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt:
             print("fastdreamer: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # `fastdreamer inspect | head`: nobody reads on; keep the interpreter from failing again when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and is_unread():
+                # `fastdreamer inspect | head`: keep the interpreter from failing again when it flushes.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return EXIT_UNREAD
             mend = disk_trouble(error) or out_of_memory(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
 
@@ -231,8 +261,20 @@ def run() -> NoReturn:
     raise SystemExit(main())
 
 
+def _is_somewhere() -> bool:
+    """Whether the current folder exists; in one that was removed not even the mathematics libraries load."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    except OSError:  # it may not be named, and is there
+        pass
+    return True
+
+
 def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
-    print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it, or where it should go is full
+        print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr, flush=True)
     return status
 
 

@@ -25,7 +25,7 @@ class DataConfig:
     )  # fmt: skip
     recordings: str = ""  # the folder of recordings; empty: `recordings` in the run directory
     store: str = ""  # the latent store; empty: `store` in the run directory
-    frame_size: int = setting(64, at_least=8)  # pixels a side of the recorded frames
+    frame_size: int = setting(64, at_least=8, at_most=2**13)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # the share of the episodes that is never trained on
     # A store larger than so many GiB is memory-mapped instead of read.
     memory_limit_gb: float = setting(4.0, at_least=0.0)
@@ -86,11 +86,11 @@ class TokenizerConfig:
     frames_per_latent: int = setting(1, choices=(1, 2, 4, 8))  # c: frames that one latent step covers
     window: int = setting(1, at_least=1)  # frames that are encoded together: 1 + k c
     # Frames are resampled (bicubic, a=-0.5) to this many pixels a side before the encoder.
-    image_size: int = setting(64, at_least=8)
+    image_size: int = setting(64, at_least=8, at_most=2**13)
     pool: int = setting(2, choices=(1, 2, 4, 8))  # neighbouring latents a side that are averaged into one token
     encoder_channels: tuple[int, ...] = (48, 80, 80)  # channels of the encoder's levels
     decoder_channels: tuple[int, ...] = (48, 64, 80)  # channels of the decoder's levels
-    layers: int = setting(1, at_least=1)  # residual blocks a level
+    layers: int = setting(1, at_least=1, at_most=2**6)  # residual blocks a level
     patch_size: int = setting(4, choices=(1, 2, 4))  # pixels a side of the wavelet patches that the encoder reads
     spatial_compression: int = setting(8, choices=(4, 8, 16))  # pixels a side that one latent covers before pooling
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the seed of random weights
@@ -98,6 +98,8 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         LatentClock(self.frames_per_latent, self.window)
+        if not all(1 <= n <= 2**14 for n in (*self.encoder_channels, *self.decoder_channels)):
+            raise ValueError(f"encoder_channels and decoder_channels must be from 1 to {2**14}")
 
     @property
     def clock(self) -> LatentClock:
@@ -175,8 +177,8 @@ class TasksConfig:
 class DynamicsConfig:
     """The block-causal transformer (P 3.4). `context` < `window` makes time attention a band of that width."""
 
-    dim: int = setting(128, at_least=8)  # the width of the transformer
-    layers: int = setting(4, at_least=1)  # how many transformer blocks there are
+    dim: int = setting(128, at_least=8, at_most=2**16)  # the width of the transformer
+    layers: int = setting(4, at_least=1, at_most=2**10)  # how many transformer blocks there are
     heads: int = setting(4, at_least=1)  # how many heads of queries a block has
     # How many heads of keys and values a block has; queries share them in groups.
     kv_heads: int = setting(2, at_least=1)
@@ -234,9 +236,9 @@ class ForcingConfig:
 class HeadsConfig:
     """Policy, reward, continuation and value heads on the latents (or on agent tokens)."""
 
-    hidden: int = setting(256, at_least=1)  # the width of the heads' layers
-    layers: int = setting(2, at_least=1)  # how many hidden layers a head has
-    bins: int = setting(255, at_least=3)  # how many bins two-hot rewards and values have; odd
+    hidden: int = setting(256, at_least=1, at_most=2**16)  # the width of the heads' layers
+    layers: int = setting(2, at_least=1, at_most=2**10)  # how many hidden layers a head has
+    bins: int = setting(255, at_least=3, at_most=2**16)  # how many bins two-hot rewards and values have; odd
     reward_range: float = setting(20.0, above=0.0)  # r: reward bins are symexp(linspace(-r, r))
     value_range: float = setting(20.0, above=0.0)  # the same of values
     readout: str = setting("latents", choices=("latents", "agent_tokens"))  # what the heads read
@@ -273,7 +275,7 @@ class TrainConfig:
     # `adamw`, or `muon` for the blocks' matrices and AdamW for all else.
     optimizer: str = setting("adamw", choices=("adamw", "muon"))
     steps: int = setting(1000, at_least=1)  # optimiser steps of the phase
-    batch_size: int = setting(16, at_least=1)  # crops of a batch; in phase 3 dreams
+    batch_size: int = setting(16, at_least=1, at_most=2**20)  # crops of a batch; in phase 3 dreams
     accumulate: int = setting(1, at_least=1)  # batches whose gradients are added up to one step
     # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
     micro_batch: int = setting(0, at_least=0)

@@ -22,10 +22,10 @@ _REASONS = {
     errno.EIO: "the disk fails (Input/output error); choose another one",
     errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
     errno.EROFS: "the disk is mounted read-only; choose another folder",
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP),
-        "choose another folder or change its permissions",
-    ),
+    errno.ELOOP: "its links lead in a circle; choose another folder",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is in the way; choose another folder"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTEMPTY), "a folder is in the way; choose another one"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose another folder or change its permissions"),
 }
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 

@@ -39,7 +39,7 @@ def run_lock(run_dir: Path, shared: bool = False) -> Iterator[None]:
     Raises:
         UserError: if another process holds it, or the disk refuses.
     """
-    real = run_dir.resolve()
+    real = Path(os.path.realpath(run_dir))  # `resolve` raises where links lead in a circle
     if real in _held:
         yield
         return

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastdreamer.errors import UserError
 from fastdreamer.files import write_atomic
 from fastdreamer.folders import expanded, find_beside
-from fastdreamer.yaml_text import dump_yaml, parse_yaml
+from fastdreamer.yaml_text import dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from fastdreamer.config import Config
@@ -31,6 +32,7 @@ RESOLVED = "# resolved configuration"
 SEED_MOST = 2**62  # seeds are counted up from, and torch's generators hold 64 bits
 LONGEST = 60  # characters of a value in an error
 EXACT = 2**53  # up to here every whole number is a floating one
+NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # between them: bytes of names that are not UTF-8
 YES, NO = ("yes", "on"), ("no", "off")
 
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -137,10 +139,7 @@ def _locate(name_or_path: str, folder: Path) -> Path:
 def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: its `base` leads back to itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration file {path} cannot be read: {error}") from error
+    text = read_yaml(path)
     tree = parse_yaml(text, str(path))
     if tree is None:
         tree = {}
@@ -160,7 +159,10 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        if isinstance(below, dict) and (value is None or isinstance(value, dict)):
+            merged[key] = _merge(below, value or {})  # a section all of whose lines are comments changes nothing
+        else:
+            merged[key] = value
     return merged
 
 
@@ -184,8 +186,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type) -> None:
         value: Any = text.strip()  # data.store=2024 and data.store= mean the text as typed
     else:
         value = parse_yaml(text, f"override {override!r}")
-    node = tree.get(keys[-1])
-    tree[keys[-1]] = _merge(node, value) if isinstance(node, dict) and isinstance(value, dict) else value
+    tree[keys[-1]] = _merge(tree, {keys[-1]: value})[keys[-1]]
 
 
 def _check_known(schema: Any, key: Any, prefix: str) -> None:
@@ -215,7 +216,8 @@ def _build(schema: type, tree: Any, prefix: str) -> Any:
         if dataclasses.is_dataclass(expected):
             arguments[field.name] = _build(typing.cast(type, expected), {} if value is None else value, path)
         else:
-            arguments[field.name] = _check_bounds(_check_type(value, expected, path), field.metadata, path)
+            checked = _check_type(value, expected, path, field.metadata.get("choices", ()))
+            arguments[field.name] = _check_bounds(checked, field.metadata, path)
     try:
         return schema(**arguments)
     except UserError:
@@ -224,10 +226,11 @@ def _build(schema: type, tree: Any, prefix: str) -> Any:
         raise UserError(f"{prefix}: {error}" if prefix else str(error)) from error
 
 
-def _check_type(value: Any, expected: Any, path: str) -> Any:
+def _check_type(value: Any, expected: Any, path: str, choices: Sequence[Any] = ()) -> Any:
     if typing.get_origin(expected) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{path} must be a list, found {_describe(value)}")
+            hint = f": write [{str(value).strip('()')}]" if value is not None and not isinstance(value, dict) else ""
+            raise UserError(f"{path} must be a list, found {_describe(value)}{hint if len(hint) < LONGEST else ''}")
         (item, *_) = typing.get_args(expected)
         return tuple(_check_type(entry, item, f"{path}[{i}]") for i, entry in enumerate(value))
     if expected is float and type(value) is int and abs(value) < 2**1000:
@@ -237,13 +240,15 @@ def _check_type(value: Any, expected: Any, path: str) -> Any:
     if expected is bool and isinstance(value, str) and value.lower() in YES + NO:
         return value.lower() in YES
     if type(value) is not expected:
-        raise UserError(f"{path} must be {_article(expected)}, found {_describe(value)}")
+        wanted = f"one of {', '.join(map(str, choices))}" if choices else _article(expected)
+        raise UserError(f"{path} must be {wanted}, found {_describe(value)}")
     if expected is float and not math.isfinite(value):
         raise UserError(f"{path} is {value}; it must be a finite number")
     if expected is int and not -(2**63) <= value < 2**63:
         raise UserError(f"{path} is {_describe(value)}; it must be a number that 64 bits hold")
-    if expected is str and "\0" in value:
-        raise UserError(f"{path} is {value!r}; a text holds no NUL character")
+    if expected is str and (found := NO_TEXT.search(value)):
+        kind = "NUL character" if found[0] == "\0" else "half of a character (a lone surrogate)"
+        raise UserError(f"{path} is {_describe(value)}; a text holds no {kind}")
     return value
 
 

@@ -6,6 +6,7 @@ The streams are cleaned as a whole, so that no printing place can forget it; onl
 from __future__ import annotations
 
 import re
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,28 @@ _STDOUT, _STDERR = re.compile(f"[{_OBEYED}\r]"), re.compile(f"[{_OBEYED}]")  # d
 class Clean:
     """A text stream that shows what a terminal would obey, and what its encoding lacks, as escapes."""
 
-    def __init__(self, stream: Any, obeyed: re.Pattern[str]) -> None:
-        self.stream, self._obeyed = stream, obeyed
+    def __init__(self, stream: Any, obeyed: re.Pattern[str], called: str) -> None:
+        self.stream, self._obeyed, self._called = stream, obeyed, called
 
     def write(self, text: str) -> int:
         shown = self._obeyed.sub(_escape, text)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        with self._named():
+            self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def flush(self) -> None:
+        with self._named():
+            self.stream.flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What the system refuses is refused to this stream, not to a file that nobody knows."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self._called
+            raise
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -41,13 +56,21 @@ def clean_streams() -> Iterator[None]:
     """Standard output and error are cleaned within the block."""
     before = sys.stdout, sys.stderr  # None where the caller closed it: what is printed then goes nowhere
     if sys.stdout is not None:
-        sys.stdout = Clean(sys.stdout, _STDOUT)
+        sys.stdout = Clean(sys.stdout, _STDOUT, "standard output")
     if sys.stderr is not None:
-        sys.stderr = Clean(sys.stderr, _STDERR)
+        sys.stderr = Clean(sys.stderr, _STDERR, "standard error")
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def is_unread() -> bool:
+    """Whether standard output or error is a pipe that nobody reads any more."""
+    unread = select.poll()
+    for handle in (1, 2):
+        unread.register(handle, 0)
+    return any(event & select.POLLERR for _, event in unread.poll(0))
 
 
 def uncleaned(stream: Any) -> Any:

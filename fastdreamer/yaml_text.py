@@ -6,8 +6,10 @@ and 8 of them.
 
 from __future__ import annotations
 
+import codecs
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fastdreamer.errors import UserError
@@ -18,9 +20,9 @@ FIRST = list("-+.0123456789")
 WORDS: tuple[tuple[str, re.Pattern[str], list[str] | None], ...] = (
     ("null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("int", re.compile(r"^[-+]?(0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|\d[\d_]*)$"), FIRST),
-    ("float", re.compile(r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$"), FIRST),
-    ("float", re.compile(r"^[-+]?\d[\d_]*[eE][-+]?\d+$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"), FIRST),
+    ("int", re.compile(r"^[-+]?(0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+|[0-9][0-9_]*)$"), FIRST),
+    ("float", re.compile(r"^[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$"), FIRST),
+    ("float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"), FIRST),
     ("merge", re.compile(r"^<<$"), ["<"]),
 )
 
@@ -53,6 +55,23 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: it is nested too deeply") from None
     except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:  # of a tag that does not fit
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_yaml(path: Path) -> str:
+    """A YAML file's text: UTF-8 or UTF-16, which says so in its first bytes.
+
+    Raises:
+        UserError: if it cannot be read, or is in neither.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): let this account read it") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: it cannot be read as UTF-8: save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def dump_yaml(tree: Any) -> str:

@@ -321,3 +321,63 @@ def test_a_home_that_is_not_there_is_one_line(tmp_path, monkeypatch, text):
         anchored(load_config("debug", [f"data.store={text}"]))
     with pytest.raises(UserError, match="no home directory|no user 'nosuchuser'"):
         load_config(f"{text}/x.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_of_another_editor_is_read(tmp_path, encoding, end):
+    """As Notepad and PowerShell write them."""
+    data = f"seed: 3{end}phase1:{end}  steps: 4{end}data: {{store: caf\u00e9}}{end}".encode(encoding)
+    (tmp_path / "a.yaml").write_bytes(b"\xfe\xff" + data if encoding == "utf-16-be" else data)
+    config = load_config(tmp_path / "a.yaml")
+    assert (config.seed, config.phase1.steps, config.data.store) == (3, 4, "caf\u00e9")
+
+
+def test_an_encoding_that_nothing_tells_is_named_with_its_line(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"seed: 3\n# caf\xe9\n")
+    with pytest.raises(UserError, match=r"a\.yaml, line 2: it cannot be read as UTF-8: save it as UTF-8"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_section_whose_lines_are_all_comments_changes_nothing(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: debug\nphase1:\n  # steps: 4\nphase2:\n")
+    assert load_config(tmp_path / "a.yaml") == load_config("debug")
+    assert load_config("debug", ["phase1=", "phase2=~"]) == load_config("debug")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=1\u0663", "seed must be an integer, found '1\u0663' (str)"),
+        ("phase1.learning_rate=1\u0663.5", "phase1.learning_rate must be a number, found '1\u0663.5' (str)"),
+        ("data.store=\ud800", "data.store is '\\ud800' (str); a text holds no half of a character"),
+        ("tasks.names=reward", "tasks.names must be a list, found 'reward' (str): write [reward]"),
+        ("tasks.names=a,b", "write [a,b]"),
+        ("engines.batches=(1,2)", "write [1,2]"),
+        (
+            "tokenizer.encoder_channels=[-8, 16]",
+            "tokenizer: encoder_channels and decoder_channels must be from 1 to 16384",
+        ),
+        ("tokenizer.decoder_channels=[0]", "encoder_channels and decoder_channels must be from 1 to 16384"),
+        (f"dynamics.dim={2**62}", f"dynamics.dim is {2**62}; it must be at most 65536"),
+        (f"phase1.batch_size={2**63 - 1}", "it must be at most 1048576"),
+        ("tokenizer.layers=99999999", "it must be at most 64"),
+        ("device=[cpu]", "device is '[cpu]'; it must be one of auto, cpu, cuda"),
+    ],
+)
+def test_the_way_out_of_another_spelling_is_named(load, override, words):
+    with pytest.raises(UserError) as error:
+        load("", override)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["compile: true", "compile: 1", "imagination: {merge_commit: false}"])
+def test_a_word_that_is_no_text_is_answered_with_the_choices(load, text):
+    with pytest.raises(UserError, match="must be one of auto, on, off, found"):
+        load(text)
+
+
+def test_the_bytes_of_a_name_that_is_not_utf8_survive_the_disk(tmp_path):
+    config = load_config("debug", ["data.store=/x/caf\udce9"])
+    dump_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config

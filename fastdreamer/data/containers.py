@@ -85,11 +85,26 @@ def has_own_times(container: Any) -> bool:
     return container.format.name != "avi"
 
 
-def conversion(path: Path) -> str:
-    """The command that writes the frames a player shows, none lost and none twice, into a file that can be read."""
-    target = path.with_suffix(".mkv" if path.suffix.lower() == ".mp4" else ".mp4")
-    options = "-map 0:V:0 -fps_mode passthrough -c:v libx264 -qp 0"
-    return f"convert it: {shell('ffmpeg', '-i', path, *options.split(), target)}"
+def conversion(path: Path, stream: Any) -> str:
+    """The command that puts a file in its place that holds the frames a player shows, none lost and none twice.
+
+    The old file stays, under a name that is no video's; nothing is overwritten, and nothing moves before the new file
+    is whole. One in MineRL's folder keeps its name, and the labels beside others are found by the stem.
+    """
+    here = str(path) if path.is_absolute() else f"./{path}"  # else FFmpeg takes it for an option or a protocol
+    folder = here[: here.rindex("/") + 1]
+    is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
+    target = path.name if is_mp4 else f"{path.stem}.mkv"
+    fresh = f"{folder}.{path.stem}.fresh{'.mp4' if is_mp4 else '.mkv'}"
+    options = ["-map", "0:V:0", "-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-c:v", "libx264", "-qp", "0"]
+    if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
+        options += ["-pix_fmt", "yuv444p"]
+    steps = (
+        shell("ffmpeg", "-i", here, *options, "-y", fresh),
+        shell("mv", "-n", here, f"{here}.original"),
+        shell("mv", "-n", fresh, f"{folder}{target}"),
+    )
+    return f"convert it: {' && '.join(steps)}"
 
 
 def check_index(path: Path, stream: Any) -> None:
@@ -109,7 +124,7 @@ def check_index(path: Path, stream: Any) -> None:
     if count and count != len(entries):
         raise DamagedVideo(f"{path}: the index is damaged (it has {len(entries)} of {count} frames)")
     if entries and entries[-1][0] != stream.index_entries[-1].pos:
-        raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {conversion(path)}")
+        raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {conversion(path, stream)}")
     with path.open("rb") as file:
         boxes = list(_boxes(file, size))
         kinds = [kind for kind, _, _ in boxes]
@@ -117,7 +132,7 @@ def check_index(path: Path, stream: Any) -> None:
             # Libav takes a file whose last fragments are missing for a shorter one.
             raise DamagedVideo(
                 f"{path}: the video is in fragments and may be truncated (its closing index is missing); if it is "
-                f"whole, {conversion(path)}"
+                f"whole, {conversion(path, stream)}"
             )
 
 

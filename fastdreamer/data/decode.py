@@ -177,11 +177,13 @@ class _Times:
     Attributes:
         is_timed: the container has those times; else they are the packets' own, and the order is the decoder's.
         is_indexed: the container has an index, in which no two frames have one time.
+        convert: the line that makes another file of it.
     """
 
     unit: Fraction
     is_timed: bool
     is_indexed: bool
+    convert: str
     visible: list[int] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
     first: int = 0  # that of the first packet
@@ -214,7 +216,7 @@ class _Times:
         """
         shown = [time for time in self.visible if time >= first or not self.is_timed]
         if self.hidden and max(self.hidden) > min(shown, default=first):
-            raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {conversion(path)}")
+            raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {self.convert}")
         return shown
 
 
@@ -228,7 +230,7 @@ def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
         is_mp4 = "mp4" in container.format.name.split(",")
         if is_mp4:
             check_index(path, stream)
-        known = _Times(stream.time_base, has_own_times(container), is_mp4)
+        known = _Times(stream.time_base, has_own_times(container), is_mp4, conversion(path, stream))
         yield _record(path, container.demux(stream), known), known
 
 
@@ -237,7 +239,7 @@ def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
         if packet.size and not known.is_timed:
             packet.pts = packet.dts
         if packet.size and packet.pts is None:
-            raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; {conversion(path)}")
+            raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; {known.convert}")
         if not known.visible and not known.hidden:
             known.first, known.sent_first = packet.pts, packet.dts
         if packet.is_discard:  # libav would drop the frame unseen; the mark cannot be taken off

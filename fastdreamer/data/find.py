@@ -37,6 +37,9 @@ def find_recordings(root: Path) -> list[Recording]:
     """
     root = Path(root)
     if not root.is_dir():
+        above = next(path for path in (root, *root.parents) if os.path.lexists(path))
+        if not above.is_dir():
+            raise UserError(f"there is no folder {root} ({above} is no folder): name one of recordings")
         record = command("record", env="crafter", out=root)
         raise UserError(f"there is no folder {root}; name one of recordings, or record crafter into it with: {record}")
     found, incomplete = _survey(root)

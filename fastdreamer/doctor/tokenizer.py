@@ -19,7 +19,7 @@ from fastdreamer.doctor.part import Part, one_line
 from fastdreamer.errors import UserError
 from fastdreamer.folders import expanded
 from fastdreamer.tokenizer.card import check_weights
-from fastdreamer.tokenizer.cosmos import CONFIG_FILE, check_fits, weights_folder
+from fastdreamer.tokenizer.cosmos import CONFIG_FILE, can_be_fetched, check_fits, weights_folder
 from fastdreamer.tokenizer.engine_names import engine_root, identity
 from fastdreamer.tokenizer.engines import engine_key
 from fastdreamer.tokenizer.fetch import fetch_command
@@ -39,8 +39,9 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
         folder = None if tokenizer.weights == "random" else weights_folder(tokenizer)
     except UserError:
         where = expanded(tokenizer.weights)
-        is_file = where.suffix in (".pt", ".jit")
-        return Part(WEIGHTS, "not there", "missing", "mend the path" if is_file else fetch_command(where))
+        return Part(
+            WEIGHTS, "not there", "missing", fetch_command(where) if can_be_fetched(tokenizer) else "mend the path"
+        )
     try:
         check_grid(tokenizer)
         layout = "random, for trying alone"

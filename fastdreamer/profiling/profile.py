@@ -54,7 +54,7 @@ class Request:
         """
         run_dir: Path | None = arguments.run_dir
         named = (("--config", arguments.config), ("--run-dir", run_dir))
-        again = [word for flag, value in named if value is not None for word in (flag, str(value))]
+        again = [f"{flag}={value}" for flag, value in named if value is not None]  # one word: a folder may be called -x
         plain = ("phase", "warmup", "steps", "shapes", "pid", "dump", "seconds", "print_command")
         request = cls(
             tool=arguments.tool or ("pyspy" if arguments.pid or arguments.dump else "torch"),

@@ -156,10 +156,17 @@ def weights_folder(config: TokenizerConfig) -> Path:
         what = "the embedded tokenizer is missing from" if embedded else "no config.json and weights of a tokenizer in"
         mend = f"install FastDreamer again, or fit one to recordings: {shell(PROGRAM, 'fit-tokenizer', '--help')}"
         if not embedded:
-            mend = "mend the path" if folder.suffix in (".pt", ".jit") else f"fetch NVIDIA's: {fetch_command(folder)}"
+            mend = f"fetch NVIDIA's: {fetch_command(folder)}" if can_be_fetched(config) else "mend the path"
             mend += ", or name a folder in diffusers' layout, NVIDIA's .pt or .jit, `embedded` or `random`"
         raise UserError(f"{what} {folder}; {mend}")
     return folder
+
+
+def can_be_fetched(config: TokenizerConfig) -> bool:
+    """Whether the configured weights name a folder that `fetch-weights` could fill."""
+    folder = expanded(config.weights)
+    is_taken = folder.suffix in (".pt", ".jit") or (folder.exists() and not folder.is_dir())
+    return bool(config.weights.strip()) and not is_taken
 
 
 def weights_fingerprint(config: TokenizerConfig, part: Literal["encoder", "decoder"] = "encoder") -> str:

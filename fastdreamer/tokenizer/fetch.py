@@ -111,7 +111,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return {"repo": str(tree["repo"]), "revision": str(tree["revision"]), "files": files}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): let this account read it, or choose another folder"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); fetch again: {fetch_command(folder, replace=True)}"
         ) from error
@@ -224,6 +228,8 @@ def _one_line(out: Path, repo: str, revision: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except UnicodeEncodeError as error:  # of what is sent in the head of a request
+        raise UserError(f"the token of the hub holds what no token has: copy it again, or {SIGN_IN}") from error
     except hub.GatedRepoError as error:
         raise UserError(f"{repo} is gated: accept its licence on {page}, then {SIGN_IN}") from error
     except hub.RevisionNotFoundError as error:
