@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,12 @@ MENDS = {
     errno.ESTALE: "the shared disk lost it: mount it again",
 }
 MEMORY = ("MemoryError", "OutOfMemoryError")
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to stop: SIGTERM, SIGINT, and SIGHUP where it is not ignored, as under `nohup`."""
+    is_bound = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if is_bound else [])]
 
 
 def disk_trouble(error: Exception) -> str:

@@ -112,6 +112,8 @@ def save_checkpoint(
         UserError: if the disk refuses; older checkpoints stay.
     """
     final = folder / f"step-{step:08d}"
+    if not final.is_dir():  # a link that leads nowhere, or a file
+        remove_directory(final)
     with atomic_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             if tensors:
@@ -131,9 +133,8 @@ def save_checkpoint(
         (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
     steps = steps_in(folder)
     kept = [path for path in steps if path.name <= final.name][-KEEP:]
-    for other in steps:  # a later one could not be read, or the run would have gone on from it
-        if other not in kept:
-            remove_directory(other)
+    for other in set(steps) - set(kept):  # a later one could not be read, or the run would have gone on from it
+        remove_directory(other)
     return final
 
 
@@ -151,10 +152,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: if it is missing, incomplete, damaged, cannot be read, or is from a newer format.
     """
     try:
-        found = path.parent if path.is_file() else path
+        found = path.parent if path.is_file() and not STEP.fullmatch(path.name) else path
         if not (found / MANIFEST).exists() and steps_in(found):
             found = steps_in(found)[-1]
-        if not found.is_dir() or not (STEP.fullmatch(found.name) or (found / MANIFEST).exists()):
+        is_step = STEP.fullmatch(found.name) and (found.exists() or found.is_symlink())
+        if not is_step and not (found / MANIFEST).exists():
             raise UserError(f"no checkpoint at {path}: train that phase first, or give --checkpoint")
         return _read(found)
     except OSError as error:

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdreamer.advice import plain
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
 from fastdreamer.diagnosis.flags import section
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.leftovers import sweep
+from fastdreamer.failures import stop_signals
+from fastdreamer.files import scratch_directory
 from fastdreamer.progress import track
-from fastdreamer.run_lock import run_lock
+from fastdreamer.run_lock import place_of, run_lock
 from fastdreamer.training.best import Best
 from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
@@ -50,7 +52,8 @@ def fit(
 
     `forced` are the gates that the phase and those before it were forced past: every checkpoint says so.
 
-    SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
+    SIGTERM saves a checkpoint after the step in hand and exits 143, and so does SIGHUP, with 129: a terminal that
+    closes. Ctrl-C does the same and raises KeyboardInterrupt.
     Any exception leaves a checkpoint of the last whole step too, if the disk takes one.
 
     Raises:
@@ -66,8 +69,7 @@ def fit(
         _restore(resume_from, phase, optimizers, average)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
-    folder, saved = run_dir / "checkpoints" / f"phase{phase.number}", done
-    sweep(folder)
+    run_dir, saved = run_dir.resolve(), done  # a link that leads elsewhere meanwhile changes nothing
 
     def save(step: int, skipped: tuple[int, int]) -> None:
         nonlocal saved
@@ -82,8 +84,11 @@ def fit(
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
         notes = {"skipped": skipped, "forced": list(forced)} | best.note()
-        save_checkpoint(folder, phase.number, step, groups, config, latents, notes)
+        place = place_of(run_dir)
+        save_checkpoint(_folder(place, phase.number), phase.number, step, groups, config, latents, notes)
         saved = step
+        if place != run_dir:
+            raise Stopped(_moved(phase.number, name, step, run_dir, place))
 
     def rescue() -> None:
         """After an exception: what was trained since the last checkpoint, unless a step was being taken in."""
@@ -96,6 +101,7 @@ def fit(
     phase.model.train()
     with (
         run_lock(run_dir),
+        scratch_directory(_folder(run_dir, phase.number)),  # what the disk refuses, it refuses before the work
         phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(name, total=train.steps, unit="steps", start=done) as bar,
@@ -146,6 +152,17 @@ def fit(
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
+
+
+def _folder(run_dir: Path, number: int) -> Path:
+    return run_dir / "checkpoints" / f"phase{number}"
+
+
+def _moved(number: int, name: str, step: int, then: Path, now: Path) -> str:
+    return (
+        f"{then} was moved to {now} while {name} trained: step {step} is saved there, and it goes on with: "
+        f"{plain('train', run_dir=now, phase=max(number, 1), resume=True)}"
+    )
 
 
 def _lost(number: int, name: str, step: int, in_a_row: int, rate: float) -> str:
@@ -234,14 +251,14 @@ class _Waiting:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to, so that the loop stops between steps; handlers are put back after."""
+    """A list that the signals to stop append to, so that the loop stops between steps; handlers are put back after."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        before = {s: signal.signal(s, note) for s in stop_signals()}
     except ValueError:  # not the main thread: nobody sends us signals here
         before = {}
     try:

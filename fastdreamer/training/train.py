@@ -18,6 +18,7 @@ from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
+from fastdreamer.run_lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import (
@@ -60,6 +61,7 @@ class Memory(Protocol):
         """Predicted and measured, for the result."""
 
 
+@alone
 def train(
     config: Config,
     run_dir: Path,
