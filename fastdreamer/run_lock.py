@@ -79,12 +79,9 @@ def place_of(run_dir: Path) -> Path:
     handle, path = _held.get(real), real / LOCK
     if handle is None or is_at(handle, path):
         return run_dir
-    if os.fstat(handle).st_nlink:
-        with suppress(OSError):
-            now = Path(os.readlink(f"/proc/self/fd/{handle}"))
-            if is_at(handle, now):
-                return now.parent
-    elif real.is_dir():
+    if now := _moved(handle):
+        return now.parent
+    if not os.fstat(handle).st_nlink and real.is_dir():
         fresh = _take(path, shared=False)
         if fresh is None:
             raise Stopped(f"{_busy(run_dir, read_loosely(path) or {})} (its lock file was removed meanwhile)")
@@ -150,7 +147,18 @@ def _give_back(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_at(handle, path):
             path.unlink()
+        elif now := _moved(handle):
+            now.unlink()
     os.close(handle)
+
+
+def _moved(handle: int) -> Path | None:
+    """Where a lock file lies now; None where it is gone, or the system does not tell."""
+    try:
+        now = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        return now if is_at(handle, now) else None
+    except OSError:
+        return None
 
 
 def _busy(run_dir: Path, about: Mapping[str, Any]) -> str:

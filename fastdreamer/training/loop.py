@@ -22,6 +22,7 @@ from fastdreamer.diagnosis.flags import section
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.failures import stop_signals
 from fastdreamer.files import scratch_directory
+from fastdreamer.leftovers import sweep
 from fastdreamer.progress import track
 from fastdreamer.run_lock import place_of, run_lock
 from fastdreamer.training.best import Best
@@ -69,7 +70,7 @@ def fit(
         _restore(resume_from, phase, optimizers, average)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
-    run_dir, saved = run_dir.resolve(), done  # a link that leads elsewhere meanwhile changes nothing
+    run_dir, saved = run_dir.resolve(), done
 
     def save(step: int, skipped: tuple[int, int]) -> None:
         nonlocal saved
@@ -101,12 +102,13 @@ def fit(
     phase.model.train()
     with (
         run_lock(run_dir),
-        scratch_directory(_folder(run_dir, phase.number)),  # what the disk refuses, it refuses before the work
         phase.feed or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(name, total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
+        with scratch_directory(_folder(run_dir, phase.number)) as probe:  # the disk refuses before the work
+            sweep(probe.parent)
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None

@@ -119,10 +119,11 @@ def train(
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend, imagination)
+    run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
     note(run.path, store)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
-    figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
+    figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,
