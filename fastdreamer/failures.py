@@ -26,6 +26,7 @@ MENDS = {
     errno.ELOOP: "its links lead in a circle: name what they stand for",
     errno.ENOTDIR: "a part of it is a file: name a folder",
     errno.EISDIR: "it is a folder: name a file",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "something else lies there: move it elsewhere"),
     errno.EMFILE: "too many files are open: raise their limit, or lower the numbers of threads and workers",
     errno.ENFILE: "too many files are open on this machine: end something else",
     errno.ESTALE: "the shared disk lost it: mount it again",

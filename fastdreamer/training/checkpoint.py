@@ -24,7 +24,7 @@ from fastdreamer.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, remove_directory, sha256_file
-from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, fault, parse
+from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, fault, parse
 from fastdreamer.settings import to_dict
 
 FORMAT = 1
@@ -38,7 +38,7 @@ STEP = re.compile(r"step-\d{8}")
 NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
 GROUPS = ("model", "ema")  # what every checkpoint holds
 CONTENT = {
-    "phase": COUNT,
+    "phase": Leaf("a phase", lambda value: type(value) is int and 0 <= value <= 3),
     "step": COUNT,
     "latents": TEXT,
     "architecture": {"env": TEXT, f"{TASKS}?": [TEXT], **{name: Every(ANYTHING) for name in SECTIONS}},
@@ -182,6 +182,8 @@ def _read(found: Path) -> Checkpoint:
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {found} has format {state.get('format')}, this version reads {FORMAT}: upgrade")
     wrong = fault(state, CONTENT)
+    if not wrong and STEP.fullmatch(found.name) and found.name != f"step-{state['step']:08d}":
+        wrong = f"it is of step {state['step']}"
     if wrong or ("best" in state and "best.safetensors" not in hashes):
         raise _damaged(found, f"{STATE}: {wrong or 'it tells of the best weights, which are missing'}")
     try:

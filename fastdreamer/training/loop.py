@@ -183,32 +183,51 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts a checkpoint's averaged weights into a model of the same architecture."""
-    model.load_state_dict(checkpoint.averages)
+    """Puts a checkpoint's averaged weights into a model of the same architecture.
+
+    Raises:
+        UserError: if they are those of another one.
+    """
+    with _fitting(checkpoint):
+        model.load_state_dict(checkpoint.averages)
 
 
 def _restore(
     saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], average: Average
 ) -> None:
-    try:
+    with _fitting(saved):
         phase.model.load_state_dict(saved.tensors["model"])
-    except RuntimeError as error:
+        means = saved.tensors["ema"]
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.state.items()}:
+            raise ValueError("its averages are not those of this phase's weights")
+        average.state = {k: v.to(average.state[k].device) for k, v in means.items()}
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+        for name, value in saved.tensors.get("optimizer", {}).items():
+            owner, index, key = name.split(".", 2)
+            states[int(owner)].setdefault(int(index), {})[key] = value
+        for optimizer, state in zip(optimizers, states, strict=True):
+            sizes = [weight.numel() for group in optimizer.param_groups for weight in group["params"]]
+            if any(x.numel() not in (1, sizes[index]) for index, entry in state.items() for x in entry.values()):
+                raise ValueError("its optimiser is not that of this phase's weights")
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, generator in phase.generators.items():
+            generator.set_state(saved.tensors["random"][name])
+        torch.set_rng_state(saved.tensors["random"]["torch"])
+
+
+@contextmanager
+def _fitting(saved: Checkpoint) -> Iterator[None]:
+    """What a checkpoint that is whole may hold all the same: other tensors than a phase is made of."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{saved.path} was begun with another version and cannot go on: train the phase in another --run-dir "
             f"({reason})"
         ) from None
-    average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in saved.tensors.get("optimizer", {}).items():
-            owner, index, key = name.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for name, generator in phase.generators.items():
-        generator.set_state(saved.tensors["random"][name])
-    torch.set_rng_state(saved.tensors["random"]["torch"])
 
 
 def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
