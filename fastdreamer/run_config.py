@@ -49,6 +49,8 @@ def run_config(run_dir: Path) -> Path:
     path = run_dir / FILE
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory (no {FILE}): give --config to start one there")
+    if _says_nothing(path):
+        raise UserError(f"{path} is empty, and would stand for the defaults: put the old content back")
     if not _is_as_written(path):
         raise UserError(
             f"{path} is not what was written (its first line holds another hash): put the old content back; if it was "
@@ -70,6 +72,15 @@ def _is_as_written(path: Path) -> bool:
     except TypeError:
         return False
     return hashlib.sha256(canonical.encode()).hexdigest()[:16] == written[1]
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether the file lost its content, all or all but comments; a file of somebody's own says something."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False  # reading it as settings says what is wrong
+    return all(line.strip() in ("", "---") or line.lstrip().startswith("#") for line in lines)
 
 
 def _written(text: str) -> re.Match[str] | None:

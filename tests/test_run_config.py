@@ -172,3 +172,10 @@ def test_a_phase_2_that_saved_nothing_binds_no_task(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "phase2" / "step-00000003").mkdir()
     with pytest.raises(UserError, match=r"sampling\.clone_top"):
         check_run(tmp_path, load_config("debug", ["sampling.clone_top=0.5"]))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# resolved configuration 12", "---\n"])
+def test_a_configuration_that_lost_its_content_does_not_stand_for_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is empty"):
+        RunDirectory(tmp_path).config()

@@ -71,6 +71,8 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
     metrics: Metrics = {}
     try:
         metrics = read_metrics(run_dir)
+    except UserError as error:
+        damaged.append(f"{str(error).removeprefix(f'{run_dir}/')}; left out")
     except OSError as error:
         damaged.append(f"metrics.jsonl cannot be read ({error.strerror}): left out")
     return Run(

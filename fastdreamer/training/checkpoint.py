@@ -8,6 +8,7 @@ No pickle is written or read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ CONTENT = {
     "training": Every(ANYTHING),
     "skipped?": lambda counts: fault(counts, [COUNT]) or ("" if len(counts) == 2 else "it is no pair"),
     "forced?": [{"phase": COUNT, "name": TEXT}],
-    "best?": lambda best: fault(best, [NUMBER]) or ("" if len(best) == 3 else "it is no triple"),
+    "best?": lambda best: (
+        fault(best, [NUMBER]) or ("" if len(best) == 3 and all(map(math.isfinite, best)) else "no triple")
+    ),
 }
 """What state.json must hold (see `json_files`)."""
 

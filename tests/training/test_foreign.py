@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import sha256_file
-from fastdreamer.training.checkpoint import load_checkpoint
+from fastdreamer.training.checkpoint import CONTENT, load_checkpoint
 from fastdreamer.training.train import train
 
 Tensors = dict[str, Tensor]
@@ -83,3 +84,9 @@ def test_a_checkpoint_in_another_phases_folder_is_no_checkpoint_of_it(
     assert load_checkpoint(run / "checkpoints" / "phase2").phase == 1
     with pytest.raises(UserError, match="is a checkpoint of phase 1"):
         train(small(), run, 2, resume=True)
+
+
+@pytest.mark.parametrize("best", [[math.nan, 3, 1], [1.0, math.inf, 1], [1.0, math.nan, 1], [1.0, 3]])
+def test_the_best_loss_and_its_step_are_numbers(best: list[float]) -> None:
+    shape: Any = CONTENT["best?"]
+    assert shape(best) and not shape([1.0, 3, 1])
