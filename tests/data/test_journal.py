@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -217,6 +218,17 @@ def test_a_full_disk_is_said_to_be_the_stores(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError, match=r"journal.jsonl.*(No space left|the disk is full)"):
             ledger._append({"name": "b", "reason": "x"})
         assert (store / JOURNAL).read_bytes() == before
+
+
+def test_a_copy_of_hard_links_is_another_store(tmp_path: Path) -> None:
+    store, root, copy = tmp_path / "store", tmp_path / "recordings", tmp_path / "copy"
+    with opened(store, root, recordings(root, "a", "b")) as ledger:
+        enter(ledger, "a")
+        shutil.copytree(store, copy, copy_function=os.link)
+        before = (copy / JOURNAL).read_bytes()
+        enter(ledger, "b")
+    assert (copy / JOURNAL).read_bytes() == before
+    assert list(read_manifest(store)["episodes"]) == ["a", "b"] and list(read_manifest(copy)["episodes"]) == ["a"]
 
 
 def test_opening_reads_the_manifest_once_and_settling_writes_it_once(
