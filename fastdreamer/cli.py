@@ -16,7 +16,7 @@ from fastdreamer import __version__
 from fastdreamer.advice import Call, running
 from fastdreamer.broken import import_trouble
 from fastdreamer.errors import UserError
-from fastdreamer.failures import bug, disk_trouble, out_of_memory
+from fastdreamer.failures import bug, disk_trouble, out_of_memory, stop_signals
 from fastdreamer.folders import expanded
 from fastdreamer.terminal import clean_streams, is_unread, one_line
 
@@ -247,10 +247,12 @@ def run() -> NoReturn:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker has nothing to clean up
-            os._exit(EXIT_TERMINATED)
-        raise SystemExit(EXIT_TERMINATED)
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, stop)  # the training loop puts its own here, which saves first
+    for number in stop_signals():
+        if number != signal.SIGINT:  # Python's own handler is right
+            signal.signal(number, stop)  # the training loop puts its own here, which saves first
     # Torch's threads spin while they wait for one another: fast alone, ten times slower where others want a core.
     # A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:

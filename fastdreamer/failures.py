@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,11 +26,18 @@ MENDS = {
     errno.ELOOP: "its links lead in a circle: name what they stand for",
     errno.ENOTDIR: "a part of it is a file: name a folder",
     errno.EISDIR: "it is a folder: name a file",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "something else lies there: move it elsewhere"),
     errno.EMFILE: "too many files are open: raise their limit, or lower the numbers of threads and workers",
     errno.ENFILE: "too many files are open on this machine: end something else",
     errno.ESTALE: "the shared disk lost it: mount it again",
 }
 MEMORY = ("MemoryError", "OutOfMemoryError")
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a process to stop: SIGTERM, SIGINT, and SIGHUP where it is not ignored, as under `nohup`."""
+    is_bound = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if is_bound else [])]
 
 
 def disk_trouble(error: Exception) -> str:

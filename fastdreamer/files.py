@@ -105,6 +105,21 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
         raise unwritable(parent, error) from error
 
 
+def check_replaceable(*paths: Path) -> None:
+    """Refuses files that `write_atomic` could not write, before the work whose result they hold.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for path in paths:
+        folder = next(place for place in path.parents if place.exists())
+        refused = errno.EISDIR if path.is_dir() and not path.is_symlink() else 0
+        refused = refused or (0 if folder.is_dir() else errno.ENOTDIR)
+        refused = refused or (0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES)
+        if refused:
+            raise unwritable(path, OSError(refused, os.strerror(refused)))
+
+
 def remove_directory(path: Path) -> None:
     """The folder is gone in one step; what a kill leaves of it has a hidden name (see `leftovers.sweep`)."""
     gone = hidden(path, f".tmp-{secrets.token_hex(8)}")

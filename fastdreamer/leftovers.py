@@ -86,7 +86,7 @@ def _recover(final: Path) -> None:
     retired = [path for path in beside if path.name.startswith(hidden(final, ".old-").name)]
     with suppress(OSError):  # another writer may be doing the same
         for path in sorted(retired, key=lambda path: path.lstat().st_ctime_ns, reverse=True):
-            if identity(final) is None:
+            if identity(final) is None and path.is_dir():
                 os.rename(path, final)
             else:
                 remove(path)

@@ -33,6 +33,9 @@ FREE_SETTINGS = (
 )
 BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
+# What a killed command leaves that nothing depends on; and where there is something only if such a file is there.
+NOTES = re.compile(r"config\.yaml|metrics\.jsonl|tensorboard|store\.json|flags\.json|error-[\w-]+\.txt|\..+")
+MADE = {"checkpoints": "phase*/step-*", "store": "episodes/*.safetensors", "recordings": "**/*.*"}
 
 
 def run_config(run_dir: Path) -> Path:
@@ -46,6 +49,8 @@ def run_config(run_dir: Path) -> Path:
     path = run_dir / FILE
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory (no {FILE}): give --config to start one there")
+    if _says_nothing(path):
+        raise UserError(f"{path} is empty, and would stand for the defaults: put the old content back")
     if not _is_as_written(path):
         raise UserError(
             f"{path} is not what was written (its first line holds another hash): put the old content back; if it was "
@@ -59,7 +64,7 @@ def _is_as_written(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return True  # reading it as settings says what is wrong
-    written = re.fullmatch(f"{RESOLVED} ([0-9a-f]{{16}})", text.partition("\n")[0])
+    written = _written(text)
     if written is None:
         return True
     try:
@@ -69,16 +74,48 @@ def _is_as_written(path: Path) -> bool:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16] == written[1]
 
 
+def _says_nothing(path: Path) -> bool:
+    """Whether the file lost its content, all or all but comments; a file of somebody's own says something."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False  # reading it as settings says what is wrong
+    return all(line.strip() in ("", "---") or line.lstrip().startswith("#") for line in lines)
+
+
+def _written(text: str) -> re.Match[str] | None:
+    """The first line of what a command of ours wrote, with its hash; None for a file of somebody's own."""
+    return re.fullmatch(f"{RESOLVED} ([0-9a-f]{{16}})", text.partition("\n")[0])
+
+
+def is_binding(run_dir: Path) -> bool:
+    """Whether a run's configuration may not change: something was made with it, or somebody wrote it by hand.
+
+    A command that was killed before it made anything leaves a configuration that binds nobody. What is not known to
+    tell nothing is taken for something that was made.
+    """
+    saved = run_dir / FILE
+    try:
+        if _written(saved.read_text(encoding="utf-8")) is None or not _is_as_written(saved):
+            return True
+        others = [path for path in run_dir.iterdir() if not NOTES.fullmatch(path.name)]
+        return any(path.name not in MADE or any(path.glob(MADE[path.name])) for path in others)
+    except (OSError, UnicodeDecodeError, UserError):
+        return True
+
+
 def check_run(run_dir: Path, config: Config) -> None:
     """A run keeps its configuration: refuse another one, apart from evaluation, recording, device and step counts.
+
+    One with which nothing was made yet is no reason to refuse (see `is_binding`).
 
     Raises:
         UserError: naming the first setting that differs.
     """
-    saved = run_dir / "config.yaml"
-    if not saved.is_file():
+    saved = run_dir / FILE
+    if not saved.is_file() or not is_binding(run_dir):
         return
-    is_cloned = any((run_dir / "checkpoints" / f"phase{phase}").is_dir() for phase in (2, 3))
+    is_cloned = any(any(run_dir.glob(f"checkpoints/phase{phase}/step-*")) for phase in (2, 3))
     for path, (then, now) in _changed(saved, config).items():
         if not may_change(path, is_cloned):
             raise UserError(
@@ -124,7 +161,8 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
 
 def _put_back(saved: Path, before: bytes | None) -> None:
     if before is not None:
-        write_atomic(saved, before)
+        if saved.parent.is_dir():  # else it was moved, and nobody looks for it here
+            write_atomic(saved, before)
     else:
         saved.unlink()
         saved.parent.rmdir()

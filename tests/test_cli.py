@@ -293,6 +293,7 @@ cli.run()
 def test_a_run_keeps_its_configuration(tmp_path):
     config = load_config("debug")
     dump_config(config, tmp_path / "config.yaml")
+    (tmp_path / "checkpoints" / "phase1" / "step-00000003").mkdir(parents=True)
     free = ["evaluation.episodes=9", "record.seed=4", "phase2.steps=7", "phase1.log_every=3", "device=cpu"]
     commands.check_run(tmp_path, load_config("debug", free))
     for fixed in ("tokenizer.pool=4", "dynamics.layers=8", "seed=1", "phase1.learning_rate=1", "data.store=/x"):

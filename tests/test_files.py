@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -340,3 +340,11 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
         bar.advance(10, loss=0.25)
     out, err = capsys.readouterr()
     assert "train" in err and "10/10" in err and "loss 0.25" in err and out == ""
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("gone"), lambda path: path.write_text("x")])
+def test_what_was_retired_and_is_no_folder_is_not_put_back(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / ".final.old-0123456789abcdef")
+    with atomic_directory(tmp_path / "final", replace=True) as folder:
+        (folder / "a").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]

@@ -10,7 +10,7 @@ import pytest
 
 from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.run_config import kept_configuration, run_config
+from fastdreamer.run_config import check_run, kept_configuration, run_config
 from fastdreamer.settings import dump_config, load_config
 from fastdreamer.training.runs import RunDirectory
 
@@ -116,3 +116,66 @@ def test_an_edited_configuration_gets_a_right_first_line_with_the_next_work(run:
     with kept_configuration(run, config):
         pass
     assert RunDirectory(run).config().seed == 8 and re.match("# resolved", (run / "config.yaml").read_text())
+
+
+def left_by_a_kill(run: Path) -> None:
+    """What `train` has written before its first checkpoint is whole."""
+    dump_config(load_config("debug", ["phase1.learning_rate=1"]), run / "config.yaml")
+    for name in ("tensorboard/phase1", "checkpoints/phase1/.step-00000003.tmp-1", "store/episodes"):
+        (run / name).mkdir(parents=True)
+    for name in ("metrics.jsonl", "store.json", "flags.json", "error-20260101-000000-x.txt", ".lock"):
+        (run / name).touch()
+
+
+def test_a_command_that_was_killed_before_it_made_anything_does_not_refuse_the_corrected_one(tmp_path: Path) -> None:
+    left_by_a_kill(tmp_path)
+    with kept_configuration(tmp_path, load_config("debug")):
+        pass
+    assert RunDirectory(tmp_path).config() == load_config("debug")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "checkpoints/phase0/step-00000010",
+        "store/episodes/a.safetensors",
+        "recordings/Crafter-expert/v3_x/recording.mp4",
+        "evaluation.json",
+        "seed-0/checkpoints",
+        "what nobody knows",
+    ],
+)
+def test_whatever_may_have_been_made_with_a_configuration_binds_it(tmp_path: Path, made: str) -> None:
+    left_by_a_kill(tmp_path)
+    (tmp_path / made).mkdir(parents=True)
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"was made with phase1\.learning_rate=1"):
+        check_run(tmp_path, load_config("debug"))
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [("# resolved", "# mine"), ("seed: 0", "seed: 8")])
+def test_a_configuration_that_somebody_wrote_binds_also_where_nothing_was_made(
+    tmp_path: Path, change: tuple[str, str]
+) -> None:
+    dump_config(load_config("debug"), tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text().replace(*change))
+    with pytest.raises(UserError, match=r"was made with"):
+        check_run(tmp_path, load_config("debug", ["seed=1"]))
+
+
+def test_a_phase_2_that_saved_nothing_binds_no_task(tmp_path: Path) -> None:
+    dump_config(load_config("debug"), tmp_path / "config.yaml")
+    (tmp_path / "checkpoints" / "phase1" / "step-00000003").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "phase2" / ".step-00000003.tmp-1").mkdir(parents=True)
+    check_run(tmp_path, load_config("debug", ["sampling.clone_top=0.5"]))
+    (tmp_path / "checkpoints" / "phase2" / "step-00000003").mkdir()
+    with pytest.raises(UserError, match=r"sampling\.clone_top"):
+        check_run(tmp_path, load_config("debug", ["sampling.clone_top=0.5"]))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# resolved configuration 12", "---\n"])
+def test_a_configuration_that_lost_its_content_does_not_stand_for_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is empty"):
+        RunDirectory(tmp_path).config()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +14,14 @@ import pytest
 
 from fastdreamer import cli, commands
 from fastdreamer import run_lock as module
-from fastdreamer.errors import UserError
-from fastdreamer.run_lock import refuse_ranks, run_lock
+from fastdreamer.diagnosis.run import diagnose
+from fastdreamer.errors import Stopped, UserError
+from fastdreamer.evaluation.evaluate import evaluate
+from fastdreamer.evaluation.report import write_report
+from fastdreamer.evaluation.summary import write_summary
+from fastdreamer.run_lock import place_of, refuse_ranks, run_lock
+from fastdreamer.settings import load_config
+from fastdreamer.training.train import train
 
 HOLDER = """
 import sys; from pathlib import Path; from fastdreamer.run_lock import run_lock
@@ -98,7 +106,7 @@ def test_a_holder_holds_for_all_that_it_calls_and_clears_what_it_made(tmp_path: 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear")
     (tmp_path / ".lock").symlink_to(tmp_path / "letter")
-    with pytest.raises(UserError), run_lock(tmp_path):
+    with pytest.raises(UserError, match=r"\.lock is no file"), run_lock(tmp_path):
         pass
     assert (tmp_path / "letter").read_text() == "dear"
 
@@ -133,3 +141,68 @@ def test_ranks_of_torchrun_are_told_what_they_are(
         run_lock(tmp_path / "run"),
     ):
         pass
+
+
+def test_functions_of_the_library_hold_the_run_too(tmp_path: Path) -> None:
+    config = load_config("debug")
+    work = {
+        "train": lambda: train(config, tmp_path, 1),
+        "evaluate": lambda: evaluate(config, tmp_path),
+        "diagnose": lambda: diagnose(config, tmp_path),
+        "write_summary": lambda: write_summary(tmp_path),
+        "write_report": lambda: write_report(run_dir=tmp_path),
+    }
+    for name, call in work.items():
+        with holder(tmp_path) as process, pytest.raises(UserError, match=f"in use by process {process.pid}"):
+            call()
+        (tmp_path / ".lock").unlink()
+        assert list(tmp_path.iterdir()) == [], name
+    with pytest.raises(UserError, match="no run directory"):
+        write_report(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_lock_file_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / ".lock")
+    with pytest.raises(UserError, match=r"\.lock is no file"), run_lock(tmp_path):
+        pass
+
+
+def test_a_full_disk_that_holds_no_name_gives_the_lock_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "pwrite", full)
+    with run_lock(tmp_path):
+        assert module._take(tmp_path / ".lock", shared=True) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_moved_is_found_and_one_that_is_removed_is_said(tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "below" / "moved"
+    with run_lock(run):
+        assert place_of(run) == run
+        moved.parent.mkdir()
+        run.rename(moved)
+        assert place_of(run) == moved
+        run.mkdir()  # another one of its name
+        assert place_of(run) == moved
+        shutil.rmtree(tmp_path / "below")
+        run.rmdir()
+        with pytest.raises(Stopped, match="was moved or removed"):
+            place_of(run)
+
+
+def test_a_lock_file_that_is_removed_is_taken_anew_unless_another_has_it(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        (tmp_path / ".lock").unlink()
+        assert place_of(tmp_path) == tmp_path and (tmp_path / ".lock").exists()
+        with pytest.raises(AssertionError), holder(tmp_path):
+            pass
+        (tmp_path / ".lock").unlink()
+        with holder(tmp_path) as process, pytest.raises(Stopped, match=rf"process {process.pid} .*was removed"):
+            place_of(tmp_path)
+        (tmp_path / ".lock").unlink()

@@ -52,6 +52,8 @@ class Journal:
         data = json.dumps({"sha256": digest(content), **content}).encode() + b"\n"
         if not self.path.exists():
             write_atomic(self.path, data)
+        elif self.path.stat().st_nlink > 1:  # a copy that was made of hard links is another store's
+            write_atomic(self.path, self.path.read_bytes()[: self._end] + data)
         else:
             self._write(data)
         self.lines.append(line)

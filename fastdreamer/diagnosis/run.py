@@ -17,15 +17,17 @@ from fastdreamer.diagnosis import audit, cloning, dreams, dynamics, inputs, mode
 from fastdreamer.diagnosis.check import Check, worst
 from fastdreamer.diagnosis.subject import Subject, opened, run_steps
 from fastdreamer.errors import UserError
-from fastdreamer.files import write_atomic
+from fastdreamer.files import check_replaceable, write_atomic
 from fastdreamer.json_files import Every, read_object
 from fastdreamer.progress import track
+from fastdreamer.run_lock import alone
 from fastdreamer.training.imagine import ImaginationPhase
 from fastdreamer.training.runs import RunDirectory
 
 FILE = "diagnosis.json"
 
 
+@alone
 def diagnose(
     config: Config,
     run_dir: Path,
@@ -52,6 +54,7 @@ def diagnose(
         )
     if effort is not None:
         audit.check_auditable(config, run)
+    check_replaceable(run_dir / FILE)
     kept = _kept(run_dir)
     found: dict[str, Any] = {}
     with track("diagnose", total=len(chosen), unit="phases") as bar:

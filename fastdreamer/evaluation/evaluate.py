@@ -30,14 +30,18 @@ from fastdreamer.evaluation.pictures import spread, write_filmstrips
 from fastdreamer.evaluation.summary import write_json
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
+from fastdreamer.files import check_replaceable
 from fastdreamer.heads.actor import Actor
 from fastdreamer.json_files import read_loosely
+from fastdreamer.run_lock import alone
 from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
 
 STRIPS = 3
+WRITTEN = ("world_model.json", "evaluation.json", "summary.json", "pictures/pictures.json")
 DIFFERENCES = (("phase2", "random"), ("phase3", "phase2"), ("phase3", "random"))
 
 
+@alone
 def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> dict[str, Any]:
     """Evaluate what is trained in `run_dir`; writes evaluation.json, world_model.json and pictures/.
 
@@ -55,6 +59,7 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
             f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
         )
     acting.check(config)  # first: all else takes minutes
+    check_replaceable(*(run_dir / name for name in WRITTEN))
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
     device = (backend or choose_device(config)).device

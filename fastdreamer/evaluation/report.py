@@ -26,6 +26,7 @@ from fastdreamer.evaluation.sections import (
 from fastdreamer.evaluation.verdict import NAMES, duration, interval_of, policy_sentences, world_model_sentences
 from fastdreamer.files import write_atomic
 from fastdreamer.json_files import read_object, regular_bytes
+from fastdreamer.run_lock import alone
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
     metrics: Metrics = {}
     try:
         metrics = read_metrics(run_dir)
+    except UserError as error:
+        damaged.append(f"{str(error).removeprefix(f'{run_dir}/')}; left out")
     except OSError as error:
         damaged.append(f"metrics.jsonl cannot be read ({error.strerror}): left out")
     return Run(
@@ -88,6 +91,7 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
     )
 
 
+@alone
 def write_report(run_dir: Path) -> dict[str, str]:
     """Write `run_dir`/report.html and return {"path"}.
 

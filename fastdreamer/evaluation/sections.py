@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def _played(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> Htm
     for name in ordered:
         policy, mine = policies[name], interval_of(policies[name])
         between = f"{rounded(mine.low)} to {rounded(mine.high)}"
-        length = f"{float(policy['length_mean']):,.0f}"
+        length = f"{policy['length_mean']:,.0f}" if math.isfinite(policy["length_mean"]) else "n/a"
         cells.append((NAMES.get(name, name), rounded(mine.mean), between, policy["episodes"], length))
     demonstrated = recordings.get("return_capped")
     if demonstrated:

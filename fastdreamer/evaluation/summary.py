@@ -12,8 +12,10 @@ from fastdreamer.evaluation import contents
 from fastdreamer.evaluation.curves import last_values, read_metrics
 from fastdreamer.files import write_atomic
 from fastdreamer.json_files import read_object
+from fastdreamer.run_lock import alone
 
 
+@alone
 def write_summary(run_dir: Path) -> dict[str, Any]:
     """Merge evaluation, world model, last losses and seconds a stage into `run_dir`/summary.json; return them.
 

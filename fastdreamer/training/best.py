@@ -50,7 +50,7 @@ class Best:
         if is_best:
             self.loss, self.step, self.waited = loss, step, 0
             self.state = {name: value.to("cpu", copy=True) for name, value in self.average.state.items()}
-        else:
+        elif self.state:  # before a loss that is a number there is nothing to wait for
             self.waited += 1
         return is_best
 

@@ -8,6 +8,7 @@ No pickle is written or read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.files import atomic_directory, remove_directory, sha256_file
 from fastdreamer.folders import whole
-from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, fault, parse
+from fastdreamer.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, fault, parse
 from fastdreamer.settings import to_dict
 
 FORMAT = 1
@@ -39,14 +40,16 @@ STEP = re.compile(r"step-\d{8}")
 NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
 GROUPS = ("model", "ema")  # what every checkpoint holds
 CONTENT = {
-    "phase": COUNT,
+    "phase": Leaf("a phase", lambda value: type(value) is int and 0 <= value <= 3),
     "step": COUNT,
     "latents": TEXT,
     "architecture": {"env": TEXT, f"{TASKS}?": [TEXT], **{name: Every(ANYTHING) for name in SECTIONS}},
     "training": Every(ANYTHING),
     "skipped?": lambda counts: fault(counts, [COUNT]) or ("" if len(counts) == 2 else "it is no pair"),
     "forced?": [{"phase": COUNT, "name": TEXT}],
-    "best?": lambda best: fault(best, [NUMBER]) or ("" if len(best) == 3 else "it is no triple"),
+    "best?": lambda best: (
+        fault(best, [NUMBER]) or ("" if len(best) == 3 and all(map(math.isfinite, best)) else "no triple")
+    ),
 }
 """What state.json must hold (see `json_files`)."""
 
@@ -113,6 +116,8 @@ def save_checkpoint(
         UserError: if the disk refuses; older checkpoints stay.
     """
     final = folder / f"step-{step:08d}"
+    if not final.is_dir():  # a link that leads nowhere, or a file
+        remove_directory(final)
     with atomic_directory(final, replace=True) as temporary:
         for name, tensors in groups.items():
             if tensors:
@@ -132,9 +137,8 @@ def save_checkpoint(
         (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
     steps = steps_in(folder)
     kept = [path for path in steps if path.name <= final.name][-KEEP:]
-    for other in steps:  # a later one could not be read, or the run would have gone on from it
-        if other not in kept:
-            remove_directory(other)
+    for other in set(steps) - set(kept):  # a later one could not be read, or the run would have gone on from it
+        remove_directory(other)
     return final
 
 
@@ -152,10 +156,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: if it is missing, incomplete, damaged, cannot be read, or is from a newer format.
     """
     try:
-        found = path.parent if path.is_file() else path
+        found = path.parent if path.is_file() and not STEP.fullmatch(path.name) else path
         if not (found / MANIFEST).exists() and steps_in(found):
             found = steps_in(found)[-1]
-        if not found.is_dir() or not (STEP.fullmatch(found.name) or (found / MANIFEST).exists()):
+        is_step = STEP.fullmatch(found.name) and (found.exists() or found.is_symlink())
+        if not is_step and not (found / MANIFEST).exists():
             raise UserError(f"no checkpoint at {path}: train that phase first, or give --checkpoint")
         return _read(found)
     except OSError as error:
@@ -181,6 +186,8 @@ def _read(found: Path) -> Checkpoint:
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {found} has format {state.get('format')}, this version reads {FORMAT}: upgrade")
     wrong = fault(state, CONTENT)
+    if not wrong and STEP.fullmatch(found.name) and found.name != f"step-{state['step']:08d}":
+        wrong = f"it is of step {state['step']}"
     if wrong or ("best" in state and "best.safetensors" not in hashes):
         raise _damaged(found, f"{STATE}: {wrong or 'it tells of the best weights, which are missing'}")
     try:

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdreamer.advice import plain
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.data.feed import Feed
 from fastdreamer.device import Backend
 from fastdreamer.diagnosis.flags import section
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.failures import stop_signals
+from fastdreamer.files import scratch_directory
 from fastdreamer.leftovers import sweep
 from fastdreamer.progress import track
-from fastdreamer.run_lock import run_lock
+from fastdreamer.run_lock import place_of, run_lock
 from fastdreamer.training.best import Best
 from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.training.metrics import MetricsWriter
@@ -50,7 +53,8 @@ def fit(
 
     `forced` are the gates that the phase and those before it were forced past: every checkpoint says so.
 
-    SIGTERM saves a checkpoint after the step in hand and exits 143; Ctrl-C does the same and raises KeyboardInterrupt.
+    SIGTERM saves a checkpoint after the step in hand and exits 143, and so does SIGHUP, with 129: a terminal that
+    closes. Ctrl-C does the same and raises KeyboardInterrupt.
     Any exception leaves a checkpoint of the last whole step too, if the disk takes one.
 
     Raises:
@@ -66,8 +70,7 @@ def fit(
         _restore(resume_from, phase, optimizers, average)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
-    folder, saved = run_dir / "checkpoints" / f"phase{phase.number}", done
-    sweep(folder)
+    run_dir, saved = run_dir.resolve(), done
 
     def save(step: int, skipped: tuple[int, int]) -> None:
         nonlocal saved
@@ -82,8 +85,11 @@ def fit(
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
         notes = {"skipped": skipped, "forced": list(forced)} | best.note()
-        save_checkpoint(folder, phase.number, step, groups, config, latents, notes)
+        place = place_of(run_dir)
+        save_checkpoint(_folder(place, phase.number), phase.number, step, groups, config, latents, notes)
         saved = step
+        if place != run_dir:
+            raise Stopped(_moved(phase.number, name, step, run_dir, place))
 
     def rescue() -> None:
         """After an exception: what was trained since the last checkpoint, unless a step was being taken in."""
@@ -104,6 +110,8 @@ def fit(
         track(name, total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
+        with scratch_directory(_folder(run_dir, phase.number)) as probe:  # the disk refuses before the work
+            sweep(probe.parent)
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
@@ -152,6 +160,17 @@ def fit(
     return figures
 
 
+def _folder(run_dir: Path, number: int) -> Path:
+    return run_dir / "checkpoints" / f"phase{number}"
+
+
+def _moved(number: int, name: str, step: int, then: Path, now: Path) -> str:
+    return (
+        f"{then} was moved to {now} while {name} trained: step {step} is saved there, and it goes on with: "
+        f"{plain('train', run_dir=now, phase=max(number, 1), resume=True)}"
+    )
+
+
 def _lost(number: int, name: str, step: int, in_a_row: int, rate: float) -> str:
     return (
         f"{name} stopped at step {step}: the loss or gradient of its last {in_a_row} steps was not finite, so they "
@@ -168,32 +187,51 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts a checkpoint's averaged weights into a model of the same architecture."""
-    model.load_state_dict(checkpoint.averages)
+    """Puts a checkpoint's averaged weights into a model of the same architecture.
+
+    Raises:
+        UserError: if they are those of another one.
+    """
+    with _fitting(checkpoint):
+        model.load_state_dict(checkpoint.averages)
 
 
 def _restore(
     saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], average: Average
 ) -> None:
-    try:
+    with _fitting(saved):
         phase.model.load_state_dict(saved.tensors["model"])
-    except RuntimeError as error:
+        means = saved.tensors["ema"]
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.state.items()}:
+            raise ValueError("its averages are not those of this phase's weights")
+        average.state = {k: v.to(average.state[k].device) for k, v in means.items()}
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+        for name, value in saved.tensors.get("optimizer", {}).items():
+            owner, index, key = name.split(".", 2)
+            states[int(owner)].setdefault(int(index), {})[key] = value
+        for optimizer, state in zip(optimizers, states, strict=True):
+            sizes = [weight.numel() for group in optimizer.param_groups for weight in group["params"]]
+            if any(x.numel() not in (1, sizes[index]) for index, entry in state.items() for x in entry.values()):
+                raise ValueError("its optimiser is not that of this phase's weights")
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, generator in phase.generators.items():
+            generator.set_state(saved.tensors["random"][name])
+        torch.set_rng_state(saved.tensors["random"]["torch"])
+
+
+@contextmanager
+def _fitting(saved: Checkpoint) -> Iterator[None]:
+    """What a checkpoint that is whole may hold all the same: other tensors than a phase is made of."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{saved.path} was begun with another version and cannot go on: train the phase in another --run-dir "
             f"({reason})"
         ) from None
-    average.state = {k: v.to(average.state[k].device) for k, v in saved.tensors["ema"].items()}
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in saved.tensors.get("optimizer", {}).items():
-            owner, index, key = name.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for name, generator in phase.generators.items():
-        generator.set_state(saved.tensors["random"][name])
-    torch.set_rng_state(saved.tensors["random"]["torch"])
 
 
 def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -238,14 +276,14 @@ class _Waiting:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to, so that the loop stops between steps; handlers are put back after."""
+    """A list that the signals to stop append to, so that the loop stops between steps; handlers are put back after."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        before = {s: signal.signal(s, note) for s in stop_signals()}
     except ValueError:  # not the main thread: nobody sends us signals here
         before = {}
     try:

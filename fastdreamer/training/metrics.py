@@ -48,7 +48,7 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         lines = _lines(self.path)
         kept = [line for line in lines if _is_before(line, phase, first_step)]
-        if kept != lines:
+        if kept != lines or _has_other_names(self.path):
             write_atomic(self.path, "".join(kept).encode())
         try:
             self._file = io.FileIO(self.path, "a", opener=_open)  # type: ignore[arg-type]
@@ -110,6 +110,11 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): let this account read it") from error
+
+
+def _has_other_names(path: Path) -> bool:
+    """Whether appending would grow a copy too that was made of hard links."""
+    return path.exists() and path.stat().st_nlink > 1
 
 
 def _open(path: Path, flags: int) -> int:

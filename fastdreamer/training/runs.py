@@ -63,6 +63,8 @@ class RunDirectory:
             train = command("train", run_dir=self.path, phase=phase)
             raise UserError(f"{self.path} has no phase {phase} checkpoint; train it first with: {train}")
         checkpoint = load_checkpoint(self.checkpoints(phase))
+        if checkpoint.phase != phase:
+            raise UserError(f"{checkpoint.path} is a checkpoint of phase {checkpoint.phase}: put back what was there")
         check_architecture(checkpoint, config)
         return checkpoint
 

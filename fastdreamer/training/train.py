@@ -18,6 +18,7 @@ from fastdreamer.diagnosis.check import Check
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
+from fastdreamer.run_lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.agent import AgentPhase
 from fastdreamer.training.checkpoint import (
@@ -60,6 +61,7 @@ class Memory(Protocol):
         """Predicted and measured, for the result."""
 
 
+@alone
 def train(
     config: Config,
     run_dir: Path,
@@ -117,10 +119,11 @@ def train(
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend, imagination)
+    run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
     note(run.path, store)
     started = time.perf_counter()
     settings = getattr(config, f"phase{phase}")
-    figures = fit(built, config, settings, run_dir, backend, store.tokenizer, resume_from, forced=forced)
+    figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,

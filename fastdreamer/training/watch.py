@@ -18,6 +18,7 @@ from fastdreamer.diagnosis import flags
 from fastdreamer.diagnosis.check import Check
 from fastdreamer.files import write_atomic
 from fastdreamer.json_files import COUNT, TEXT, Every, read_object
+from fastdreamer.run_lock import place_of
 from fastdreamer.training.metrics import read_metrics
 
 EARLY = 100  # steps, after the warm-up, before it is judged what has been learned
@@ -53,7 +54,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
     curve = {1: "loss/dynamics", 2: "loss/policy"}.get(number)
     # The sum of the terms is no curve: each is divided by its own size. Judging takes as long as the curve is.
     if curve and not is_early and len(rows) % (1 + len(rows) // 50) == 0:
-        yield flags.loss_curve(number, [row[curve] for row in rows])
+        yield flags.loss_curve(number, [row.get(curve, math.nan) for row in rows])
     if number == 2:
         yield from _cloning(config, rows, is_early)
     elif number == 3:
@@ -144,9 +145,9 @@ class Watch:
             self._keep()
 
     def _keep(self) -> None:
-        found = read_flags(self.run_dir) | {flags.section(self.number): self.raised}
+        found = read_flags(place_of(self.run_dir)) | {flags.section(self.number): self.raised}
         text = json.dumps({name: entries for name, entries in sorted(found.items()) if entries}, indent=1)
-        write_atomic(self.run_dir / "flags.json", f"{text}\n".encode())
+        write_atomic(place_of(self.run_dir) / "flags.json", f"{text}\n".encode())
 
 
 def read_flags(run_dir: Path) -> dict[str, list[dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -150,15 +151,27 @@ def test_a_journal_that_was_settled_already_says_nothing_more(tmp_path: Path) ->
 def test_what_another_process_adds_is_not_what_left(tmp_path: Path) -> None:
     """The last to leave knew less than the other when it began."""
     store, root = tmp_path / "store", tmp_path / "recordings"
-    with opened(store, root, recordings(root, "a")) as first:
-        enter(first, "a")
-        with Claims(store) as claims:  # of this process, so its locks do not count: the journal alone is shared
-            second = Ledger(store, claims, root, 0.1)
-            second.open(HEADER, recordings(root, "a", "b"))
-            assert second.current(second.found["a"]) is not None
+    with opened(store, root, recordings(root, "a", "b")) as ledger:
+        enter(ledger, "a")
+        enter(ledger, "b")
+        ledger.close()
+    with opened(store, root, recordings(root, "a")) as first:  # when it began, b had left
+        found = recordings(root, "a", "b")
+        (root / "b.mp4").write_text("another video")
+        with opened(store, root, found) as second:
             enter(second, "b")
-            assert list(first.close()) == ["a", "b"]
-    assert list(read_manifest(store)["episodes"]) == ["a", "b"]
+        assert list(first.close()) == ["a", "b"]
+    assert list(read_manifest(store)["episodes"]) == ["a", "b"] and not (store / JOURNAL).exists()
+
+
+def test_what_has_left_leaves_with_the_last_process(tmp_path: Path) -> None:
+    store, root = tmp_path / "store", tmp_path / "recordings"
+    with opened(store, root, recordings(root, "a", "b")) as ledger:
+        enter(ledger, "a")
+        enter(ledger, "b")
+        ledger.close()
+    with opened(store, root, recordings(root, "a")) as alone:
+        assert list(alone.close()) == ["a"]
 
 
 def test_a_stopped_run_that_goes_on_leaves_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +218,17 @@ def test_a_full_disk_is_said_to_be_the_stores(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError, match=r"journal.jsonl.*(No space left|the disk is full)"):
             ledger._append({"name": "b", "reason": "x"})
         assert (store / JOURNAL).read_bytes() == before
+
+
+def test_a_copy_of_hard_links_is_another_store(tmp_path: Path) -> None:
+    store, root, copy = tmp_path / "store", tmp_path / "recordings", tmp_path / "copy"
+    with opened(store, root, recordings(root, "a", "b")) as ledger:
+        enter(ledger, "a")
+        shutil.copytree(store, copy, copy_function=os.link)
+        before = (copy / JOURNAL).read_bytes()
+        enter(ledger, "b")
+    assert (copy / JOURNAL).read_bytes() == before
+    assert list(read_manifest(store)["episodes"]) == ["a", "b"] and list(read_manifest(copy)["episodes"]) == ["a"]
 
 
 def test_opening_reads_the_manifest_once_and_settling_writes_it_once(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,22 @@ def test_what_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytes
     write_synthetic_store(run / "store", config.tokenizer.clock, action_space("crafter"), 2, 6, 0)
     html = Path(write_report(run)["path"]).read_text()
     assert "metrics.jsonl cannot be read (Input/output error)" in html and "are not summarised: [Errno 5]" in html
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/hostname"), os.mkfifo, Path.mkdir])
+def test_metrics_that_are_no_file_cost_the_curves_alone(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "metrics.jsonl").unlink()
+    make(run / "metrics.jsonl")
+    html = Path(write_report(run)["path"]).read_text()
+    assert "metrics.jsonl is " in html and "left out" in html and "Cloning" in html
+
+
+def test_no_figure_is_shown_as_nan(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    text = (run / "evaluation.json").read_text()
+    (run / "evaluation.json").write_text(re.sub(r"-?\d+\.\d+", "NaN", text))
+    assert not re.search(r">\s*-?(nan|inf)\s*<", Path(write_report(run)["path"]).read_text())
 
 
 def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:

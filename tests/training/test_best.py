@@ -92,6 +92,20 @@ def test_a_phase_ends_after_its_patience_and_resumes_to_the_same_end(
     assert RunDirectory(straight).step(2) == 8
 
 
+def test_looks_that_measure_nothing_neither_end_a_phase_nor_count_as_waiting(
+    small: Callable[..., Config],
+    new_run: MakeRun,
+    losses: Callable[[list[float]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = small(STEPS, "phase2.patience=0.25")
+    run = new_run(config)
+    train(config, run, 1)
+    losses([math.nan] * 17 + [1.0, 2.0, 3.0])
+    assert train(config, run, 2)["steps"] == 20 and "ended at" not in capsys.readouterr().out
+    assert load_checkpoint(run / "checkpoints" / "phase2").state["best"] == [1.0, 18, 2]
+
+
 def test_patience_needs_no_held_out_play(small: Callable[..., Config], new_run: MakeRun) -> None:
     config = small(STEPS, "phase2.patience=0.1")
     run = new_run(config)

@@ -109,7 +109,7 @@ def test_another_runs_phase_one_serves_other_tasks_but_its_phase_two_does_not(sm
 def test_a_run_may_name_other_tasks_until_it_has_cloned(small: Small, tmp_path: Path) -> None:
     dump_config(small(), tmp_path / "config.yaml")
     check_run(tmp_path, small("tasks.names=[logs]", "sampling.clone_top=0.5"))
-    (tmp_path / "checkpoints" / "phase2").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "phase2" / "step-00000003").mkdir(parents=True)
     for changed in ("tasks.names=[logs]", "sampling.clone_top=0.5"):
         with pytest.raises(UserError, match="a run keeps its configuration"):
             check_run(tmp_path, small(changed))

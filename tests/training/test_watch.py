@@ -282,3 +282,9 @@ def test_tensorboard_has_the_names_of_the_plan_beside_ours(small: Small, new_run
             for tag in (theirs, f"phase{phase}/{ours}"):
                 points = [(event.step, event.value) for event in events.Scalars(tag)]
                 assert points == [(row["step"], pytest.approx(row[ours], rel=1e-6)) for row in rows], tag
+
+
+def test_a_line_of_before_that_lacks_a_figure_is_judged_without_it(small: Callable[..., Config]) -> None:
+    rows = [dict.fromkeys(("loss", "skipped_steps", "grad_norm", "step", "loss/dynamics"), 200.0) for _ in range(30)]
+    del rows[3]["loss/dynamics"]
+    assert "loss curve" in {check.name for check in checks_of(small(), 1, rows)}
