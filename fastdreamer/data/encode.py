@@ -25,7 +25,7 @@ from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
-from fastdreamer.data.recount import lacks_counters, recount
+from fastdreamer.data.recount import is_aligned_before, lacks_counters, recount
 from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
@@ -106,7 +106,7 @@ def encode_recordings(
         def read(recording: Recording, outlet: Outlet) -> None:
             try:
                 entry = ledger.current(recording)
-                if entry is not None and not lacks_counters(entry):
+                if entry is not None and not lacks_counters(entry) and not is_aligned_before(entry):
                     claims.give_back(recording.name)
                     return outlet.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))

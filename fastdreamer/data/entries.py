@@ -103,7 +103,7 @@ _ENTRY = {
     "file": _is_file_name, "sha256": _is_text, "source_sha256": _is_text, "video_sha256?": _is_text, "path?": _is_text,
     "frames": _is_count, "steps": _is_count, "split": lambda value: value in SPLITS, "labelled": _is_flag,
     "rewarded?": _is_flag, "task?": _is_count, "counters?": _are_texts, "mended?": _are_texts, "by_pyav?": _is_text,
-    "frames_per_s?": _is_number, "sampled_sha256?": _is_text,
+    "frames_per_s?": _is_number, "alignment?": _is_count, "sampled_sha256?": _is_text,
 }  # fmt: skip
 _HEIRLOOM = {"source_sha256": _is_text, "video_sha256?": _is_text, "sampled_sha256?": _is_text, "path?": _is_text,
              "split?": lambda value: value in SPLITS, "task?": _is_count}  # fmt: skip

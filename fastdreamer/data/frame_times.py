@@ -49,7 +49,7 @@ class FrameTimes:
         doubt = rate / (len(usual) * float(usual.mean()))  # of one unit over all of them
         whole = max(round(rate), 1)
         meant = [r for r in (whole, whole * 1000 / 1001) if abs(r - rate) <= doubt]
-        return float(f"{min(meant, key=lambda r: abs(r - rate)) if meant else rate:.4g}")
+        return float(f"{meant[0] if meant else rate:.4g}")
 
     def seconds(self, number: int) -> float:
         """From the first frame to one."""
