@@ -28,7 +28,9 @@ def quota() -> float:
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         root = CGROUPS if not controllers else CGROUPS / "cpu" if "cpu" in controllers.split(",") else None
         own = Path(path.lstrip("/"))
-        groups += [root / folder for folder in (own, *own.parents)] if root is not None and ".." not in own.parts else []
+        groups += (
+            [root / folder for folder in (own, *own.parents)] if root is not None and ".." not in own.parts else []
+        )
     return min((_share(group) for group in groups), default=math.inf)
 
 

@@ -228,7 +228,9 @@ def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
         stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MOST_PIXELS:
-            raise DamagedVideo(f"{path}: its frames are {width}x{height}; more than {MOST_PIXELS:,} pixels are not read")
+            raise DamagedVideo(
+                f"{path}: its frames are {width}x{height}; more than {MOST_PIXELS:,} pixels are not read"
+            )
         is_mp4 = "mp4" in container.format.name.split(",")
         if is_mp4:
             check_index(path, stream)

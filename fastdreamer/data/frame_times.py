@@ -69,7 +69,9 @@ class FrameTimes:
         ticks = np.rint(steps / self.step).astype(np.int64)
         odd = int((ticks != 1).sum())
         early = np.flatnonzero((ticks == 0) & (steps > 0))
-        if odd > max(1, MOST_ODD * len(ticks)) or (len(early) >= JITTERED and all(map(self._is_jitter, early))):
+        if odd > max(1, MOST_ODD * len(ticks)) or (
+            len(early) >= JITTERED and all(self._is_jitter(int(number)) for number in early)
+        ):
             return None
         return None if self.step < FINE and odd > max(FINE, MOST_ODD_COARSE * len(ticks)) else ticks
 

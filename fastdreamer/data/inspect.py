@@ -15,8 +15,8 @@ import numpy as np
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.cores import count_cores
 from fastdreamer.data.counters import total_gain
-from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.identity import without_links
+from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError

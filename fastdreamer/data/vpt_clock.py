@@ -66,7 +66,7 @@ def _whole(values: Sequence[object]) -> Ticks | None:
 def _machines(millis: Ticks) -> list[Clock]:
     """The clocks that the machine's may be; none if it is none of ticks.
 
-    Somebody may have set it on the way (NTP, summer time): then it says nothing at that line, but does before and after.
+    Somebody may have set it on the way (NTP, summer time): then it says nothing there, but does before and after.
     """
     steps = np.diff(millis)
     usual = float(np.median(steps)) if len(steps) else 0.0
@@ -76,7 +76,9 @@ def _machines(millis: Ticks) -> list[Clock]:
     if (was_set := (steps < 0) | (steps > _SET * usual)).any():
         line = int(np.flatnonzero(was_set)[0]) + 1
         going_on = np.append(millis[0], millis[0] + np.cumsum(np.where(was_set, round(usual), steps)))
-        words = f"line {line + 1} is {abs(steps[line - 1])} ms {'before' if steps[line - 1] < 0 else 'after'} line {line}"
+        words = (
+            f"line {line + 1} is {abs(steps[line - 1])} ms {'before' if steps[line - 1] < 0 else 'after'} line {line}"
+        )
         found.append(replace(_machine(going_on), late=f"{words} by its milli"))
     return found
 

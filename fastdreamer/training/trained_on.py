@@ -39,7 +39,7 @@ def unfinished(store: LatentStore) -> str:
 
 
 def aligned_before(store: LatentStore) -> str:
-    """Says that actions were laid beside frames by number, before times were read; empty if all are by the rules of now.
+    """Says that actions were laid beside frames by number, before times were read; empty if none were.
 
     Our own recordings prove their frames one by one, and made-up ones have none.
     """
@@ -49,7 +49,7 @@ def aligned_before(store: LatentStore) -> str:
     if not old:
         return ""
     return (
-        f"{len(old):,} episodes of store {store.path} were encoded before frames were matched to actions by their times; "
+        f"{len(old):,} episodes of store {store.path} were encoded before times matched frames to actions; "
         f"check them, and encode again what was out of step, with: {make(store.path)}"
     )
 

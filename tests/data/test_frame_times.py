@@ -65,5 +65,5 @@ def test_jitter_is_no_frame_that_came_twice_where_every_frame_has_a_line(tmp_pat
 def test_jitter_hides_what_is_missing_and_is_set_aside_then(tmp_path: Path):
     times = jittered(without(*range(100, 105)))
     write_vpt_recording(tmp_path, TICKS, len(times), times=lambda i: times[i])
-    with pytest.raises(DamagedRecording, match="no steady rate"):
+    with pytest.raises(DamagedRecording, match="no time says which"):
         read_aligned(find_recordings(tmp_path)[0], VPT)

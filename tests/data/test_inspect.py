@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastdreamer.data.writer import write_recording
 from fastdreamer.errors import UserError
 
 from .fixtures import obtain_arrays, treechop_arrays, write_minerl_recording
+from .video_fixtures import write_video
 
 STEPS = 20
 
