@@ -22,6 +22,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
+from fastdreamer.data.bounds import MOST_PIXELS
 from fastdreamer.data.containers import HIDDEN_LATE, check_index, conversion, has_own_times, open_video, told
 from fastdreamer.data.containers import DamagedVideo as DamagedVideo
 from fastdreamer.data.frame_times import FrameTimes
@@ -226,7 +227,12 @@ def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
     with open_video(path) as (container, stream):
         # One thread: 64-pixel frames decode at 28,000/s on one core, and callers run a process a core.
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MOST_PIXELS:
+            raise DamagedVideo(
+                f"{path}: its frames are {width}x{height}; more than {MOST_PIXELS:,} pixels are not read"
+            )
         is_mp4 = "mp4" in container.format.name.split(",")
         if is_mp4:
             check_index(path, stream)

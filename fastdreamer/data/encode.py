@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from fastdreamer.data.overlap import Background, Outlet, Writer
 from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.data.recording import DamagedRecording, Recording
-from fastdreamer.data.recount import lacks_counters, recount
+from fastdreamer.data.recount import is_aligned_before, lacks_counters, recount
 from fastdreamer.data.resample import resampler
 from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.device import choose_device
@@ -56,7 +57,11 @@ class _Damaged:
 
 
 def encode_recordings(
-    config: Config, recordings: Path, store: Path, tokenizer: FrozenTokenizer | None = None
+    config: Config,
+    recordings: Path,
+    store: Path,
+    tokenizer: FrozenTokenizer | None = None,
+    heirlooms: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Encode every recording into the latent store, keeping the episodes that are there and still current.
 
@@ -68,6 +73,7 @@ def encode_recordings(
 
     Args:
         tokenizer: already open; default: what the configuration names.
+        heirlooms: what a new store's manifest begins with (`replace.heirlooms`).
 
     Returns:
         episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
@@ -92,7 +98,7 @@ def encode_recordings(
     described = {"name": space.name, "fingerprint": space.fingerprint}
     threads = min(config.data.decode_threads or min(MOST_THREADS, count_cores()), len(found))
     with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
-        ledger = Ledger(store, claims, recordings, config.data.held_out)
+        ledger = Ledger(store, claims, recordings, config.data.held_out, heirlooms)
         ledger.open({"format": FORMAT, "key": key, "space": described}, found)
         for link, other in list(ledger.links.items())[:SHOWN_LINKS]:
             print(f"{link} is a link to {other}: it counts once", flush=True)
@@ -100,7 +106,7 @@ def encode_recordings(
         def read(recording: Recording, outlet: Outlet) -> None:
             try:
                 entry = ledger.current(recording)
-                if entry is not None and not lacks_counters(entry):
+                if entry is not None and not lacks_counters(entry) and not is_aligned_before(entry):
                     claims.give_back(recording.name)
                     return outlet.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))

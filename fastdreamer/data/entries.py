@@ -10,6 +10,7 @@ from typing import Any
 from fastdreamer.shapes import LatentClock
 
 SPLITS = ("train", "held_out")
+HEIRLOOMS = "heirlooms"  # in the manifest of a store that is to replace another: what of its entries must stay
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -32,6 +33,9 @@ def fault(manifest: Mapping[str, Any]) -> str:
         LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
     except ValueError as error:
         return str(error)
+    for name, entry in manifest.get(HEIRLOOMS, {}).items():
+        if wrong := _misfit(entry, _HEIRLOOM) if isinstance(entry, dict) else "it is none":
+            return f"entry {name} that is taken over: {wrong}"
     for name, entry in manifest["episodes"].items():
         if wrong := entry_fault(entry):
             return f"episode {name}: {wrong}"
@@ -92,13 +96,16 @@ def _is_file_name(value: Any) -> bool:
 
 
 _TOP = {"key": _is_object, "space": _is_object, "episodes": _is_object, "skipped?": _is_object, "tasks?": _are_texts}
+_TOP |= {"held_out?": _is_number, f"{HEIRLOOMS}?": _is_object}
 _KEY = {"tokenizer": _is_text, "frames_per_latent": _is_count, "window": _is_count}
 _SPACE = {"name": _is_text, "fingerprint": _is_text}
 _ENTRY = {
     "file": _is_file_name, "sha256": _is_text, "source_sha256": _is_text, "video_sha256?": _is_text, "path?": _is_text,
     "frames": _is_count, "steps": _is_count, "split": lambda value: value in SPLITS, "labelled": _is_flag,
     "rewarded?": _is_flag, "task?": _is_count, "counters?": _are_texts, "mended?": _are_texts, "by_pyav?": _is_text,
-    "frames_per_s?": _is_number,
+    "frames_per_s?": _is_number, "alignment?": _is_count, "sampled_sha256?": _is_text,
 }  # fmt: skip
+_HEIRLOOM = {"source_sha256": _is_text, "video_sha256?": _is_text, "sampled_sha256?": _is_text, "path?": _is_text,
+             "split?": lambda value: value in SPLITS, "task?": _is_count}  # fmt: skip
 _ASIDE = {"name": _is_text, "reason": _is_text}
 _ADDED = {"name": _is_text, "env?": _is_text, "entry": _is_object}

@@ -10,6 +10,11 @@ from jaxtyping import Int
 
 # Share of a video's frames that may come late or early before its times are no clock at all: a variable rate.
 MOST_ODD = 0.25
+# Units of a usual step from which on rounding to whole units cannot make a step look like two.
+FINE = 3
+JITTERED = 3  # early frames that are more than one that came twice
+SETTLED = 10  # frames after which jitter has evened out
+MOST_ODD_COARSE = 0.02  # the share below that
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,20 @@ class FrameTimes:
 
     @property
     def per_s(self) -> float:
-        """Frames a second, as they usually come; 0 where that is not known."""
-        return round(float(1 / (self.step * self.unit)), 2) if self.step else 0.0
+        """Frames a second, as they usually come; 0 where that is not known.
+
+        A container with a coarse unit (mkv: 1 ms) rounds the times of its frames, so their mean says it; and so short
+        of it that the rate is whole, or whole by 1000/1001, as nearly all are, that is meant.
+        """
+        if not self.step:
+            return 0.0
+        steps = np.diff(self.times)
+        usual = steps[np.abs(steps - self.step) <= max(1, self.step / 4)]
+        rate = float(1 / (usual.mean() * self.unit))
+        doubt = rate / (len(usual) * float(usual.mean()))  # of one unit over all of them
+        whole = max(round(rate), 1)
+        meant = [r for r in (whole, whole * 1000 / 1001) if abs(r - rate) <= doubt]
+        return float(f"{meant[0] if meant else rate:.4g}")
 
     def seconds(self, number: int) -> float:
         """From the first frame to one."""
@@ -42,13 +59,27 @@ class FrameTimes:
     def ticks(self) -> Int[np.ndarray, " s"] | None:
         """From each frame to the next in whole usual steps: 1, more where frames are missing between them, or 0.
 
-        None where more than a few are not 1, as with a variable rate: then times say nothing of what is missing.
+        None where times say nothing of what is missing: more than a few are not 1, as with a variable rate; frames come
+        so early here and there that it is jitter, which makes late ones too; or the unit is so coarse that a rate
+        between two of its multiples looks like frames that are missing now and then.
         """
         if not self.step:
             return None if len(self.times) > 1 else np.zeros(0, np.int64)
-        ticks = np.rint(np.diff(self.times) / self.step).astype(np.int64)
+        steps = np.diff(self.times)
+        ticks = np.rint(steps / self.step).astype(np.int64)
         odd = int((ticks != 1).sum())
-        return None if odd > max(1, MOST_ODD * len(ticks)) else ticks
+        early = np.flatnonzero((ticks == 0) & (steps > 0))
+        if odd > max(1, MOST_ODD * len(ticks)) or (
+            len(early) >= JITTERED and all(self._is_jitter(int(number)) for number in early)
+        ):
+            return None
+        return None if self.step < FINE and odd > max(FINE, MOST_ODD_COARSE * len(ticks)) else ticks
+
+    def _is_jitter(self, number: int) -> bool:
+        """Whether the frame after one only comes early: those around the two are where they would be."""
+        phases = self.times - self.step * np.arange(len(self.times))
+        before, after = phases[max(number - SETTLED, 0) : number + 1], phases[number + 1 : number + 2 + SETTLED]
+        return bool(abs(np.median(after) - np.median(before)) < self.step / 2)
 
     def place(self, number: int) -> str:
         """Where a frame is, for a reader."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastdreamer.data.bounds import MOST_LABEL_BYTES, MOST_VIDEO_BYTES, check_bytes
 from fastdreamer.data.cores import count_cores
 from fastdreamer.data.recording import Recording
 from fastdreamer.errors import UserError
@@ -51,7 +52,11 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
             near = [p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix in (*KINDS, path.suffix)]
         else:
             near = [path.with_suffix(kind) for kind in {*KINDS, path.suffix}]
-        hashes = {file: sha256_file(file) for file in sorted(near) if file.is_file()}
+        files = [file for file in sorted(near) if file.is_file()]
+        for file in files:
+            most = MOST_LABEL_BYTES if file.suffix in KINDS[1:] else MOST_VIDEO_BYTES
+            check_bytes(file, file.stat().st_size, most)
+        hashes = {file: sha256_file(file) for file in files}
     labels = {p: p.name if path.is_dir() else p.suffix for p in hashes}
     parts = sorted(f"{labels[p]}:{found}" for p, found in hashes.items())
     return Content(

@@ -15,6 +15,7 @@ import numpy as np
 from fastdreamer.data.actions import ActionSpace, action_space
 from fastdreamer.data.cores import count_cores
 from fastdreamer.data.counters import total_gain
+from fastdreamer.data.identity import without_links
 from fastdreamer.data.rates import count_rates, describe_mix
 from fastdreamer.data.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.data.recording import Recording
@@ -60,13 +61,14 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         `terminated` (episodes), `envs` (episodes each), `spaces` (action space of
         each env), `frame_sizes`, `actions` (component -> label -> count), `achievements` (name -> share of the
         episodes that recorded them), `counted` (episodes with counters), `counters` (name -> by how much it rose in
-        all of them together: each can be a task), `mended` (what was put right in good episodes) and `damaged`
+        all of them together: each can be a task), `links` (name to the name of the recording that it leads to: they
+        count once), `mended` (what was put right in good episodes) and `damaged`
         ([{"name", "reason"}] both).
 
     Raises:
         UserError: the folder is missing or holds no recording, or there is no such action space.
     """
-    recordings = find_recordings(root)
+    recordings, links = without_links(find_recordings(root), root)
     spaces = _choose_spaces(recordings, space)
     episodes = list(_read_all(recordings, spaces, decode))
     good = [episode for episode in episodes if not episode.damaged]
@@ -104,6 +106,7 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         "achievements": {name: count / len(unlocked) for name, count in achieved.most_common()},
         "counted": sum(bool(episode.gains) for episode in good),
         "counters": dict(gains.most_common()),
+        "links": links,
         "mended": mended,
         "damaged": damaged,
     }
@@ -206,6 +209,10 @@ def render_inspection(found: dict[str, Any]) -> str:
         rising = [f"{name} {gain:,}" for name, gain in found["counters"].items() if gain]
         lines.append(f"counters of {found['counted']:,} episodes, for tasks; {len(rising)} rise, by so much in all")
         lines += textwrap.wrap(", ".join(rising), 100, initial_indent="  ", subsequent_indent="  ")
+    if links := found["links"]:
+        lines.append(f"links    {len(links):,} to other recordings, which count once")
+        lines += [f"  {link}: {other}" for link, other in list(links.items())[:_LISTED]]
+        lines += [f"  and {len(links) - _LISTED} more"] if len(links) > _LISTED else []
     mended, damaged = found["mended"], found["damaged"]
     if mended:
         lines.append(f"mended   {len(mended)}")

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.data.entries import digest, is_sound, line_fault
-from fastdreamer.data.splits import divide
+from fastdreamer.data.entries import HEIRLOOMS, digest, is_sound, line_fault
+from fastdreamer.data.splits import divide, marks, same_videos
 from fastdreamer.files import write_atomic
 
 JOURNAL = "journal.jsonl"
@@ -84,8 +84,8 @@ def settled(manifest: Mapping[str, Any], lines: Iterable[Line], gone: Collection
     Episodes that it had keep their split, and tasks their number: what a run was trained on stays what it was. What is
     new takes its own, but episodes with the same video are in the same split, unless there is no other video.
     """
-    before: Mapping[str, Any] = manifest["episodes"]
-    episodes, skipped = dict(before), dict(manifest.get("skipped", {}))
+    episodes, skipped = dict(manifest["episodes"]), dict(manifest.get("skipped", {}))
+    before: Mapping[str, Any] = manifest.get(HEIRLOOMS, {}) | episodes
     lines = list(lines)
     gone = set(gone) - {line["name"] for line in lines}
     envs: dict[str, str] = {}
@@ -105,12 +105,28 @@ def settled(manifest: Mapping[str, Any], lines: Iterable[Line], gone: Collection
     for name in episodes.keys() & envs.keys():
         episodes[name]["task"] = before[name].get("task", 0) if name in before else tasks.index(envs[name])
     natural = {name: entry["split"] for name, entry in episodes.items()}
-    videos = {name: entry.get("video_sha256", "") for name, entry in episodes.items()}
-    for name, split in divide(natural, videos, {name: entry["split"] for name, entry in before.items()}).items():
+    videos = same_videos(episodes)
+    for name, split in divide(natural, videos, _splits_before(episodes, before)).items():
         if episodes[name]["split"] != split:
             episodes[name] = {**episodes[name], "split": split}
     skipped = {name: skipped[name] for name in sorted(skipped) if name not in gone}
     return {**manifest, "tasks": tasks, "episodes": episodes, "skipped": skipped}
+
+
+def _splits_before(episodes: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, str]:
+    """The splits that episodes had; one that shows now what only another showed has that one's, for it was moved."""
+    sides: dict[str, set[str]] = {}
+    for entry in before.values():
+        for mark in marks(entry):
+            sides.setdefault(mark, set()).update({entry["split"]} if "split" in entry else ())
+    splits = {}
+    for name, entry in before.items():
+        if "split" not in entry:
+            continue
+        found = episodes.get(name, entry)
+        moved = set[str]().union(*(sides.get(mark, set()) for mark in marks(found) - marks(entry)))
+        splits[name] = min(moved) if len(moved) == 1 and not marks(found) & marks(entry) else entry["split"]
+    return splits
 
 
 def _tail(path: Path, start: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from fastdreamer.advice import command
 from fastdreamer.data.actions import action_space
 from fastdreamer.data.claims import Claims
+from fastdreamer.data.entries import HEIRLOOMS
 from fastdreamer.data.episode import Episode, check_episode, read_episode, write_episode
 from fastdreamer.data.identity import Content, content_of, place, settle, without_links
 from fastdreamer.data.journal import JOURNAL, Journal, settled
@@ -34,12 +35,15 @@ class Ledger:
         left: episodes that the store had, and whose recordings are gone; known at the end.
     """
 
-    def __init__(self, store: Path, claims: Claims, root: Path, held_out: float) -> None:
+    def __init__(
+        self, store: Path, claims: Claims, root: Path, held_out: float, heirlooms: Mapping[str, Any] | None = None
+    ) -> None:
         self.store, self.claims, self.root, self.held_out = store, claims, root, held_out
         self.found: dict[str, Recording] = {}
         self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.left: list[str] = []
+        self._heirlooms = heirlooms or {}
         self._contents: dict[str, Content] = {}
 
     def open(self, header: Mapping[str, Any], found: Sequence[Recording]) -> None:
@@ -54,7 +58,7 @@ class Ledger:
             if self._manifest["key"] != header["key"] and not self._entries and self.claims.is_alone():
                 self._start(header, anew=True)
             check_key(self.store, self._manifest["key"], header["key"])
-            known = dict(self._entries)
+            known = self._manifest.get(HEIRLOOMS, {}) | self._entries
         self._manifest |= header
         key, space = header["key"], action_space(header["space"]["name"])
         self._kind = LatentClock(key["frames_per_latent"], key["window"]), space
@@ -127,7 +131,8 @@ class Ledger:
             entries: dict[str, Any] = manifest["episodes"]
             self.skipped = manifest["skipped"]
             if is_last and entries:
-                self.left = sorted(self._manifest["episodes"].keys() - entries.keys() - self.skipped.keys())
+                had = self._manifest["episodes"].keys() | manifest.pop(HEIRLOOMS, {}).keys()
+                self.left = sorted(had - entries.keys() - self.skipped.keys())
                 if manifest != self._before:
                     write_manifest(self.store, manifest)
                 self._sweep({entry["file"] for entry in entries.values()})
@@ -135,7 +140,8 @@ class Ledger:
 
     def _start(self, header: Mapping[str, Any], anew: bool = False) -> None:
         if anew or not (self.store / MANIFEST).exists():
-            write_manifest(self.store, {**header, "tasks": [], "episodes": {}, "skipped": {}})
+            empty: dict[str, Any] = {"tasks": [], "episodes": {}, "skipped": {}}
+            write_manifest(self.store, {**header, **empty, "held_out": self.held_out, **self._heirlooms})
         self._before, base = read_settled(self.store)
         self._manifest = {"tasks": [], "skipped": {}} | self._before
         self._journal = Journal(self.store, base)

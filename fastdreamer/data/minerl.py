@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 
 from fastdreamer.data.actions import SPACES, ActionSpace
+from fastdreamer.data.bounds import MOST_ARRAY_BYTES, bounded_bytes, check_bytes
 from fastdreamer.data.counters import from_arrays
 from fastdreamer.data.decode import count_packets, frame_times
 from fastdreamer.data.recording import Aligned, Recording
@@ -160,7 +162,8 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
     arrays = _load_arrays(recording)
     metadata = _load_metadata(recording)
     actions = _actions(recording, space, arrays)
-    rewards = np.asarray(arrays["reward"], np.float32)
+    with np.errstate(over="ignore"):
+        rewards = np.asarray(arrays["reward"], np.float32)
     if not np.isfinite(rewards).all():
         raise recording.damaged("a reward is not finite")
     if check_metadata:
@@ -173,8 +176,8 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
 def _file(recording: Recording, usual: str) -> Path:
     """The recording's file of that name, or else the first with the same ending."""
     path = recording.path / usual
-    others = sorted(recording.path.glob(f"*{path.suffix}"))
-    return path if path.exists() or not others else others[0]
+    others = sorted(other for other in recording.path.glob(f"*{path.suffix}") if other.is_file())
+    return path if path.is_file() or not others else others[0]
 
 
 def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
@@ -182,13 +185,19 @@ def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     path = _file(recording, "rendered.npz")
     key = ""
     arrays: dict[str, NDArray[Any]] = {}
+    if not path.is_file():
+        raise recording.damaged(f"{path.name} is no file")
     try:
+        with zipfile.ZipFile(path) as packed:
+            check_bytes(path, sum(member.file_size for member in packed.infolist()), MOST_ARRAY_BYTES, "what is in it")
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 arrays[canonical_key(key)] = archive[key]
     except Exception as error:  # one flipped bit asks zipfile for encryption, other compressions or much memory
+        if isinstance(error, UserError):
+            raise recording.damaged(error) from error
         if "allow_pickle" in str(error):
-            raise recording.damaged(f"{path.name} holds pickled data ({key or 'no zip file'}), refused") from error
+            raise recording.damaged(f"{path.name} holds pickled data ({key}), refused") from error
         raise recording.damaged(f"{path.name} cannot be read ({str(error)[:200]})") from error
     if "reward" not in arrays:
         raise recording.damaged(f"{path.name} has no array `reward`")
@@ -212,7 +221,7 @@ def _load_metadata(recording: Recording) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(bounded_bytes(path).decode())
     except (ValueError, RecursionError) as error:
         raise recording.damaged(f"metadata.json is not JSON ({error})") from error
     if not isinstance(metadata, dict):

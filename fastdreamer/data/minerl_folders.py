@@ -12,6 +12,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from fastdreamer.data.bounds import MOST_JSON_BYTES, check_bytes
 from fastdreamer.errors import UserError
 
 BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
@@ -24,7 +25,10 @@ def check_version(root: Path) -> None:
     """Raises UserError if `root` says in VERSION that its recordings are of another format."""
     file = root / "VERSION"
     try:
-        version = file.read_text(errors="replace").strip() if file.is_file() else VERSIONS[0]
+        version = VERSIONS[0]
+        if file.is_file():
+            check_bytes(file, file.stat().st_size, MOST_JSON_BYTES)
+            version = file.read_text(errors="replace").strip()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
     if version not in VERSIONS:

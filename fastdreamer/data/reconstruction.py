@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.data.actions import action_space
+from fastdreamer.data.identity import without_links
 from fastdreamer.data.read import find_recordings, guess_space, how_to_read, read_frames, read_recording
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
@@ -104,7 +105,7 @@ def _draw(
     root: Path, config: Config, space: str, windows: int, length: int, random: np.random.Generator
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     """Windows of up to `length` frames, from as many different readable recordings as there are."""
-    recordings = find_recordings(root)
+    recordings, _ = without_links(find_recordings(root), root)
     order = [recordings[i] for i in random.permutation(len(recordings))]
     left = windows
     while left > 0 and order:

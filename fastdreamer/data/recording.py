@@ -20,6 +20,10 @@ from fastdreamer.data.printable import printable, said
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
+# Which rules say which frame belongs to which row: 2 since times are read, of the video and of VPT's lines. A store's
+# entries note it; those that do not were aligned by the frames' numbers alone.
+ALIGNMENT = 2
+
 
 class DamagedRecording(UserError):
     """One episode that cannot be read; the message names it and the reason."""

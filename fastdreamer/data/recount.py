@@ -1,4 +1,4 @@
-"""Counters for episodes that a store has from before counters were kept: read from their recordings, nothing encoded.
+"""What a store's episodes from before counters or times were read lack, read from their recordings, nothing encoded.
 
 Source: relabelling must not cost an encode, and stores of large sets take hours.
 """
@@ -17,7 +17,7 @@ from fastdreamer.data.decode import count_frames
 from fastdreamer.data.latents import COUNTERS, read_episode
 from fastdreamer.data.ledger import Entry
 from fastdreamer.data.passage import align
-from fastdreamer.data.recording import Labels, Recording
+from fastdreamer.data.recording import ALIGNMENT, Labels, Recording
 from fastdreamer.errors import UserError
 
 PROOF = (
@@ -34,8 +34,16 @@ def lacks_counters(entry: Mapping[str, Any]) -> bool:
     return COUNTERS not in entry
 
 
+def is_aligned_before(entry: Mapping[str, Any]) -> bool:
+    """Whether an episode with actions was encoded before times said which frame belongs to which row."""
+    return bool(entry["labelled"]) and "alignment" not in entry
+
+
 def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels: Labels) -> Entry | None:
-    """The store's episode with the recording's counters, and its proof; None if it must be encoded anew to be sure."""
+    """The store's episode with the recording's counters, and its proof; None if it must be encoded anew to be sure.
+
+    That is so where its rows are not what the recording says now, or its frames need not be those of its rows.
+    """
     try:
         episode = read_episode(store, recording.name, entry)
         aligned = align(labels, count_frames(labels.video))
@@ -45,6 +53,10 @@ def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels:
     for name in ("actions", "rewards", "terminals", "valid"):
         if not np.array_equal(getattr(found, name), getattr(episode, name).numpy()):
             return None
+    is_by_number = np.array_equal(aligned.picked, np.arange(len(aligned.picked)))
+    if is_aligned_before(entry) and recording.format == "vpt" and not is_by_number:
+        return None
     proof = {name: entry[name] for name in PROOF if name in entry}
+    proof |= {"alignment": ALIGNMENT} if found.labelled else {}
     proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
     return replace(episode, counters={name: torch.from_numpy(values) for name, values in found.counters.items()}), proof

@@ -10,12 +10,15 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.data.claims import LOCK_FILE, Claims
 from fastdreamer.data.encode import encode_recordings
+from fastdreamer.data.entries import HEIRLOOMS
 from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import FOLDER, MANIFEST, OtherStore
+from fastdreamer.data.manifest import FOLDER, MANIFEST, OtherStore, read_manifest
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
+
+_KEPT = ("path", "source_sha256", "video_sha256", "sampled_sha256", "split", "task")  # of an entry
 
 
 def replace_store(
@@ -40,16 +43,35 @@ def replace_store(
         except OtherStore:
             _check_is_store(store)
     print(f"the store in {store} stays until the new one is whole", flush=True)
+    kept = heirlooms(store, config.data.held_out)
     try:
-        result = encode_recordings(config, recordings, fresh, tokenizer)
+        result = encode_recordings(config, recordings, fresh, tokenizer, kept)
     except OtherStore:  # begun under other settings, and never finished
         shutil.rmtree(fresh)
-        result = encode_recordings(config, recordings, fresh, tokenizer)
+        result = encode_recordings(config, recordings, fresh, tokenizer, kept)
     if fresh.is_dir():
         with Claims(fresh) as claims, claims.manifest(), claims.leave() as is_last:
             if is_last and (fresh / MANIFEST).is_file():
                 _swap(fresh, store, old)
     return result
+
+
+def heirlooms(store: Path, held_out: float) -> dict[str, Any]:
+    """What the new store's manifest takes over: a recording that the old one knew keeps its name, split and task.
+
+    The split begins anew where another share of the episodes is to be held out.
+    """
+    try:
+        old = read_manifest(store)
+    except UserError:
+        print(f"names and splits in {store} cannot be read: the new store's begin anew", flush=True)
+        return {}
+    entries = {name: {what: entry[what] for what in _KEPT if what in entry} for name, entry in old["episodes"].items()}
+    if (before := old.get("held_out", held_out)) != held_out:
+        print(f"data.held_out was {before:g} and is {held_out:g}: splits begin anew", flush=True)
+        for entry in entries.values():
+            entry.pop("split")
+    return {"tasks": list(old.get("tasks", [])), HEIRLOOMS: entries}
 
 
 def _check_is_store(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
+from typing import Any
 
 
 def assign_splits(names: Iterable[str], held_out: float) -> dict[str, str]:
@@ -14,6 +15,27 @@ def assign_splits(names: Iterable[str], held_out: float) -> dict[str, str]:
 def natural_split(name: str, held_out: float) -> str:
     """`train` or `held_out` by a hash of the name alone: stable, whatever else there is."""
     return "held_out" if _rank(name) < held_out else "train"
+
+
+def marks(entry: Mapping[str, Any]) -> set[str]:
+    """What a store's entry says of its video: the hash of the file and, for one in another container, of its pixels."""
+    return {f"{what}:{entry[what]}" for what in ("video_sha256", "sampled_sha256") if entry.get(what)}
+
+
+def same_videos(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What tells the videos of entries apart: the same where a mark is, and empty where there is none."""
+    leader: dict[str, str] = {}
+
+    def lead(mark: str) -> str:
+        while leader.setdefault(mark, mark) != mark:
+            mark = leader[mark]
+        return mark
+
+    for entry in entries.values():
+        first, *others = sorted(marks(entry)) or [""]
+        for other in others:
+            leader[lead(other)] = lead(first)
+    return {name: lead(min(marks(entry), default="")) for name, entry in entries.items()}
 
 
 def divide(natural: Mapping[str, str], videos: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str]:

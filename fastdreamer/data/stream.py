@@ -19,7 +19,7 @@ from torch import Tensor
 from fastdreamer.data.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
 from fastdreamer.data.overlap import Outlet
 from fastdreamer.data.passage import Frames, Passage, align
-from fastdreamer.data.recording import Aligned, DamagedRecording, Labels, Recording
+from fastdreamer.data.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.verify import disagreement, sample_numbers, sampled_sha256
 from fastdreamer.errors import UserError
@@ -178,6 +178,7 @@ def _finished(
 ) -> Finished:
     proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": sampled_sha256(samples)}
     proof |= {"frames_per_s": frame_times(labels.video).per_s}
+    proof |= {"alignment": ALIGNMENT} if aligned.trajectory.labelled else {}
     proof |= {"by_pyav": by_pyav} if by_pyav else {}
     proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
     return Finished(recording, aligned.trajectory, proof)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
 from fastdreamer.data.actions import ActionSpace
+from fastdreamer.data.bounds import bounded_bytes
 from fastdreamer.data.cursor import draw_cursor
 from fastdreamer.data.decode import frame_times
 from fastdreamer.data.frame_times import FrameTimes
@@ -29,7 +30,7 @@ from fastdreamer.data.spaces import VPT_BUTTONS
 from fastdreamer.data.trajectory import Trajectory
 from fastdreamer.data.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.data.vpt_counters import Tally
-from fastdreamer.data.vpt_lines import KEYS, Line, is_other, load_line, parse_line
+from fastdreamer.data.vpt_lines import KEYS, Line, is_other, load_line, parse_line, read_lines
 from fastdreamer.errors import UserError
 
 SPACE = "vpt"
@@ -50,11 +51,9 @@ def claims(path: Path) -> bool:
 def read_indices(root: Path) -> Iterator[tuple[str, str]]:
     """Name and reason for all that the index files in `root` list: {"basedir": ..., "relpaths": [...]}."""
     for path in sorted(root.glob("*.json")):
-        if not path.is_file():  # a pipe would be read for ever
-            continue
         try:
-            index = json.loads(path.read_bytes())
-        except (ValueError, OSError, RecursionError):
+            index = json.loads(bounded_bytes(path))
+        except (ValueError, OSError, RecursionError, UserError):
             continue  # some other file
         relpaths = index.get("relpaths") if isinstance(index, dict) and "basedir" in index else None
         for relpath in relpaths if isinstance(relpaths, list) else []:
@@ -165,20 +164,19 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
     if space.name != SPACE:
         raise recording.damaged(f"it is a VPT recording: its actions are read with data.env=vpt, not {space.name}")
     path = recording.path.with_suffix(ENDING)
-    whole = path.read_bytes().rstrip()
-    texts = whole.split(b"\n") if whole else []
     lines: list[Line] = []
-    tally, mended = Tally(), []
-    for text in texts:
+    tally, mended, broken, count = Tally(), list[str](), "", 0
+    for count, text in read_lines(path):
         try:
-            lines.append(parse_line(content := load_line(text)))
+            if not broken:
+                lines.append(parse_line(content := load_line(text)))
+                tally.add(content)
         except (ValueError, RecursionError) as error:
-            reason = f"line {len(lines) + 1} of {len(texts)} in {path.name} is broken ({str(error)[:80]})"
-            if not lines:
-                raise recording.damaged(reason) from error
-            mended.append(f"{reason}: read up to it")
-            break
-        tally.add(content)
+            broken = f"line {count} of {{}} in {path.name} is broken ({str(error)[:80]})"
+    if broken and not lines:
+        raise recording.damaged(broken.replace("{}", str(count), 1))
+    if broken:
+        mended.append(f"{broken.replace('{}', str(count), 1)}: read up to it")
     if not lines:
         raise recording.damaged(f"{path.name} is empty")
     if silent := sum(line.is_silent for line in lines):
@@ -194,7 +192,7 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
         raise recording.damaged(f"{path.name}: {error}, so nothing says which frame it belongs to") from error
     actions = space.from_recording(_arrays(lines, clocks[0].ticks))
     noop, counters = space.noop, tally.counters()
-    return VPTLabels(recording, actions, noop, clocks, len(texts), cursors, tuple(mended), skip_null, counters)
+    return VPTLabels(recording, actions, noop, clocks, count, cursors, tuple(mended), skip_null, counters)
 
 
 def _release_stuck_attack(lines: list[Line]) -> int:

@@ -8,7 +8,7 @@ their number no longer says which is which, even if both lost as many; the times
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -18,6 +18,7 @@ from fastdreamer.data.frame_times import FrameTimes
 _USUAL_MS = (40, 60)  # from line to line; what goes slower or faster is no clock of ticks, which are 50 ms
 _LATE = 1.2  # usual distances after which a line may be missing, however its neighbours are jittered
 _LEAP = 1.7  # usual distances that jitter alone does not explain
+_SET = 200  # usual distances: no recording misses so many lines at once (`vpt.MAX_LENGTH_DIFFERENCE`)
 _SETTLED = 10  # lines: a game that hangs runs its ticks all at once afterwards, within so many
 
 Ticks = Int[np.ndarray, " n"]
@@ -48,8 +49,8 @@ def line_clocks(ticks: Sequence[object], millis: Sequence[object]) -> list[Clock
     if by_tick is not None and (np.diff(by_tick) > 0).all():
         found.append(Clock(by_tick))
     by_milli = _whole(millis)
-    if by_milli is not None and (clock := _machines(by_milli)) is not None:
-        found.append(clock)
+    if by_milli is not None:
+        found += _machines(by_milli)
     if not found and by_tick is not None and (by_tick != by_tick[0]).any():
         line = int(np.flatnonzero(np.diff(by_tick) <= 0)[0]) + 1
         raise ValueError(f"line {line + 1} has tick {by_tick[line]} after {by_tick[line - 1]}")
@@ -62,12 +63,30 @@ def _whole(values: Sequence[object]) -> Ticks | None:
     return np.rint(np.array(good)).astype(np.int64) if values and len(good) == len(values) else None
 
 
-def _machines(millis: Ticks) -> Clock | None:
-    """The clock of the machine, or None if it is none of ticks."""
+def _machines(millis: Ticks) -> list[Clock]:
+    """The clocks that the machine's may be; none if it is none of ticks.
+
+    Somebody may have set it on the way (NTP, summer time): then it says nothing there, but does before and after.
+    """
     steps = np.diff(millis)
     usual = float(np.median(steps)) if len(steps) else 0.0
-    if not _USUAL_MS[0] <= usual <= _USUAL_MS[1] or (steps < 0).any():
-        return None
+    if not _USUAL_MS[0] <= usual <= _USUAL_MS[1]:
+        return []
+    found = [] if (steps < 0).any() else [_machine(millis)]
+    if (was_set := (steps < 0) | (steps > _SET * usual)).any():
+        line = int(np.flatnonzero(was_set)[0]) + 1
+        going_on = np.append(millis[0], millis[0] + np.cumsum(np.where(was_set, round(usual), steps)))
+        words = (
+            f"line {line + 1} is {abs(steps[line - 1])} ms {'before' if steps[line - 1] < 0 else 'after'} line {line}"
+        )
+        found.append(replace(_machine(going_on), late=f"{words} by its milli"))
+    return found
+
+
+def _machine(millis: Ticks) -> Clock:
+    """The clock of a machine that only goes forward."""
+    steps = np.diff(millis)
+    usual = float(np.median(steps))
     usual = float(steps[np.abs(steps / usual - 1) < 1].mean())  # a median of jittered steps is off by a millisecond
     late, lost = millis - usual * np.arange(len(millis)), np.zeros(len(millis), np.int64)
     gaps = np.flatnonzero(steps >= _LATE * usual) + 1
@@ -126,7 +145,8 @@ def match(clocks: Sequence[Clock], times: FrameTimes) -> Match:
     for clock in clocks:
         if tries and tries[0][0] == -min(count, len(clock.ticks)):
             break  # the more exact clock leaves nothing to explain
-        for begins in ((frames, clock.ticks - clock.ticks[0]), (frames + start, clock.ticks)):
+        begun = clock.ticks - clock.ticks[0]  # a game's ticks may go on from another recording's
+        for begins in ((frames, begun), (frames + start, clock.ticks), (frames + start, begun)):
             found = _pairs(*begins)
             last = (count - 1, len(clock.ticks) - 1)
             ends = bool(len(found.frames)) and (found.frames[-1], found.lines[-1]) == last

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fastdreamer.data.bounds import MOST_LABEL_BYTES, MOST_LINE_BYTES, check_bytes
 
 KEYS = {
     "key.keyboard.w": "forward",
@@ -27,7 +30,6 @@ KEYS = {
     "key.keyboard.e": "inventory",
 }
 _FIELDS = {"mouse", "keyboard", "isGuiOpen", "hotbar", "tick", "milli", "inventory", "yaw", "pitch"}  # any is enough
-_LONGEST = 1 << 20  # bytes; a line has some thousands
 ESCAPE = "key.keyboard.escape"  # closes a window, as `inventory` does
 SLOTS = {f"key.keyboard.{slot}": str(slot) for slot in range(1, 10)}
 MOUSE_BUTTONS = {0: "attack", 1: "use"}
@@ -64,13 +66,33 @@ def is_other(path: Path) -> bool:
     """Whether a .jsonl file is evidently of something else: its first line says other things (captions, names)."""
     try:
         with path.open("rb") as file:
-            first = file.readline(_LONGEST)
+            first = file.readline(MOST_LINE_BYTES)
         content = json.loads(first)
     except OSError:
         return False
     except (ValueError, RecursionError):
-        return len(first) == _LONGEST
+        return len(first) == MOST_LINE_BYTES
     return bool(content) and not content.keys() & _FIELDS if isinstance(content, dict) else True
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines and their numbers from 1 on, one in memory at once; those after the last that says anything are none.
+
+    Raises:
+        UserError: if the file is larger than any recording's, or a line is.
+        OSError: if it cannot be read.
+    """
+    check_bytes(path, path.stat().st_size, MOST_LABEL_BYTES)
+    with path.open("rb") as file:
+        empty = 0
+        for number, text in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES + 1), b""), 1):
+            check_bytes(path, len(text), MOST_LINE_BYTES, f"line {number}")
+            if not text.strip():
+                empty += 1
+                continue
+            yield from ((number - later, b"") for later in range(empty, 0, -1))
+            empty = 0
+            yield number, text.rstrip(b"\n")
 
 
 def load_line(text: bytes) -> dict[str, Any]:

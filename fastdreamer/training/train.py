@@ -36,7 +36,7 @@ from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
-from fastdreamer.training.trained_on import changes_since, note, unfinished
+from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
 from fastdreamer.training.world_model import WorldModelPhase
 
 PHASES = (1, 2, 3)
@@ -105,7 +105,7 @@ def train(
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     _check_store(store, config, parent, phase)
     changed = changes_since(run.path, store)
-    for line in filter(None, (unfinished(store), changed)):
+    for line in filter(None, (unfinished(store), aligned_before(store), changed)):
         print(line, flush=True)
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)

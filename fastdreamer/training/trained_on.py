@@ -9,8 +9,8 @@ from typing import Any
 
 from fastdreamer.data.entries import digest, is_sound
 from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.store_advice import mend
+from fastdreamer.data.latents import SYNTHETIC, LatentStore
+from fastdreamer.data.store_advice import make, mend
 from fastdreamer.files import write_atomic
 
 NOTE = "store.json"
@@ -36,6 +36,22 @@ def unfinished(store: LatentStore) -> str:
     if not (store.path / JOURNAL).exists():
         return ""
     return f"store {store.path} is not finished: an episode may still come into the other split; {mend(store.path)}"
+
+
+def aligned_before(store: LatentStore) -> str:
+    """Says that actions were laid beside frames by number, before times were read; empty if none were.
+
+    Our own recordings prove their frames one by one, and made-up ones have none.
+    """
+    if store.tokenizer == SYNTHETIC or not store.space.name.startswith(("minerl", "vpt")):
+        return ""
+    old = [entry for entry in store.manifest["episodes"].values() if entry["labelled"] and "alignment" not in entry]
+    if not old:
+        return ""
+    return (
+        f"{len(old):,} episodes of store {store.path} were encoded before times matched frames to actions; "
+        f"check them, and encode again what was out of step, with: {make(store.path)}"
+    )
 
 
 def note(run: Path, store: LatentStore) -> None:

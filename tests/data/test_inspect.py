@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastdreamer.data.writer import write_recording
 from fastdreamer.errors import UserError
 
 from .fixtures import obtain_arrays, treechop_arrays, write_minerl_recording
+from .video_fixtures import write_video
 
 STEPS = 20
 
@@ -128,3 +130,13 @@ def test_missing_and_empty_folders_are_a_users_mistake(tmp_path: Path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError):
             inspect_recordings(path)
+
+
+def test_a_link_beside_its_target_counts_once(tmp_path: Path):
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a.mp4", 5)
+    (tmp_path / "clips" / "b.mp4").symlink_to("a.mp4")
+    os.link(tmp_path / "clips" / "a.mp4", tmp_path / "clips" / "c.mp4")
+    found = inspect_recordings(tmp_path)
+    assert (found["episodes"], found["frames"], found["links"]) == (1, 5, {"b": "a", "c": "a"})
+    assert "links    2 to other recordings, which count once" in render_inspection(found)

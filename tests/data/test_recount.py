@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from fastdreamer.data import recount
 from fastdreamer.data.encode import encode_recordings
 from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.errors import UserError
+from fastdreamer.training.trained_on import aligned_before
 
 from .fixtures import obtain_arrays, write_minerl_recording
+from .vpt_fixtures import write_vpt_recording
 
 MICRO = TokenizerConfig(
     weights="random", encoder_channels=(8, 8, 8), decoder_channels=(8, 8, 8), frames_per_latent=4, window=9
@@ -81,3 +84,32 @@ def test_an_episode_that_its_recording_contradicts_is_encoded_anew(old: tuple[Pa
     assert (result["kept"], result["encoded_frames"]) == (1, 21)
     found = LatentStore.open(store).episodes
     assert torch.equal(found[0].rewards, episode.rewards) and found[0].counters and found[1].name == other.name
+
+
+def test_episodes_aligned_by_number_alone_are_checked_once_and_encoded_again_where_times_say_otherwise(
+    tmp_path: Path,
+) -> None:
+    """One of two VPT recordings has a hole; a store from before times were read does not know."""
+    recordings, store = tmp_path / "recordings", tmp_path / "store"
+    config = replace(CONFIG, data=DataConfig(env="vpt"))
+    for name, lost in (("good", []), ("hole", [5, 6])):
+        ticks = [tick for tick in range(40) if tick not in lost]
+        write_vpt_recording(recordings, 40, len(ticks), name=name, times=ticks.__getitem__, start=len(name) * 50)
+    encode_recordings(config, recordings, store)
+    manifest = read_manifest(store)
+    files = {name: entry["sha256"] for name, entry in manifest["episodes"].items()}
+    for episode in LatentStore.open(store).episodes:
+        entry = manifest["episodes"][episode.name]
+        assert entry.pop("alignment") == 2
+        if episode.name == "hole":
+            wrong = type(episode)(**{**vars(episode), "valid": torch.ones_like(episode.valid)})
+            entry["sha256"] = write_episode(store, wrong, entry["source_sha256"])["sha256"]
+    write_manifest(store, manifest)
+    assert "2 episodes of store" in aligned_before(LatentStore.open(store))
+    assert "fastdreamer encode" in aligned_before(LatentStore.open(store))
+    result = encode_recordings(config, recordings, store)
+    assert result["kept"] == 1 and result["encoded_frames"] == 38
+    opened = LatentStore.open(store)
+    assert {name: entry["sha256"] for name, entry in opened.manifest["episodes"].items()} == files
+    assert not aligned_before(opened)
+    assert encode_recordings(config, recordings, store)["kept"] == 2

@@ -25,7 +25,7 @@ class Encoder:
         self.stop_after: int | None = None
         self.calls: list[Path] = []
 
-    def __call__(self, config: Config, recordings: Path, store: Path, tokenizer: Any) -> dict[str, Any]:
+    def __call__(self, config: Config, recordings: Path, store: Path, tokenizer: Any, heirlooms: Any = None) -> Any:
         self.calls.append(store)
         (store / FOLDER).mkdir(parents=True, exist_ok=True)
         if (store / MANIFEST).exists() and json.loads((store / MANIFEST).read_text()) != NEW:

@@ -168,6 +168,7 @@ def test_rates_that_round_differently_are_one(rates: list[float], differ: bool):
 
 
 def test_worker_counts_are_those_of_the_processs_own_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cores, "quota", lambda: 64.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
     monkeypatch.delattr(os, "process_cpu_count", raising=False)

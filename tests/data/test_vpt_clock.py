@@ -248,3 +248,35 @@ def test_leaps_close_to_one_another_are_not_told_apart():
     assert (
         len(match(line_clocks(list(range(len(millis))), millis), frame_times_of(np.arange(len(millis)))).lines) == 294
     )
+
+
+@pytest.mark.parametrize("leap", [-400, 3_600_000], ids=["set back", "summer time"])
+def test_a_machines_clock_that_was_set_is_believed_on_both_sides(tmp_path: Path, leap: int):
+    def change(lines: list[Any]) -> None:
+        for tick, line in enumerate(lines):
+            line["milli"] = 1_650_000_000_000 + 50 * tick + leap * (tick >= 120)
+        lines[:] = [lines[tick] for tick in without(50, 51, 52)]
+
+    write_vpt_recording(tmp_path, TICKS, TICKS, change=change)
+    assert_matched(read(tmp_path), without(), without(50, 51, 52))
+
+
+def test_a_clock_that_was_set_proves_nothing_where_the_ends_are_apart(tmp_path: Path):
+    def change(lines: list[Any]) -> None:
+        for tick, line in enumerate(lines):
+            line["milli"] = 50 * tick - 400 * (tick >= 120)
+        lines[:] = [lines[tick] for tick in without(*range(120, 123))]
+
+    write_vpt_recording(tmp_path, TICKS, TICKS, change=change)
+    with pytest.raises(DamagedRecording, match="line 121 is 200 ms before line 120 by its milli"):
+        read(tmp_path)
+
+
+def test_ticks_that_go_on_from_another_recordings_do_not_hide_frames_lost_at_the_start(tmp_path: Path):
+    def change(lines: list[Any]) -> None:
+        for tick, line in enumerate(lines):
+            line["tick"] = 4711 + tick
+
+    kept = without(*range(5))
+    write_vpt_recording(tmp_path, TICKS, len(kept), change=change, times=lambda i: kept[i])
+    assert_matched(read(tmp_path), kept, kept)
