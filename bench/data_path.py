@@ -29,9 +29,9 @@ from bench.probe import ROOT, copy_bandwidth, machine
 from bench.results import Measured, write
 from bench.row import Arm
 from bench.timing import paired
-from fastdreamer.data.dali import DaliResampler, dali_available, nvdec_blocks
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.resample import Resampler, TorchResampler
+from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 from fastdreamer.errors import UserError
 
 WINDOW, BATCH, GOP = 33, 4, 217

@@ -30,7 +30,7 @@ from bench.timing import paired
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer.engines import gate_for
+from fastdreamer.tokenizer.engines.installed import gate_for
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
 
 ARMS = ("eager", "channels_last", *BACKENDS)

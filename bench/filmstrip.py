@@ -19,10 +19,10 @@ from PIL import Image
 
 from bench.probe import ROOT
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.contents import FILES
+from fastdreamer.run.contents import FILES
 from fastdreamer.evaluation.pictures import png
-from fastdreamer.files import write_atomic
-from fastdreamer.json_files import read_object
+from fastdreamer.system.files import write_atomic
+from fastdreamer.system.json_files import read_object
 
 OUT = ROOT / "docs/pictures/filmstrip.png"
 ROWS = ("real", "imagined")

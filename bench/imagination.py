@@ -25,7 +25,7 @@ from bench.row import Arm
 from bench.timing import paired
 from bench.verdict import at_least
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.imagination.program import Program

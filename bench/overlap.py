@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.writer import write_recording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.writer import write_recording
 from fastdreamer.tokenizer.cosmos import load_autoencoder
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 

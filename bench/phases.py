@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, SamplingConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.feed import Feed
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.training.agent import AgentPhase
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
-from fastdreamer.training.world_model import WorldModelPhase
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
 

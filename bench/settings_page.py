@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from bench.probe import ROOT
 from fastdreamer.config import Config
-from fastdreamer.run_config import may_change
+from fastdreamer.run.kept_config import may_change
 from fastdreamer.settings import BOUNDS, to_dict
 
 PAGE = ROOT / "docs/settings.md"

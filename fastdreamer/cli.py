@@ -13,12 +13,12 @@ from types import FrameType
 from typing import NoReturn
 
 from fastdreamer import __version__
-from fastdreamer.advice import Call, running
-from fastdreamer.broken import import_trouble
+from fastdreamer.system.advice import Call, running
+from fastdreamer.system.broken import import_trouble
 from fastdreamer.errors import UserError
-from fastdreamer.failures import bug, disk_trouble, out_of_memory, stop_signals
-from fastdreamer.folders import expanded
-from fastdreamer.terminal import clean_streams, is_unread, one_line
+from fastdreamer.system.failures import bug, disk_trouble, out_of_memory, stop_signals
+from fastdreamer.system.folders import expanded
+from fastdreamer.system.terminal import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -11,10 +11,10 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.folders import anchored, expanded
-from fastdreamer.output import show, show_engines, show_evaluation, show_profile, to_json
-from fastdreamer.run_config import check_run, kept_configuration, run_config
-from fastdreamer.run_lock import refuse_ranks, run_lock
+from fastdreamer.system.folders import anchored, expanded
+from fastdreamer.system.output import show, show_engines, show_evaluation, show_profile, to_json
+from fastdreamer.run.kept_config import check_run, kept_configuration, run_config
+from fastdreamer.run.lock import refuse_ranks, run_lock
 from fastdreamer.settings import config_hash, load_config
 
 DEFAULT_PRESET = "crafter"
@@ -107,13 +107,13 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     recordings = recordings or (Path(config.data.recordings) if config.data.recordings else run_dir / "recordings")
     is_told = arguments.config is not None or run_dir is not None
     has_space = is_told or any(word.startswith("data.env=") for word in arguments.overrides)
-    from fastdreamer.data.inspect import inspect_recordings, render_inspection
+    from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
 
     space = config.data.env if has_space else "auto"
     result = inspect_recordings(recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))
     if arguments.reconstruct and not arguments.no_decode:
-        from fastdreamer.data.reconstruction import measure_reconstruction, render_reconstruction
+        from fastdreamer.tokenizer.reconstruction import measure_reconstruction, render_reconstruction
 
         result["reconstruction"] = measure_reconstruction(
             recordings, config, space, arguments.reconstruct, pictures=arguments.pictures
@@ -126,7 +126,7 @@ def fit_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
     """A small tokenizer from recordings."""
     config = resolve(arguments)
     announce(config)
-    from fastdreamer.tokenizer.fit import fit_tokenizer as fit
+    from fastdreamer.tokenizer.fitting.fit import fit_tokenizer as fit
 
     return show(fit(config, arguments.recordings, arguments.out))
 
@@ -154,7 +154,7 @@ def build_engines(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     announce(config)
     from fastdreamer.device import choose_device
-    from fastdreamer.tokenizer.build_engines import build_engines as build
+    from fastdreamer.tokenizer.engines.build_engines import build_engines as build
 
     targets, backends = ([w for w in (text or "").split(",") if w] for text in (arguments.target, arguments.backend))
     parts = ("encoder", "decoder") if arguments.decoder else ("encoder",)
@@ -176,11 +176,11 @@ def encode(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"no {name} named: give --{name}, or --run-dir for the run's own")
         found[name] = Path(folder) if folder else run_dir / name
     announce(config)
-    from fastdreamer.data.encode import encode_recordings
+    from fastdreamer.encoding.pipeline import encode_recordings
 
     with kept_configuration(run_dir, config):
         if arguments.replace:
-            from fastdreamer.data.replace import replace_store
+            from fastdreamer.encoding.replace import replace_store
 
             return show(replace_store(config, found["recordings"], found["store"]))
         return show(encode_recordings(config, found["recordings"], found["store"]))
@@ -195,8 +195,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
-    from fastdreamer.diagnosis.gates import Gates
-    from fastdreamer.planning.run import RunMemory
+    from fastdreamer.tools.diagnosis.gates import Gates
+    from fastdreamer.tools.planning.run_memory import RunMemory
     from fastdreamer.training.train import train as train_phase
 
     given = (arguments.run_dir, arguments.phase, arguments.resume, arguments.checkpoint)
@@ -211,8 +211,8 @@ def plan(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.card and arguments.budget:
         raise UserError(f"--card {arguments.card} and --budget {arguments.budget} say the same thing: give one of them")
     config = resolve(arguments)
-    from fastdreamer.planning.cards import default_budget, named_card, sized_card
-    from fastdreamer.planning.command import plan_run
+    from fastdreamer.tools.planning.gpus import default_budget, named_card, sized_card
+    from fastdreamer.tools.planning.plan_command import plan_run
 
     if arguments.card:
         budget = named_card(config, arguments.card)
@@ -227,8 +227,8 @@ def profile(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says much else; read when torch loads
     config = resolve(arguments)
-    from fastdreamer.profiling.profile import Request
-    from fastdreamer.profiling.profile import profile as profile_work
+    from fastdreamer.tools.profiling.profile import Request
+    from fastdreamer.tools.profiling.profile import profile as profile_work
 
     request = Request.of(arguments)
     if request.runs_here:
@@ -248,9 +248,9 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     check_run(arguments.run_dir, config)
     announce(config)
-    from fastdreamer.diagnosis.audit import Effort
-    from fastdreamer.diagnosis.run import diagnose as diagnose_run
-    from fastdreamer.diagnosis.run import render
+    from fastdreamer.tools.diagnosis.audit import Effort
+    from fastdreamer.tools.diagnosis.diagnose import diagnose as diagnose_run
+    from fastdreamer.tools.diagnosis.diagnose import render
 
     phases, effort = (arguments.phase,) if arguments.phase else (), Effort(**given) if arguments.audit else None
     result = diagnose_run(config, arguments.run_dir, phases, effort=effort)
@@ -264,7 +264,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     check_run(arguments.run_dir, config)
     announce(config)
     from fastdreamer.evaluation.evaluate import evaluate as evaluate_run
-    from fastdreamer.evaluation.summary import write_summary
+    from fastdreamer.run.summary import write_summary
 
     evaluate_run(config, arguments.run_dir)
     result = write_summary(arguments.run_dir)
@@ -274,8 +274,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
     """What this machine has; the exit code is 1 where something is wrong, or the demo cannot run."""
-    from fastdreamer.doctor.render import render
-    from fastdreamer.doctor.report import examine
+    from fastdreamer.tools.doctor.doctor_table import render
+    from fastdreamer.tools.doctor.examine import examine
 
     result = examine(config_name(arguments), arguments.overrides, arguments.run_dir)
     print(render(result))
@@ -284,7 +284,7 @@ def doctor(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """The page."""
-    from fastdreamer.evaluation.report import write_report
+    from fastdreamer.report.page import write_report
 
     return show(write_report(arguments.run_dir))
 

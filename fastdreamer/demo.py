@@ -10,8 +10,8 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.files import write_atomic
-from fastdreamer.json_files import read_object
+from fastdreamer.system.files import write_atomic
+from fastdreamer.system.json_files import read_object
 from fastdreamer.settings import dump_config
 
 
@@ -30,15 +30,15 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     """
     if config.data.env != "crafter":
         raise UserError(f"the demo plays crafter itself; with {config.data.env} recordings run encode, train and eval")
-    from fastdreamer.data.encode import encode_recordings
-    from fastdreamer.diagnosis.gates import Gates
-    from fastdreamer.diagnosis.run import diagnose
+    from fastdreamer.encoding.pipeline import encode_recordings
+    from fastdreamer.tools.diagnosis.gates import Gates
+    from fastdreamer.tools.diagnosis.diagnose import diagnose
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate
-    from fastdreamer.evaluation.report import write_report
-    from fastdreamer.evaluation.summary import write_summary
-    from fastdreamer.planning.run import RunMemory
-    from fastdreamer.training.runs import RunDirectory
+    from fastdreamer.report.page import write_report
+    from fastdreamer.run.summary import write_summary
+    from fastdreamer.tools.planning.run_memory import RunMemory
+    from fastdreamer.run.directory import RunDirectory
     from fastdreamer.training.train import train
 
     run = RunDirectory(run_dir)
@@ -77,7 +77,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
 def _timings(path: Path, say: Callable[[str], None]) -> dict[str, float]:
     """Seconds of the stages so far; what cannot be read is said, and measured anew."""
     try:
-        from fastdreamer.evaluation import contents
+        from fastdreamer.run import contents
 
         return read_object(path, contents.FILES["timings.json"], "measured anew")
     except UserError as error:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastdreamer.errors import UserError
-from fastdreamer.files import write_atomic
-from fastdreamer.folders import expanded, find_beside
-from fastdreamer.yaml_text import dump_yaml, parse_yaml, read_yaml
+from fastdreamer.system.files import write_atomic
+from fastdreamer.system.folders import expanded, find_beside
+from fastdreamer.system.yaml_text import dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from fastdreamer.config import Config

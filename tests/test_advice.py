@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer import advice
+from fastdreamer.system import advice
 from fastdreamer.cli import build_parser
 from fastdreamer.commands import COMMANDS
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fastdreamer import cli, commands
-from fastdreamer.broken import culprit, mend
+from fastdreamer.system.broken import culprit, mend
 from fastdreamer.envs.crafter import import_crafter
 from fastdreamer.errors import UserError
 
@@ -60,7 +60,7 @@ def test_an_error_of_the_standard_library_is_that_of_who_called_it(tmp_path, mon
 
 
 def test_a_broken_tensorboard_is_one_line_that_names_it(tmp_path, monkeypatch):
-    from fastdreamer.training.metrics import MetricsWriter
+    from fastdreamer.run.metrics import MetricsWriter
 
     folder = tmp_path / "site-packages"
     (folder / "tensorboard").mkdir(parents=True)

@@ -261,7 +261,7 @@ cli.run()
 def test_stopping_cleans_up_and_shows_no_traceback(number, status, tmp_path):
     code = """
 import sys, time; from pathlib import Path
-from fastdreamer import cli, commands; from fastdreamer.files import atomic_directory
+from fastdreamer import cli, commands; from fastdreamer.system.files import atomic_directory
 def work(arguments):
     with atomic_directory(Path(sys.argv[-1]) / "final"):
         print("ready", flush=True); time.sleep(60)
@@ -454,7 +454,7 @@ def test_a_token_that_was_copied_badly_is_one_line_without_it(capsys, tmp_path):
 
 
 def test_a_profiled_run_whose_name_begins_like_an_option_is_read_back(stub):
-    from fastdreamer.profiling.profile import Request
+    from fastdreamer.tools.profiling.profile import Request
 
     words = ["profile", "--config", "debug", "--phase", "1", "--tool", "nsys", "--print-command", "--run-dir=-x y"]
     arguments = cli.build_parser().parse_args(words)

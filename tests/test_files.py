@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer import files, progress
+from fastdreamer.system import files
+from fastdreamer.system import progress
 from fastdreamer.errors import UserError
-from fastdreamer.files import atomic_directory, sha256_file, write_atomic
-from fastdreamer.leftovers import sweep
+from fastdreamer.system.files import atomic_directory, sha256_file, write_atomic
+from fastdreamer.system.leftovers import sweep
 
 
 def dead_process() -> int:
@@ -97,7 +98,7 @@ def test_leftovers_of_killed_writers_are_cleared_and_an_orphaned_folder_comes_ba
 
 
 WRITER = """
-import os, sys, time; from pathlib import Path; from fastdreamer.files import atomic_directory
+import os, sys, time; from pathlib import Path; from fastdreamer.system.files import atomic_directory
 with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
     (folder / "of").write_text("the child")
     print("ready", flush=True)
@@ -259,7 +260,7 @@ def test_a_removed_folder_is_whole_or_gone_and_the_next_sweep_takes_what_a_kill_
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     code = """
-import sys; from pathlib import Path; from fastdreamer.files import write_atomic
+import sys; from pathlib import Path; from fastdreamer.system.files import write_atomic
 for i in range(10**9): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 8_000_000)
 """
     path = tmp_path / "file"
@@ -279,7 +280,7 @@ for i in range(10**9): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 8_000_
 
 def test_a_folder_that_is_replaced_is_never_missing_and_a_kill_at_any_moment_leaves_a_whole_one(tmp_path):
     code = """
-import sys; from pathlib import Path; from fastdreamer.files import atomic_directory
+import sys; from pathlib import Path; from fastdreamer.system.files import atomic_directory
 for i in range(10**9):
     with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
         for name in "ab":

@@ -12,8 +12,8 @@ import torch
 from fastdreamer import cli, commands
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer import engines
-from fastdreamer.tokenizer.engine_names import engine_root, identity
+from fastdreamer.tokenizer.engines import installed as engines
+from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def level(package: str) -> int:
 
 
 def part(module: str) -> str:
-    """fastdreamer.data.clips -> data; fastdreamer_kernels.reference -> fastdreamer_kernels; `LIMITS` are parts."""
+    """fastdreamer.latents.batch -> data; fastdreamer_kernels.reference -> fastdreamer_kernels; `LIMITS` are parts."""
     top, _, rest = module.partition(".")
     if limits := next((name for name in LIMITS if f"{rest}.".startswith(f"{name}.")), None):
         return limits

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.errors import UserError
-from fastdreamer.json_files import COUNT, FLAG, NUMBER, TEXT, Every, Maybe, fault, read_loosely, read_object
+from fastdreamer.system.json_files import COUNT, FLAG, NUMBER, TEXT, Every, Maybe, fault, read_loosely, read_object
 
 SHAPE = {"a": NUMBER, "b?": [COUNT], "c?": Every({"d": Maybe(TEXT)}), "e?": FLAG, "f?": lambda value: value and "odd"}
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer import advice, cli
+from fastdreamer import cli
+from fastdreamer.system import advice
 from fastdreamer.commands import COMMANDS
-from fastdreamer.data.latents import FOLDER, MANIFEST, LatentStore
+from fastdreamer.latents.store import FOLDER, MANIFEST, LatentStore
 from fastdreamer.settings import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def places() -> list[tuple[str, ast.Call]]:
         names = {
             alias.asname or alias.name: alias.name
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == "fastdreamer.advice"
+            if isinstance(node, ast.ImportFrom) and node.module == "fastdreamer.system.advice"
             for alias in node.names
         }
         for node in ast.walk(tree):
@@ -140,7 +141,7 @@ def test_what_refusals_name_is_pasted_from_no_recordings_to_a_trained_run(shell)
 
 
 def test_a_folder_of_other_things_is_never_replaced(shell):
-    from fastdreamer.data.replace import _check_is_store
+    from fastdreamer.encoding.replace import _check_is_store
     from fastdreamer.errors import UserError
 
     folder = Path("documents")

@@ -63,9 +63,9 @@ def test_an_audit_plays_the_real_game_on_from_recorded_and_own_states(run_dir: P
     import torch
 
     from fastdreamer.device import Backend
-    from fastdreamer.diagnosis.audit import Effort, audit
+    from fastdreamer.tools.diagnosis.audit import Effort, audit
     from fastdreamer.settings import load_config
-    from fastdreamer.training.runs import RunDirectory
+    from fastdreamer.run.directory import RunDirectory
 
     config = load_config(str(run_dir / "config.yaml"), ["imagination.horizon=1", "evaluation.max_steps=16"])
     found = audit(config, RunDirectory(run_dir), Backend(torch.device("cpu"), "fp32"), Effort(states=2, tries=2))
@@ -80,7 +80,7 @@ def checks_of(run_dir: Path, phase: int) -> dict[str, dict[str, str]]:
 
 
 def test_a_store_of_other_latents_than_the_recordings_give_is_a_flag(run_dir: Path, tmp_path: Path) -> None:
-    from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
+    from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 
     run = shutil.copytree(run_dir, tmp_path / "run")
     manifest = read_manifest(run / "store")

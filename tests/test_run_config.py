@@ -10,9 +10,9 @@ import pytest
 
 from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.run_config import check_run, kept_configuration, run_config
+from fastdreamer.run.kept_config import check_run, kept_configuration, run_config
 from fastdreamer.settings import dump_config, load_config
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_comments_and_order_and_older_versions_are_no_change(run: Path) -> None:
     import hashlib
     import json
 
-    from fastdreamer.yaml_text import dump_yaml, parse_yaml
+    from fastdreamer.system.yaml_text import dump_yaml, parse_yaml
 
     (run / "config.yaml").write_text((run / "config.yaml").read_text() + "# mine\n\n")
     run_config(run)
@@ -106,7 +106,7 @@ def test_a_full_disk_is_told_and_not_that_the_configuration_could_not_be_put_bac
         pytest.raises(UserError, match="cannot write the store"),
         kept_configuration(run, load_config("debug", ["phase1.steps=70"])),
     ):
-        monkeypatch.setattr("fastdreamer.run_config.write_atomic", full)
+        monkeypatch.setattr("fastdreamer.run.kept_config.write_atomic", full)
         raise UserError("cannot write the store: the disk is full")
 
 

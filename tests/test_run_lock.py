@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from fastdreamer import cli, commands
-from fastdreamer import run_lock as module
-from fastdreamer.diagnosis.run import diagnose
+from fastdreamer.run import lock as module
+from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.evaluation.evaluate import evaluate
-from fastdreamer.evaluation.report import write_report
-from fastdreamer.evaluation.summary import write_summary
-from fastdreamer.run_lock import place_of, refuse_ranks, run_lock
+from fastdreamer.report.page import write_report
+from fastdreamer.run.summary import write_summary
+from fastdreamer.run.lock import place_of, refuse_ranks, run_lock
 from fastdreamer.settings import load_config
 from fastdreamer.training.train import train
 
 HOLDER = """
-import sys; from pathlib import Path; from fastdreamer.run_lock import run_lock
+import sys; from pathlib import Path; from fastdreamer.run.lock import run_lock
 with run_lock(Path(sys.argv[1]), shared=len(sys.argv) > 2):
     print("held", flush=True)
     sys.stdin.readline()

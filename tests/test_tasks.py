@@ -15,12 +15,12 @@ pytest.importorskip("av")
 from data.fixtures import obtain_arrays, write_minerl_recording
 from data.vpt_fixtures import write_vpt_recording
 
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.settings import load_config
-from fastdreamer.training.data import training_feed
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.training.phase_data import training_feed
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 FRAMES = 41

@@ -22,10 +22,10 @@ from bench.chaos.stages import NAMES
 FULL_S, SHORT_S = 840.0, 45.0
 HEAVY = (
     "diffusers.models.autoencoders.autoencoder_kl_cosmos", "torch.utils.tensorboard", "fastdreamer.commands",
-    "fastdreamer.demo", "fastdreamer.diagnosis.run", "fastdreamer.envs.record", "fastdreamer.evaluation.evaluate",
-    "fastdreamer.evaluation.report", "fastdreamer.planning.run", "fastdreamer.tokenizer.fit",
-    "fastdreamer.training.train", "fastdreamer.tokenizer.engines", "fastdreamer.tokenizer.acting",
-    "fastdreamer.training.pixels", "fastdreamer.data.encode", "crafter",
+    "fastdreamer.demo", "fastdreamer.tools.diagnosis.diagnose", "fastdreamer.envs.record", "fastdreamer.evaluation.evaluate",
+    "fastdreamer.report.page", "fastdreamer.tools.planning.run_memory", "fastdreamer.tokenizer.fitting.fit",
+    "fastdreamer.training.train", "fastdreamer.tokenizer.engines.installed", "fastdreamer.tokenizer.acting",
+    "fastdreamer.training.pixel_decoder", "fastdreamer.encoding.pipeline", "crafter",
 )  # fmt: skip
 
 

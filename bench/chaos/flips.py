@@ -109,8 +109,8 @@ def targets(folder: Path) -> list[Target]:
 def _make(folder: Path) -> None:
     from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.synthetic import write_synthetic_store
+    from fastdreamer.recordings.actions import action_space
+    from fastdreamer.latents.synthetic import write_synthetic_store
     from fastdreamer.settings import dump_config, load_config
     from fastdreamer.training.train import train
 
@@ -136,7 +136,7 @@ def _make_decoder(config: Config, run: Path) -> None:
     from fastdreamer.device import choose_device
     from fastdreamer.tokenizer.pixels import PixelDecoder
     from fastdreamer.training.loop import fit
-    from fastdreamer.training.pixels import DecoderPhase
+    from fastdreamer.training.pixel_decoder import DecoderPhase
 
     frames_per_latent, size = config.tokenizer.frames_per_latent, config.data.frame_size
     latents, frames = torch.randn(2, 16, 16), torch.zeros(2, frames_per_latent, 3, size, size, dtype=torch.uint8)
@@ -151,7 +151,7 @@ def _make_tokenizers(folder: Path) -> None:
     from torch import nn
 
     from fastdreamer.settings import load_config
-    from fastdreamer.tokenizer.card import CARD, file_hashes
+    from fastdreamer.tokenizer.model_card import CARD, file_hashes
     from fastdreamer.tokenizer.cosmos import build_random, write_autoencoder
     from fastdreamer.tokenizer.fetch import RECORD, REPO
 
@@ -183,7 +183,7 @@ def _make_tokenizers(folder: Path) -> None:
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    from fastdreamer.training.checkpoint import load_checkpoint
+    from fastdreamer.run.checkpoint import load_checkpoint
 
     found = load_checkpoint(folder)
     tensors = {
@@ -193,8 +193,8 @@ def _read_checkpoint(folder: Path) -> Any:
 
 
 def _read_store(folder: Path) -> Any:
-    from fastdreamer.data.episode import ARRAYS
-    from fastdreamer.data.latents import LatentStore
+    from fastdreamer.latents.episode import ARRAYS
+    from fastdreamer.latents.store import LatentStore
 
     store = LatentStore.open(folder)
     return store.manifest, [
@@ -203,7 +203,7 @@ def _read_store(folder: Path) -> Any:
 
 
 def _read_manifest(folder: Path) -> Any:
-    from fastdreamer.data.latents import read_manifest
+    from fastdreamer.latents.store import read_manifest
 
     return read_manifest(folder)
 
@@ -217,7 +217,7 @@ def _read_engine(folder: Path) -> Any:
 
 
 def _read_config(folder: Path) -> Any:
-    from fastdreamer.training.runs import RunDirectory
+    from fastdreamer.run.directory import RunDirectory
 
     return RunDirectory(folder).config()
 
@@ -235,8 +235,8 @@ def _read_decoder(folder: Path) -> Any:
     import torch
 
     from fastdreamer.settings import load_config
-    from fastdreamer.training.pixels import load_decoder
-    from fastdreamer.training.runs import RunDirectory
+    from fastdreamer.training.pixel_decoder import load_decoder
+    from fastdreamer.run.directory import RunDirectory
 
     run = RunDirectory(folder.parent.parent)
     decoder = load_decoder(run, load_config("debug", list(TRAINING)), torch.device("cpu"))

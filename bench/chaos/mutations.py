@@ -190,8 +190,8 @@ def _line(number: int) -> str:
 
 def _recordings(file: Path, data: bytes, space: str) -> None:
     """As `encode` reads them: found, then decoded against their labels."""
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.read import find_recordings, read_recording
+    from fastdreamer.recordings.actions import action_space
+    from fastdreamer.recordings.read import find_recordings, read_recording
 
     file.write_bytes(data)
     root = file.parent.parent.parent if file.name in ("rendered.npz", "metadata.json") else file.parent

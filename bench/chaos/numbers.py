@@ -72,11 +72,11 @@ def _spoilt(bench: Bench, what: str, kind: str, step: int) -> None:
     """The stage with a loss that fails from a step on."""
     import torch
 
-    from fastdreamer.tokenizer import fit
-    from fastdreamer.training.agent import AgentPhase
-    from fastdreamer.training.imagine import ImaginationPhase
-    from fastdreamer.training.pixels import DecoderPhase
-    from fastdreamer.training.world_model import WorldModelPhase
+    from fastdreamer.tokenizer.fitting import fit
+    from fastdreamer.training.cloning_phase import AgentPhase
+    from fastdreamer.training.imagination_phase import ImaginationPhase
+    from fastdreamer.training.pixel_decoder import DecoderPhase
+    from fastdreamer.training.world_model_phase import WorldModelPhase
 
     def spoil(value: torch.Tensor, now: int) -> torch.Tensor:
         is_bad = now == step if kind == "one nan" else now >= step
@@ -109,7 +109,7 @@ def _unsound(bench: Bench, what: str, skipped: int | None, text: str) -> int:
     """Whether what was written holds anything that is not finite, or another number of left out steps; prints it."""
     from safetensors.torch import load_file
 
-    from fastdreamer.training.checkpoint import load_checkpoint
+    from fastdreamer.run.checkpoint import load_checkpoint
 
     if what == "fit-tokenizer":
         groups = {path.name: load_file(path) for path in (bench.work / "tokenizer").glob("*.safetensors")}
@@ -162,8 +162,8 @@ def flat(folder: Path, clock: Clock, steps: int) -> Row:
 
 
 def _long(folder: Path, steps: int) -> None:
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.synthetic import write_synthetic_store
+    from fastdreamer.recordings.actions import action_space
+    from fastdreamer.latents.synthetic import write_synthetic_store
     from fastdreamer.settings import load_config
     from fastdreamer.training.train import train
 

@@ -100,7 +100,8 @@ class Bench:
         A forked worker begins in no time and has what its parent patched.
         """
         from fastdreamer import cli
-        from fastdreamer.tokenizer import dense, fit
+        from fastdreamer.tokenizer.fitting import dense
+        from fastdreamer.tokenizer.fitting import fit
 
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None
@@ -179,9 +180,9 @@ def _timeless(path: Path) -> bytes:
 
 def write_recordings(root: Path, count: int, length: int = 33) -> None:
     """Made-up play in MineRL's layout: noise with a moving square, random actions, a reward now and then."""
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.trajectory import Trajectory
-    from fastdreamer.data.writer import write_recording
+    from fastdreamer.recordings.actions import action_space
+    from fastdreamer.recordings.trajectory import Trajectory
+    from fastdreamer.recordings.writer import write_recording
 
     space, chance = action_space("crafter"), np.random.default_rng(0)
     for number in range(count):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.naive.model import NaiveWorldModel
 from fastdreamer.config import TrainConfig
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.forcing import Levels
 
 

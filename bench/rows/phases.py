@@ -22,8 +22,8 @@ from bench.watch import counts_of
 from fastdreamer.config import TrainConfig
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.mlp import MLP
-from fastdreamer.training.agent import AgentPhase, CloningWork, data_returns
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.cloning_phase import AgentPhase, CloningWork, data_returns
+from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.phase import Phase
 

@@ -40,7 +40,7 @@ def plain_decode(path: Path) -> np.ndarray:
 def decode(place: Place) -> Work:
     """`decode_video` of a MineRL-like file."""
     from bench.data_path import write_video
-    from fastdreamer.data.decode import decode_video
+    from fastdreamer.recordings.decode import decode_video
 
     path = place.folder / "recording.mp4"
     write_video(path, FRAMES, 64, 64)
@@ -67,7 +67,7 @@ def plain_upsample(windows: Tensor, size: int) -> Tensor:
 
 def upsample(place: Place) -> Work:
     """One window of 33 frames, 64 to 128 pixels a side."""
-    from fastdreamer.data.resample import TorchResampler
+    from fastdreamer.tokenizer.resample import TorchResampler
 
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 256, (1, 33, 64, 64, 3), generator=generator, dtype=torch.uint8).to(place.device)
@@ -84,9 +84,9 @@ def upsample(place: Place) -> Work:
 
 def write_recordings(root: Path) -> None:
     """Recordings of moving noise, half of it still."""
-    from fastdreamer.data.actions import action_space
-    from fastdreamer.data.trajectory import Trajectory
-    from fastdreamer.data.writer import write_recording
+    from fastdreamer.recordings.actions import action_space
+    from fastdreamer.recordings.trajectory import Trajectory
+    from fastdreamer.recordings.writer import write_recording
 
     space, rng = action_space("crafter"), np.random.default_rng(0)
     for number in range(EPISODES):
@@ -107,8 +107,8 @@ def into_the_store(place: Place) -> Work:
     """`encode_recordings` with a small random tokenizer, against decode, resample, encode, pool and save in turns."""
     from safetensors.torch import save_file
 
-    from fastdreamer.data.encode import encode_recordings
-    from fastdreamer.data.latents import LatentStore
+    from fastdreamer.encoding.pipeline import encode_recordings
+    from fastdreamer.latents.store import LatentStore
     from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
     config = place.config(*TINY, "data.decode_threads=1")

@@ -17,12 +17,12 @@ from bench.row import Arm
 from bench.rows.base import GateRow, Place, Work, Wrong, close
 from bench.rows.recordings import counted_calls
 from bench.watch import counts_of
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.clips import Batch, align, crop, stack
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.sampler import CropSampler
-from fastdreamer.data.synthetic import write_synthetic_store
-from fastdreamer.training.checkpoint import load_checkpoint, save_checkpoint
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.batch import Batch, align, crop, stack
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint
 
 EPISODES, STEPS, LENGTH, CROPS = 6, 120, 16, 32
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fastdreamer.config import ForcingConfig
-from fastdreamer.ranges import span
+from fastdreamer.system.ranges import span
 
 Predict = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
 """(noisy, signal index, step-size index, rows) -> clean latents, for the given rows of the batch."""

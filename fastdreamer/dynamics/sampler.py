@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.cache import RingCache
 from fastdreamer.dynamics.forcing import context_index, mix
 from fastdreamer.dynamics.world_model import WorldModel

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.data.tasks import TaskMeter
+from fastdreamer.recordings.tasks import TaskMeter
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.workers import Worker, count_cores
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from fastdreamer.broken import mend
-from fastdreamer.data.tasks import ACHIEVEMENT
+from fastdreamer.system.broken import mend
+from fastdreamer.recordings.tasks import ACHIEVEMENT
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.data.actions import ActionSpace, Component
+from fastdreamer.recordings.actions import ActionSpace, Component
 from fastdreamer.errors import UserError
 
 BUTTON = ("0", "1")

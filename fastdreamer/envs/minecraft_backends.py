@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fastdreamer.advice import pip, shell
+from fastdreamer.system.advice import pip, shell
 from fastdreamer.errors import UserError
 
 JAVA = 8

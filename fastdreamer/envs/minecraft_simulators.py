@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.advice import pip
+from fastdreamer.system.advice import pip
 from fastdreamer.envs.minecraft_actions import Keys, read_keys
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError
 

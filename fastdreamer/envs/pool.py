@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.data.actions import action_space
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.config import Config, RecordConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.counters import total_gain
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.counters import total_gain
+from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.expert import Expert
 from fastdreamer.envs.mix import KINDS, player_of, random_action
 from fastdreamer.envs.workers import count_cores, map_unordered
 from fastdreamer.errors import UserError
-from fastdreamer.json_files import COUNT, NUMBER, TEXT, Every, read_object
-from fastdreamer.progress import track
+from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, read_object
+from fastdreamer.system.progress import track
 
 NAME = re.compile(r"v3_.+_crafter-(\d+)_0-\d+")
 METADATA = {"total_reward": NUMBER, "duration_steps": COUNT, "achievements": [TEXT], "gains?": Every(NUMBER)}
@@ -112,7 +112,7 @@ class _Recorder:
         self.root, self.settings = root, settings
 
     def __call__(self, seed: int) -> tuple[int, dict[str, Any]]:
-        from fastdreamer.data.writer import write_recording  # PyAV: only where videos are written
+        from fastdreamer.recordings.writer import write_recording  # PyAV: only where videos are written
 
         found = _finished(self.root, self.settings, [seed])
         if found:  # by another `record` meanwhile

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from fastdreamer.data.cores import count_cores as count_cores
+from fastdreamer.system.cores import count_cores as count_cores
 from fastdreamer.errors import UserError
 
 Handler = Callable[[Any], Any]  # request -> reply, both picklable

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.data.tasks import RECORDED
+from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.evaluation.payments import Payments
 from fastdreamer.evaluation.trace import Trace
-from fastdreamer.progress import track
+from fastdreamer.system.progress import track
 
 
 class Environments(Protocol):

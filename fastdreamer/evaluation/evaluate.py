@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.advice import command
+from fastdreamer.system.advice import command
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.latents import Episode, LatentStore
-from fastdreamer.data.relabel import relabelled
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.latents.relabel import relabelled
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation import acting
+from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
@@ -27,14 +27,14 @@ from fastdreamer.evaluation.frames import RealFrames
 from fastdreamer.evaluation.imagined_rewards import imagined_rewards
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
-from fastdreamer.evaluation.summary import write_json
+from fastdreamer.run.summary import write_json
 from fastdreamer.evaluation.trace import Trace
-from fastdreamer.evaluation.world_model import choose_crops, evaluate_world_model
-from fastdreamer.files import check_replaceable
+from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
+from fastdreamer.system.files import check_replaceable
 from fastdreamer.heads.actor import Actor
-from fastdreamer.json_files import read_loosely
-from fastdreamer.run_lock import alone
-from fastdreamer.training.runs import RunDirectory, load_agent, world_model_from
+from fastdreamer.system.json_files import read_loosely
+from fastdreamer.run.lock import alone
+from fastdreamer.run.directory import RunDirectory, load_agent, world_model_from
 
 STRIPS = 3
 WRITTEN = ("world_model.json", "evaluation.json", "summary.json", "pictures/pictures.json")
@@ -272,6 +272,6 @@ def _held_out(config: Config, trained: Sequence[int], store: LatentStore) -> lis
 
 
 def _load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Any:
-    from fastdreamer.training.pixels import load_decoder
+    from fastdreamer.training.pixel_decoder import load_decoder
 
     return load_decoder(run, config, device)

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import read_manifest
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import read_manifest
 from fastdreamer.errors import UserError
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 
 
 class RealFrames:
@@ -24,8 +24,8 @@ class RealFrames:
         self.entries: Mapping[str, Any] = {}
         folder = run.recordings(config)
         if folder.is_dir():
-            from fastdreamer.data.identity import behind
-            from fastdreamer.data.read import find_recordings
+            from fastdreamer.recordings.identity import behind
+            from fastdreamer.recordings.read import find_recordings
 
             try:
                 self.entries = read_manifest(run.store(config))["episodes"]
@@ -37,8 +37,8 @@ class RealFrames:
         """The episode's frames."""
         if name not in self.recordings:
             return None
-        from fastdreamer.data.identity import check_unchanged
-        from fastdreamer.data.read import how_to_read, read_recording
+        from fastdreamer.recordings.identity import check_unchanged
+        from fastdreamer.recordings.read import how_to_read, read_recording
 
         how, size = how_to_read(self.config), self.config.data.frame_size
         try:

@@ -13,12 +13,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.calibration import correlation, features_of, predicted_rewards
-from fastdreamer.evaluation.world_model import SEQUENCES, Imagine
+from fastdreamer.evaluation.open_loop import SEQUENCES, Imagine
 from fastdreamer.heads.agent import Agent
-from fastdreamer.training.runs import RunDirectory, agent_from
+from fastdreamer.run.directory import RunDirectory, agent_from
 
 
 @torch.no_grad()

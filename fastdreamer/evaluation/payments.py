@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from fastdreamer.config import Config
-from fastdreamer.data.tasks import RECORDED, TaskMeter, counters_of
+from fastdreamer.recordings.tasks import RECORDED, TaskMeter, counters_of
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.evaluation.world_model import Crop
-from fastdreamer.files import write_atomic
+from fastdreamer.evaluation.open_loop import Crop
+from fastdreamer.system.files import write_atomic
 from fastdreamer.shapes import LatentClock
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.data.latents import Episode
+from fastdreamer.latents.store import Episode
 
 
 class Trace:

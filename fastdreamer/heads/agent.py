@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.sampler import commit, commit_and_sample_next, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
@@ -24,7 +24,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
 from fastdreamer.imagination.merging import prove_merged
 from fastdreamer.imagination.rollout import Noise, Rollout
-from fastdreamer.ranges import span
+from fastdreamer.system.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.rollout import Rollout
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.imagination_phase import ImaginationPhase
 
 
 class ShuffledRewards(ImaginationPhase):

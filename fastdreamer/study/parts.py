@@ -11,9 +11,9 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.files import write_atomic
-from fastdreamer.json_files import NUMBER, TEXT, read_object
-from fastdreamer.output import to_json
+from fastdreamer.system.files import write_atomic
+from fastdreamer.system.json_files import NUMBER, TEXT, read_object
+from fastdreamer.system.output import to_json
 from fastdreamer.settings import to_dict
 
 # What no part's result depends on, but for rounding.

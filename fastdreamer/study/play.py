@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.pool import EnvPool
-from fastdreamer.evaluation import acting
+from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.calibration import calibrate
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, RandomPolicy, play
 from fastdreamer.evaluation.evaluate import evaluation_seeds
 from fastdreamer.evaluation.payments import Task, tasks_of
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.study.parts import Parts, fingerprint
-from fastdreamer.training.runs import RunDirectory, load_agent
+from fastdreamer.run.directory import RunDirectory, load_agent
 
 JUDGED = ("phase2", "phase3")  # whose predicted rewards are compared with what was paid
 
@@ -48,7 +48,7 @@ class Played:
 def acting_encoder(config: Config, count: int, device: torch.device) -> Encoder:
     """The frozen tokenizer for `count` games in lockstep."""
     from fastdreamer.tokenizer.acting import ActingEncoder
-    from fastdreamer.tokenizer.engines import open_tokenizer
+    from fastdreamer.tokenizer.engines.installed import open_tokenizer
 
     return ActingEncoder(open_tokenizer(config, device), count)
 

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.closed_loop import check_worlds
 from fastdreamer.evaluation.evaluate import evaluate_open_loop, evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
-from fastdreamer.evaluation.summary import write_json
-from fastdreamer.run_lock import run_lock
+from fastdreamer.run.summary import write_json
+from fastdreamer.run.lock import run_lock
 from fastdreamer.settings import dump_config
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
-from fastdreamer.study.page import write_page
+from fastdreamer.study.study_page import write_page
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.study.play import Arm, acting_encoder, play_arms
 from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
-from fastdreamer.training.imagine import ImaginationPhase
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.run.directory import RunDirectory
 
 CONTROLS: dict[str, type[ImaginationPhase]] = {SHUFFLED_REWARDS: ShuffledRewards, SHUFFLED_ACTIONS: ShuffledActions}
 # What training does not depend on; `study` is the real game's alone.
@@ -93,7 +93,7 @@ class _Study:
 
     def share(self) -> None:
         """Records and encodes, but for what the configuration names."""
-        from fastdreamer.data.encode import encode_recordings
+        from fastdreamer.encoding.pipeline import encode_recordings
         from fastdreamer.envs.record import record
 
         given, config = self.config.data, self.shared
@@ -142,8 +142,8 @@ class _Study:
         return evaluate_open_loop(config, run, [1, 2, 3], store, device)
 
     def _train(self, config: Config, name: str, run: RunDirectory, phase: int) -> Mapping[str, Any]:
-        from fastdreamer.diagnosis.gates import Gates
-        from fastdreamer.planning.run import RunMemory
+        from fastdreamer.tools.diagnosis.gates import Gates
+        from fastdreamer.tools.planning.run_memory import RunMemory
         from fastdreamer.training.train import train
 
         def work() -> dict[str, Any]:
@@ -154,7 +154,7 @@ class _Study:
 
     def _control(self, config: Config, name: str, run: RunDirectory, control: str, parent: Path) -> Mapping[str, Any]:
         from fastdreamer.envs.games import Games
-        from fastdreamer.planning.run import RunMemory
+        from fastdreamer.tools.planning.run_memory import RunMemory
         from fastdreamer.training.train import train
 
         def work() -> dict[str, Any]:

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fastdreamer.advice import again, plain, shell
+from fastdreamer.system.advice import again, plain, shell
 from fastdreamer.errors import UserError
-from fastdreamer.files import sha256_file, write_atomic
-from fastdreamer.folders import expanded
+from fastdreamer.system.files import sha256_file, write_atomic
+from fastdreamer.system.folders import expanded
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.ranges import span
+from fastdreamer.system.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
 from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess

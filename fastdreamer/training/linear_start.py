@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from fastdreamer.data.clips import EpisodeArrays, align
+from fastdreamer.latents.batch import EpisodeArrays, align
 from fastdreamer.dynamics.linear import Transitions
 from fastdreamer.dynamics.world_model import WorldModel
 

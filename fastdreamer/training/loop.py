@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdreamer.advice import plain
+from fastdreamer.system.advice import plain
 from fastdreamer.config import Config, TrainConfig
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
-from fastdreamer.diagnosis.flags import section
+from fastdreamer.health.limits import section
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.failures import stop_signals
-from fastdreamer.files import scratch_directory
-from fastdreamer.leftovers import sweep
-from fastdreamer.progress import track
-from fastdreamer.run_lock import place_of, run_lock
+from fastdreamer.system.failures import stop_signals
+from fastdreamer.system.files import scratch_directory
+from fastdreamer.system.leftovers import sweep
+from fastdreamer.system.progress import track
+from fastdreamer.run.lock import place_of, run_lock
 from fastdreamer.training.best import Best
-from fastdreamer.training.checkpoint import Checkpoint, not_finite, save_checkpoint
-from fastdreamer.training.metrics import MetricsWriter
+from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
+from fastdreamer.run.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
-from fastdreamer.training.watch import Watch
+from fastdreamer.health.watch import Watch
 
 
 def fit(

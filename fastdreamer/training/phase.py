@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.loader import Feed
 from fastdreamer.training.optim import RunningScale
 
 

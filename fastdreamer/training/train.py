@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
-from fastdreamer.data.relabel import check_task
+from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
+from fastdreamer.latents.relabel import check_task
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.diagnosis.check import Check
+from fastdreamer.health.checks import Check
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
-from fastdreamer.run_lock import alone
+from fastdreamer.run.lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
-from fastdreamer.training.agent import AgentPhase
-from fastdreamer.training.checkpoint import (
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.run.checkpoint import (
     Checkpoint,
     Damaged,
     check_architecture,
@@ -30,14 +30,14 @@ from fastdreamer.training.checkpoint import (
     load_checkpoint,
     steps_in,
 )
-from fastdreamer.training.data import held_out_batch, training_feed
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.phase_data import held_out_batch, training_feed
+from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.runs import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
 from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
-from fastdreamer.training.world_model import WorldModelPhase
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 PHASES = (1, 2, 3)
 
@@ -240,7 +240,7 @@ def _train_decoder(
 
     Phase 1 is finished by then: what fails here costs the decoder alone, and is said.
     """
-    from fastdreamer.training.pixels import train_pixel_decoder
+    from fastdreamer.training.pixel_decoder import train_pixel_decoder
 
     try:
         return train_pixel_decoder(config, run, store, backend, resume)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.data.entries import digest, is_sound
-from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import SYNTHETIC, LatentStore
-from fastdreamer.data.store_advice import make, mend
-from fastdreamer.files import write_atomic
+from fastdreamer.latents.entries import digest, is_sound
+from fastdreamer.latents.journal import JOURNAL
+from fastdreamer.latents.store import SYNTHETIC, LatentStore
+from fastdreamer.latents.store_advice import make, mend
+from fastdreamer.system.files import write_atomic
 
 NOTE = "store.json"
 

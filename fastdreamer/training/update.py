@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
-from fastdreamer.ranges import span
+from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import Average, build_optimizers, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.pieces import Pieces

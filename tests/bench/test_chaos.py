@@ -24,7 +24,7 @@ from bench.chaos.mutations import Input, binary, mutations
 from bench.chaos.rows import Clock, Row, table
 from bench.chaos.stages import Bench, content, differences
 from fastdreamer.errors import UserError
-from fastdreamer.files import write_atomic
+from fastdreamer.system.files import write_atomic
 
 
 def say(text: str) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from bench import data_path
 from bench.data_path import batches, main
 from bench.results import read
-from fastdreamer.data.dali import dali_available
-from fastdreamer.data.resample import TorchResampler
+from fastdreamer.tokenizer.dali import dali_available
+from fastdreamer.tokenizer.resample import TorchResampler
 
 RUN = ["--device", "cpu", "--frames", "70", "--pairs", "2", "--image-size", "32"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.imagined_reward import one_step
-from fastdreamer.data.clips import Batch
+from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.settings import load_config
 

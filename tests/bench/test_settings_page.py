@@ -9,7 +9,7 @@ import pytest
 
 from bench.settings_page import PAGE, comments, page
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.run_config import check_run
+from fastdreamer.run.kept_config import check_run
 from fastdreamer.settings import config_text, load_config, setting, to_dict
 
 

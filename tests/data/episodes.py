@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fastdreamer.config import SamplingConfig
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.shapes import LatentClock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import SPACES, action_space, decode_camera, encode_camera
+from fastdreamer.recordings.actions import SPACES, action_space, decode_camera, encode_camera
 from fastdreamer.errors import UserError
 
 from .fixtures import navigate_arrays, obtain_arrays, treechop_arrays

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastdreamer.config import Config, DataConfig, TokenizerConfig
-from fastdreamer.data import encode as encode_module
-from fastdreamer.data import minerl
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import Episode, LatentStore
-from fastdreamer.data.stream import Streamer
+from fastdreamer.encoding import pipeline as encode_module
+from fastdreamer.recordings import minerl
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.encoding.stream import Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec

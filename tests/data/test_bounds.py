@@ -13,11 +13,13 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data import bounds, decode, minerl
-from fastdreamer.data.find import find_recordings
-from fastdreamer.data.identity import content_of
-from fastdreamer.data.inspect import inspect_recordings
-from fastdreamer.data.recording import DamagedRecording
+from fastdreamer.recordings import bounds
+from fastdreamer.recordings import decode
+from fastdreamer.recordings import minerl
+from fastdreamer.recordings.find import find_recordings
+from fastdreamer.recordings.identity import content_of
+from fastdreamer.recordings.inspect import inspect_recordings
+from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.errors import UserError
 
 from .fixtures import treechop_arrays, write_minerl_recording

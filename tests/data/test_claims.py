@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.data.claims import LOCK_FILE, Claims
-from fastdreamer.data.overlap import Outlet, Stopped
-from fastdreamer.data.recording import Recording
+from fastdreamer.encoding.episode_locks import LOCK_FILE, Claims
+from fastdreamer.encoding.producers import Outlet, Stopped
+from fastdreamer.recordings.recording import Recording
 from fastdreamer.errors import UserError
 
 HOLDER = """
 import sys
 from pathlib import Path
-from fastdreamer.data.claims import Claims
+from fastdreamer.encoding.episode_locks import Claims
 with Claims(Path(sys.argv[1])) as claims:
     print(*(name for name in sys.argv[2:] if claims.take(name)), flush=True)
     sys.stdin.read()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastdreamer.data.clips import align, crop
+from fastdreamer.latents.batch import align, crop
 from fastdreamer.shapes import LatentClock
 
 from .episodes import numbered

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from fastdreamer.data.containers import DamagedVideo
-from fastdreamer.data.decode import count_frames, decode_blocks, decode_some, decode_video, frame_times
-from fastdreamer.data.nvdec import can_nvdec
+from fastdreamer.recordings.containers import DamagedVideo
+from fastdreamer.recordings.decode import count_frames, decode_blocks, decode_some, decode_video, frame_times
+from fastdreamer.tokenizer.nvdec import can_nvdec
 
 from .video_fixtures import barcode, read_barcode, remux, write_video
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.data import encode as encode_module
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import Episode, LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.encoding import pipeline as encode_module
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 

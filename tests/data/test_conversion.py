@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.inspect import inspect_recordings
-from fastdreamer.data.read import find_recordings, read_recording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.inspect import inspect_recordings
+from fastdreamer.recordings.read import find_recordings, read_recording
 
 from .fixtures import treechop_arrays, write_minerl_recording
 from .video_fixtures import barcode, read_barcode, remux, write_video

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.data import cores
+from fastdreamer.system import cores
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, RecordConfig, TokenizerConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.counters import compact, from_arrays, to_arrays, total_gain
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import LatentStore, read_manifest, write_manifest
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
-from fastdreamer.data.tasks import task_rewards
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.counters import compact, from_arrays, to_arrays, total_gain
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
+from fastdreamer.recordings.tasks import task_rewards
 from fastdreamer.errors import UserError
 
 from .fixtures import obtain_arrays, write_minerl_recording

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config, DataConfig, TokenizerConfig
-from fastdreamer.data.dali import DaliResampler, dali_available, nvdec_blocks
-from fastdreamer.data.resample import Resampler, TorchResampler, resampler
+from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks
+from fastdreamer.tokenizer.resample import Resampler, TorchResampler, resampler
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 pytest.importorskip("nvidia.dali", reason="DALI is for Linux on x86-64")
-from fastdreamer.data import dali_graph
+from fastdreamer.tokenizer import dali_graph
 
 CPU = torch.device("cpu")
 LEVEL = 2 / 255  # one of 256 levels, in [-1, 1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.data.resample import Resampler, TorchResampler
+from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 
 CARD, CPU = torch.device("cuda"), torch.device("cpu")
 LEVEL = 2 / 255  # one of 256 levels, in [-1, 1]
@@ -39,7 +39,7 @@ def test_torch_resamples_on_the_card_as_on_the_cpu(height: int, width: int, size
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_dali_resamples_on_the_card_as_torch_on_the_cpu(height: int, width: int, size: int, precision: str) -> None:
     pytest.importorskip("nvidia.dali")
-    from fastdreamer.data.dali import DaliResampler
+    from fastdreamer.tokenizer.dali import DaliResampler
 
     dali = DaliResampler(size, precision, CARD, batch=2)
     for batch, frames in ((2, 33), (1, 1), (3, 5)):
@@ -50,7 +50,7 @@ def test_dali_resamples_on_the_card_as_torch_on_the_cpu(height: int, width: int,
 
 def test_a_kept_result_lives_and_a_dropped_one_is_not_reused_too_early() -> None:
     pytest.importorskip("nvidia.dali")
-    from fastdreamer.data.dali import DaliResampler
+    from fastdreamer.tokenizer.dali import DaliResampler
 
     dali, windows = DaliResampler(256, "fp16", CARD), noise(4, 33, 64, 64).to(CARD)
     kept, copy = dali(windows), TorchResampler(256, "fp32", CARD)(windows)
@@ -75,7 +75,7 @@ def recording(path: Path, size: tuple[int, int], frames: int) -> Path:
 
 def test_frames_decoded_on_the_cpu_are_resampled_on_the_card(tmp_path: Path) -> None:
     path = recording(tmp_path / "a.mp4", (64, 64), 99)
-    from fastdreamer.data.decode import decode_video
+    from fastdreamer.recordings.decode import decode_video
 
     frames = torch.from_numpy(decode_video(path))
     compare(TorchResampler(256, "fp16", CARD), frames.unflatten(0, (3, 33)), 256, "fp16")
@@ -85,8 +85,8 @@ def test_frames_decoded_on_the_cpu_are_resampled_on_the_card(tmp_path: Path) -> 
 def test_nvdec_and_dali_give_pyavs_frames_in_order(tmp_path: Path, size: tuple[int, int]) -> None:
     pytest.importorskip("nvidia.dali")
     path = recording(tmp_path / "a.mp4", size, 500)
-    from fastdreamer.data.dali import DaliResampler, can_nvdec, nvdec_blocks
-    from fastdreamer.data.decode import decode_video
+    from fastdreamer.tokenizer.dali import DaliResampler, can_nvdec, nvdec_blocks
+    from fastdreamer.recordings.decode import decode_video
 
     assert can_nvdec(path) == ""
     expected = torch.from_numpy(decode_video(path))
@@ -112,8 +112,8 @@ def test_nvdec_leaves_out_what_an_edit_list_hides(tmp_path: Path) -> None:
                 shift = int(33 / 20 / packet.time_base)
                 packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
                 writer.mux(packet)
-    from fastdreamer.data.dali import nvdec_blocks
-    from fastdreamer.data.decode import decode_video
+    from fastdreamer.tokenizer.dali import nvdec_blocks
+    from fastdreamer.recordings.decode import decode_video
 
     expected, found = torch.from_numpy(decode_video(path)), torch.cat(list(nvdec_blocks(path, 32))).cpu()
     assert found.shape == expected.shape and len(found) == 87

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.decode import DamagedVideo, count_frames, decode_blocks, decode_some, decode_video
+from fastdreamer.recordings.decode import DamagedVideo, count_frames, decode_blocks, decode_some, decode_video
 
 from .video_fixtures import barcode, packets_of, read_barcode, remux, write_video
 

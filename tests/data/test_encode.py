@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.data import encode as encode_module
-from fastdreamer.data import stream as stream_module
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import FOLDER, LatentStore, read_manifest, store_key
-from fastdreamer.data.ledger import Ledger
-from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.writer import write_recording
+from fastdreamer.encoding import pipeline as encode_module
+from fastdreamer.encoding import stream as stream_module
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest, store_key
+from fastdreamer.encoding.manifest_writer import Ledger
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.writer import write_recording
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, tokenizer_fingerprint
 
@@ -184,7 +184,7 @@ def test_a_kill_loses_at_most_what_is_in_hand(tmp_path: Path) -> None:
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from fastdreamer.data import encode
+from fastdreamer.encoding import pipeline as encode
 from test_encode import CONFIG
 plain, calls = encode._episode, []
 def slow(*arguments):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import FOLDER, LatentStore, read_manifest
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest
 
 from .test_encode import CONFIG, _record, _trajectory
 
@@ -20,7 +20,7 @@ SCRIPT = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from fastdreamer.data import encode
+from fastdreamer.encoding import pipeline as encode
 from data.test_encode import CONFIG
 plain = encode._episode
 def named(finished, latents):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.data.feed import Feed
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 
@@ -90,7 +90,7 @@ def test_closing_ends_the_thread_and_forgets_nothing() -> None:
 LEFT_OPEN = """
 import torch
 from data.episodes import mixed, sampler
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.loader import Feed
 feed = Feed(sampler(mixed()), torch.device("cpu"), ahead=3)
 feed.draw()
 {end}

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data import find
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.inspect import inspect_recordings, render_inspection
-from fastdreamer.data.minerl_folders import BLACKLIST
-from fastdreamer.data.read import find_incomplete, find_recordings, read_recording
+from fastdreamer.recordings import find
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+from fastdreamer.recordings.minerl_folders import BLACKLIST
+from fastdreamer.recordings.read import find_incomplete, find_recordings, read_recording
 from fastdreamer.errors import UserError
 
 from .fixtures import treechop_arrays, write_minerl_recording

@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.decode import count_frames, decode_video
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.decode import count_frames, decode_video
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
+from fastdreamer.recordings.trajectory import Trajectory
 
 from .fixtures import FIXTURES, row_of, treechop_arrays
 from .video_fixtures import barcode, nal_types, packets_of, read_barcode
@@ -55,7 +55,7 @@ def test_every_row_has_its_frame(roots: dict[str, Path], name: str):
 def test_a_planted_shift_of_one_frame_is_seen(
     roots: dict[str, Path], name: str, shift: int, monkeypatch: pytest.MonkeyPatch
 ):
-    decoded = "fastdreamer.data.read.decode_blocks"
+    decoded = "fastdreamer.recordings.read.decode_blocks"
     monkeypatch.setattr(decoded, lambda path, *_: [np.roll(decode_video(path), shift, axis=0)])
     with pytest.raises(AssertionError):
         assert_aligned(read(roots[name]), FIXTURES[name].first)

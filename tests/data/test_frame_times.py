@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.frame_times import FrameTimes
-from fastdreamer.data.read import find_recordings, read_aligned
-from fastdreamer.data.recording import DamagedRecording
+from fastdreamer.recordings.frame_times import FrameTimes
+from fastdreamer.recordings.read import find_recordings, read_aligned
+from fastdreamer.recordings.recording import DamagedRecording
 
 from .test_vpt_clock import TICKS, VPT, without
 from .video_fixtures import read_barcode

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.data import encode as encode_module
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.find import find_recordings
-from fastdreamer.data.identity import content_of
-from fastdreamer.data.latents import FOLDER, LatentStore, read_manifest
-from fastdreamer.data.splits import natural_split
+from fastdreamer.encoding import pipeline as encode_module
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.recordings.find import find_recordings
+from fastdreamer.recordings.identity import content_of
+from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest
+from fastdreamer.latents.splits import natural_split
 
 from .test_encode import CONFIG, _record, _trajectory
 from .video_fixtures import write_video

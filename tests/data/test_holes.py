@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
 
 from .fixtures import read_barcode, row_of, treechop_arrays, write_minerl_recording
 from .test_alignment import encode

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.inspect import inspect_recordings, render_inspection
-from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.writer import write_recording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.writer import write_recording
 from fastdreamer.errors import UserError
 
 from .fixtures import obtain_arrays, treechop_arrays, write_minerl_recording

@@ -15,16 +15,16 @@ from statistics import median
 import pytest
 import torch
 
-from fastdreamer.data import ledger as ledger_module
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.claims import Claims
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.episode import Episode
-from fastdreamer.data.identity import content_of
-from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import FORMAT, LatentStore, described, read_manifest, write_manifest
-from fastdreamer.data.ledger import Ledger
-from fastdreamer.data.recording import Recording
+from fastdreamer.encoding import manifest_writer as ledger_module
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.encoding.episode_locks import Claims
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.episode import Episode
+from fastdreamer.recordings.identity import content_of
+from fastdreamer.latents.journal import JOURNAL
+from fastdreamer.latents.store import FORMAT, LatentStore, described, read_manifest, write_manifest
+from fastdreamer.encoding.manifest_writer import Ledger
+from fastdreamer.recordings.recording import Recording
 from fastdreamer.errors import UserError
 
 from .test_encode import CONFIG, _record, _trajectory
@@ -214,7 +214,7 @@ def test_a_full_disk_is_said_to_be_the_stores(tmp_path: Path, monkeypatch: pytes
         def full(handle: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("fastdreamer.data.journal.os.fsync", full)
+        monkeypatch.setattr("fastdreamer.latents.journal.os.fsync", full)
         with pytest.raises(UserError, match=r"journal.jsonl.*(No space left|the disk is full)"):
             ledger._append({"name": "b", "reason": "x"})
         assert (store / JOURNAL).read_bytes() == before

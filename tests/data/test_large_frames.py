@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdreamer.data import stream as stream_module
-from fastdreamer.data.read import find_recordings
-from fastdreamer.data.stream import Streamer
+from fastdreamer.encoding import stream as stream_module
+from fastdreamer.recordings.read import find_recordings
+from fastdreamer.encoding.stream import Streamer
 from fastdreamer.tokenizer import preprocess as preprocess_module
 from fastdreamer.tokenizer.preprocess import preprocess
 

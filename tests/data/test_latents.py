@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import (
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import (
     FOLDER,
     Episode,
     LatentStore,
@@ -23,8 +23,8 @@ from fastdreamer.data.latents import (
     write_episode,
     write_manifest,
 )
-from fastdreamer.data.splits import assign_splits
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.latents.splits import assign_splits
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 

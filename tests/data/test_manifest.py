@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import FOLDER, LatentStore, read_manifest, write_manifest
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 

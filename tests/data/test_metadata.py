@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
+from fastdreamer.recordings.trajectory import Trajectory
 
 from .fixtures import read_barcode, row_of, treechop_arrays, write_minerl_recording
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.data.dali import nvdec_blocks, stream_blocks
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.nvdec import _order, can_nvdec, presentation
+from fastdreamer.tokenizer.dali import nvdec_blocks, stream_blocks
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.tokenizer.nvdec import _order, can_nvdec, presentation
 from fastdreamer.errors import UserError
 
 from .fixtures import write_video

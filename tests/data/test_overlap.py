@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastdreamer.data.overlap import Background, Outlet, Stopped, Writer
+from fastdreamer.encoding.producers import Background, Outlet, Stopped, Writer
 
 BEFORE: set[threading.Thread] = set()
 

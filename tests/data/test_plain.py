@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import SPACES, action_space
-from fastdreamer.data.inspect import inspect_recordings, render_inspection
-from fastdreamer.data.plain import ENDINGS
-from fastdreamer.data.read import find_incomplete, find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
+from fastdreamer.recordings.actions import SPACES, action_space
+from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+from fastdreamer.recordings.plain import ENDINGS
+from fastdreamer.recordings.read import find_incomplete, find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
 
 from .fixtures import treechop_arrays, write_minerl_recording
 from .video_fixtures import read_barcode, write_video

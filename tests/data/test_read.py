@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data import read as read_module
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.read import find_incomplete, find_recordings, guess_space, read_labels, read_recording
-from fastdreamer.data.recording import Recording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings import read as read_module
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.recordings.read import find_incomplete, find_recordings, guess_space, read_labels, read_recording
+from fastdreamer.recordings.recording import Recording
+from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
 from .fixtures import read_barcode, row_of, treechop_arrays, write_minerl_recording

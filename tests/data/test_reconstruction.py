@@ -14,10 +14,10 @@ from PIL import Image
 
 from fastdreamer import cli
 from fastdreamer.config import Config, EnginesConfig, TokenizerConfig
-from fastdreamer.data import reconstruction
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.reconstruction import measure_reconstruction, render_reconstruction
+from fastdreamer.tokenizer import reconstruction
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.tokenizer.reconstruction import measure_reconstruction, render_reconstruction
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 from .fixtures import treechop_arrays, write_minerl_recording

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, DataConfig, TokenizerConfig
-from fastdreamer.data import recount
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.encoding import recount
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.errors import UserError
 from fastdreamer.training.trained_on import aligned_before
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.data.latents import Episode
-from fastdreamer.data.relabel import check_task, relabelled
+from fastdreamer.latents.store import Episode
+from fastdreamer.latents.relabel import check_task, relabelled
 from fastdreamer.errors import UserError
 
 from .episodes import CLOCK, numbered

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fastdreamer.config import Config
-from fastdreamer.data import replace as module
-from fastdreamer.data.latents import FOLDER, MANIFEST, OtherStore
-from fastdreamer.data.replace import replace_store
+from fastdreamer.encoding import replace as module
+from fastdreamer.latents.store import FOLDER, MANIFEST, OtherStore
+from fastdreamer.encoding.replace import replace_store
 from fastdreamer.errors import UserError
 
 NEW = "new key"

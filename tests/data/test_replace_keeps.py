@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.config import Config
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.entries import HEIRLOOMS, fault
-from fastdreamer.data.latents import LatentStore, read_manifest
-from fastdreamer.data.replace import replace_store
-from fastdreamer.data.splits import divide, natural_split, same_videos
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.entries import HEIRLOOMS, fault
+from fastdreamer.latents.store import LatentStore, read_manifest
+from fastdreamer.encoding.replace import replace_store
+from fastdreamer.latents.splits import divide, natural_split, same_videos
 
 from .test_encode import CONFIG
 from .test_growth import clips
@@ -56,7 +56,7 @@ def test_a_replacing_that_was_stopped_keeps_them_too(grown: tuple[Path, Path], m
     recordings, store = grown
     old = what_is_there(store)
     with monkeypatch.context() as patch:
-        patch.setattr("fastdreamer.data.ledger.Ledger.close", lambda _: exec("raise KeyboardInterrupt"))
+        patch.setattr("fastdreamer.encoding.manifest_writer.Ledger.close", lambda _: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
             replace_store(OTHERWISE, recordings, store)
     replace_store(OTHERWISE, recordings, store)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.data.encode import encode_recordings
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.writer import write_recording
-from fastdreamer.diagnosis.inputs import tokenizer as compared
+from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.recordings.writer import write_recording
+from fastdreamer.tools.diagnosis.inputs import tokenizer as compared
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.frames import RealFrames
-from fastdreamer.training.pixels import _pairs
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.training.pixel_decoder import _pairs
+from fastdreamer.run.directory import RunDirectory
 
 from .test_encode import CONFIG, SPACE, _record, _trajectory
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdreamer.config import SamplingConfig
-from fastdreamer.data.clips import align, crop, stack
-from fastdreamer.data.resident import ResidentSteps
-from fastdreamer.data.sampler import CropSampler, best
-from fastdreamer.data.schedule import Share, Starts
+from fastdreamer.latents.batch import align, crop, stack
+from fastdreamer.latents.resident import ResidentSteps
+from fastdreamer.latents.crop_sampler import CropSampler, best
+from fastdreamer.latents.schedule import Share, Starts
 from fastdreamer.shapes import LatentClock
 
 from .episodes import CLOCK, MIXED, episodes, equal, firsts, mixed, numbered, sampler

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fastdreamer.config import SamplingConfig
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.feed import Feed
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.crop_sampler import CropSampler
 
 from .episodes import CLOCK, MIXED, equal, mixed, sampler
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data import cores, minerl, vpt
-from fastdreamer.data.inspect import inspect_recordings, render_inspection
-from fastdreamer.data.rates import count_rates, describe_mix
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
+from fastdreamer.system import cores
+from fastdreamer.recordings import minerl
+from fastdreamer.recordings import vpt
+from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+from fastdreamer.recordings.rates import count_rates, describe_mix
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
 
 from .fixtures import treechop_arrays, write_minerl_recording
 from .test_alignment import encode

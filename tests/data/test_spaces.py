@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdreamer.config import DataConfig
-from fastdreamer.data import read as read_module
-from fastdreamer.data.actions import SPACES, action_space, decode_camera, encode_camera
-from fastdreamer.data.bins import VECTOR
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.read import find_recordings, guess_space, read_recording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings import read as read_module
+from fastdreamer.recordings.actions import SPACES, action_space, decode_camera, encode_camera
+from fastdreamer.recordings.bins import VECTOR
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.recordings.read import find_recordings, guess_space, read_recording
+from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.errors import UserError
 
 from .fixtures import read_barcode, row_of, treechop_arrays, write_minerl_recording

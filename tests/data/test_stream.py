@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.data import stream as stream_module
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.decode import DamagedVideo, decode_blocks, decode_video
-from fastdreamer.data.overlap import Outlet
-from fastdreamer.data.read import find_recordings, read_labels, read_recording
-from fastdreamer.data.recording import DamagedRecording, Recording
-from fastdreamer.data.stream import Chunk, Finished, Restart, Streamer
+from fastdreamer.encoding import stream as stream_module
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.decode import DamagedVideo, decode_blocks, decode_video
+from fastdreamer.encoding.producers import Outlet
+from fastdreamer.recordings.read import find_recordings, read_labels, read_recording
+from fastdreamer.recordings.recording import DamagedRecording, Recording
+from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.verify import disagreement, sample_numbers, sampled_sha256
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
 
 from .video_fixtures import barcode, write_video
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.data import read as read_module
-from fastdreamer.data.actions import action_space, encode_camera
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.read import find_recordings, read_aligned, read_recording
-from fastdreamer.data.recording import Aligned, DamagedRecording
-from fastdreamer.data.trajectory import Trajectory
+from fastdreamer.recordings import read as read_module
+from fastdreamer.recordings.actions import action_space, encode_camera
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.recordings.read import find_recordings, read_aligned, read_recording
+from fastdreamer.recordings.recording import Aligned, DamagedRecording
+from fastdreamer.recordings.trajectory import Trajectory
 
 from .fixtures import read_barcode, treechop_arrays, write_minerl_recording
 from .vpt_fixtures import Line, row_of_vpt, vpt_line, write_vpt_recording

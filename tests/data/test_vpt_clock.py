@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.frame_times import FrameTimes
-from fastdreamer.data.read import find_recordings, read_aligned
-from fastdreamer.data.recording import Aligned, DamagedRecording
-from fastdreamer.data.vpt_clock import line_clocks, match
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.frame_times import FrameTimes
+from fastdreamer.recordings.read import find_recordings, read_aligned
+from fastdreamer.recordings.recording import Aligned, DamagedRecording
+from fastdreamer.recordings.vpt_clock import line_clocks, match
 
 from .video_fixtures import read_barcode
 from .vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording

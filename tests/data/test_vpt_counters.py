@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, read_aligned, read_recording
-from fastdreamer.data.tasks import task_rewards
-from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.vpt_counters import Tally
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_aligned, read_recording
+from fastdreamer.recordings.tasks import task_rewards
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.vpt_counters import Tally
 
 from .fixtures import read_barcode
 from .vpt_fixtures import vpt_line, write_vpt_recording

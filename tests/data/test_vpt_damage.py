@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.cursor import draw_cursor
-from fastdreamer.data.read import find_incomplete, find_recordings, read_aligned
-from fastdreamer.data.recording import Aligned, DamagedRecording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.cursor import draw_cursor
+from fastdreamer.recordings.read import find_incomplete, find_recordings, read_aligned
+from fastdreamer.recordings.recording import Aligned, DamagedRecording
 
 from .video_fixtures import barcode, read_barcode
 from .vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.decode import decode_video
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.data.recording import DamagedRecording
-from fastdreamer.data.trajectory import Trajectory
-from fastdreamer.data.writer import write_recording
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.recordings.recording import DamagedRecording
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.writer import write_recording
 from fastdreamer.errors import UserError
 
 from .fixtures import barcode, read_barcode

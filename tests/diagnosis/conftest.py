@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
 from fastdreamer.device import Backend
-from fastdreamer.diagnosis.run import diagnose
-from fastdreamer.files import sha256_file
+from fastdreamer.tools.diagnosis.diagnose import diagnose
+from fastdreamer.system.files import sha256_file
 from fastdreamer.settings import dump_config, load_config
 from fastdreamer.training.train import train
 
@@ -79,9 +79,9 @@ def write_ring_store(path: Path, episodes: int, steps: int) -> None:
 def _small_and_shared() -> Iterator[None]:
     """Few crops; and on a machine that does other work a tiny step may well wait for some milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastdreamer.diagnosis.subject.BRIEF_S", 0.1)
-        patch.setattr("fastdreamer.diagnosis.dynamics.CROPS", 12)
-        patch.setattr("fastdreamer.diagnosis.subject.STEPS", 1)
+        patch.setattr("fastdreamer.tools.diagnosis.loaded_phase.BRIEF_S", 0.1)
+        patch.setattr("fastdreamer.tools.diagnosis.dynamics_checks.CROPS", 12)
+        patch.setattr("fastdreamer.tools.diagnosis.loaded_phase.STEPS", 1)
         yield
 
 

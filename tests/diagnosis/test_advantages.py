@@ -7,8 +7,8 @@ import pytest
 from jaxtyping import Float
 from numpy import ndarray
 
-from fastdreamer.diagnosis import flags
-from fastdreamer.diagnosis.advantages import Figures, advantages, measure
+from fastdreamer.health import limits as flags
+from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
 
 STATES, ACTIONS = 24, 9
 UNIFORM = np.full((STATES, ACTIONS), 1 / ACTIONS)

@@ -16,20 +16,20 @@ from imagination.worlds import TOKENS, dreams
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.tasks import RECORDED, TaskMeter
-from fastdreamer.diagnosis import audit as module
-from fastdreamer.diagnosis.audit import Effort, audit, check_auditable, render
-from fastdreamer.diagnosis.moments import Moment, Reach, Replay, collect, encode
-from fastdreamer.diagnosis.run import diagnose
-from fastdreamer.diagnosis.sources import own_seeds, recorded_worlds
-from fastdreamer.diagnosis.tries import Trial
+from fastdreamer.recordings.tasks import RECORDED, TaskMeter
+from fastdreamer.tools.diagnosis import audit as module
+from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, render
+from fastdreamer.tools.diagnosis.moments import Moment, Reach, Replay, collect, encode
+from fastdreamer.tools.diagnosis.diagnose import diagnose
+from fastdreamer.tools.diagnosis.sources import own_seeds, recorded_worlds
+from fastdreamer.tools.diagnosis.tries import Trial
 from fastdreamer.envs.branching import Played, Snapshot
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.evaluate import evaluation_seeds
-from fastdreamer.evaluation.report import write_report
+from fastdreamer.report.page import write_report
 from fastdreamer.heads.actor import Actor
 from fastdreamer.shapes import LatentClock
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 
 from .conftest import BACKEND
 
@@ -160,7 +160,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[PretendPool]:
         return pools[-1]
 
     monkeypatch.setattr("fastdreamer.envs.branching.BranchPool", pool)
-    monkeypatch.setattr("fastdreamer.diagnosis.sources.BranchPool", pool)
+    monkeypatch.setattr("fastdreamer.tools.diagnosis.sources.BranchPool", pool)
     monkeypatch.setattr("fastdreamer.tokenizer.acting.ActingEncoder", lambda tokenizer, batch: PretendEncoder(PLAIN))
     monkeypatch.setattr(module, "open_encoder", lambda *arguments: PretendEncoder(PLAIN))
     return pools

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdreamer.facade import Parts, diagnose_phase, open_run
-from fastdreamer.training.checkpoint import strip_compiled_prefix
+from fastdreamer.api import Parts, diagnose_phase, open_run
+from fastdreamer.run.checkpoint import strip_compiled_prefix
 
 CPU = torch.device("cpu")
 

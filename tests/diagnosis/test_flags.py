@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.data.sampler import CropSampler
-from fastdreamer.diagnosis import flags
+from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.health import limits as flags
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.training import agent as agent_module
+from fastdreamer.training import cloning_phase as agent_module
 
 from .conftest import Found, edit_checkpoint, found, raised
 

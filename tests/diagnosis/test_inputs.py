@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.diagnosis.inputs import input_range, output
-from fastdreamer.diagnosis.models import devices
+from fastdreamer.tools.diagnosis.inputs import input_range, output
+from fastdreamer.tools.diagnosis.model_checks import devices
 from fastdreamer.shapes import LatentClock
 
 CLOCK = LatentClock(8, 33)

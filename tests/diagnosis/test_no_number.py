@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.diagnosis import dreams, dynamics, flags, gates
-from fastdreamer.diagnosis.check import Check
+from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
+from fastdreamer.health import limits as flags
+from fastdreamer.tools.diagnosis import gates
+from fastdreamer.health.checks import Check
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.training.critic import Calibration
-from fastdreamer.training.watch import checks_of
+from fastdreamer.health.watch import checks_of
 
 NAN = math.nan
 SPAN = (1.0, 0.9, 1.1)

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from fastdreamer.diagnosis import flags, real_play
-from fastdreamer.diagnosis.check import Check
-from fastdreamer.diagnosis.subject import Subject
+from fastdreamer.health import limits as flags
+from fastdreamer.tools.diagnosis import real_play
+from fastdreamer.health.checks import Check
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 PHASE = SimpleNamespace(terms=("policy", "reward", "continue", "value"))
 

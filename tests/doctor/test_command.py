@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.doctor.ready import NEEDS
-from fastdreamer.doctor.requirements import PACKAGE, declaration
+from fastdreamer.tools.doctor.ready import NEEDS
+from fastdreamer.tools.doctor.requirements import PACKAGE, declaration
 
 OTHERS = (
     "Python", "fastdreamer", "configuration", "card", "cuDNN", "conv3d in bf16", "C++ compiler", "C compiler", "nsys",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.doctor import requirements
-from fastdreamer.doctor.ask import Answer, ask
-from fastdreamer.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
-from fastdreamer.doctor.machine import Card
-from fastdreamer.doctor.part import Part
-from fastdreamer.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration
+from fastdreamer.tools.doctor import requirements
+from fastdreamer.tools.doctor.ask import Answer, ask
+from fastdreamer.tools.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
+from fastdreamer.tools.doctor.machine import Card
+from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration
 
 ROOT = Path(__file__).parents[2]
 MADE_UP = Requirement("made-up", ">=1.2,<2", "engines")
@@ -213,7 +213,8 @@ def test_torch_2_9_is_known_to_be_bad(library, monkeypatch) -> None:
 
 
 def test_the_lines_that_install_are_those_of_the_commands() -> None:
-    from fastdreamer.profiling import nsys, pyspy
+    from fastdreamer.tools.profiling import nsys
+    from fastdreamer.tools.profiling import pyspy
 
     assert nsys.INSTALL == NSYS
     wanted = next(one for one in declaration().libraries if one.name == "py-spy")

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from fastdreamer import commands
-from fastdreamer.doctor import machine
-from fastdreamer.doctor.part import Part
-from fastdreamer.doctor.ready import NEEDS, run_parts
-from fastdreamer.doctor.ready import commands as ready
+from fastdreamer.tools.doctor import machine
+from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.ready import NEEDS, run_parts
+from fastdreamer.tools.doctor.ready import commands as ready
 from fastdreamer.settings import load_config
 
 

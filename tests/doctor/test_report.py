@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.doctor.ask import Answer, Task, ask
-from fastdreamer.doctor.part import Part
-from fastdreamer.doctor.render import render
-from fastdreamer.doctor.report import commands_of, engines_of, simulator_of
+from fastdreamer.tools.doctor.ask import Answer, Task, ask
+from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.doctor_table import render
+from fastdreamer.tools.doctor.examine import commands_of, engines_of, simulator_of
 from fastdreamer.settings import load_config
 
 MEND = "fastdreamer build-engines --config crafter --backend aot-inductor --precision fp32"

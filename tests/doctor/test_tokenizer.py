@@ -12,13 +12,13 @@ import torch
 from fastdreamer_engines import local_target
 from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
-from fastdreamer.advice import Call, running
+from fastdreamer.system.advice import Call, running
 from fastdreamer.config import Config
-from fastdreamer.doctor.tokenizer import engine_rows, weights_part
+from fastdreamer.tools.doctor.tokenizer_component import engine_rows, weights_part
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer.build_engines import engine_spec
+from fastdreamer.tokenizer.engines.build_engines import engine_spec
 from fastdreamer.tokenizer.cosmos import EMBEDDED
-from fastdreamer.tokenizer.engines import UNRUN, VERIFIED, engine_key, folder_name
+from fastdreamer.tokenizer.engines.installed import UNRUN, VERIFIED, engine_key, folder_name
 
 HERE = local_target(torch.device("cpu"))
 
@@ -127,7 +127,7 @@ def test_damaged_engines_are_told_from_stale_ones(tmp_path: Path, monkeypatch) -
     code.write_bytes(b"machine c0de")
     (row,) = rows_of(config)
     assert (row["state"], row["blocks"]) == ("damaged", True) and "1x1.pt2" in row["reason"]
-    monkeypatch.setattr("fastdreamer.doctor.tokenizer.HASHED_BYTES", 0)  # too large to be read whole
+    monkeypatch.setattr("fastdreamer.tools.doctor.tokenizer_component.HASHED_BYTES", 0)  # too large to be read whole
     assert rows_of(config)[0]["state"] == VERIFIED
     code.write_bytes(b"machine")
     assert rows_of(config)[0]["state"] == "damaged"

@@ -32,8 +32,8 @@ from contracts import (
 from fastdreamer_engines.targets import RTX_TARGETS
 
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer.build_engines import build_engines
-from fastdreamer.tokenizer.engines import checked_manifest
+from fastdreamer.tokenizer.engines.build_engines import build_engines
+from fastdreamer.tokenizer.engines.installed import checked_manifest
 
 IS_SERVED = (sys.platform, platform.machine()) == ("linux", "x86_64")  # what the wheels are for
 served = pytest.mark.skipif(not IS_SERVED, reason="the wheels are for Linux on x86-64")

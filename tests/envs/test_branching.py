@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fastdreamer.data.tasks import TaskMeter
+from fastdreamer.recordings.tasks import TaskMeter
 from fastdreamer.envs.branching import BranchPool, Snapshot
 
 from .conftest import World

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import ActionSpace, action_space
+from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings, fit_frame
 from fastdreamer.envs.minecraft_backends import MinecraftError
 from fastdreamer.errors import UserError

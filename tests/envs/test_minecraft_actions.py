@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs import stand_in_minerl, stand_in_minestudio
-from fastdreamer.data.actions import ActionSpace, Component, action_space
+from fastdreamer.recordings.actions import ActionSpace, Component, action_space
 from fastdreamer.envs.minecraft_actions import ActionTranslator, Keys, read_keys
 from fastdreamer.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs import pool as module
 from fastdreamer.envs.pool import EnvPool
 from fastdreamer.errors import UserError

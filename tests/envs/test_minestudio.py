@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import MinecraftError, is_installed
 from fastdreamer.errors import UserError

@@ -13,12 +13,12 @@ from random import Random
 import pytest
 
 from fastdreamer.config import Config, RecordConfig
-from fastdreamer.data.read import find_recordings
+from fastdreamer.recordings.read import find_recordings
 from fastdreamer.envs.mix import KIND_WEIGHTS, kind_of, player_of, random_action
 from fastdreamer.envs.record import SHOWN, _identity, play, record
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer.card import recorded_by
+from fastdreamer.tokenizer.model_card import recorded_by
 
 from .conftest import World
 
@@ -81,7 +81,7 @@ def test_a_mix_is_recorded_resumed_and_not_mixed_with_another(tmp_path: Path, wo
 
 def test_what_records_needs_no_torch() -> None:
     """Every worker would import it, which takes longer than an episode."""
-    code = "import sys, fastdreamer.envs.record, fastdreamer.data.writer; sys.exit('torch' in sys.modules)"
+    code = "import sys, fastdreamer.envs.record, fastdreamer.recordings.writer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.clips import Batch, align
-from fastdreamer.data.latents import Episode
+from fastdreamer.latents.batch import Batch, align
+from fastdreamer.latents.store import Episode
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation import calibration as module
 from fastdreamer.evaluation.calibration import auc, calibrate, judge, ratio

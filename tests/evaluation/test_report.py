@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation import recordings, report
-from fastdreamer.evaluation.beside_reality import calibration_section, one_sample_section
+from fastdreamer.report import recorded_play as recordings
+from fastdreamer.report import page as report
+from fastdreamer.report.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.evaluation.charts import Row, Series, interval_chart, line_chart, number, ticks
-from fastdreamer.evaluation.curves import curves, downsample, read_metrics, smooth
-from fastdreamer.evaluation.health import health_section
+from fastdreamer.report.charts import Row, Series, interval_chart, line_chart, number, ticks
+from fastdreamer.report.curves import curves, downsample, read_metrics, smooth
+from fastdreamer.report.flags_section import health_section
 from fastdreamer.evaluation.pictures import png, spread, strip
-from fastdreamer.evaluation.report import read_run, render, write_report
-from fastdreamer.evaluation.sections import evaluation_section, recordings_section, world_model_section
-from fastdreamer.evaluation.summary import write_summary
-from fastdreamer.evaluation.verdict import compare, policy_sentences, world_model_sentences
+from fastdreamer.report.page import read_run, render, write_report
+from fastdreamer.report.sections import evaluation_section, recordings_section, world_model_section
+from fastdreamer.run.summary import write_summary
+from fastdreamer.report.verdict import compare, policy_sentences, world_model_sentences
 from fastdreamer.settings import dump_config, load_config
 
 SECTIONS = ("evaluation", "world-model", "curves", "recordings", "time", "configuration")

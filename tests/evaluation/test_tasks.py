@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.data.latents import LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.diagnosis.run import diagnose
+from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.closed_loop import AgentPolicy
 from fastdreamer.evaluation.evaluate import evaluate
-from fastdreamer.evaluation.report import write_report
-from fastdreamer.evaluation.summary import write_summary
-from fastdreamer.output import show_evaluation
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.report.page import write_report
+from fastdreamer.run.summary import write_summary
+from fastdreamer.system.output import show_evaluation
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 from .test_evaluate import StandInPool, tiny_run, use_stand_in

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastdreamer.data.clips import align
+from fastdreamer.latents.batch import align
 from fastdreamer.evaluation.closed_loop import play
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.shapes import LatentClock

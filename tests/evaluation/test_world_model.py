@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.latents import Episode
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import Episode
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.world_model import (
+from fastdreamer.evaluation.open_loop import (
     choose_crops,
     evaluate_world_model,
     noop_actions,
@@ -169,7 +169,7 @@ def test_chunks_of_several_frames_are_cut_at_the_last_whole_step() -> None:
 
 
 def test_crops_are_imagined_in_groups_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdreamer.evaluation import world_model
+    from fastdreamer.evaluation import open_loop as world_model
 
     seen: list[int] = []
 

@@ -16,8 +16,8 @@ from fastdreamer.config import (
     ImaginationConfig,
     TokenizerConfig,
 )
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.clips import Batch
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from fastdreamer.planning.allocator import MIB, Allocator, replay
+from fastdreamer.tools.planning.allocator import MIB, Allocator, replay
 
 
 def test_small_requests_share_a_segment_and_large_ones_get_their_own() -> None:

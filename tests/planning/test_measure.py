@@ -13,18 +13,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.phases import feed_of, made_up, models
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.planning.measure import PARTS, measure
+from fastdreamer.tools.planning.measure import PARTS, measure
 from fastdreamer.settings import load_config
-from fastdreamer.training.agent import AgentPhase
-from fastdreamer.training.data import held_out_crops
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.phase_data import held_out_crops
+from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
-from fastdreamer.training.world_model import WorldModelPhase
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 CPU = torch.device("cpu")
 FP32, BF16 = Backend(CPU, "fp32"), Backend(CPU, "bf16")

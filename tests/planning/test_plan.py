@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, TrainConfig
-from fastdreamer.data.actions import action_space
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.planning.cards import CARDS_MIB, GIB, Budget, default_budget, named_card, parse_size, sized_card
-from fastdreamer.planning.encode import encode_rows
-from fastdreamer.planning.plan import Plan, Planner
-from fastdreamer.planning.render import change_of
-from fastdreamer.planning.run import refusal, store_share
+from fastdreamer.tools.planning.gpus import CARDS_MIB, GIB, Budget, default_budget, named_card, parse_size, sized_card
+from fastdreamer.tools.planning.plan_encode import encode_rows
+from fastdreamer.tools.planning.plan import Plan, Planner
+from fastdreamer.tools.planning.plan_table import change_of
+from fastdreamer.tools.planning.run_memory import refusal, store_share
 from fastdreamer.settings import load_config
 
 MIB = 2**20

@@ -13,14 +13,14 @@ import torch
 from fastdreamer import cli
 from fastdreamer.commands import check_run
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
-from fastdreamer.planning.cards import this_machine
-from fastdreamer.planning.run import RunMemory
+from fastdreamer.tools.planning.gpus import this_machine
+from fastdreamer.tools.planning.run_memory import RunMemory
 from fastdreamer.settings import differences, dump_config, load_config
-from fastdreamer.training.metrics import read_metrics
+from fastdreamer.run.metrics import read_metrics
 
 # One layer, to be quick, and large enough that pieces matter beside the segments that the allocator takes.
 WIDE = (
@@ -136,7 +136,7 @@ def test_train_refuses_what_cannot_fit_with_the_change_that_would(
 def test_a_cpu_without_a_limit_plans_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("debug")
     memory = RunMemory()
-    monkeypatch.setattr("fastdreamer.planning.plan.measure", lambda *a: pytest.fail("planned"))
+    monkeypatch.setattr("fastdreamer.tools.planning.plan.measure", lambda *a: pytest.fail("planned"))
     assert memory.settle(config, 1, CPU, 0) is config and memory.finished() == {}
 
 

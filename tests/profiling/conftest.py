@@ -14,7 +14,7 @@ import pytest
 
 from fastdreamer import cli
 from fastdreamer.errors import UserError
-from fastdreamer.profiling import pyspy
+from fastdreamer.tools.profiling import pyspy
 
 SMALL = [
     "--config",

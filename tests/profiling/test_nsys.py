@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fastdreamer import cli
-from fastdreamer.profiling import nsys, work
+from fastdreamer.tools.profiling import nsys
+from fastdreamer.tools.profiling import profiled_work as work
 
 from .conftest import QUICK, SMALL
 

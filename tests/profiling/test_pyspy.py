@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.data.feed import Feed
-from fastdreamer.data.sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.errors import UserError
-from fastdreamer.profiling import flame, pyspy
+from fastdreamer.tools.profiling import flame
+from fastdreamer.tools.profiling import pyspy
 
 from .conftest import SMALL
 

@@ -16,14 +16,14 @@ from torch.profiler import profile as torch_profile
 
 from fastdreamer import cli
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
-from fastdreamer.profiling import work
-from fastdreamer.ranges import _NOTHING, RANGES, span, spanned
+from fastdreamer.tools.profiling import profiled_work as work
+from fastdreamer.system.ranges import _NOTHING, RANGES, span, spanned
 from fastdreamer.settings import dump_config, load_config
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 from .conftest import QUICK, SMALL
@@ -132,12 +132,12 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_recording_of_every_preset_can_be_made_up(small_config: Config, tmp_path: Path) -> None:
-    from fastdreamer.profiling.footage import linked, recordings_for
+    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
 
     found, about = recordings_for(small_config, None, tmp_path)
     assert len(found) == 3 and "made-up" in about
     root = linked(found[1], tmp_path / "alone")
-    from fastdreamer.data.find import find_recordings
+    from fastdreamer.recordings.find import find_recordings
 
     assert [recording.name for recording in find_recordings(root)] == [found[1].name]
 
@@ -151,8 +151,8 @@ def small_config(request: pytest.FixtureRequest) -> Config:
 def test_a_damaged_recording_ends_no_profile_while_there_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastdreamer.data import encode
-    from fastdreamer.tokenizer import engines
+    from fastdreamer.encoding import pipeline as encode
+    from fastdreamer.tokenizer.engines import installed as engines
 
     tried: list[str] = []
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from imagination.worlds import Dreams, dreams
 
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.imagination_phase import ImaginationPhase
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 

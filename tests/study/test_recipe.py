@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
 from fastdreamer.study.recipe import run_study, seed_config
 from fastdreamer.study.results import ARMS, chosen_arms
 from fastdreamer.training import train as training
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 
 from .stand_ins import StandInGames, StandInPool, stand_in_encoder
 
@@ -67,7 +67,7 @@ class Workshop:
 
         monkeypatch.setattr(training, "train", counted)
         monkeypatch.setattr("fastdreamer.envs.record.record", record)
-        monkeypatch.setattr("fastdreamer.data.encode.encode_recordings", encode)
+        monkeypatch.setattr("fastdreamer.encoding.pipeline.encode_recordings", encode)
         monkeypatch.setattr("fastdreamer.envs.games.Games", Games)
         monkeypatch.setattr("fastdreamer.envs.pool.EnvPool", Pool)
         for module in ("study.play", "study.recipe"):

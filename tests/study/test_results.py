@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.evaluation.closed_loop import Episodes
 from fastdreamer.settings import load_config
-from fastdreamer.study.page import write_page
+from fastdreamer.study.study_page import write_page
 from fastdreamer.study.play import Played
 from fastdreamer.study.results import Seed, demonstrated, render, summarise
 

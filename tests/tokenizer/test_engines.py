@@ -21,10 +21,10 @@ from test_cosmos import SHAPES
 
 from fastdreamer.config import Config, EnginesConfig
 from fastdreamer.errors import UserError
-from fastdreamer.tokenizer import build_engines as building
-from fastdreamer.tokenizer import engines
-from fastdreamer.tokenizer.build_engines import build_engines
-from fastdreamer.tokenizer.engines import open_tokenizer
+from fastdreamer.tokenizer.engines import build_engines as building
+from fastdreamer.tokenizer.engines import installed as engines
+from fastdreamer.tokenizer.engines.build_engines import build_engines
+from fastdreamer.tokenizer.engines.installed import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 CPU = torch.device("cpu")

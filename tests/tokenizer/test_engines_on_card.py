@@ -12,8 +12,8 @@ from fastdreamer_engines import LIMITS
 from test_cosmos import SHAPES
 
 from fastdreamer.config import Config, EnginesConfig
-from fastdreamer.tokenizer.build_engines import build_engines
-from fastdreamer.tokenizer.engines import open_tokenizer
+from fastdreamer.tokenizer.engines.build_engines import build_engines
+from fastdreamer.tokenizer.engines.installed import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 TINY = dataclasses.replace(SHAPES[8], window=17)

@@ -15,9 +15,9 @@ from data.test_encode import _record
 from data.video_fixtures import read_barcode, write_video
 
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.read import find_recordings, read_recording
-from fastdreamer.tokenizer.footage import read_footage, stretches
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.tokenizer.fitting.footage import read_footage, stretches
 from fastdreamer.tokenizer.preprocess import preprocess
 
 SPACE = action_space("crafter")

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdreamer.config import Config
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.training import checkpoint as module
-from fastdreamer.training.checkpoint import load_checkpoint, save_checkpoint, steps_in
-from fastdreamer.training.metrics import read_metrics
+from fastdreamer.run import checkpoint as module
+from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint, steps_in
+from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.train import train
 
 from .test_resume import checkpoints_equal, timeless

@@ -18,12 +18,12 @@ import json, sys
 from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
-from fastdreamer.data.actions import action_space
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.data.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.settings import load_config
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 
 SMALL = ["device=cpu", "precision=fp32", "data.recordings=/nonexistent", "dynamics.dim=16", "dynamics.layers=2",

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.training import pixels
-from fastdreamer.training.checkpoint import load_checkpoint, steps_in
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.training import pixel_decoder as pixels
+from fastdreamer.run.checkpoint import load_checkpoint, steps_in
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 from .conftest import BACKEND

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

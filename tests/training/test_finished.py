@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
-from fastdreamer.training import pixels
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.training import pixel_decoder as pixels
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 from .conftest import BACKEND

@@ -12,10 +12,10 @@ from imagination.worlds import Dreams, dreams
 from jaxtyping import Float
 from torch import Tensor
 
-from fastdreamer.data.clips import Batch
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.imagination.program import Program
-from fastdreamer.training.imagine import ImaginationPhase
+from fastdreamer.training.imagination_phase import ImaginationPhase
 
 from .conftest import BACKEND
 

@@ -11,7 +11,7 @@ from fastdreamer_kernels import latent_pool, record_launches
 from fastdreamer_kernels.launch import IS_INTERPRETED
 
 from fastdreamer.config import Config
-from fastdreamer.training.metrics import read_metrics
+from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.train import train
 
 pytestmark = pytest.mark.skipif(not IS_INTERPRETED, reason="runs with TRITON_INTERPRET=1, as make test does")

@@ -9,7 +9,7 @@ import pytest
 
 from fastdreamer.errors import UserError
 from fastdreamer.settings import load_config
-from fastdreamer.training.checkpoint import Checkpoint, architecture, check_architecture
+from fastdreamer.run.checkpoint import Checkpoint, architecture, check_architecture
 
 
 def older(**dropped: str) -> Checkpoint:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.errors import UserError
-from fastdreamer.training.agent import AgentPhase
-from fastdreamer.training.checkpoint import load_checkpoint, strip_compiled_prefix
-from fastdreamer.training.metrics import read_metrics
-from fastdreamer.training.runs import RunDirectory, load_agent, load_world_model
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.run.checkpoint import load_checkpoint, strip_compiled_prefix
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.run.directory import RunDirectory, load_agent, load_world_model
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

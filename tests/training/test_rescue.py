@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from fastdreamer import files
+from fastdreamer.system import files
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.training import checkpoint, optim
-from fastdreamer.training.checkpoint import load_checkpoint, steps_in
-from fastdreamer.training.metrics import MetricsWriter, read_metrics
+from fastdreamer.training import optim
+from fastdreamer.run import checkpoint
+from fastdreamer.run.checkpoint import load_checkpoint, steps_in
+from fastdreamer.run.metrics import MetricsWriter, read_metrics
 from fastdreamer.training.train import train
-from fastdreamer.training.watch import Watch
-from fastdreamer.training.world_model import WorldModelPhase
+from fastdreamer.health.watch import Watch
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 from .test_resume import checkpoints_equal, timeless
 
@@ -160,7 +161,7 @@ def test_a_history_survives_a_kill_while_its_last_lines_are_dropped(
 
 def test_lines_that_stay_are_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows(tmp_path, range(1, 7))
-    monkeypatch.setattr("fastdreamer.training.metrics.write_atomic", None)
+    monkeypatch.setattr("fastdreamer.run.metrics.write_atomic", None)
     with MetricsWriter(tmp_path, 2), MetricsWriter(tmp_path, 1, first_step=6):
         pass
     assert len(read_metrics(tmp_path)) == 6
@@ -170,7 +171,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from fastdreamer.errors import UserError
-from fastdreamer.training.metrics import MetricsWriter
+from fastdreamer.run.metrics import MetricsWriter
 run, limit, first = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
@@ -212,7 +213,7 @@ def test_a_linked_file_of_metrics_is_refused_and_what_it_leads_to_stays(tmp_path
 def test_tensorboard_without_room_is_said_once_and_the_lines_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from fastdreamer.training import board
+    from fastdreamer.run import board
 
     class Full(board.io.FileIO):
         def write(self, data: object) -> int:

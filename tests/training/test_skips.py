@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from fastdreamer.cli import main
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.errors import Stopped
 from fastdreamer.settings import dump_config, load_config
-from fastdreamer.training.checkpoint import load_checkpoint
-from fastdreamer.training.metrics import read_metrics
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.checkpoint import load_checkpoint
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
-from fastdreamer.training.world_model import WorldModelPhase
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 from .conftest import BACKEND
 from .test_resume import StopAfter, checkpoints_equal, timeless

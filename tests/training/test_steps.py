@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdreamer.config import Config
-from fastdreamer.data.latents import LatentStore
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.errors import UserError
-from fastdreamer.training.imagine import ImaginationPhase
-from fastdreamer.training.metrics import read_metrics
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.phase import Phase, bounds
-from fastdreamer.training.runs import RunDirectory
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
 

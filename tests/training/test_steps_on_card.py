@@ -27,7 +27,7 @@ from fastdreamer.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from fastdreamer.data.feed import Feed
+from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ import pytest
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.data.journal import JOURNAL
-from fastdreamer.data.latents import LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.journal import JOURNAL
+from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.training import train as module
 from fastdreamer.training.trained_on import NOTE, changes_since, note
 

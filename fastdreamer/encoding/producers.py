@@ -1,0 +1,194 @@
+"""Stages that run at once: producers in threads before one consumer, a writer thread after it, all bounded."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from fastdreamer.system.ranges import span
+
+Item = TypeVar("Item")
+_END = object()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class Stopped(Exception):
+    """The consumer is gone: a producer's next call to its `Outlet` raises this, and the thread ends."""
+
+
+class Outlet:
+    """What a producer hands its results to; they wait in memory, all producers' together up to `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        self._free = threading.Condition()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._is_stopped = False
+
+    def reserve(self, size: int) -> None:
+        """Wait until `size` bytes may be held; one that is larger than the limit may be held alone.
+
+        A producer reserves before it allocates, and puts that result before it reserves again, so that the consumer
+        can always go on.
+
+        Raises:
+            Stopped: if the consumer is gone.
+        """
+        with self._free:
+            self._free.wait_for(lambda: self._is_stopped or not self._held or self._held + size <= self._limit)
+            self.check()
+            self._held += size
+
+    def put(self, result: Any, size: int = 0) -> None:
+        """Hand over a result; `size` is what was reserved for it."""
+        self.check()
+        self._results.put((result, size))
+
+    def check(self) -> None:
+        """Raise `Stopped` if the consumer is gone; for long work in between."""
+        if self._is_stopped:
+            raise Stopped
+
+    def release(self, size: int) -> None:
+        """That much was consumed, or never made."""
+        if size:
+            with self._free:
+                self._held -= size
+                self._free.notify_all()
+
+    def stop(self) -> None:
+        """Let the producers go."""
+        with self._free:
+            self._is_stopped = True
+            self._free.notify_all()
+
+    def get(self) -> tuple[Any, int]:
+        """The next result and its size."""
+        result: tuple[Any, int] = self._results.get()
+        return result
+
+
+class Background(Generic[Item]):
+    """Runs `work(item, outlet)` for every item of `items(outlet)` in threads; iterating gives what they put.
+
+    What a producer raises is raised in the consumer. Use it as a context manager: leaving it ends the threads. The
+    interpreter's lock is free while libav decodes, so threads are enough.
+
+    Attributes:
+        waited: seconds that the consumer spent waiting for a result.
+    """
+
+    def __init__(
+        self,
+        items: Callable[[Outlet], Iterator[Item]],
+        work: Callable[[Item, Outlet], None],
+        threads: int,
+        limit_bytes: int,
+    ) -> None:
+        self.waited = 0.0
+        self._outlet = Outlet(limit_bytes)
+        self._todo = items(self._outlet)
+        self._next = threading.Lock()
+        self._work = work
+        self._threads = [threading.Thread(target=self._run, name=f"reader-{i}", daemon=True) for i in range(threads)]
+
+    def __enter__(self) -> Self:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the threads."""
+        self._outlet.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Any]:
+        """The results; what one of them holds is free again when the next is asked for."""
+        running = len(self._threads)
+        while running:
+            began = time.perf_counter()
+            with span("wait for frames"):
+                result, size = self._outlet.get()
+            self.waited += time.perf_counter() - began
+            if result is _END:
+                running -= 1
+            elif isinstance(result, _Failure):
+                raise result.error
+            else:
+                yield result
+                del result  # before its bytes are given to somebody else
+                self._outlet.release(size)
+
+    def _run(self) -> None:
+        with suppress(Stopped):
+            try:
+                while True:
+                    with self._next:
+                        item = next(self._todo, None)
+                    if item is None:
+                        return self._outlet.put(_END)
+                    self._work(item, self._outlet)
+            except Exception as error:
+                if isinstance(error, Stopped):
+                    raise
+                self._outlet.put(_Failure(error))  # the consumer's to handle
+
+
+class Writer(Generic[Item]):
+    """Calls `write` in a thread, in order; at most `ahead` items wait. Use it as a context manager.
+
+    Leaving it writes what waits, unless an exception is on its way. What `write` raises is raised by the next `put`,
+    or on leaving.
+
+    Attributes:
+        waited: seconds that `put` waited for room.
+    """
+
+    def __init__(self, write: Callable[[Item], None], ahead: int = 2) -> None:
+        self.waited = 0.0
+        self._write = write
+        self._queue: queue.Queue[Any] = queue.Queue(ahead)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def put(self, item: Item) -> None:
+        """Hand over one item."""
+        if self._error is not None:
+            raise self._error
+        began = time.perf_counter()
+        self._queue.put(item)
+        self.waited += time.perf_counter() - began
+
+    def __enter__(self) -> Self:
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Write the rest and end the thread."""
+        began = time.perf_counter()
+        self._queue.put(_END)
+        self._thread.join()
+        self.waited += time.perf_counter() - began
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not _END:
+            if self._error is None:  # after an error the rest is only taken, so that nobody waits for room
+                try:
+                    self._write(item)
+                except BaseException as error:  # raised by `put`
+                    self._error = error

@@ -1,0 +1,190 @@
+"""One recording as a stream of chunks for the encoder: right frames, in bounded memory, proved while they pass.
+
+How many frames a video shows is known when all are decoded. The packets give a good guess; labels are aligned by it,
+the frames stream on, and if another number came out in the end everything begins again with that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
+from fastdreamer.encoding.producers import Outlet
+from fastdreamer.recordings.frame_selection import Frames, Passage, align
+from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
+from fastdreamer.errors import UserError
+from fastdreamer.system.ranges import spanned
+from fastdreamer.shapes import LatentClock
+from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
+
+CHUNK_BYTES = 2**29  # a chunk of large frames has fewer windows, and at least one
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Frames of a recording, the next after those that came before (`into_chunks`)."""
+
+    recording: Recording
+    frames: UInt8[Tensor, "t h w 3"]
+
+
+@dataclass(frozen=True)
+class Restart:
+    """All chunks of the recording so far are void: it begins again."""
+
+    recording: Recording
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The recording is whole and its chunks are right.
+
+    Attributes:
+        trajectory: without pixels.
+        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them;
+            `frames_per_s`; `by_pyav`: why another decoder was not used; `mended`: what was wrong with the recording and
+            could be put right.
+    """
+
+    recording: Recording
+    trajectory: Trajectory
+    proof: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Streamer:
+    """Streams recordings into an outlet.
+
+    Attributes:
+        clock, at_once: how frames are cut into chunks.
+        card: decodes a video on the card, as blocks of frames there; None: PyAV decodes everything.
+        refused: why `card` cannot take a file, or "".
+        pinned: chunks in page-locked memory, for a card to fetch.
+    """
+
+    clock: LatentClock
+    at_once: int
+    card: Callable[[Path, int], Iterator[Frames]] | None = None
+    refused: Callable[[Path], str] = lambda path: ""
+    pinned: bool = False
+
+    def stream(self, recording: Recording, labels: Labels, outlet: Outlet) -> None:
+        """Put the recording's chunks and then `Finished`.
+
+        Raises:
+            DamagedRecording: if it cannot be read; the chunks that were put are void.
+            Stopped: if the consumer is gone.
+        """
+        try:
+            visible = count_frames(labels.video)
+            why = "" if self.card is None else self.refused(labels.video)
+            if self.card is not None and not why and align(labels, visible).retouch is not None:
+                why = "its frames are drawn upon (a cursor), which is done on the host"
+            if self.card is None or why:
+                self._by_pyav(recording, labels, visible, outlet, why)
+            else:
+                self._by_card(recording, labels, visible, outlet)
+        except DamagedRecording:
+            raise
+        except UserError as error:
+            raise recording.damaged(error) from error
+
+    def _by_pyav(self, recording: Recording, labels: Labels, visible: int, outlet: Outlet, why: str) -> None:
+        for _ in range(3):
+            aligned = align(labels, visible)
+            passage = Passage(aligned, sample_numbers(visible))
+            blocks = (torch.from_numpy(block) for block in spanned("decode", decode_blocks(labels.video, BLOCK)))
+            self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
+            if passage.count == visible:
+                passage.check(recording)
+                return outlet.put(_finished(recording, labels, aligned, "pyav", passage.samples, why))
+            outlet.put(Restart(recording))
+            visible = passage.count
+        raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+
+    def _by_card(self, recording: Recording, labels: Labels, visible: int, outlet: Outlet) -> None:
+        """On the card, if it shows what PyAV shows."""
+        assert self.card is not None
+        visible, reference = _reference(labels, visible)
+        aligned, shown = labels.align(visible), visible
+        why = "it shows another number of frames each time"
+        for _ in range(2):
+            passage = Passage(aligned, sample_numbers(visible), shown - visible)
+            try:
+                blocks = spanned("decode", self.card(labels.video, BLOCK))
+                self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
+            except (UserError, RuntimeError) as error:
+                why = " ".join(str(error).split())
+                break
+            if passage.count == shown:
+                why = disagreement(sample_numbers(visible), reference, passage.samples)
+                if not why:
+                    return outlet.put(_finished(recording, labels, aligned, "nvdec", reference))
+                break
+            outlet.put(Restart(recording))
+            shown = passage.count
+        outlet.put(Restart(recording))
+        self._by_pyav(recording, labels, visible, outlet, why)
+
+    def _put(self, recording: Recording, frames: Iterable[Frames], count: int, outlet: Outlet) -> None:
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        window_bytes = max(1, self.clock.window - 1) * first[0].numel()
+        sizes = chunk_sizes(count, self.clock, max(1, min(self.at_once, CHUNK_BYTES // window_bytes)))
+        held = 0
+        last: Tensor | None = None
+
+        def new(shape: tuple[int, ...]) -> Tensor:
+            nonlocal held
+            outlet.reserve(size := int(np.prod(shape)))
+            held = size
+            device = last.device if last is not None else torch.device("cpu")
+            return torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=self.pinned and device.type == "cpu")
+
+        def watched() -> Iterator[Frames]:
+            nonlocal last
+            for last in chain([first], frames):
+                outlet.check()
+                yield last
+
+        try:
+            for chunk in into_chunks(watched(), sizes, self.clock, new):
+                held = 0
+                outlet.put(Chunk(recording, chunk), chunk.numel())
+                del chunk  # the consumer's alone, so that its memory is free when it is done
+        finally:
+            outlet.release(held)
+
+
+def _finished(
+    recording: Recording,
+    labels: Labels,
+    aligned: Aligned,
+    decoder: str,
+    samples: UInt8[np.ndarray, "k h w 3"],
+    by_pyav: str = "",
+) -> Finished:
+    proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": sampled_sha256(samples)}
+    proof |= {"frames_per_s": frame_times(labels.video).per_s}
+    proof |= {"alignment": ALIGNMENT} if aligned.trajectory.labelled else {}
+    proof |= {"by_pyav": by_pyav} if by_pyav else {}
+    proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
+    return Finished(recording, aligned.trajectory, proof)
+
+
+def _reference(labels: Labels, visible: int) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:
+    """How many frames PyAV shows, and the sampled ones of them."""
+    count, samples = decode_some(labels.video, sample_numbers(visible).tolist())
+    return (count, samples) if count == visible else decode_some(labels.video, sample_numbers(count).tolist())

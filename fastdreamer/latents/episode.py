@@ -1,0 +1,140 @@
+"""One episode of a latent store: its file, and what must be in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float16, Float32, Integer, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
+from fastdreamer.recordings.actions import ActionSpace
+from fastdreamer.latents.counter_table import as_tensor, from_tensor
+from fastdreamer.latents.manifest import COUNTERS, FOLDER
+from fastdreamer.latents.store_advice import mend
+from fastdreamer.errors import UserError
+from fastdreamer.system.files import sha256_file, write_atomic
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+
+ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
+_INFINITE = 0x7C00  # the exponent of fp16's infinities and NaN
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of the store: t frames, s = t - 1 transitions, l latent steps of raw latents (see Trajectory)."""
+
+    name: str
+    split: str
+    latents: Float16[Tensor, "l n z"]
+    actions: UInt8[Tensor, "m k"]
+    rewards: Float32[Tensor, " m"]
+    terminals: Bool[Tensor, " m"]
+    valid: Bool[Tensor, " t"]
+    labelled: bool = True  # False: actions are unknown (plain video)
+    task: int = 0
+    rewarded: bool = True  # False: rewards and terminals are unknown
+    counters: Mapping[str, Integer[Tensor, " t"]] = field(default_factory=dict)  # what the game counts (see `tasks`)
+
+    @property
+    def length(self) -> int:
+        """Frames."""
+        return len(self.valid)
+
+    def to_bytes(self) -> bytes:
+        """The episode's file: safetensors; names, split, labelled, rewarded and task are the manifest's."""
+        tensors = {name: getattr(self, name).contiguous() for name in ARRAYS}
+        if self.counters:
+            tensors[COUNTERS] = as_tensor(self.counters)
+        return save(tensors)
+
+
+def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
+    """The episode of a manifest entry, its bytes checked.
+
+    Raises:
+        UserError: if its file is damaged.
+    """
+    file = path / FOLDER / entry["file"]
+    try:
+        data = None if mapped else file.read_bytes()
+        found = sha256_file(file) if data is None else sha256(data).hexdigest()
+        if found != entry["sha256"]:
+            raise UserError(f"{file} is damaged: its SHA-256 is not the manifest's; {mend(path)}")
+        tensors = load_file(file) if data is None else load(data)
+        latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
+        known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
+        names = entry.get(COUNTERS)
+        counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
+        return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
+    except UserError:
+        raise
+    except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({error}); {mend(path)}") from error
+
+
+def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
+    """Write an episode's file in one piece; returns its manifest entry (`source`: hash of what it was made from)."""
+    data = episode.to_bytes()
+    file = f"{episode.name}.safetensors"
+    write_atomic(path / FOLDER / file, data)
+    return {
+        "file": file,
+        "sha256": sha256(data).hexdigest(),
+        "source_sha256": source,
+        "frames": episode.length,
+        "steps": len(episode.latents),
+        "split": episode.split,
+        "labelled": episode.labelled,
+        "rewarded": episode.rewarded,
+        "task": episode.task,
+        COUNTERS: list(episode.counters),
+    }
+
+
+def check_episode(path: Path, episode: Episode, clock: LatentClock, space: ActionSpace) -> None:
+    """Refuse an episode that nothing can be learned from, however right its hash is.
+
+    Raises:
+        UserError: naming the store at `path`, the episode and what is wrong with it.
+    """
+    if wrong := fault(episode, clock, space):
+        raise UserError(f"episode {episode.name} of latent store {path} is damaged: {wrong}; {mend(path)}")
+
+
+def fault(episode: Episode, clock: LatentClock, space: ActionSpace) -> str:
+    """What no episode of this clock and these actions can hold; empty if there is nothing of the kind."""
+    frames = episode.valid.numel()
+    if not frames:
+        return "it has no frame"
+    wanted = {
+        "latents": (torch.float16, (clock.steps(frames), TOKENS, CHANNELS)),
+        "actions": (torch.uint8, (frames - 1, len(space.sizes))),
+        "rewards": (torch.float32, (frames - 1,)),
+        "terminals": (torch.bool, (frames - 1,)),
+        "valid": (torch.bool, (frames,)),
+    }
+    for name, (dtype, shape) in wanted.items():
+        found = getattr(episode, name)
+        if (found.dtype, tuple(found.shape)) != (dtype, shape):
+            return f"its {name} are {_kind(found.dtype, found.shape)}, not {_kind(dtype, shape)}"
+    above = (episode.actions.long() >= torch.tensor(space.sizes)).nonzero()
+    if len(above):
+        row, column = (int(i) for i in above[0])
+        return f"row {row} of its actions says {episode.actions[row, column]} where {space.sizes[column]} are possible"
+    if not bool(episode.rewards.isfinite().all()):
+        return "its rewards are not finite"
+    bits = episode.latents.contiguous().view(torch.int16)  # isfinite takes 30 times as long
+    if int((bits & _INFINITE).max()) == _INFINITE:
+        return "its latents are not finite"
+    return ""
+
+
+def _kind(dtype: torch.dtype, shape: Sequence[int]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"

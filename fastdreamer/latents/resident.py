@@ -1,0 +1,110 @@
+"""Where training reads latents from: every step of its episodes in RAM, memory-mapped, or on the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from fastdreamer.latents.batch import MASKS, WIDE, Batch, EpisodeArrays, align, arriving_rewards
+from fastdreamer.shapes import LatentClock
+
+PER_EPISODE = frozenset({"labelled", "task"})
+PER_TASK = ("rewards", "reward_valid")
+
+
+class ResidentSteps:
+    """The steps of some episodes, one after another, from which crops are cut by index.
+
+    What is small (actions, rewards, masks) is one tensor over all steps, so that a batch is one gather a field. Latents
+    are such a tensor on the card alone: in host memory crops are copied out of the episodes, which costs no second copy
+    of the store and leaves a memory-mapped one on disk.
+
+    Args:
+        episodes: what crops are cut from.
+        clock: their latent clock.
+        frame_discount: see `align`.
+        device: where crops are cut; a card then holds the steps.
+        tasks: for each of several tasks the same episodes with its rewards.
+
+    Attributes:
+        device: where the crops are cut and come out.
+        steps: latent steps of each episode.
+        fields: the aligned episodes' fields but latents, (all steps, ...) or (episodes,); with tasks, rewards and
+            reward_valid are (all steps, tasks).
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[EpisodeArrays],
+        clock: LatentClock,
+        frame_discount: float = 1.0,
+        device: torch.device | None = None,
+        tasks: Sequence[Sequence[EpisodeArrays]] = (),
+    ) -> None:
+        if not episodes:
+            raise ValueError("no episodes to cut crops from")
+        self.device = device or torch.device("cpu")
+        aligned = [align(episode, clock, frame_discount) for episode in episodes]
+        self.steps: Int[Tensor, " e"] = torch.tensor([batch.latents.shape[1] for batch in aligned])
+        self._last = self.steps.cumsum(0) - 1
+        self._latents = [batch.latents[0] for batch in aligned]
+        # Joined on the host: the episodes one by one would leave their segments behind in the card's allocator.
+        self._on_card = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
+        self.fields = {f.name: self._joined(aligned, f.name) for f in fields(Batch) if f.name != "latents"}
+        paid = [[arriving_rewards(episode, clock, frame_discount) for episode in view] for view in tasks]
+        for place, name in enumerate(PER_TASK if tasks else ()):
+            columns = [torch.cat([values[place] for values in view]) for view in paid]
+            self.fields[name] = torch.stack(columns, -1).to(self.device)
+
+    def _joined(self, aligned: Sequence[Batch], name: str) -> Tensor:
+        values: list[Tensor] = [getattr(batch, name) for batch in aligned]
+        return torch.cat([value if name in PER_EPISODE else value[0] for value in values]).to(self.device)
+
+    def clone_only(self, chosen: Bool[Tensor, " e"]) -> None:
+        """Actions taken in the other episodes are not to be cloned; those that led into a step stay known."""
+        self.fields["next_valid"] &= chosen.repeat_interleave(self.steps).to(self.device)[:, None]
+
+    def cut(
+        self,
+        episodes: Int[Tensor, " b"],
+        starts: Int[Tensor, " b"],
+        length: int,
+        tasks: Int[Tensor, " b"] | None = None,
+    ) -> Batch:
+        """Steps start .. start+length-1 of each episode; past an episode's end the last step repeats, masks False.
+
+        Args:
+            episodes, starts: on the CPU.
+            length: steps, the same of every crop.
+            tasks: of each crop, where there are several.
+        """
+        last = self._last[episodes]
+        first = last + 1 - self.steps[episodes] + starts
+        task = torch.zeros_like(episodes) if tasks is None else tasks
+        first, last, which, task = torch.stack([first, last, episodes, task]).to(self.device, non_blocking=True)
+        rows = first[:, None] + torch.arange(length, device=self.device)
+        inside = rows <= last[:, None]
+        rows = torch.minimum(rows, last[:, None])
+        values = {name: value[which if name in PER_EPISODE else rows] for name, value in self.fields.items()}
+        if tasks is not None:
+            crops = torch.arange(len(tasks), device=self.device)
+            values |= {name: values[name][crops, :, task] for name in PER_TASK} | {"task": task}
+        for name in MASKS:
+            values[name] &= inside if values[name].ndim == 2 else inside[..., None]
+        latents = self._cut_on_host(episodes, starts, length) if self._on_card is None else self._on_card[rows]
+        values["latents"] = latents
+        return Batch(**{name: value.to(WIDE.get(name, value.dtype)) for name, value in values.items()})
+
+    def _cut_on_host(
+        self, episodes: Int[Tensor, " b"], starts: Int[Tensor, " b"], length: int
+    ) -> Float[Tensor, "b l n z"]:
+        crops = torch.empty(len(starts), length, *self._latents[0].shape[1:])
+        for crop, episode, start in zip(crops, episodes.tolist(), starts.tolist(), strict=True):
+            part = self._latents[episode][start : start + length]
+            crop[: len(part)] = part
+            crop[len(part) :] = part[-1]
+        return crops

@@ -1,0 +1,179 @@
+"""The latent store: what training reads. One safetensors file an episode and one manifest, keyed and checked.
+
+Layout: STORE/manifest.json and STORE/episodes/<name>.safetensors. An episode holds the raw pooled latents of its steps
+(fp16) and, per frame, actions, rewards, terminals, valid bits and, where the recording has them, counters, whose names
+are in the manifest. The manifest's key says by what the latents were made; a store whose key is not the expected one,
+or a file whose bytes changed, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastdreamer.config import Config
+from fastdreamer.recordings.actions import ActionSpace, action_space
+from fastdreamer.latents.episode import ARRAYS, Episode, check_episode, read_episode, write_episode
+from fastdreamer.latents.manifest import (
+    COUNTERS,
+    FOLDER,
+    FORMAT,
+    MANIFEST,
+    RUNNERS,
+    OtherStore,
+    check_key,
+    described,
+    read_manifest,
+    write_manifest,
+)
+from fastdreamer.latents.store_advice import mend, rebuild
+from fastdreamer.errors import UserError
+from fastdreamer.shapes import CHANNELS, LatentClock
+
+__all__ = [
+    "ARRAYS", "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore",
+    "OtherStore",
+    "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
+    "write_episode", "write_manifest",
+]  # fmt: skip
+
+SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
+
+
+class LatentStore:
+    """An opened store.
+
+    Attributes:
+        path, manifest: where it lies and what its manifest says.
+        episodes: all of them, in RAM, or memory-mapped when larger than the limit (`is_mapped`).
+        size_bytes: of all its episode files.
+        clock, space: the latent clock and the action space they were made with.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode], size_bytes: int, is_mapped: bool
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.episodes = episodes
+        self.size_bytes, self.is_mapped = size_bytes, is_mapped
+        self.clock = LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
+        self.space: ActionSpace = action_space(manifest["space"]["name"])
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        expected_key: Mapping[str, Any] | None = None,
+        memory_limit_gb: float = 4.0,
+    ) -> LatentStore:
+        """Open a store and check the SHA-256 of every file, and what is in it.
+
+        Args:
+            path: the store's folder.
+            expected_key: what the latents must have been made by (`store_key`); None accepts any.
+            memory_limit_gb: a larger store is memory-mapped: its latents are read when used.
+
+        Raises:
+            UserError: if it is missing, incomplete, made otherwise than expected, or damaged.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if expected_key is not None:
+            check_key(path, manifest["key"], expected_key)
+        space = action_space(manifest["space"]["name"])
+        if space.fingerprint != manifest["space"]["fingerprint"]:
+            raise OtherStore(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
+        files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
+        missing = [name for name, file in files.items() if not file.is_file()]
+        if missing:
+            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {mend(path)}")
+        if not files:
+            raise UserError(f"latent store {path} has no episodes; {mend(path)}")
+        size = sum(file.stat().st_size for file in files.values())
+        mapped = size > memory_limit_gb * 2**30
+        store = cls(path, manifest, [], size, mapped)
+        for name, entry in manifest["episodes"].items():
+            store.episodes.append(read_episode(path, name, entry, mapped))
+            check_episode(path, store.episodes[-1], store.clock, space)
+        return store
+
+    @property
+    def tokenizer(self) -> str:
+        """Fingerprint of the tokenizer that made the latents, or SYNTHETIC."""
+        return str(self.manifest["key"]["tokenizer"])
+
+    def split(self, name: str) -> list[Episode]:
+        """The episodes of `train` or `held_out`."""
+        assert name in ("train", "held_out"), name
+        return [episode for episode in self.episodes if episode.split == name]
+
+    def statistics(self) -> tuple[Float32[Tensor, "p z"], Float32[Tensor, "p z"]]:
+        """Mean and standard deviation of the training split by (position in the window, channel), in one pass.
+
+        Steps that hold a padded or untrusted frame do not count. A position that occurs in no training episode takes
+        the statistics over all positions.
+        """
+        return self._statistics
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        shape = (self.clock.positions, CHANNELS)
+        count, total, squares = torch.zeros(shape[0]).double(), torch.zeros(shape).double(), torch.zeros(shape).double()
+        shift: Tensor | None = None  # sums of squares around a rough mean keep their digits
+        for episode in self.split("train"):
+            keep = step_valid(episode.valid, self.clock)
+            latents = episode.latents.double()[keep]
+            if not len(latents):
+                continue
+            shift = latents.mean((0, 1)) if shift is None else shift
+            centred = latents - shift
+            positions = torch.tensor([self.clock.position(step) for step in range(len(keep))])[keep]
+            count.index_add_(0, positions, torch.ones(len(positions)).double() * latents.shape[1])
+            total.index_add_(0, positions, centred.sum(1))
+            squares.index_add_(0, positions, centred.square().sum(1))
+        if shift is None:
+            raise UserError(f"latent store {self.path} has no valid step in its training split; encode more recordings")
+        never = count == 0
+        count[never], total[never], squares[never] = count.sum(), total.sum(0), squares.sum(0)
+        mean = total / count[:, None]
+        std = (squares / count[:, None] - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4)
+        return (mean + shift).float(), std.float()
+
+
+def step_valid(valid: Bool[Tensor, " t"], clock: LatentClock) -> Bool[Tensor, " l"]:
+    """Steps all of whose frames exist and are to be trusted; step 0 is one frame."""
+    c, steps = clock.frames_per_latent, clock.steps(len(valid))
+    later = F.pad(valid[1:], (0, (steps - 1) * c - len(valid) + 1), value=False).view(steps - 1, c).all(1)
+    return torch.cat([valid[:1], later])
+
+
+def store_key(
+    config: Config,
+    tokenizer_fingerprint: str,
+    precision: str = "fp32",
+    backend: str = "eager",
+    resampler: str = "torch",
+) -> dict[str, Any]:
+    """What the latents depend on: tokenizer (weights, resampling), clock, pool, and what ran (`RUNNERS`)."""
+    tokenizer = config.tokenizer
+    return {
+        "tokenizer": tokenizer_fingerprint,
+        "image_size": tokenizer.image_size,
+        "frames_per_latent": tokenizer.frames_per_latent,
+        "window": tokenizer.window,
+        "stride": max(1, tokenizer.window - 1),
+        "pool": tokenizer.pool,
+        "precision": precision,
+        "backend": backend,
+        "resampler": resampler,
+        "actions": action_space(config.data.env).fingerprint,
+        "skip_null": config.data.skip_null,
+    }

@@ -1,0 +1,152 @@
+"""Which recordings lie under a folder, of every format, mixed as they may be; and what looks like one and is none.
+
+    <EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz}    MineRL, and ours
+    <folder>/<name>.mp4 and <folder>/<name>.jsonl                                  VPT
+    <folder>/<name>.mp4                                                            a video without actions
+
+A video becomes unlabelled only where nothing says that it had labels: beside MineRL's arrays, in a folder named like
+MineRL's, or in one where files beside it hold VPT's lines, it is incomplete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from fastdreamer.system.advice import command
+from fastdreamer.recordings import minerl_folders
+from fastdreamer.recordings import plain
+from fastdreamer.recordings import vpt
+from fastdreamer.recordings.printable import file_name, printable
+from fastdreamer.recordings.recording import Recording
+from fastdreamer.errors import UserError
+
+LONGEST_NAME = 232  # bytes: the store's file of that name, and what it is called while it is written, are longer
+LAYOUTS = (
+    "<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/ with recording.mp4 and rendered.npz (MineRL), "
+    "<folder>/<name>.mp4 with <name>.jsonl (VPT), or <folder>/<name>.mp4 alone (no actions)"
+)
+
+
+def find_recordings(root: Path) -> list[Recording]:
+    """All recordings under `root`, sorted by path; hidden files and folders are left out.
+
+    Raises:
+        UserError: if the folder is missing, holds no recording, or says in VERSION that it is of another format.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        above = next(path for path in (root, *root.parents) if os.path.lexists(path))
+        if not above.is_dir():
+            raise UserError(f"there is no folder {root} ({above} is no folder): name one of recordings")
+        record = command("record", env="crafter", out=root)
+        raise UserError(f"there is no folder {root}; name one of recordings, or record crafter into it with: {record}")
+    found, incomplete = _survey(root)
+    if any(kind == "minerl" for _, kind in found):
+        minerl_folders.check_version(root)
+    if not found:
+        first = f"; {len(incomplete)} incomplete, the first {': '.join(incomplete[0])}" if incomplete else ""
+        raise UserError(f"{root} holds no recording: expected {LAYOUTS}{first}")
+    return _named(root, sorted(found))
+
+
+def find_incomplete(root: Path) -> list[tuple[str, str]]:
+    """Name and reason of what looks like a recording and is none, and of folders that cannot be listed."""
+    return _survey(Path(root))[1]
+
+
+def _survey(root: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
+    """What was found, with its format, and what is incomplete, with the reason."""
+    found: list[tuple[Path, str]] = []
+    incomplete: list[tuple[str, str]] = []
+    for path, names in _walk(root, incomplete):
+        if minerl_folders.claims(path, names):
+            if reason := minerl_folders.refusal(path, names):
+                incomplete.append((path.name, reason))
+            else:
+                found.append((path, "minerl"))
+            continue
+        videos = {name for name in names if plain.is_video(name)}
+        lines = {Path(name).stem for name in names if videos and vpt.claims(path / name)}
+        for name in videos:
+            stem = Path(name).stem
+            if lines and stem not in lines:
+                reason = f"there is no {stem}{vpt.ENDING} in {path}, where other videos have their actions"
+                incomplete.append((stem, reason))
+            else:
+                found.append((path / name, "vpt" if lines else "video"))
+        for stem in lines - {Path(name).stem for name in videos}:
+            incomplete.append((stem, f"there is no video for {stem}{vpt.ENDING} in {path}"))
+    there = {path.stem for path, _ in found} | {name for name, _ in incomplete}
+    incomplete += [(name, reason) for name, reason in vpt.read_indices(root) if name not in there]
+    return found, sorted((printable(name), printable(reason)) for name, reason in incomplete)
+
+
+def _walk(root: Path, incomplete: list[tuple[str, str]]) -> Iterator[tuple[Path, list[str]]]:
+    """Folders under `root`, itself included, with their files; hidden ones are half-written, or another system's.
+
+    Each is visited once, where it lies rather than by a link to it: links may lead round in circles. Those that cannot
+    be listed become `incomplete`.
+    """
+    here, linked, seen = [root], list[Path](), set[str]()
+    while here or linked:
+        path = here.pop() if here else linked.pop()
+        try:
+            if (real := os.path.realpath(path)) in seen:
+                continue
+            seen.add(real)
+            with os.scandir(path) as entries:
+                shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            incomplete.append((path.name, f"the folder {path} cannot be listed ({error.strerror})"))
+            continue
+        folders = [entry for entry in shown if _is(entry, os.DirEntry.is_dir)]
+        here += [path / entry.name for entry in folders if not entry.is_symlink()]
+        linked += [path / entry.name for entry in folders if entry.is_symlink()]
+        yield path, [entry.name for entry in shown[::-1] if _is(entry, os.DirEntry.is_file) or _leads_nowhere(entry)]
+
+
+def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Whether it is of that kind; what cannot be asked is not."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to nothing, which is set aside when it is read; pipes and devices would be read for ever."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _named(root: Path, found: list[tuple[Path, str]]) -> list[Recording]:
+    """Each with the shortest name that no other has: its own, with its folder's, or with its whole path."""
+    envs = [file_name(Path(os.path.abspath(path)).parent.name) for path, _ in found]
+    stems = [path.name if kind == "minerl" else path.stem for path, kind in found]
+    choices = [
+        tuple(map(_storable, (stem, f"{env}.{stem}", ".".join(path.relative_to(root).parts))))
+        for (path, _), env, stem in zip(found, envs, stems, strict=True)
+    ]
+    times = Counter(name for names in choices for name in set(names))
+    recordings = [
+        Recording(path, next((name for name in names if times[name] == 1), names[-1]), env, kind)
+        for (path, kind), env, names in zip(found, envs, choices, strict=True)
+    ]
+    first: dict[str, Recording] = {}
+    for recording in recordings:
+        other = first.setdefault(recording.name, recording)
+        if other is not recording:
+            raise UserError(f"{other.path} and {recording.path} would both be named {recording.name}; rename one")
+    return recordings
+
+
+def _storable(name: str) -> str:
+    """The name with escapes for what cannot be printed, and shortened where no file could have it."""
+    name = file_name(name)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    short = name.encode()[: LONGEST_NAME // 2].decode(errors="ignore")
+    return f"{short}~{sha256(name.encode()).hexdigest()[:16]}"

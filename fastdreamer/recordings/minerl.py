@@ -1,0 +1,265 @@
+"""Read MineRL v3/v4 recordings, and ours, which have the same layout.
+
+    ROOT/<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz, metadata.json}
+
+The rules are those of MineRL's own loader (minerl.data.data_pipeline), with four differences: the number of leading
+frames to skip comes from the frames that decode instead of metadata.json, which may be missing or wrong; too few frames
+are an error instead of a shorter episode, and so are frames missing behind the first that is needed; and arrays are
+loaded without pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from numpy.typing import NDArray
+
+from fastdreamer.recordings.actions import SPACES, ActionSpace
+from fastdreamer.recordings.bounds import MOST_ARRAY_BYTES, bounded_bytes, check_bytes
+from fastdreamer.recordings.counters import from_arrays
+from fastdreamer.recordings.decode import count_packets, frame_times
+from fastdreamer.recordings.recording import Aligned, Recording
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.errors import UserError
+
+RECORDER = "fastdreamer"  # metadata's mark of our own recordings
+UNREWARDED = "minerl_basalt"
+REWARD_TOLERANCE = 1e-3  # relative, and absolute for small sums: what summing in another order or precision can cost
+_WAY_OUT = " (data.check_metadata=false reads it all the same)"
+
+
+def guess_space(recording: Recording) -> ActionSpace:
+    """The smallest action space that reads the recording.
+
+    Raises:
+        DamagedRecording: if none does; the reason is that of the space whose components fit best.
+    """
+    arrays = _load_arrays(recording)
+    keys = {key for key in arrays if key.startswith("action$")}
+    best = min(SPACES.values(), key=lambda space: len(keys ^ {component.key for component in space.components}))
+    _actions(recording, best, arrays)
+    return best
+
+
+@dataclass(frozen=True)
+class MineRLLabels:
+    """The arrays of one recording, checked; its video is aligned by its end.
+
+    Attributes:
+        rewarded: False for BASALT, which has no rewards: its array is all zeros.
+        check_metadata: whether the video must have as many frames as metadata.json says.
+        counters: what the game counts at every frame (`data.counters`).
+    """
+
+    recording: Recording
+    video: Path
+    actions: UInt8[np.ndarray, "s k"]
+    rewards: Float[np.ndarray, " s"]
+    metadata: dict[str, Any]
+    rewarded: bool = True
+    check_metadata: bool = True
+    counters: dict[str, Integer[np.ndarray, " t"]] = field(default_factory=dict)
+
+    def align(self, visible: int) -> Aligned:
+        """The last frame is the last state; leading extra frames go.
+
+        MineRL's terminal is on the last row, and its last frame is masked in `valid` (its loader replaces it by the
+        frame before, so the pixels cannot be trusted). With our own recordings both come from the metadata and the
+        game itself.
+
+        Raises:
+            DamagedRecording: if there are too few frames, or another number than metadata.json says, or if some are
+                missing behind the first that is needed, so that those before are not the rows'.
+        """
+        needed = len(self.rewards) + 1
+        if visible < needed:
+            raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
+        is_counted = self.check_metadata and self._check_frame_count(visible)
+        self._check_times(visible, needed, is_counted)
+        terminals = np.zeros(needed - 1, np.bool_)
+        valid = np.ones(needed, np.bool_)
+        digest = None
+        if self.metadata.get("recorder") == RECORDER:
+            terminals[-1] = bool(self.metadata.get("terminated", False))
+            digest = self.metadata.get("frames_sha256")
+        else:
+            terminals[-1] = True
+            valid[-1] = False
+        frames = np.zeros((needed, 0, 0, 3), np.uint8)
+        trajectory = Trajectory(
+            self.recording.name,
+            frames,
+            self.actions,
+            self.rewards,
+            terminals,
+            valid,
+            self.metadata,
+            rewarded=self.rewarded,
+            counters=self.counters,
+        )
+        return Aligned(trajectory, np.arange(visible - needed, visible), digest)
+
+    def _check_times(self, visible: int, needed: int, is_counted: bool) -> None:
+        """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""
+        if self.metadata.get("recorder") == RECORDER and "frames_sha256" in self.metadata:
+            return  # whose frames are proved one by one
+        try:
+            times = frame_times(self.video)
+        except UserError as error:
+            raise self.recording.damaged(error) from error
+        if len(times.times) != visible:
+            return  # the packets promised another number than came: this is asked again with that one
+        first = visible - needed
+        if times.ticks is None:
+            if first and self.check_metadata and not is_counted:
+                raise self.recording.damaged(
+                    f"{self.video.name} has {first} frames more than its rows need, which come at no steady rate, and "
+                    f"metadata.json has no true_video_frame_count to prove that none is missing{_WAY_OUT}"
+                )
+            return
+        wrong = np.flatnonzero(times.ticks[first:] != 1)
+        if len(wrong):
+            before, found = first + int(wrong[0]), int(times.ticks[first + wrong[0]])
+            what = f"{found - 1} frames are missing after" if found else "two frames have the time of"
+            raise self.recording.damaged(
+                f"{self.video.name}: {what} {times.place(before)}, so the frames before are not those of their rows"
+            )
+
+    def _check_frame_count(self, visible: int) -> bool:
+        """Whether metadata.json says how many there are, and rightly.
+
+        MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides.
+        """
+        said = _number(self.recording, self.metadata, "true_video_frame_count")
+        if said is None or said == visible:
+            return said is not None
+        try:
+            packets = count_packets(self.video)
+        except UserError as error:
+            raise self.recording.damaged(error) from error
+        if said != packets:
+            counted = f"{visible} frames" + (f" ({packets} with hidden ones)" if packets != visible else "")
+            raise self.recording.damaged(
+                f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
+                f"one of them is damaged or another recording's{_WAY_OUT}"
+            )
+        return True
+
+
+def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool = True) -> MineRLLabels:
+    """Read one recording's arrays; `check_metadata` compares them, and later the video, with metadata.json.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    arrays = _load_arrays(recording)
+    metadata = _load_metadata(recording)
+    actions = _actions(recording, space, arrays)
+    with np.errstate(over="ignore"):
+        rewards = np.asarray(arrays["reward"], np.float32)
+    if not np.isfinite(rewards).all():
+        raise recording.damaged("a reward is not finite")
+    if check_metadata:
+        _check_rewards(recording, metadata, rewards)
+    rewarded = space.name != UNREWARDED or bool(rewards.any())
+    video, counters = _file(recording, "recording.mp4"), _counters(recording, arrays)
+    return MineRLLabels(recording, video, actions, rewards, metadata, rewarded, check_metadata, counters)
+
+
+def _file(recording: Recording, usual: str) -> Path:
+    """The recording's file of that name, or else the first with the same ending."""
+    path = recording.path / usual
+    others = sorted(other for other in recording.path.glob(f"*{path.suffix}") if other.is_file())
+    return path if path.is_file() or not others else others[0]
+
+
+def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
+    """All arrays of the npz, with their lengths checked: t observations, t - 1 actions and rewards."""
+    path = _file(recording, "rendered.npz")
+    key = ""
+    arrays: dict[str, NDArray[Any]] = {}
+    if not path.is_file():
+        raise recording.damaged(f"{path.name} is no file")
+    try:
+        with zipfile.ZipFile(path) as packed:
+            check_bytes(path, sum(member.file_size for member in packed.infolist()), MOST_ARRAY_BYTES, "what is in it")
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                arrays[canonical_key(key)] = archive[key]
+    except Exception as error:  # one flipped bit asks zipfile for encryption, other compressions or much memory
+        if isinstance(error, UserError):
+            raise recording.damaged(error) from error
+        if "allow_pickle" in str(error):
+            raise recording.damaged(f"{path.name} holds pickled data ({key}), refused") from error
+        raise recording.damaged(f"{path.name} cannot be read ({str(error)[:200]})") from error
+    if "reward" not in arrays:
+        raise recording.damaged(f"{path.name} has no array `reward`")
+    rewards = arrays["reward"]
+    if rewards.ndim != 1 or not len(rewards) or rewards.dtype.kind not in "fiu":
+        raise recording.damaged(f"reward is {rewards.dtype} of shape {rewards.shape}; it must be numbers (rows,)")
+    for key, array in arrays.items():
+        rows = {"observation": len(rewards) + 1, "action": len(rewards)}.get(key.partition("$")[0])
+        if rows is not None and (array.ndim == 0 or len(array) != rows):
+            raise recording.damaged(f"{key} has shape {array.shape}; {len(rewards)} rewards need {rows} rows")
+    return arrays
+
+
+def canonical_key(key: str) -> str:
+    """An array's name in the v4 dialect: v3 has dots between levels, and `compassAngle` in one word."""
+    return key.replace(".", "$").replace("compassAngle", "compass$angle")
+
+
+def _load_metadata(recording: Recording) -> dict[str, Any]:
+    path = recording.path / "metadata.json"
+    if not path.is_file():
+        return {}
+    try:
+        metadata = json.loads(bounded_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise recording.damaged(f"metadata.json is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise recording.damaged("metadata.json is not an object")
+    return metadata
+
+
+def _check_rewards(recording: Recording, metadata: dict[str, Any], rewards: Float[np.ndarray, " s"]) -> None:
+    steps = _number(recording, metadata, "duration_steps")
+    if steps is not None and steps != len(rewards):
+        raise recording.damaged(
+            f"duration_steps in metadata.json is {steps:g}, but there are {len(rewards)} rewards{_WAY_OUT}"
+        )
+    total, found = _number(recording, metadata, "total_reward"), float(rewards.sum(dtype=np.float64))
+    if total is not None and not math.isclose(total, found, rel_tol=REWARD_TOLERANCE, abs_tol=REWARD_TOLERANCE):
+        raise recording.damaged(
+            f"total_reward in metadata.json is {total:g}, but the rewards sum to {found:g}{_WAY_OUT}"
+        )
+
+
+def _number(recording: Recording, metadata: dict[str, Any], key: str) -> float | None:
+    value = metadata.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+        raise recording.damaged(f"{key} in metadata.json is {str(value)[:40]!r}, which is no number{_WAY_OUT}")
+    return float(value)
+
+
+def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray[Any]]) -> UInt8[np.ndarray, "s k"]:
+    try:
+        return space.from_recording(arrays)
+    except UserError as error:
+        raise recording.damaged(error) from error
+
+
+def _counters(recording: Recording, arrays: dict[str, NDArray[Any]]) -> dict[str, Integer[np.ndarray, " t"]]:
+    try:
+        return from_arrays(arrays)
+    except UserError as error:
+        raise recording.damaged(error) from error

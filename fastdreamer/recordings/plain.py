@@ -1,0 +1,54 @@
+"""Videos without actions: frames to learn dynamics from, marked as unlabelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastdreamer.recordings.actions import ActionSpace
+from fastdreamer.recordings.recording import Aligned, Recording
+from fastdreamer.recordings.trajectory import Trajectory
+
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # what PyAV opens and people have
+
+UNLABELLED = ActionSpace("unlabelled", ())  # for those who ask what actions are in a video
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is named like a video."""
+    return name.lower().endswith(ENDINGS)
+
+
+@dataclass(frozen=True)
+class PlainLabels:
+    """No actions (all no-op), no rewards, no end; every frame counts."""
+
+    recording: Recording
+    space: ActionSpace
+
+    @property
+    def video(self) -> Path:
+        """The recording itself."""
+        return self.recording.path
+
+    def align(self, visible: int) -> Aligned:
+        """All frames.
+
+        Raises:
+            DamagedRecording: if there is no step, with fewer than two frames.
+        """
+        if visible < 2:
+            raise self.recording.damaged(f"{self.video.name} has {visible} frames; one step needs 2")
+        trajectory = Trajectory(
+            name=self.recording.name,
+            frames=np.zeros((visible, 0, 0, 3), np.uint8),
+            actions=np.tile(np.array(self.space.noop, np.uint8), (visible - 1, 1)),
+            rewards=np.zeros(visible - 1, np.float32),
+            terminals=np.zeros(visible - 1, np.bool_),
+            valid=np.ones(visible, np.bool_),
+            labelled=False,
+            rewarded=False,
+        )
+        return Aligned(trajectory, np.arange(visible))

@@ -1,0 +1,177 @@
+"""One way to read recordings of every format: find them, read their labels, and read them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fastdreamer.config import Config
+from fastdreamer.recordings import minerl
+from fastdreamer.recordings import plain
+from fastdreamer.recordings import vpt
+from fastdreamer.recordings.actions import ActionSpace, action_space
+from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, frame_times
+from fastdreamer.recordings.find import find_incomplete, find_recordings
+from fastdreamer.recordings.frame_times import FrameTimes
+from fastdreamer.recordings.frame_selection import Frames, Passage, align
+from fastdreamer.recordings.recording import Aligned, Labels, Recording
+from fastdreamer.recordings.trajectory import Trajectory
+
+__all__ = ["find_incomplete", "find_recordings"]
+
+Keep = Callable[[int, Frames], Frames]  # what is kept of a block of frames whose first is of that row
+
+
+def how_to_read(config: Config) -> dict[str, bool]:
+    """The settings of `data.` that the functions below take."""
+    return {"skip_null": config.data.skip_null, "check_metadata": config.data.check_metadata}
+
+
+def guess_space(recording: Recording) -> ActionSpace:
+    """The smallest action space that reads the recording; a space of no components for a video without actions.
+
+    Raises:
+        DamagedRecording: if none does; the reason is that of the space whose components fit best.
+    """
+    match recording.format:
+        case "vpt":
+            return action_space(vpt.SPACE)
+        case "video":
+            return plain.UNLABELLED
+    with recording.reading():
+        return minerl.guess_space(recording)
+
+
+def read_labels(
+    recording: Recording, space: ActionSpace, skip_null: bool = False, check_metadata: bool = True
+) -> Labels:
+    """A recording's actions and rewards, checked.
+
+    Args:
+        recording: of any format.
+        space: what its actions must be; a video without actions takes any.
+        skip_null: `data.skip_null`, for VPT.
+        check_metadata: `data.check_metadata`, for MineRL.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    with recording.reading():
+        match recording.format:
+            case "vpt":
+                return vpt.read_labels(recording, space, skip_null)
+            case "video":
+                return plain.PlainLabels(recording, space)
+            case _:
+                return minerl.read_labels(recording, space, check_metadata)
+
+
+def read_recording(
+    recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool
+) -> Trajectory:
+    """One whole episode in memory, its frames aligned with its rows.
+
+    With `frames` False only the video's packets are counted, no pixel is decoded, and `frames` is (t, 0, 0, 3). With
+    `size` they are averaged over areas to size x size, for pictures. `how` is `read_labels`'.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    return read_aligned(recording, space, frames, size, **how).trajectory
+
+
+def read_aligned(recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool) -> Aligned:
+    """As `read_recording`, with what was mended."""
+    labels = read_labels(recording, space, **how)
+    if not frames:
+        return _aligned_by_packets(recording, labels)
+    aligned, pixels = _decode(recording, labels, slice(None), size)
+    return replace(aligned, trajectory=replace(aligned.trajectory, frames=pixels))
+
+
+def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bool) -> UInt8[np.ndarray, "n h w 3"]:
+    """Some frames of an episode; only those are held in memory, though all are decoded.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it, wherever in it.
+    """
+    return _decode(recording, read_labels(recording, space, **how), rows)[1]
+
+
+def read_kept(
+    recording: Recording, space: ActionSpace, keep: Keep, **how: bool
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """An episode, and what `keep` makes of each block of its frames: no more is held in memory.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    return _decode(recording, read_labels(recording, space, **how), slice(None), keep=keep)
+
+
+def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, int, int]:
+    """An episode's frames, their height and their width, from its packets and its first frame.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    labels = read_labels(recording, space, **how)
+    with recording.reading():
+        aligned = align(labels, count_frames(labels.video))
+        height, width, _ = next(decode_blocks(labels.video, 1))[0].shape
+        return len(aligned.picked), height, width
+
+
+def check_recording(
+    recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
+) -> tuple[Aligned, tuple[int, int], FrameTimes]:
+    """What a recording is, its frames' height and width (0, 0 if not decoded), and when its video shows which.
+
+    No frames are kept.
+
+    Raises:
+        DamagedRecording: naming the episode and what is wrong with it.
+    """
+    labels = read_labels(recording, space, **how)
+    if decode:
+        aligned, first = _decode(recording, labels, slice(1))
+        size = (first.shape[1], first.shape[2])
+    else:
+        aligned, size = _aligned_by_packets(recording, labels), (0, 0)
+    with recording.reading():
+        return aligned, size, frame_times(labels.video)
+
+
+def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
+    with recording.reading():
+        return labels.align(count_frames(labels.video))
+
+
+def _decode(
+    recording: Recording, labels: Labels, rows: slice, size: int = 0, keep: Keep | None = None
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
+    with recording.reading():
+        visible = count_frames(labels.video)
+        for _ in range(3):
+            aligned = align(labels, visible)
+            wanted = range(len(aligned.picked))[rows]
+            passage = Passage(aligned, np.zeros(0, int), whole=not size)
+            kept, row = [], 0
+            for part in passage.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
+                first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
+                some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
+                kept.append(some if keep is None else keep(row, some))
+                row += len(part)
+            if passage.count == visible:
+                break
+            visible = passage.count
+        else:
+            raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+        if not size:
+            passage.check(recording)
+        return aligned, torch.cat(kept).numpy()

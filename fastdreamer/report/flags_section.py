@@ -1,0 +1,92 @@
+"""The report's section of flags: what `diagnose` found of each phase, and what was raised while it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastdreamer.system.advice import command
+from fastdreamer.report.audit_section import audit_block
+from fastdreamer.report.charts import number, scatter_chart
+from fastdreamer.report.html import Html, element, figure, joined, lead, note, table
+
+TITLES = {
+    "phase1": "Phase 1: world model",
+    "phase2": "Phase 2: behaviour cloning and reward",
+    "phase3": "Phase 3: improvement in imagination",
+}
+HEAD = ("Check", "Found", "Expected", "Verdict")
+TONES = {"red": "warn", "amber": "other", "ok": "better"}
+
+
+def health_section(
+    diagnosis: Mapping[str, Any], flags: Mapping[str, Any], audit: Mapping[str, Any] | None = None
+) -> Html:
+    """A block a phase: its flags with their remedies, phase 3's figures, and every check folded away; the audit."""
+    phases = diagnosis.get("phases", {})
+    raised = {name: flags[name] for name in TITLES if isinstance(flags.get(name), list) and flags[name]}
+    audited = audit_block(audit or {})
+    if not phases and not raised and not audited:
+        return note(f"Not diagnosed; this does it: {command('diagnose')}")
+    blocks: list[Html] = []
+    for name, title in TITLES.items():
+        if name in phases or name in raised:
+            blocks.append(element("h3", title))
+        if name in phases:
+            blocks.append(_phase(phases[name]))
+        if name in raised:
+            blocks.append(_while_training(raised[name]))
+    if audit and audited:
+        blocks += [audited, _standing(audit.get("checks", []))]
+    return joined(blocks)
+
+
+def _phase(phase: Mapping[str, Any]) -> Html:
+    checks = phase.get("checks", [])
+    counts = {v: sum(check["verdict"] == v for check in checks) for v in ("ok", "amber", "red", "too early")}
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    parts = [lead(f"{len(checks)} checks at step {phase.get('step', '?')}: {said}.")]
+    parts.append(_standing(check for check in checks if check["verdict"] in ("red", "amber")))
+    parts += [_dreams(phase)] if "values" in phase else []
+    rows = [
+        (f"{check['group']}: {check['name']}", check["value"], check["expected"], _verdict("td", check))
+        for check in checks
+    ]
+    parts.append(element("details", element("summary", "All checks"), table(HEAD, rows)))
+    return joined(parts)
+
+
+def _verdict(within: str, check: Mapping[str, Any]) -> Html:
+    return element(within, check["verdict"], style=f"color:var(--{TONES.get(check['verdict'], 'base')})")
+
+
+def _standing(checks: Iterable[Mapping[str, Any]]) -> Html:
+    """Checks with their remedies, a paragraph each."""
+    said = []
+    for check in checks:
+        remedy = f" {check['remedy']}." if check["remedy"] else ""
+        text = f" {check['name']}: {check['value']}, expected {check['expected']}.{remedy}"
+        said.append(element("p", _verdict("b", check), text, class_="note"))
+    return joined(said)
+
+
+def _dreams(phase: Mapping[str, Any]) -> Html:
+    """Values against returns; D+ and D-; imagined against real reward."""
+    real = phase.get("real_reward")
+    rewards = f"imagined reward {number(phase['imagined_reward'])} a frame" + (
+        f", real {number(real)} (as `eval` played it)" if real is not None else "; `eval` has not played it"
+    )
+    chart = scatter_chart(
+        [(x, y) for x, y in phase["values"]], "lambda-return", "value", label="Values against lambda-returns"
+    )
+    caption = (
+        f"The critic on imagined steps: on the dashed line it is right. Of these steps {phase['positive']} are in D+ "
+        f"and {phase['negative']} in D- (PMPO needs both); {rewards}. An imagined reward far above the real one is a "
+        "policy that exploits the reward head."
+    )
+    return figure(chart, caption)
+
+
+def _while_training(raised: Sequence[Mapping[str, Any]]) -> Html:
+    rows = [[flag.get(name, "") for name in ("step", "name", "value", "remedy")] for flag in raised]
+    return joined([lead("Raised while it trained:"), table(("Step", "Check", "Found", "What helps"), rows)])

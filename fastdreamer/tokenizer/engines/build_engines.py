@@ -1,0 +1,304 @@
+"""`build-engines`: compile the frozen tokenizer, compare it with eager fp32, and install what passes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastdreamer_engines import (
+    LIMITS,
+    Engine,
+    EngineError,
+    EngineSpec,
+    Exports,
+    Gate,
+    Parity,
+    backend,
+    check_target,
+    count_work,
+    label,
+    local_target,
+    onnx_runner,
+    tensorrt_flavour,
+    verdict,
+)
+from fastdreamer_engines.export import needs
+from fastdreamer_engines.manifest import MANIFEST, check_private, manifest_bytes
+from fastdreamer_engines.targets import RTX_TARGETS
+
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.system.files import atomic_directory, scratch_directory
+from fastdreamer.system.progress import Bar, track
+from fastdreamer.shapes import CHANNELS
+from fastdreamer.tokenizer.engines.engine_names import engine_root
+from fastdreamer.tokenizer.engines.installed import (
+    UNRUN,
+    VERIFIED,
+    checked_manifest,
+    engine_key,
+    folder_name,
+    gate_for,
+    keep_kernels,
+    measure,
+    one_line,
+)
+from fastdreamer.tokenizer.frozen import FrozenTokenizer
+
+Job = tuple[EngineSpec, str, str]  # spec, backend, target
+
+
+def build_engines(
+    config: Config,
+    device: torch.device,
+    targets: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    parts: Sequence[str] = ("encoder",),
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Build and install engines for this machine and for the named targets.
+
+    Engines that are installed and current are kept, so an interrupted build goes on where it was. One that is over
+    the limit of its precision is not installed.
+
+    Args:
+        config: its tokenizer and `engines` sections.
+        device: the one of this machine that engines should serve.
+        targets: `sm86`, `cpu`, ... besides this machine.
+        backends: by name; without them the one for each target.
+        parts: `encoder`, `decoder`.
+        replace: build those that are current too.
+
+    Returns:
+        engines (a row each), refused (name to reason), root, seconds.
+
+    Raises:
+        UserError: for an unknown target or backend, a missing library, a folder that cannot be used.
+    """
+    began = time.perf_counter()
+    with one_line():
+        jobs = plan(config, device, targets, backends, parts)
+        root = private_root(config)
+        rows: list[dict[str, Any]] = []
+        refused: dict[str, str] = {}
+        tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
+        with scratch_directory(root) as scratch, track("build-engines", total=len(jobs), unit="engines") as bar:
+            workshop = Workshop(config, tokenizer, root, scratch, bar, replace)
+            for job in jobs:
+                try:
+                    rows.append(workshop.install(*job))
+                except UserError:  # the disk: nothing else will fit either
+                    raise
+                except Exception as error:  # compilers raise anything; the others are still worth building
+                    kind = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
+                    refused[folder_name(config, *job)] = kind + " ".join(str(error).split())[:300]
+                bar.advance(1)
+    return {"engines": rows, "refused": refused, "root": str(root), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def plan(
+    config: Config, device: torch.device, targets: Sequence[str], backends: Sequence[str], parts: Sequence[str]
+) -> list[Job]:
+    """Which engines to build: every part, for this machine and for each target.
+
+    Raises:
+        EngineError: if one of them cannot be built here.
+    """
+    here = local_target(device)
+    named = [check_target(name) for name in targets]
+    also_here = not backends or not all(backend(name).runs_elsewhere for name in backends)
+    wanted = list(dict.fromkeys([*named, *([here] if also_here else [])])) or [here]
+    jobs: list[Job] = []
+    for target in wanted:
+        is_card = target.startswith("sm")
+        flavour = "tensorrt_rtx" if is_card and target != here else tensorrt_flavour(target)
+        names = list(backends) or ([flavour] if is_card else ["aot-inductor"])
+        if not backends and target == here and is_card:
+            names = [*_installed(flavour), "aot-inductor"]
+        for name in names:
+            maker = backend(name)
+            if target != here and not (maker.runs_elsewhere and is_card):
+                continue
+            if not is_card and maker.runs_elsewhere:
+                continue
+            if name == "tensorrt_rtx" and target not in RTX_TARGETS:
+                raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
+            maker.library()
+            if name.startswith("tensorrt"):
+                needs("onnx", "onnxscript", "onnxruntime")
+            jobs += [(engine_spec(config, part, target), name, target) for part in parts]
+    for kind, asked, got in (("backend", backends, {j[1] for j in jobs}), ("target", named, {j[2] for j in jobs})):
+        for name in asked:
+            if name not in got:
+                raise EngineError(
+                    f"{kind} {name} cannot be built here ({here}): this machine builds aot-inductor for itself, and "
+                    "tensorrt_rtx for other cards with --target sm86; a CPU engine beside a card needs device=cpu"
+                )
+    return jobs
+
+
+def engine_spec(config: Config, part: str, target: str) -> EngineSpec:
+    """The shapes, precision and options that the settings ask for on a target."""
+    tokenizer, settings, is_card = config.tokenizer, config.engines, target.startswith("sm")
+    precision = settings.precision if settings.precision != "auto" else ("fp16" if is_card else "fp32")
+    batches = settings.batches or ((1, 4, 16) if is_card else (1, 4))
+    if part == "decoder":
+        batches = (1,)  # pictures and play are decoded one by one
+    shapes = [(b, tokenizer.window) for b in batches] + [(1, t) for t in settings.acting_frames]
+    wrong = [t for t in settings.acting_frames if (t - 1) % tokenizer.frames_per_latent or t > tokenizer.window]
+    if wrong:
+        raise EngineError(
+            f"engines.acting_frames {wrong[0]} is no length of this tokenizer: 1 + a multiple of "
+            f"{tokenizer.frames_per_latent}, at most {tokenizer.window}"
+        )
+    encodes = part == "encoder"
+    return EngineSpec(
+        part,  # type: ignore[arg-type]
+        precision,  # type: ignore[arg-type]
+        tuple(dict.fromkeys(shapes)),
+        tokenizer.image_size,
+        CHANNELS,
+        tokenizer.frames_per_latent,
+        tokenizer.spatial_compression,
+        config.data.frame_size if encodes and settings.resample_inside else 0,
+        tokenizer.pool if encodes and settings.pool_inside else 0,
+    )
+
+
+def private_root(config: Config) -> Path:
+    """The engines' folder, made if need be, closed to others."""
+    root = engine_root(config)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"cannot make {root}: {error.strerror}; name another folder: engines.directory") from error
+    check_private(root)
+    return root
+
+
+class Workshop:
+    """Builds engines of one tokenizer; exports and reference outputs are made once and shared."""
+
+    def __init__(
+        self, config: Config, tokenizer: FrozenTokenizer, root: Path, scratch: Path, bar: Bar, replace: bool = False
+    ) -> None:
+        self.config, self.tokenizer, self.root, self.scratch, self.bar = config, tokenizer, root, scratch, bar
+        self.replace = replace
+        self._gates: dict[tuple[str, int, int], Gate] = {}
+        self._onnx_checks: dict[tuple[str, str, str], Parity] = {}
+
+    def install(self, spec: EngineSpec, name: str, target: str) -> dict[str, Any]:
+        """Build, compare and install one engine, or keep the one that is there; returns its row."""
+        folder = self.root / folder_name(self.config, spec, name, target)
+        kept = self._current(folder, spec, target)
+        if kept is not None:
+            return self._row(folder, kept, is_kept=True)
+        maker, graph, began = backend(name), self.tokenizer.graph(spec), time.perf_counter()
+        exports = Exports(graph, spec, self.scratch)
+        is_here = target == local_target(self.tokenizer.device)
+        with atomic_directory(folder, replace=True) as work:
+            os.chmod(work, 0o700)
+            self.bar.advance(0, engine=f"{spec.part} {name} {target}", stage="build")
+            notes = maker.build(exports, target, work, self.tokenizer.device)
+            seconds = time.perf_counter() - began
+            self.bar.advance(0, stage="compare")
+            measured: dict[str, Any] = {}
+            if is_here:
+                engine = Engine(name, spec, maker.load(work, graph, spec, self.tokenizer.device))
+                with torch.inference_mode():  # as it will be served
+                    checks = [self._gate(spec).check(engine.run, s, name, LIMITS[spec.precision]) for s in spec.shapes]
+            else:
+                checks = self._compare_onnx(exports)
+            worst = verdict(checks)
+            if not worst.is_within:
+                raise EngineError(
+                    f"{worst.how} at {worst.shape} is off by {worst.worst:.2g}, the limit of {spec.precision} is "
+                    f"{worst.limit:g}: not installed"
+                )
+            if is_here:
+                self.bar.advance(0, stage="time")
+                measured = measure(self.tokenizer, engine)
+                keep_kernels(engine)
+            parameters, _ = count_work(graph, spec, spec.shapes[0])
+            body = {
+                "key": engine_key(self.config, spec, name, target),
+                "spec": spec.to_dict(),
+                "status": VERIFIED if is_here else UNRUN,
+                "parameters": parameters,
+                "gflop": {label(s): round(count_work(graph, spec, s)[1], 1) for s in spec.shapes},
+                "inputs": {label(s): list(spec.inputs(s)) for s in spec.shapes},
+                "outputs": {label(s): list(spec.outputs(s)) for s in spec.shapes},
+                "parity": [check.to_dict() for check in checks],
+                "build_seconds": round(seconds, 1),
+                "measured": measured,
+                "notes": notes,
+            }
+            (work / MANIFEST).write_bytes(manifest_bytes(work, body))
+        return self._row(folder, checked_manifest(self.config, folder, target)[0], is_kept=False)
+
+    def _current(self, folder: Path, spec: EngineSpec, target: str) -> dict[str, Any] | None:
+        """The manifest of an engine that needs no building: the same shapes, and nothing changed."""
+        if self.replace or not folder.is_dir():
+            return None
+        try:
+            manifest, found = checked_manifest(self.config, folder, target)
+        except EngineError:
+            return None
+        return manifest if found == spec else None
+
+    def _gate(self, spec: EngineSpec) -> Gate:
+        kind = (spec.part, spec.frame_size, spec.pool)
+        if kind not in self._gates:
+            self._gates[kind] = gate_for(self.tokenizer, spec)
+        return self._gates[kind]
+
+    def _compare_onnx(self, exports: Exports) -> list[Parity]:
+        """The exported graphs in ONNX Runtime: in fp32 at the first shape, then as TensorRT gets them.
+
+        ONNX Runtime has no bf16 convolutions: those graphs are compared in fp32 at every shape.
+        """
+        spec = exports.spec
+        runs = "fp32" if spec.precision == "bf16" else spec.precision
+        wanted = dict.fromkeys([("fp32", spec.shapes[0]), *((runs, shape) for shape in spec.shapes)])
+        checks = []
+        for precision, shape in wanted:
+            case = (f"{spec.part}{spec.frame_size}{spec.pool}", precision, label(shape))
+            if case not in self._onnx_checks:
+                run = onnx_runner(exports.onnx(shape, precision))
+                how = f"onnxruntime {precision}"
+                self._onnx_checks[case] = self._gate(spec).check(run, shape, how, LIMITS[precision])
+            checks.append(self._onnx_checks[case])
+        return checks
+
+    def _row(self, folder: Path, manifest: dict[str, Any], is_kept: bool) -> dict[str, Any]:
+        worst = max(manifest["parity"], key=lambda check: check["relative_error"] / check["limit"])
+        key = manifest["key"]
+        return {
+            **{name: key[name] for name in ("part", "backend", "target", "precision")},
+            "shapes": key["shapes"],
+            "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+            "seconds": manifest["build_seconds"],
+            "compared_in": worst["how"],
+            "relative_error": worst["relative_error"],
+            "limit": worst["limit"],
+            "ms": manifest["measured"].get("ms", {}),
+            "eager_ms_per_clip": manifest["measured"].get("eager_ms_per_clip"),
+            "status": manifest["status"],
+            "parameters": manifest["parameters"],
+            "gflop": manifest["gflop"],
+            "kept": is_kept,
+            "folder": str(folder),
+        }
+
+
+def _installed(name: str) -> list[str]:
+    try:
+        backend(name).library()
+    except EngineError:
+        return []
+    return [name]

@@ -1,0 +1,80 @@
+"""Frames to the encoder's input: one interface, torch as the reference, DALI where it is installed."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from fastdreamer_engines.spec import DTYPES
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.shapes import LatentClock
+from fastdreamer.tokenizer.preprocess import preprocess
+
+EVERY_FRAME = LatentClock(1, 1)  # windows come padded: nothing is added in time
+
+
+@runtime_checkable
+class Resampler(Protocol):
+    """uint8 windows to the encoder's input, on the encoder's device and in its type.
+
+    All resamplers agree within 1/255. Attributes: name, "torch" or "dali", for the latent store's key.
+    """
+
+    name: str
+
+    def __call__(self, windows: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t s s"]:
+        """In [-1, 1] at the image size, contiguous; the caller's own for as long as it is held.
+
+        Raises:
+            UserError: for another shape or type.
+        """
+
+
+class TorchResampler:
+    """The reference: the tokenizer's own `preprocess`, float32 inside."""
+
+    name = "torch"
+
+    def __init__(self, image_size: int, precision: str, device: torch.device) -> None:
+        self.image_size, self.dtype, self.device = image_size, DTYPES[precision], device
+
+    def __call__(self, windows: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t s s"]:
+        check_windows(windows)
+        frames = windows.to(self.device).movedim(-1, 1)
+        images = preprocess(frames, EVERY_FRAME, self.image_size, "bcthw")
+        return images.to(self.dtype).contiguous()
+
+
+def resampler(config: Config, precision: str, device: torch.device) -> Resampler:
+    """The one that `data.resampler` names; auto is DALI on a card where it is installed, else torch.
+
+    On a CPU torch is the default: the encoder there takes a hundred times as long as either.
+
+    Args:
+        precision: of the encoder: fp32, fp16 or bf16.
+
+    Raises:
+        UserError: if DALI is asked for and not installed.
+    """
+    from fastdreamer.tokenizer.dali import DaliResampler, dali_available, require_dali
+
+    wanted = config.data.resampler
+    if wanted == "dali":
+        require_dali("data.resampler=dali")
+    if wanted == "dali" or (wanted == "auto" and device.type == "cuda" and dali_available()):
+        return DaliResampler(config.tokenizer.image_size, precision, device)
+    return TorchResampler(config.tokenizer.image_size, precision, device)
+
+
+def check_windows(windows: Tensor) -> None:
+    """Refuse what is not uint8 (b, t, h, w, 3), or is empty.
+
+    Raises:
+        UserError: naming the shape and the type.
+    """
+    if windows.dtype != torch.uint8 or windows.ndim != 5 or windows.shape[-1] != 3 or 0 in windows.shape:
+        raise UserError(f"windows are {windows.dtype} {tuple(windows.shape)}; give uint8 (b, t, h, w, 3), none empty")

@@ -1,0 +1,166 @@
+"""`diagnose --audit`: does imagination say of an action what the game says, where the policy really goes?
+
+Saved states of recorded and of the policy's own play are played on from, in the game and in the world model. Where
+imagination does not agree with the game, phase 3 makes the policy better in imagination alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from fastdreamer.system.advice import command
+from fastdreamer.config import Config
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.device import Backend
+from fastdreamer.health import limits as flags
+from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
+from fastdreamer.health.checks import Check, worst
+from fastdreamer.tools.diagnosis.moments import Reach, encode
+from fastdreamer.tools.diagnosis.sources import moments_of, rewarded_task
+from fastdreamer.tools.diagnosis.tries import Trial, Tried, stacked
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.environments import open_encoder
+from fastdreamer.report.audit_section import FIGURES, KINDS, said
+from fastdreamer.evaluation.bootstrap import Interval
+from fastdreamer.run.summary import write_json
+from fastdreamer.system.progress import track
+from fastdreamer.run.directory import RunDirectory, load_agent
+
+FILE = "diagnosis/audit.json"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried: states of each kind, and tries of every action from each of them.
+
+    Raises:
+        UserError: for fewer than anything can be told from.
+    """
+
+    states: int = 16
+    tries: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in (("states", self.states), ("tries", self.tries)):
+            if value < 2:
+                raise UserError(f"--{name} is {value}; an audit needs at least 2")
+
+
+def check_auditable(config: Config, run: RunDirectory) -> int:
+    """The phase whose policy is audited: the last one that is trained.
+
+    Raises:
+        UserError: where the environment cannot be put back into a state, or there is no policy.
+    """
+    if config.data.env != "crafter":
+        raise UserError(
+            f"data.env is {config.data.env}, which cannot be put back into a saved state: leave --audit out"
+        )
+    phase = max((phase for phase in (2, 3) if run.has_phase(phase)), default=0)
+    if not phase:
+        train = command("train", run_dir=run.path, phase=2)
+        raise UserError(f"{run.path} has no policy to audit; train one first with: {train}")
+    return phase
+
+
+def audit(config: Config, run: RunDirectory, backend: Backend, effort: Effort) -> dict[str, Any]:
+    """Tries every action from states of both kinds; writes RUN/diagnosis/audit.json and returns what it holds.
+
+    Raises:
+        UserError: see `check_auditable`; if the reward head never learned, or a world to be played was recorded.
+    """
+    from fastdreamer.envs.branching import BranchPool
+    from fastdreamer.tokenizer.acting import ActingEncoder
+
+    phase, settings, clock = check_auditable(config, run), config.imagination, config.tokenizer.clock
+    actor = load_agent(run, config, phase, backend.device)
+    if not actor.agent.reward.is_trained:
+        raise UserError(f"{run.path} was trained on recordings without rewards: there is nothing to audit")
+    reach, task, (actions,) = Reach(clock, settings.start_context), rewarded_task(config), action_space("crafter").sizes
+    encoder = open_encoder(config, run, effort.states, backend.device)
+    moments, notes = moments_of(config, run, actor, encoder, reach, effort.states)
+    branches, found, kinds = actions * effort.tries, dict[str, Figures](), dict[str, Any]()
+    total = sum(map(len, moments.values())) * branches * settings.horizon
+    with (
+        BranchPool(branches, task, config.evaluation.workers) as pool,
+        track("try actions", total=total, unit="steps") as bar,
+    ):
+        trial = Trial(
+            actor, pool, ActingEncoder(encoder.tokenizer, branches), reach, backend, actions, effort.tries,
+            settings.horizon, settings.gamma, bar.advance,
+        )  # fmt: skip
+        for kind, those in moments.items():
+            if len(those) < 2:
+                continue
+            latents, positions = encode(ActingEncoder(encoder.tokenizer, len(those)), those, reach)
+            seeds = range(config.evaluation.seed, config.evaluation.seed + len(those))
+            tried = stacked([trial.run(m, z, positions, s) for m, z, s in zip(those, latents, seeds, strict=True)])
+            found[kind] = figures(tried, config)
+            kinds[kind] = {"states": len(those), "figures": found[kind].to_dict(), "points": points(tried, config)}
+    checks = list(checks_of(found))
+    result = {
+        "phase": phase, "task": task, "tries": effort.tries, "horizon": settings.horizon, "gamma": settings.gamma,
+        "context": settings.start_context, "kinds": kinds, "notes": notes, "verdict": worst(checks),
+        "checks": [check.to_dict() for check in checks],
+    }  # fmt: skip
+    write_json(run.path / FILE, result)
+    return result
+
+
+def figures(tried: Tried, config: Config) -> Figures:
+    """Of all states of a kind."""
+    pair = tried.real, tried.imagined
+    real, imagined = (discounted(rewards, config) for rewards in pair)
+    sums = tried.real.sum(-1), tried.imagined.sum(-1)
+    return measure(real, imagined, sums, tried.policy, config.evaluation.bootstrap, config.evaluation.seed)
+
+
+def discounted(rewards: Float[ndarray, "*b h"], config: Config) -> Float[ndarray, "*b"]:
+    """By `imagination.gamma`, which is a frame's."""
+    gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
+    return np.asarray(rewards @ gamma ** np.arange(rewards.shape[-1]))
+
+
+def points(tried: Tried, config: Config) -> list[list[float]]:
+    """(real, imagined) advantage of every action of every state."""
+    pair = [advantages(discounted(rewards, config)).ravel() for rewards in (tried.real, tried.imagined)]
+    return [[round(float(x), 4), round(float(y), 4)] for x, y in zip(*pair, strict=True)]
+
+
+def checks_of(found: Mapping[str, Figures]) -> Iterator[Check]:
+    """Whether imagination can be learned from: advantages where the policy goes, rewards everywhere."""
+    if "own" in found:
+        own = found["own"]
+        without_noise = span(own.disattenuated) if own.disattenuated is not None else None
+        yield flags.advantage_agreement(own.real_reliability.mean, span(own.correlation), without_noise)
+    for kind, of in found.items():
+        ratio = span(of.optimism) if of.optimism is not None else None
+        yield flags.optimism(KINDS[kind], of.imagined.mean, span(of.real), ratio)
+
+
+def span(interval: Interval) -> tuple[float, float, float]:
+    """Mean, low, high."""
+    return interval.mean, interval.low, interval.high
+
+
+def render(result: Mapping[str, Any]) -> list[str]:
+    """The table, a line a figure and a column a kind of states, and the checks."""
+    kinds = result["kinds"]
+    rows = [["", *(f"{KINDS[kind]} ({of['states']} states)" for kind, of in kinds.items())]]
+    rows += [[title, *(said(of["figures"][name]) for of in kinds.values())] for name, title in FIGURES.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        f"audit of phase {result['phase']}'s policy, {result['tries']} tries an action over {result['horizon']} latent "
+        f"steps: {result['verdict']}"
+    ]
+    lines += ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for check in result["checks"]:
+        lines.append(f"  {check['name']}: {check['value']}; expected {check['expected']}; {check['verdict']}")
+    lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in result["checks"] if c["remedy"]]
+    return lines + [f"  note: {note}" for note in result["notes"]]

@@ -1,0 +1,129 @@
+"""`fastdreamer diagnose`: every check of a run's phases, as a table, as JSON, and for the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdreamer.system.advice import command
+from fastdreamer.config import Config
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.tools.diagnosis import audit
+from fastdreamer.tools.diagnosis import cloning
+from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
+from fastdreamer.tools.diagnosis import inputs
+from fastdreamer.tools.diagnosis import model_checks as models
+from fastdreamer.tools.diagnosis import real_play
+from fastdreamer.health.checks import Check, worst
+from fastdreamer.tools.diagnosis.loaded_phase import Subject, opened, run_steps
+from fastdreamer.errors import UserError
+from fastdreamer.system.files import check_replaceable, write_atomic
+from fastdreamer.system.json_files import Every, read_object
+from fastdreamer.system.progress import track
+from fastdreamer.run.lock import alone
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.run.directory import RunDirectory
+
+FILE = "diagnosis.json"
+
+
+@alone
+def diagnose(
+    config: Config,
+    run_dir: Path,
+    phases: Sequence[int] = (),
+    backend: Backend | None = None,
+    effort: audit.Effort | None = None,
+) -> dict[str, Any]:
+    """Runs the checks of the given phases afresh, or of all that are trained; nothing of the run changes.
+
+    With an `effort` imagination is audited against the real game too. Writes RUN/diagnosis.json, and pictures and
+    audit.json under RUN/diagnosis/.
+
+    Returns:
+        {"phases": {"phase1": {"verdict", "checks": [...]}, ...}, "audit": {...}, "red": how many flags stand}.
+
+    Raises:
+        UserError: if nothing is trained, or a part of the run is missing or damaged.
+    """
+    run, backend = RunDirectory(run_dir), backend or choose_device(config)
+    chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
+    if not chosen:
+        raise UserError(
+            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
+        )
+    if effort is not None:
+        audit.check_auditable(config, run)
+    check_replaceable(run_dir / FILE)
+    kept = _kept(run_dir)
+    found: dict[str, Any] = {}
+    with track("diagnose", total=len(chosen), unit="phases") as bar:
+        for number in chosen:
+            found[f"phase{number}"] = _phase(config, run, number, backend)
+            bar.advance(1)
+    result = {"phases": kept | found}
+    write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
+    audited = {} if effort is None else {"audit": audit.audit(config, run, backend, effort)}
+    red = sum(check["verdict"] == "red" for part in [*found.values(), *audited.values()] for check in part["checks"])
+    return {"phases": found, **audited, "red": red, "pictures": str(run_dir / "diagnosis")}
+
+
+def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
+    if backend.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(backend.device)
+    with opened(config, run, number, backend) as subject:
+        run_steps(subject)
+        dreamed = dreams.dream(subject, subject.phase) if isinstance(subject.phase, ImaginationPhase) else None
+        checks = list(_checks(subject, run.path / "diagnosis" / f"phase{number}", dreamed))
+        result: dict[str, Any] = {"step": subject.checkpoint.step, "verdict": worst(checks)}
+        if dreamed is not None:
+            result |= dreams.figures(subject, dreamed)
+    return result | {"checks": [check.to_dict() for check in checks]}
+
+
+def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> Iterator[Check]:
+    pictures.mkdir(parents=True, exist_ok=True)
+    yield from models.checks(subject)
+    if subject.number < 3:
+        yield from inputs.checks(subject, pictures)
+    if subject.number == 2:
+        yield from cloning.checks(subject)
+    if dreamed is not None:
+        yield from dreams.checks(subject, dreamed)
+    if subject.number > 1:
+        yield from real_play.checks(subject)
+    if subject.number != 2:
+        yield from dynamics.checks(subject, pictures)
+
+
+def _kept(run_dir: Path) -> dict[str, Any]:
+    """What earlier calls found of other phases; what cannot be read is said, and written anew."""
+    try:
+        return dict(read_object(run_dir / FILE, {"phases?": Every({})}, "written anew").get("phases", {}))
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr, flush=True)
+        return {}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The tables, what is raised below each."""
+    lines = []
+    for name, phase in result["phases"].items():
+        rows = [("check", "value", "expected", "verdict"), *(
+            (f"{c['group']}: {c['name']}", c["value"], c["expected"], c["verdict"]) for c in phase["checks"]
+        )]  # fmt: skip
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines += [f"{name}, step {phase['step']}: {phase['verdict']}"]
+        lines += [
+            "  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
+        ]
+        lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]]
+    if "audit" in result:
+        lines += audit.render(result["audit"])
+    return "\n".join([*lines, f"pictures: {result['pictures']}"])

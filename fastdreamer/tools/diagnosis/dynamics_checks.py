@@ -1,0 +1,138 @@
+"""Does the world model use the actions, are they where they belong, and does it see further than a copy?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from fastdreamer.system.advice import command
+from fastdreamer.latents.batch import Batch
+from fastdreamer.health.checks import Check, check
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.dynamics.sampler import open_loop
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import Interval, ratio_interval
+from fastdreamer.evaluation.open_loop import (
+    Crop,
+    choose_crops,
+    errors_of,
+    noop_actions,
+    shuffle_actions,
+)
+
+CROPS, SAMPLES, RESAMPLES = 24, 2, 500
+
+
+def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
+    """On held-out crops, or on training ones where no held-out window is long enough."""
+    context = subject.config.evaluation.context
+    try:
+        crops, batch = _crops(subject, context)
+    except UserError as error:
+        yield Check("actions", "controls", " ".join(str(error).split()), "measured on whole windows", "not measured")
+        return
+    batch = batch.to(subject.backend.device)
+    with torch.no_grad():
+        truth = subject.world.normalise(batch.latents, batch.positions)
+        replacing = {"real": None, **replacements(batch, context, subject.store.space.noop)}
+        if not batch.labelled.all():
+            replacing = {"real": None}
+            yield Check("actions", "controls", "windows without action labels", "labelled windows", "not measured")
+        errors = {name: _errors(subject, batch, truth, actions, context) for name, actions in replacing.items()}
+    real = errors.pop("real")
+    for name, found in errors.items():
+        yield control(name, ratio_interval(found.mean(1), real.mean(1), RESAMPLES, 0))
+    copy = (truth[:, context - 1 : context] - truth[:, context:]).square().mean(dim=(2, 3)).double().cpu().numpy()
+    yield drift(real, copy)
+    draw(subject, crops, batch, truth, real, context, pictures)
+
+
+def replacements(batch: Batch, context: int, noop: tuple[int, ...]) -> dict[str, Tensor]:
+    """Actions that should predict worse than the real ones."""
+    later, earlier = batch.actions.clone(), batch.actions.clone()
+    later[:, context:] = batch.actions[:, context - 1 : -1]
+    earlier[:, context:-1] = batch.actions[:, context + 1 :]
+    return {
+        "shuffled actions": shuffle_actions(batch, context, 0),
+        "no-op actions": noop_actions(batch, context, noop),
+        "actions a step late": later,
+        "actions a step early": earlier,
+    }
+
+
+def control(name: str, ratio: Interval) -> Check:
+    """An error under other actions, over that under the real ones."""
+    is_shift = "step" in name
+    remedy = (
+        f"actions and frames are not aligned: check with {command('inspect')}, and encode again with "
+        f"{command('encode', replace=True)}"
+        if is_shift
+        else "the model does not use the actions: train phase 1 longer, or check whose actions the recordings hold"
+    )
+    worse = ratio.high < 1 if is_shift else ratio.high <= 1
+    return check(
+        "actions", name, f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the error", "above 1", remedy,
+        of=(ratio.mean, ratio.low, ratio.high), red=worse, amber=ratio.mean < 1 if is_shift else ratio.low <= 1,
+    )  # fmt: skip
+
+
+def drift(real: Float[ndarray, "b s"], copy: Float[ndarray, "b s"]) -> Check:
+    """The error at the horizon against that of copying the last real latent."""
+    model, last = float(real[:, -1].mean()), float(copy[:, -1].mean())
+    return check(
+        "imagination", "drift", f"error {model:.3f} after {real.shape[1]} steps, copying {last:.3f}", "below copying",
+        "imagination drifts: train phase 1 longer, raise dynamics.dim, or lower imagination.horizon",
+        red=not model < last,
+    )  # fmt: skip
+
+
+def draw(
+    subject: Subject,
+    crops: list[Crop],
+    batch: Batch,
+    truth: Tensor,
+    real: Float[ndarray, "b s"],
+    context: int,
+    to: Path,
+) -> None:
+    """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
+    from fastdreamer.evaluation.frames import RealFrames
+    from fastdreamer.evaluation.pictures import spread, write_filmstrips
+    from fastdreamer.training.pixel_decoder import load_decoder
+
+    decoder = load_decoder(subject.run, subject.config, subject.backend.device)
+    if decoder is None:
+        return
+    errors = np.asarray(real.mean(1))
+    picked = spread(errors, 1)
+    rows = torch.tensor(picked, device=truth.device)
+    with torch.no_grad():
+        imagined = open_loop(subject.world, batch.take(rows), context, torch.Generator().manual_seed(0))
+        write_filmstrips(
+            to, crops, picked, errors, truth, imagined, decoder, RealFrames(subject.config, subject.run),
+            subject.store.clock, context,
+        )  # fmt: skip
+
+
+def _crops(subject: Subject, context: int) -> tuple[list[Crop], Batch]:
+    store, window = subject.store, subject.config.dynamics.window
+    try:
+        return choose_crops(store.split("held_out"), store.clock, window, context, CROPS, 0)
+    except UserError:
+        return choose_crops(store.split("train"), store.clock, window, context, CROPS, 0)
+
+
+def _errors(
+    subject: Subject, batch: Batch, truth: Tensor, actions: Tensor | None, context: int
+) -> Float[ndarray, "b s"]:
+    def imagine(crops: Batch, generator: torch.Generator, replacing: Tensor | None) -> Tensor:
+        with subject.backend.autocast():
+            return open_loop(subject.world, crops, context, generator, replacing)
+
+    return errors_of(imagine, batch, truth, actions, context, SAMPLES, 0).mean_of_samples

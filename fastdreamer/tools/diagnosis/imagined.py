@@ -1,0 +1,156 @@
+"""Phase 3: is there something to learn in imagination, does the critic know it, and is it true outside?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdreamer.health import limits as flags
+from fastdreamer.tools.diagnosis import real_play
+from fastdreamer.health.checks import Check, check
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.errors import UserError
+from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.training.imagination_phase import NO_REWARD, ImaginationPhase
+
+SHOWN = 200  # points of the plot of values against returns
+ALIKE = 0.1  # of their size: returns that differ less are taken to differ by so much
+FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added to it
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """One rollout and what follows from it, on the CPU."""
+
+    rewards: Tensor
+    values: Tensor
+    returns: Tensor
+    weight: Tensor
+    task: Tensor
+
+    def of(self, task: int) -> Dreams:
+        """The dreams of one task."""
+        rows = self.task == task
+        return Dreams(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def advantage(self) -> Tensor:
+        """Of every imagined step."""
+        return self.returns - self.values
+
+
+def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
+    """After `run_steps`."""
+    figures, chunk = subject.figures, subject.config.tokenizer.frames_per_latent
+    advantage = dreams.advantage
+    yield flags.advantages(float(advantage.mean()), float(advantage.std()))
+    yield flags.advantage_sets(*sets(dreams))
+    tasks = subject.config.tasks.names
+    parts = {task: dreams.of(number) for number, task in enumerate(tasks)} if len(tasks) > 1 else {}
+    yield from (imagined_rewards(part).about(task) for task, part in parts.items())
+    if not parts:
+        yield imagined_rewards(dreams)
+    yield calibration(dreams)
+    yield flags.policy_entropy(3, figures["entropy"] / chunk)
+    yield flags.kl_to_prior(figures["kl_prior"] / chunk)
+    for task, part in ((task, part) for task, part in parts.items() if part.rewards.numel()):
+        yield reality(float(part.rewards.mean()) / chunk, real_reward(subject, task)).about(task)
+    if not parts:
+        yield reality(float(dreams.rewards.mean()) / chunk, real_reward(subject))
+
+
+def imagined_rewards(dreams: Dreams) -> Check:
+    """Whether something is ever earned."""
+    if not dreams.rewards.numel():  # of a task that no crop of the batch is of
+        return Check("imagination", "imagined rewards", "no dream in the batch", "not all alike", "not measured")
+    fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
+    return flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
+
+
+@torch.no_grad()
+def dream(subject: Subject, phase: ImaginationPhase) -> Dreams:
+    """A rollout from the sample batch's steps."""
+    settings, agent = subject.config.imagination, phase.agent
+    rollout = phase.imagine(subject.batch)
+    with subject.backend.autocast():
+        values = agent.returns_decoded(rollout.features).float()
+    returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], phase.gamma, settings.lambda_)
+    weight = survival(rollout.continues)
+    found = [x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)]
+    rewards, values, returns, weight = found
+    return Dreams(rewards, values, returns, weight, subject.batch.task.cpu())
+
+
+def sets(dreams: Dreams) -> tuple[int, int]:
+    """Sizes of D+ and D-, of the steps that are likely before the end."""
+    advantage = dreams.advantage[dreams.weight > 0.5]
+    positive = int((advantage >= 0).sum())
+    return positive, advantage.numel() - positive
+
+
+def calibration(dreams: Dreams) -> Check:
+    """Values against lambda-returns: correlation, and bias in spreads of the returns (see ALIKE)."""
+    values, returns = dreams.values.flatten(), dreams.returns.flatten()
+    spread = float(returns.std())
+    if spread < 1e-6:
+        return check(
+            "value", "value against returns", "returns are all alike", "correlated, without bias",
+            "nothing happens in imagination: see the rows of group reward", red=True,
+        )  # fmt: skip
+    is_constant = float(values.std()) < 1e-6
+    correlation = 0.0 if is_constant else float(torch.corrcoef(torch.stack([values, returns]))[0, 1])
+    bias = float((values - returns).mean()) / max(spread, ALIKE * float(returns.abs().mean()))
+    return check(
+        "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
+        "correlation above 0.3, bias within 1",
+        "the critic is off: raise imagination.critic_steps, or train phase 2 longer",
+        of=(correlation, bias), red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
+    )  # fmt: skip
+
+
+def reality(imagined: float, real: float | None) -> Check:
+    """Imagined against real reward a frame."""
+    name, expected = "imagined against real reward", f"at most {FACTOR:g} times the real one"
+    if real is None:
+        return Check("imagination", name, f"{imagined:.4f} a frame imagined", expected, "not measured")
+    return check(
+        "imagination", name, f"{imagined:.4f} a frame imagined, {real:.4f} real", expected,
+        "the policy exploits the reward head: more and broader recordings, a longer phase 2, a larger imagination.beta",
+        of=(imagined, real),
+        red=imagined > FACTOR * (max(real, 0.0) + MARGIN), amber=imagined > FACTOR * max(real, 0.0) + MARGIN,
+    )  # fmt: skip
+
+
+def real_reward(subject: Subject, task: str | None = None) -> float | None:
+    """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks.
+
+    A damaged evaluation is said by the checks of `real_play`.
+    """
+    try:
+        evaluations = real_play.played(subject)
+    except UserError:
+        return None
+    entry = next(iter(evaluations.values())) if task is None else evaluations.get(task, {})
+    policy = entry.get("policies", {}).get("phase3")
+    return None if policy is None else float(policy["return_mean"]) / max(1.0, float(policy["length_mean"]))
+
+
+def figures(subject: Subject, dreams: Dreams) -> dict[str, Any]:
+    """For the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
+    positive, negative = sets(dreams)
+    imagined = float(dreams.rewards.mean()) / subject.config.tokenizer.frames_per_latent
+    tasks = subject.config.tasks.names
+    known = [real_reward(subject, task) for task in (tasks if len(tasks) > 1 else (None,))]
+    real = [reward for reward in known if reward is not None]
+    rewards = {"imagined_reward": imagined, "real_reward": sum(real) / len(real) if real else None}
+    return {"positive": positive, "negative": negative, "values": _plotted(dreams)} | rewards
+
+
+def _plotted(dreams: Dreams) -> list[tuple[float, float]]:
+    pairs = torch.stack([dreams.returns.flatten(), dreams.values.flatten()], 1)
+    step = max(1, len(pairs) // SHOWN)
+    return [(round(float(x), 4), round(float(y), 4)) for x, y in pairs[::step][:SHOWN]]

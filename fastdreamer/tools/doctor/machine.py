@@ -1,0 +1,172 @@
+"""The machine itself: Python, cards, compilers, memory, cores, disk and the environment. Nothing is imported for it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.places import in_front_of_python
+from fastdreamer.tools.doctor.requirements import accepts
+
+GIB = 2**30
+LEAST_MEMORY = 2 * GIB
+"""The demo's processes together stay below it."""
+LEAST_DISK = GIB
+CGROUPS = Path("/sys/fs/cgroup")
+COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang", "cc")}
+"""As `fastdreamer.device` looks for them."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the driver says of a card."""
+
+    name: str
+    mib: int
+    driver: str
+    capability: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.mib / 1024:.1f} GiB, compute capability {self.capability}, driver {self.driver}"
+
+
+def python_part(versions: str) -> Part:
+    """The interpreter."""
+    found = f"{platform.python_version()} in {sys.prefix}"
+    if accepts(versions, platform.python_version()):
+        return Part("Python", found)
+    return Part("Python", found, "wrong", f"make an environment with Python {versions}")
+
+
+def driver_cards() -> tuple[Card, ...]:
+    """The NVIDIA cards that the driver knows, whatever torch can use."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    cards = []
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 4 and fields[1].isdigit():
+            cards.append(Card(fields[0], int(fields[1]), fields[2], fields[3]))
+    return tuple(cards)
+
+
+def compiler_part(kind: str) -> Part:
+    """A compiler for torch.compile and its engines; C is for a card's."""
+    variable, *names = COMPILERS[kind]
+    named = os.environ.get(variable, "").split()
+    found = next((path for name in (*named[:1], *names) if (path := shutil.which(name))), None)
+    if found:
+        return Part(f"{kind} compiler", found)
+    return Part(
+        f"{kind} compiler", "none", "missing", f"install {names[0]} or name one with {variable}; or use compile=off"
+    )
+
+
+def memory_part() -> Part:
+    """RAM, and the limit of the container or session if there is one."""
+    values: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            name, _, rest = line.partition(":")
+            values[name] = int(rest.split()[0]) * 1024
+    total = values.get("MemTotal", 0)
+    if not total:
+        return Part("memory", "unknown: there is no /proc/meminfo")
+    limit = _cgroup_limit("memory.max", "memory/memory.limit_in_bytes")
+    most = min(total, limit or total)
+    found = f"{total / GIB:.1f} GiB, {values.get('MemAvailable', 0) / GIB:.1f} GiB free"
+    found += f", of which {most / GIB:.1f} GiB may be used here (cgroup)" if most < total else ""
+    if most >= LEAST_MEMORY:
+        return Part("memory", found)
+    return Part("memory", found, "wrong", f"give it {LEAST_MEMORY // GIB} GiB or more")
+
+
+def cores_part() -> Part:
+    """Cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = f"{cores} of {os.cpu_count() or cores}"
+    with suppress(OSError, ValueError):
+        quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
+        found += f", time of {int(quota) / int(period):g} (cgroup)" if quota.isdigit() else ""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return Part("cores", found + (f", OMP_NUM_THREADS={threads}" if threads else ""))
+
+
+def disk_part(folder: Path) -> Part:
+    """Room where runs go: in the folder, or in the nearest one above that is there."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        usage = shutil.disk_usage(there)
+    except OSError as error:
+        return Part("disk for runs", f"{there}: {error.strerror}", "wrong", "name another folder with --run-dir")
+    found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in {there}"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Part("disk for runs", f"{there} cannot be written to", "wrong", "name another folder with --run-dir")
+    if usage.free < LEAST_DISK:
+        return Part("disk for runs", found, "wrong", "free space, or name another folder with --run-dir")
+    return Part("disk for runs", found)
+
+
+def standard_library_part() -> Part:
+    """Modules of Python itself that a file of the user's hides."""
+    hidden = in_front_of_python()
+    if not hidden:
+        return Part("standard library", "nothing hides it")
+    found = f"hidden by {', '.join(map(str, hidden))}"
+    return Part("standard library", found, "wrong", "rename it, or start elsewhere")
+
+
+def python_path_part() -> Part:
+    """PYTHONPATH and what is odd about it; what it really hides is said of the library that is hidden."""
+    text = os.environ.get("PYTHONPATH")
+    if not text:
+        return Part("PYTHONPATH", "not set")
+    entries = text.split(os.pathsep)
+    said = [f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"]
+    said += ["an empty one, which is the current folder"] if "" in entries else []
+    said += ["relative ones, which mean something else in another folder"] if any(map(_is_relative, entries)) else []
+    said += [f"{entry} does not exist" for entry in dict.fromkeys(entries) if entry and not Path(entry).exists()]
+    return Part("PYTHONPATH", "; ".join(said))
+
+
+def interpreter_part() -> Part:
+    """Triton's interpreter, which is for tests."""
+    value = os.environ.get("TRITON_INTERPRET", "0")
+    if value in ("", "0"):
+        return Part("TRITON_INTERPRET", "not set")
+    return Part(
+        "TRITON_INTERPRET", f"{value}: kernels run in Python, which is for tests", "wrong", "unset TRITON_INTERPRET"
+    )
+
+
+def _is_relative(entry: str) -> bool:
+    return bool(entry) and not os.path.isabs(entry)
+
+
+def _cgroup_limit(name: str, old_name: str) -> int | None:
+    """The smallest limit among this process's control group and those above it; None where there is none."""
+    folders = {CGROUPS}
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            own = CGROUPS / line.split(":", 2)[2].lstrip("/")
+            folders |= {own, *(parent for parent in own.parents if parent.is_relative_to(CGROUPS))}
+    limits = []
+    for file in [folder / name for folder in folders] + [CGROUPS / old_name]:
+        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+            limits.append(int(file.read_text(encoding="ascii")))
+    return min(limits, default=None)

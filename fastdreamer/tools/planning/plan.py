@@ -1,0 +1,157 @@
+"""The plan of a phase: what it takes as configured, whether that fits, and the nearest settings that would.
+
+Pieces of a batch, recomputed activations and the store's place change no gradient, so they are tried first and in that
+order; smaller batches that are accumulated are the last resort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fastdreamer.config import Config, TrainConfig
+from fastdreamer.tools.planning.gpus import CONTEXT, WORKSPACES, Budget
+from fastdreamer.tools.planning.measure import PARTS, measure
+
+PHASES = (1, 2, 3)
+KINDS = {1: "crops", 2: "crops", 3: "dreams"}
+GUESSES = 6
+"""Most tries for the largest number at once: memory is nearly affine in it, so a secant is there in two or three."""
+NEAR = 0.02
+"""Of the limit: near enough where the number is only shown."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One phase under some settings.
+
+    Attributes:
+        train: the phase's settings, `micro_batch` settled.
+        rows: bytes by component; their sum is what torch's allocator reserves.
+        limit: what it may reserve; `context`: what lies outside of it.
+        in_ram: the latent store is not on the card, where it would be as configured.
+    """
+
+    number: int
+    train: TrainConfig
+    rows: Mapping[str, int]
+    limit: int
+    context: int
+    in_ram: bool = False
+
+    @property
+    def reserved(self) -> int:
+        """Bytes at the peak."""
+        return sum(self.rows.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether that keeps the limit."""
+        return self.reserved <= self.limit
+
+    @property
+    def at_once(self) -> int:
+        """Crops, or dreams, in the largest piece of a batch."""
+        return -(-self.train.batch_size // -(-self.train.batch_size // self.train.micro_batch))
+
+    @property
+    def settings(self) -> dict[str, int | bool]:
+        """What the plan chose, by name."""
+        return {name: getattr(self.train, name) for name in ("micro_batch", "recompute", "batch_size", "accumulate")}
+
+
+class Planner:
+    """Plans of one phase; each setting is measured once.
+
+    Args:
+        config: as configured.
+        number: phase 1, 2 or 3.
+        budget: what it must fit.
+        store_bytes: the latent store's share of the card.
+    """
+
+    def __init__(self, config: Config, number: int, budget: Budget, store_bytes: int = 0) -> None:
+        self.config, self.number, self.budget, self.store_bytes = config, number, budget, store_bytes
+        self.train: TrainConfig = getattr(config, f"phase{number}")
+        self._made: dict[TrainConfig, Plan] = {}
+
+    def configured(self) -> Plan:
+        """As configured; with micro_batch 0 the largest that fits, or a piece of one row where none does."""
+        return self.at(self.train) if self.train.micro_batch else self.most_at_once(self.train)
+
+    def change(self) -> Plan | None:
+        """The nearest settings that fit; None where no setting of the phase makes it fit."""
+        tried: list[tuple[TrainConfig, bool]] = [(self.train, False)]
+        if self._recomputes and not self.train.recompute:
+            tried.append((replace(self.train, recompute=True), False))
+        last = tried[-1][0]
+        if self.store_bytes:
+            tried.append((last, True))
+        while last.batch_size % 2 == 0:
+            last = replace(last, batch_size=last.batch_size // 2, accumulate=2 * last.accumulate)
+            tried.append((last, bool(self.store_bytes)))
+        if not self._least(*tried[-1]).fits:
+            return None
+        return self.most_at_once(*next(one for one in tried if self._least(*one).fits))
+
+    def most_at_once(self, train: TrainConfig, in_ram: bool = False) -> Plan:
+        """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the card."""
+        batch = train.batch_size
+        sizes = sorted({-(-batch // pieces) for pieces in range(1, batch + 1)})
+        return _largest(lambda size: self.at(replace(train, micro_batch=size), in_ram), sizes)
+
+    def room(self) -> Plan:
+        """As many at once as fit, whatever the batch size: how far it could be raised (at most 64-fold)."""
+        sizes = range(self.configured().at_once, 64 * self.train.batch_size + 1)
+        return _largest(lambda size: self.at(replace(self.train, micro_batch=size, batch_size=size)), sizes, NEAR)
+
+    def _least(self, train: TrainConfig, in_ram: bool) -> Plan:
+        return self.at(replace(train, micro_batch=1), in_ram)
+
+    def at(self, train: TrainConfig, in_ram: bool = False) -> Plan:
+        """Under settings with a `micro_batch`."""
+        train = replace(train, micro_batch=min(train.micro_batch, train.batch_size))
+        if train not in self._made:
+            self._made[train] = self._measured(train)
+        plan = self._made[train]
+        return replace(plan, rows=dict(plan.rows) | {"store": 0}, in_ram=True) if in_ram else plan
+
+    def _measured(self, train: TrainConfig) -> Plan:
+        config = replace(self.config, **{f"phase{self.number}": train})  # type: ignore[arg-type]
+        is_card = self.budget.is_card
+        found = measure(config, self.number, self.budget.backend, is_card)
+        rows = {name: found.parts[name] for name in PARTS}
+        rows["fragmentation"] = found.reserved - found.used
+        if is_card:
+            captures = self.number == 3 and config.imagination.capture != "off"
+            rows |= {"graphs": found.graphs if captures else 0, "store": self.store_bytes, "workspaces": WORKSPACES}
+        return Plan(self.number, train, rows, self.budget.limit, CONTEXT if is_card else 0)
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether there are activations of the transformer to compute again."""
+        return self.number == 1 or (self.number == 2 and self.config.heads.readout == "agent_tokens")
+
+
+def _largest(plan_at: Callable[[int], Plan], sizes: Sequence[int], near: float = 0.0) -> Plan:
+    """The plan at the largest size that fits, found on the line between a size that fits and one that does not."""
+    low, high = 0, len(sizes) - 1
+    above = plan_at(sizes[high])
+    if above.fits:
+        return above
+    best = plan_at(sizes[low])
+    if not best.fits:
+        return best
+    for _ in range(GUESSES):
+        if high - low <= 1 or best.reserved > (1 - near) * best.limit:
+            break
+        slope = (above.reserved - best.reserved) / (sizes[high] - sizes[low])
+        wanted = sizes[low] + (best.limit - best.reserved) / slope
+        guess = max((i for i in range(low, high) if sizes[i] <= wanted), default=low) if slope > 0 else low
+        middle = min(max(guess, low + 1), high - 1)
+        plan = plan_at(sizes[middle])
+        if plan.fits:
+            low, best = middle, plan
+        else:
+            high, above = middle, plan
+    return best

@@ -1,0 +1,117 @@
+"""`--tool memory`: what is allocated while steps run, when the most is held, and by what.
+
+On a card torch's own snapshot is written too, a pickle because torch.cuda.memory's viewer reads that; nothing here
+reads it back.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdreamer.system.files import write_atomic
+from fastdreamer.tools.profiling.blocks import Change, Timeline, replay
+from fastdreamer.tools.profiling.svg_picture import memory_picture
+from fastdreamer.tools.profiling.torch_trace import recorder
+from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.system.progress import memory_gb
+from fastdreamer.system.ranges import RANGES
+
+TOP = 10
+MIB = 2**20
+ENTRIES = 1_000_000  # of the card's history
+FREED = "free_completed"
+
+
+def memory(work: Work, warmup: int, steps: int, stem: Path) -> dict[str, Any]:
+    """Records `steps` steps after `warmup` plain ones; writes STEM.json, STEM.svg and, on a card, STEM.pickle.
+
+    Returns:
+        peak_mib beyond what was held before (weights, optimiser, averages), held_before_mib (on a card; on a CPU
+        resident_mib, the whole process), and `at_peak`: who holds it.
+    """
+    profiled_steps(work, warmup)
+    files = {"picture": stem.with_suffix(".svg"), "numbers": stem.with_suffix(".json")}
+    if work.device.type == "cuda":
+        files["snapshot (drop it on https://pytorch.org/memory_viz)"] = stem.with_suffix(".pickle")
+        changes, numbers = _on_card(work, steps, stem.with_suffix(".pickle"))
+    else:
+        changes, numbers = _on_cpu(work, steps), {"resident_mib": memory_gb() * 1024}
+    timeline = replay(changes)
+    numbers = {"peak_mib": timeline.peak_bytes / MIB} | numbers
+    rows = [{"made by": h.by, "mib": h.size_bytes / MIB, "blocks": h.blocks} for h in timeline.at_peak]
+    write_atomic(files["picture"], memory_picture(timeline, f"{work.name}: {work.about}").encode())
+    write_atomic(files["numbers"], json.dumps(_content(timeline, rows) | numbers).encode())
+    return numbers | {"at_peak": rows[:TOP], "files": files}
+
+
+def _content(timeline: Timeline, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"times_ms": timeline.times_ms, "total_bytes": timeline.total, "at_peak": rows}
+
+
+def _on_cpu(work: Work, steps: int) -> list[Change]:
+    """From the profiler's trace, where allocations carry their address."""
+    with recorder(work, steps, memory=True) as profiler:
+        profiled_steps(work, 1 + steps, after=profiler.step)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json.gz"
+        profiler.export_chrome_trace(str(file))
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            return list(changes_in_trace(json.load(stream)["traceEvents"]))
+
+
+def changes_in_trace(events: list[dict[str, Any]]) -> Iterator[Change]:
+    """Allocations of a chrome trace, each with the named range and the operator that it lies in."""
+    wanted = [e for e in events if e.get("name") == "[memory]" or e.get("cat") in ("cpu_op", "user_annotation")]
+    wanted.sort(key=lambda e: (e["ts"], -e.get("dur", 0.0)))
+    open_ones: dict[Any, list[dict[str, Any]]] = {}
+    for event in wanted:
+        stack = open_ones.setdefault(event["tid"], [])
+        while stack and stack[-1]["ts"] + stack[-1]["dur"] < event["ts"]:
+            stack.pop()
+        if event["name"] != "[memory]":
+            stack.append(event)
+            continue
+        names = [outer["name"] for outer in stack]
+        within = next((name for name in reversed(names) if name in RANGES), "outside the ranges")
+        operator = next((name for name in names if name not in RANGES and not name.startswith("Profiler")), "")
+        detail = event["args"]
+        size = int(detail["Bytes"])
+        yield Change(event["ts"] / 1e3, int(detail["Addr"]), size, f"{within}: {operator}" if operator else within)
+
+
+def _on_card(work: Work, steps: int, file: Path) -> tuple[list[Change], dict[str, Any]]:
+    """From the allocator's own history."""
+    before = torch.cuda.memory_allocated(work.device)
+    torch.cuda.reset_peak_memory_stats(work.device)
+    torch.cuda.memory._record_memory_history(max_entries=ENTRIES)
+    try:
+        profiled_steps(work, steps)
+        torch.cuda.memory._dump_snapshot(str(file))
+        traces = torch.cuda.memory._snapshot()["device_traces"]
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    numbers = {
+        "held_before_mib": before / MIB,
+        "allocated_mib": torch.cuda.max_memory_allocated(work.device) / MIB,
+        "reserved_mib": torch.cuda.max_memory_reserved(work.device) / MIB,
+    }
+    device = work.device.index or 0
+    return list(changes_in_history(traces[device] if device < len(traces) else [])), numbers
+
+
+def changes_in_history(entries: list[Mapping[str, Any]]) -> Iterator[Change]:
+    """Allocations of a snapshot's trace, each with the innermost line of ours that made it."""
+    for entry in entries:
+        if entry["action"] not in ("alloc", FREED):
+            continue
+        ours = next((f for f in entry.get("frames", ()) if "fastdreamer" in f["filename"]), None)
+        name = f"{ours['name']} ({Path(ours['filename']).name}:{ours['line']})" if ours else "outside our code"
+        size = -entry["size"] if entry["action"] == FREED else entry["size"]
+        yield Change(entry["time_us"] / 1e3, entry["addr"], size, name)

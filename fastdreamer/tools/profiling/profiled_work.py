@@ -1,0 +1,190 @@
+"""What is profiled: steps of a phase, of `encode` or of imagination, on a run's data and weights or on made-up ones."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdreamer.config import Config
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.device import Backend, choose_device
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.errors import UserError
+from fastdreamer.heads.agent import Agent
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.phase_data import held_out_batch, training_feed
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.loop import load_weights
+from fastdreamer.training.phase import Phase
+from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.training.update import Update
+from fastdreamer.training.world_model_phase import WorldModelPhase
+
+TARGETS = {"1": "phase1", "2": "phase2", "3": "phase3", "encode": "encode", "imagine": "imagine"}
+EPISODES, WINDOWS = 8, 4  # of the made-up store: episodes, and windows that each is long
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step that can be taken again and again.
+
+    Attributes:
+        name: phase1, phase2, phase3, encode or imagine; files are named after it.
+        about: on what, in one line.
+        step: takes the next one.
+        device: that it runs on.
+    """
+
+    name: str
+    about: str
+    step: Callable[[], object]
+    device: torch.device
+
+    def wait(self) -> None:
+        """Until the card has done what was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def profiled_steps(work: Work, count: int, after: Callable[[], object] = lambda: None) -> list[float]:
+    """Takes `count` steps and calls `after` behind each; returns how long each took in seconds.
+
+    Flame graphs are searched for this function's name: what lies under it is the work.
+    """
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        work.step()
+        work.wait()
+        seconds.append(time.perf_counter() - began)
+        after()
+    return seconds
+
+
+@contextmanager
+def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[Work]:
+    """The work that `--phase` names: the run's own data and newest weights, or made-up ones without a run.
+
+    Nothing is written into the run.
+
+    Raises:
+        UserError: for an unknown name, or a run that lacks what the work needs.
+    """
+    if target not in TARGETS:
+        raise UserError(f"phase is {target!r}; profile takes {', '.join(TARGETS)}")
+    backend = choose_device(config)
+    torch.manual_seed(config.seed)
+    with tempfile.TemporaryDirectory(prefix="fastdreamer-profile-") as folder:
+        if target == "encode":
+            yield _encoding(config, run_dir, Path(folder), backend)
+            return
+        number = 3 if target == "imagine" else int(target)
+        phase, about = _phase(config, number, run_dir, Path(folder), backend)
+        with phase.feed or nullcontext():
+            step = _rollouts(phase) if target == "imagine" else _updates(phase, config, number, backend)
+            yield Work(TARGETS[target], about, step, backend.device)
+
+
+def _updates(phase: Phase[Any], config: Config, number: int, backend: Backend) -> Callable[[], object]:
+    """Optimisation steps from the middle of the training on: half-steps run, and the policy trains."""
+    train = getattr(config, f"phase{number}")
+    begins = round(config.forcing.boot_warmup * train.steps) if number == 1 else config.imagination.critic_steps
+    done = max(train.steps // 2, begins)
+    assert phase.feed is not None
+    phase.feed.set_state(torch.tensor([done * train.accumulate]))
+    phase.model.train()
+    update = Update(phase, train, backend)
+
+    def step() -> None:
+        nonlocal done
+        update(done)
+        done += 1
+
+    return step
+
+
+def _rollouts(phase: Phase[Any]) -> Callable[[], object]:
+    assert isinstance(phase, ImaginationPhase)
+
+    def step() -> None:
+        with torch.no_grad():
+            phase.imagine(phase.feed.draw())
+
+    return step
+
+
+def _phase(
+    config: Config, number: int, run_dir: Path | None, scratch: Path, backend: Backend
+) -> tuple[Phase[Any], str]:
+    """The phase, and a line on what it runs."""
+    device, parent = backend.device, None
+    if run_dir is None:
+        steps = WINDOWS * config.dynamics.window
+        space = action_space(config.data.env)
+        write_synthetic_store(scratch / "store", config.tokenizer.clock, space, EPISODES, steps, config.seed)
+        store, about = LatentStore.open(scratch / "store"), "made-up latents, random weights"
+    else:
+        run = RunDirectory(run_dir)
+        store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
+        newest = number if run.has_phase(number) else number - 1
+        parent = run.load(newest, config) if newest else None
+        about = f"{run.store(config)}, " + (f"weights of phase {newest}" if parent else "random weights")
+    feed = training_feed(config, number, store, device)
+    sizes = store.space.sizes
+    if parent is None:
+        world, agent, prior = WorldModel.build(config, sizes), Agent(config, sizes), Agent(config, sizes).policy
+        world.set_statistics(*store.statistics())
+    else:
+        world = world_model_from(parent, config, device).requires_grad_(True)
+        agent = agent_from(parent, config, device) if parent.phase > 1 else Agent(config, sizes)
+        prior = prior_from(parent, config, device) if parent.phase > 1 else agent.policy
+    world, agent, prior = world.to(device), agent.to(device), prior.to(device)
+    phase: Phase[Any]
+    if number == 1:
+        phase = WorldModelPhase(config, world, feed, backend)
+    elif number == 2:
+        check = held_out_batch(config, store)
+        phase = AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
+    else:
+        phase = ImaginationPhase(config, world, agent, prior, feed, backend)
+    if parent is not None and parent.phase == number:
+        load_weights(parent, phase.model)
+    return phase, about
+
+
+def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Backend) -> Work:
+    """A step encodes one recording, by the command's own code, into a store of its own."""
+    from fastdreamer.encoding.pipeline import encode_recordings
+    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
+    from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
+
+    recordings, about = recordings_for(config, run_dir, scratch)
+    tokenizer = open_tokenizer(config, backend.device)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        recording, number = recordings[done % len(recordings)], done
+        done += 1
+        alone = linked(recording, scratch / f"recordings-{number}")
+        try:
+            # The progress of a single recording is none, and the lines on tokenizer and decoder are always the same.
+            with open(os.devnull, "w", encoding="ascii") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                encode_recordings(config, alone, scratch / f"store-{number}", tokenizer)
+        except UserError:
+            if len(recordings) == 1:
+                raise
+            recordings.remove(recording)  # `inspect` says why it cannot be read; the others go on
+            step()
+
+    return Work("encode", f"{about}; {describe(tokenizer)}", step, backend.device)

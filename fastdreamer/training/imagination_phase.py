@@ -1,0 +1,214 @@
+"""Phase 3: the policy improves in imagination; only policy and value train.
+
+Source: Dreamer 4 (arXiv:2509.24527), section 3.3, Eq. 9-11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fastdreamer.config import Config
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.agent import Agent
+from fastdreamer.heads.policy import Policy
+from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
+from fastdreamer.imagination.program import Program, build_program
+from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
+from fastdreamer.system.ranges import span
+from fastdreamer.training.critic import Calibration, SlowCopy
+from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase, bounds, rows_of
+
+NO_REWARD = 1e-3  # a reward of less counts as none: the head's bins cancel to about 1e-6, a reward is 1 or so
+
+
+@dataclass(frozen=True)
+class DreamWork:
+    """Imagined states with what was done and what it led to; shares sum to 1 over the whole batch."""
+
+    states: Float[Tensor, "b h f"]
+    actions: Int[Tensor, "b h c k"]
+    returns: Float[Tensor, "b h"]
+    pmpo: Shares
+    present: Float[Tensor, "b h"]
+
+    def split(self, pieces: int) -> list[DreamWork]:
+        """Rows in order."""
+        rows = len(self.states)
+        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """What a batch's rollouts came to, kept until it is logged."""
+
+    rewards: Float[Tensor, "b h"]
+    returns: Float[Tensor, "b h"]
+    values: Float[Tensor, "b h"]
+    weight: Float[Tensor, "b h"]
+
+    def figures(self) -> dict[str, Tensor]:
+        """Rewards, returns and values a latent step; the sizes of PMPO's two sets in steps."""
+        advantage = self.returns - self.values
+        positive = (advantage >= 0).float()
+        return {
+            "imagined_reward": self.rewards.mean(),
+            "imagined_reward_std": self.rewards.std(),
+            "imagined_reward_share": (self.rewards.abs() > NO_REWARD).float().mean(),
+            "imagined_return": self.returns[:, 0].mean(),
+            "value_mean": self.values.mean(),
+            "advantage_mean": advantage.mean(),
+            "advantage_std": advantage.std(),
+            "advantage_positive": positive.mean(),
+            "positive": positive.sum(),
+            "negative": (1 - positive).sum(),
+            "alive": self.weight[:, -1].mean(),
+        }
+
+
+class ImaginationPhase(Phase[DreamWork]):
+    """PMPO on imagined rollouts.
+
+    Attributes:
+        dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
+        proves, shuffles: see `build_program`.
+    """
+
+    number = 3
+    proves = True
+    shuffles = False
+    feed: Feed
+    scale: RunningScale
+
+    def __init__(
+        self,
+        config: Config,
+        world: WorldModel,
+        agent: Agent,
+        prior: Policy,
+        feed: Feed,
+        backend: Backend,
+    ) -> None:
+        self.config, self.feed, self.backend = config, feed, backend
+        self.world = world.eval().requires_grad_(False)
+        self.agent = agent.eval().requires_grad_(False)
+        for module in agent.policy.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # the loop's train() must not blur the policy that acts
+        self.prior = prior.eval().requires_grad_(False)
+        self.scale = RunningScale(["value"]).to(backend.device)
+        trained = {"policy": agent.policy.requires_grad_(True), "value": agent.value.requires_grad_(True)}
+        settings = config.imagination
+        self.calibration = Calibration(settings.critic_bias)
+        self.target = SlowCopy(agent.value, settings.target_decay) if settings.target_decay else None
+        kept = {"scale": self.scale, "calibration": self.calibration.to(backend.device)}
+        kept |= {"target": self.target} if self.target is not None else {}
+        self.model = nn.ModuleDict(trained | kept)
+        self.rates = {"value.": settings.value_rate}
+        self.frozen = {"world": world, "agent": agent, "prior": prior}
+        self.noise = torch.Generator(backend.device).manual_seed(config.seed + 3)
+        self.generators = {"data": feed, "noise": self.noise}
+        self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
+        self.dreams_at_once = config.phase3.micro_batch or config.phase3.batch_size
+        self._programs: dict[int, Program] = {}
+        self._losses = backend.compiled(self.losses)
+        self._dreamed: Dreamed | None = None
+        self._advantages: list[Tensor] = []  # of batches that are drawn and not finished
+
+    @torch.no_grad()
+    def draw(self) -> DreamWork:
+        """Rollouts from real crops, their returns and advantages."""
+        settings, agent = self.config.imagination, self.agent
+        rollout = self.imagine(self.feed.draw())
+        weight = survival(rollout.continues)
+        with span("heads"), self.backend.autocast():
+            values = agent.returns_decoded(rollout.features)
+            slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
+        returns = lambda_returns(rollout.rewards, rollout.continues, slow[:, 1:], self.gamma, settings.lambda_)
+        advantage = returns - values[:, :-1]
+        self._advantages.append(advantage)
+        self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)
+        return DreamWork(
+            states=rollout.features[:, :-1],
+            actions=rollout.actions,
+            returns=returns,
+            pmpo=pmpo_shares(advantage, weight),
+            present=torch.full_like(weight, 1 / weight.numel()),
+        )
+
+    def imagine(self, batch: Batch) -> Rollout:
+        """One rollout of all starts, `dreams_at_once` at a time; the dreams are the same however many that is."""
+        count, context = batch.latents.shape[:2]
+        pieces = bounds(count, -(-count // self.dreams_at_once))
+        if len(pieces) == 1:
+            return self.program(count)(batch)
+        noise = draw_noise(self.world, count, context, self.config.imagination.horizon, self.noise)
+        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in pieces])
+
+    def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""
+        losses, figures = self._losses(work, self.scale.factors()["value"])
+        settings = self.config.imagination
+        if step < settings.critic_steps:
+            losses["policy"] = losses["policy"] * 0.0
+        elif settings.critic_bias and step < self.config.phase3.steps // 2:
+            losses["policy"] = losses["policy"] * self.calibration.opened
+        return losses["policy"] + losses["value"], figures
+
+    def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
+        """The slow value head follows the value head; the calibration takes the batch's advantages in."""
+        super().finish(sums, skipped)
+        if self._advantages:  # none where the batch was not drawn here
+            self.calibration.see(self._advantages.pop(0), skipped)
+        if self.target is not None:
+            self.target.follow(self.agent.value)
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Those of the loss, of the rollout, and of the critic: its bias, and whether the policy may move."""
+        critic = {"critic_bias": self.calibration.share, "calibrated": self.calibration.opened}
+        return sums | critic | (self._dreamed.figures() if self._dreamed is not None else {})
+
+    def shrink(self, pieces: int) -> None:
+        """Fewer dreams a rollout."""
+        self.dreams_at_once = -(-self.config.phase3.batch_size // pieces)
+        self._programs.clear()
+        self._advantages.clear()
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """Those that were built so far."""
+        return list(self._programs.values())
+
+    def losses(self, work: DreamWork, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The heads once more on the stored states: the objective, the value loss times its factor, and figures."""
+        agent, settings = self.agent, self.config.imagination
+        value = agent.value.loss(agent.value(work.states), work.returns, work.pmpo.all * factor)
+        logits = agent.policy(work.states)
+        log_prob = agent.policy.log_prob(logits, work.actions).sum((-2, -1))
+        with torch.no_grad():
+            prior_logits = self.prior(work.states)
+        terms = pmpo_loss(log_prob, agent.policy.kl(logits, prior_logits), work.pmpo, settings.alpha, settings.beta)
+        figures = {
+            "loss/policy": terms["policy"],
+            "loss/value": value / factor,
+            "kl_prior": terms["prior"],
+            "entropy": (agent.policy.entropy(logits) * work.present).sum(),
+        }
+        return {"policy": terms["policy"], "value": value}, {name: x.detach() for name, x in figures.items()}
+
+    def program(self, dreams: int) -> Program:
+        """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
+        if dreams not in self._programs:
+            self._programs[dreams] = build_program(
+                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves, self.shuffles
+            )
+        return self._programs[dreams]

@@ -1,0 +1,154 @@
+"""What each phase trains on: which episodes, which crops, and where the latents live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from fastdreamer.config import Config, SamplingConfig
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.crop_sampler import CropSampler, total_reward
+from fastdreamer.errors import UserError
+from fastdreamer.shapes import LatentClock
+
+CPU = torch.device("cpu")
+
+
+def training_feed(config: Config, phase: int, store: LatentStore, device: torch.device) -> Feed:
+    """The batches of a phase; prints once where the store lives.
+
+    Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes, with the
+    rewards of the configured tasks. Phase 3 dreams on from a crop's last step, so none ends where its episode did.
+
+    Raises:
+        UserError: where the store lacks what the phase needs, or the card cannot hold it.
+    """
+    episodes, sampling = episodes_of(store, "train", phase), config.sampling
+    if not episodes:
+        raise UserError(
+            f"store {store.path} has no labelled episode to train phase {phase} on: encode recordings with actions, "
+            "or train phase 1 alone"
+        )
+    if phase > 1:
+        sampling = replace(sampling, short_window=0, single_step=0.0)
+    if phase > 2:
+        sampling = replace(sampling, reward_weighted=0.0)
+    if phase != 2:
+        sampling = replace(sampling, clone_top=1.0)
+    if phase == 3:  # of all views alike: what is unknown in one task is known in another
+        episodes = [before_end(episode, store.clock) for episode in episodes]
+    views = relabelled(store, episodes, config.tasks.names if phase > 1 else ())
+    for task, view in zip(config.tasks.names or ("",), views, strict=False):
+        named = f" for task {task}" if task and phase > 1 else ""
+        if sampling.reward_weighted and not any(total_reward(e) for e in view if e.labelled):
+            raise UserError(
+                f"sampling.reward_weighted is {sampling.reward_weighted}, but no labelled training episode of store "
+                f"{store.path} has a reward{named}: set it to 0"
+            )
+        if sampling.clone_top < 1 and not any(e.rewarded for e in ranked(config, store, view) or view):
+            raise UserError(
+                f"sampling.clone_top is {sampling.clone_top}, but no labelled training episode of store {store.path} "
+                f"has rewards{named} to choose by: set it to 1"
+            )
+    if phase == 2 and not any(episode.rewarded for view in views for episode in view):
+        print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
+    home = choose_home(config, store, device)
+    window = config.imagination.start_context if phase == 3 else config.dynamics.window
+    batch_size = getattr(config, f"phase{phase}").batch_size
+    sampler = _sampler(config, store, views, window, batch_size, sampling, home)
+    # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
+    is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
+    return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
+
+
+def held_out_crops(config: Config) -> int:
+    """How many held-out crops phase 2 is checked on."""
+    return max(64, config.phase2.batch_size)
+
+
+def held_out_batch(config: Config, store: LatentStore) -> Batch | None:
+    """One batch of phase 2's held-out crops, the same for a whole run; None without labelled held-out episodes."""
+    episodes = episodes_of(store, "held_out", 2)
+    if not episodes:
+        return None
+    crops, window, top = held_out_crops(config), config.dynamics.window, config.sampling.clone_top
+    views = relabelled(store, episodes, config.tasks.names)
+    if not all(any(episode.rewarded for episode in view) for view in views):
+        top = 1.0  # nothing to choose by
+    return _sampler(config, store, views, window, crops, SamplingConfig(clone_top=top)).batch(0)
+
+
+def rewarded_batch(config: Config, store: LatentStore, crops: int) -> Batch | None:
+    """Crops of held-out episodes that have rewards, of training episodes where none has; None without either."""
+    for split in ("held_out", "train"):
+        views = relabelled(store, episodes_of(store, split, 2), config.tasks.names)
+        known = [place for place, same in enumerate(zip(*views, strict=True)) if any(e.rewarded for e in same)]
+        if known:
+            kept = [[view[place] for place in known] for view in views]
+            return _sampler(config, store, kept, config.dynamics.window, crops).batch(0)
+    return None
+
+
+def _sampler(
+    config: Config,
+    store: LatentStore,
+    views: Sequence[Sequence[Episode]],
+    length: int,
+    crops: int,
+    sampling: SamplingConfig | None = None,
+    home: torch.device | None = None,
+) -> CropSampler:
+    tasks = views if len(views) > 1 else ()
+    discount = config.imagination.gamma
+    by = ranked(config, store, views[0]) if sampling is not None and sampling.clone_top < 1 else ()
+    return CropSampler(views[0], store.clock, length, crops, config.seed, discount, sampling, home, tasks, by)
+
+
+def ranked(config: Config, store: LatentStore, episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes with the rewards of sampling.clone_by; empty where that is the trained task itself."""
+    if not config.sampling.clone_by:
+        return []
+    stored = {episode.name: episode for episode in store.episodes}  # these may have a task's rewards already
+    return relabelled(store, [stored[episode.name] for episode in episodes], (config.sampling.clone_by,))[0]
+
+
+def episodes_of(store: LatentStore, split: str, phase: int) -> list[Episode]:
+    """A split's episodes that a phase can use."""
+    return [episode for episode in store.split(split) if phase == 1 or episode.labelled]
+
+
+def before_end(episode: Episode, clock: LatentClock) -> Episode:
+    """The episode without the step that it ended in, where it did: nothing can be done there."""
+    frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
+    if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
+        return episode
+    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
+    counters = {name: values[:frames] for name, values in episode.counters.items()}
+    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
+
+
+def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
+    """Where the training latents live: the card, or host memory; printed, so that nobody has to guess.
+
+    Raises:
+        UserError: if `data.resident` is card and there is none, or too little room on it.
+    """
+    settings, size_gb = config.data, store.size_bytes / 2**30
+    size = f"{size_gb:.2f} GiB" if size_gb >= 0.1 else f"{size_gb * 1024:.1f} MiB"
+    if settings.resident == "card" and device.type != "cuda":
+        raise UserError(f"data.resident is card but training runs on {device.type}: use data.resident=auto")
+    fits = settings.resident == "auto" and device.type == "cuda" and size_gb <= settings.card_limit_gb
+    if settings.resident == "card" or fits:
+        free_gb = torch.cuda.mem_get_info(device)[0] / 2**30
+        if size_gb > free_gb:
+            raise UserError(f"the store ({size}) does not fit the card ({free_gb:.2f} GiB free): use data.resident=ram")
+        print(f"latent store: {size}, on the card", flush=True)
+        return device
+    beyond = f"memory-mapped: over data.memory_limit_gb {settings.memory_limit_gb:g}"
+    print(f"latent store: {size}, {beyond if store.is_mapped else 'in RAM'}", flush=True)
+    return CPU

@@ -1,0 +1,133 @@
+"""Phase 1: the dynamics model learns to predict latents, by shortcut forcing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fastdreamer.config import Config
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.schedule import Share, derived_seed
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.forcing import Levels, draw_levels, draw_sampled_levels, forcing_loss, loss_shares
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.system.ranges import span
+from fastdreamer.training.optim import RunningScale
+from fastdreamer.training.phase import Phase, bounds
+
+
+@dataclass(frozen=True)
+class ForcingWork:
+    """A batch of crops with their noise; the first `levels.boots` rows are bootstrap."""
+
+    clean: Float[Tensor, "b l n z"]
+    noise: Float[Tensor, "b l n z"]
+    levels: Levels
+    shares: Float[Tensor, "b l"]  # of the loss
+    present: Float[Tensor, "b l"]  # of the valid steps
+    actions: Int[Tensor, "b l c k"]
+    action_valid: Bool[Tensor, "b l c"]
+    labelled: Bool[Tensor, " b"]
+
+    def split(self, pieces: int) -> list[ForcingWork]:
+        """Every piece gets its part of the bootstrap rows."""
+        boots, rows = self.levels.boots, len(self.clean)
+        if pieces <= 1:
+            return [self]
+        ends = bounds(rows, pieces)
+        own = [(boots * i // len(ends), boots * (i + 1) // len(ends)) for i in range(len(ends))]
+        taken = 0
+        out = []
+        for (first, last), (boot_first, boot_last) in zip(ends, own, strict=True):
+            count = boot_last - boot_first
+            flow = boots + taken
+            taken += last - first - count
+            out.append(self._rows(boot_first, boot_last, flow, boots + taken, count))
+        return out
+
+    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int, boots: int) -> ForcingWork:
+        def take(x: Tensor) -> Tensor:
+            return torch.cat([x[boot_first:boot_last], x[flow_first:flow_last]])
+
+        names = ("clean", "noise", "shares", "present", "actions", "action_valid", "labelled")
+        levels = Levels(take(self.levels.signal), take(self.levels.step_size), boots)
+        return replace(self, levels=levels, **{name: take(getattr(self, name)) for name in names})
+
+
+class WorldModelPhase(Phase[ForcingWork]):
+    """Shortcut forcing on crops of `dynamics.window` steps, or fewer (see SamplingConfig)."""
+
+    number = 1
+    feed: Feed
+    scale: RunningScale
+
+    def __init__(self, config: Config, world: WorldModel, feed: Feed, backend: Backend) -> None:
+        self.config, self.world, self.feed, self.backend = config, world, feed, backend
+        world.transformer.recomputes = config.phase1.recompute
+        self.scale = RunningScale(["dynamics"]).to(backend.device)
+        self.model = nn.ModuleDict({"world": world, "scale": self.scale})
+        self.frozen = {}
+        self.noise = torch.Generator(backend.device).manual_seed(config.seed + 1)
+        self.generators = {"data": feed, "noise": self.noise}
+        self.boots = Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
+        self.first_boot = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
+        self.steps = config.dynamics.window
+        self._pass: Callable[..., Tensor] = backend.compiled(world.forward)
+
+    def draw(self) -> ForcingWork:
+        """Crops, noise and levels. From batch `first_boot` on the share of bootstrap rows is the configured one."""
+        number = self.feed.position
+        batch = self.feed.draw()
+        order = torch.rand(len(batch.latents), generator=self.noise, device=self.backend.device).argsort()
+        batch = batch.take(order)  # the first rows, which are bootstrap, are no special ones
+        with span("normalise"):
+            clean = self.world.normalise(batch.latents, batch.positions)
+        rows, steps = clean.shape[:2]
+        self.steps = steps
+        boots = self.boots.before((number + 1) * rows) - self.boots.before(number * rows)
+        forcing = self.config.forcing
+        finest, is_grid = forcing.finest_steps, forcing.levels == "grid"
+        if is_grid:
+            levels = draw_levels(rows, steps, finest, boots if number >= self.first_boot else 0, self.noise)
+        else:
+            levels = draw_sampled_levels(rows, steps, forcing, self.noise)
+        return ForcingWork(
+            clean=clean,
+            noise=torch.randn(clean.shape, generator=self.noise, device=clean.device),
+            levels=levels,
+            shares=loss_shares(levels, finest, batch.target_valid, is_grid),
+            present=batch.target_valid / batch.target_valid.sum().clamp(min=1),
+            actions=batch.actions,
+            action_valid=batch.action_valid,
+            labelled=batch.labelled,
+        )
+
+    def loss(self, work: ForcingWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Shortcut forcing. The pass alone is compiled: the loss and the half-steps share its graphs."""
+        losses = self._losses(work)
+        figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
+        figures["boot_share"] = work.present[: work.levels.boots].sum()
+        return losses["dynamics"] * self.scale.factors()["dynamics"], figures
+
+    def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """`flow` and `boot` as means over their own steps; how long the crops are, since that changes the losses."""
+        share = sums.pop("boot_share")
+        if float(share):
+            sums["loss/boot"] = sums["loss/boot"] / share
+        else:
+            del sums["loss/boot"]
+        sums["loss/flow"] = sums["loss/flow"] / (1 - share)
+        return sums | {"data/steps": torch.tensor(float(self.steps))}
+
+    def _losses(self, work: ForcingWork) -> dict[str, Tensor]:
+        action = self.world.embed_actions(work.actions, work.action_valid, work.labelled)
+
+        def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: slice) -> Tensor:
+            return self._pass(noisy, signal, step_size, action[rows])
+
+        finest = self.config.forcing.finest_steps
+        return forcing_loss(predict, work.clean, work.noise, work.levels, finest, work.shares)
