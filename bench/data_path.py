@@ -29,10 +29,10 @@ from bench.probe import ROOT, copy_bandwidth, machine
 from bench.results import Measured, write
 from bench.row import Arm
 from bench.timing import paired
-from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks
-from fastdreamer.recordings.decode import decode_video
-from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.decode import decode_video
+from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks
+from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 
 WINDOW, BATCH, GOP = 33, 4, 217
 Route = Callable[[], Iterator[Tensor]]  # the whole file, a batch of encoder inputs at a time

@@ -19,8 +19,8 @@ from PIL import Image
 
 from bench.probe import ROOT
 from fastdreamer.errors import UserError
-from fastdreamer.run.contents import FILES
 from fastdreamer.evaluation.pictures import png
+from fastdreamer.run.contents import FILES
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.json_files import read_object
 

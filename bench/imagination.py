@@ -25,11 +25,11 @@ from bench.row import Arm
 from bench.timing import paired
 from bench.verdict import at_least
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
+from fastdreamer.latents.batch import Batch
 
 Dream = Callable[[Batch], Rollout]
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config, TokenizerConfig
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
 from fastdreamer.tokenizer.cosmos import load_autoencoder

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, SamplingConfig
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase

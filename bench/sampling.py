@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from fastdreamer.config import Config, SamplingConfig
-from fastdreamer.recordings.actions import action_space
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.store import Episode
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.run.metrics import read_metrics
 from fastdreamer.settings import load_config
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.train import train
 
 DRAWS = 300

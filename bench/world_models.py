@@ -26,8 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.naive.arms import PAPERS
 from bench.probe import machine, matrix_rate
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
@@ -35,9 +33,11 @@ from fastdreamer.evaluation.imagined_rewards import reward_correlation
 from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import build_program
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.run.directory import RunDirectory, agent_from
 from fastdreamer.settings import load_config
 from fastdreamer.training.phase_data import training_feed
-from fastdreamer.run.directory import RunDirectory, agent_from
 from fastdreamer.training.train import build_phase
 from fastdreamer.training.update import Update
 

@@ -20,20 +20,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import choose_device
-from fastdreamer.health.checks import Check, check
-from fastdreamer.tools.diagnosis.inputs import output
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import TwoHotHead
+from fastdreamer.health.checks import Check, check
 from fastdreamer.imagination.returns import lambda_returns
 from fastdreamer.imagination.rollout import imagine
+from fastdreamer.latents.batch import Batch
+from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
-from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
+from fastdreamer.tools.diagnosis.inputs import output
 
 
 class Tokenizer(nn.Module):

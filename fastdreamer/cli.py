@@ -13,9 +13,9 @@ from types import FrameType
 from typing import NoReturn
 
 from fastdreamer import __version__
+from fastdreamer.errors import UserError
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.broken import import_trouble
-from fastdreamer.errors import UserError
 from fastdreamer.system.failures import bug, disk_trouble, out_of_memory, stop_signals
 from fastdreamer.system.folders import expanded
 from fastdreamer.system.terminal import clean_streams, is_unread, one_line

@@ -11,11 +11,11 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import anchored, expanded
-from fastdreamer.system.output import show, show_engines, show_evaluation, show_profile, to_json
 from fastdreamer.run.kept_config import check_run, kept_configuration, run_config
 from fastdreamer.run.lock import refuse_ranks, run_lock
 from fastdreamer.settings import config_hash, load_config
+from fastdreamer.system.folders import anchored, expanded
+from fastdreamer.system.output import show, show_engines, show_evaluation, show_profile, to_json
 
 DEFAULT_PRESET = "crafter"
 BEGIN = ("demo", "study", "encode", "train")  # what may make a run directory
@@ -113,7 +113,7 @@ def inspect(arguments: argparse.Namespace) -> dict[str, Any]:
     result = inspect_recordings(recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))
     if arguments.reconstruct and not arguments.no_decode:
-        from fastdreamer.tokenizer.reconstruction import measure_reconstruction, render_reconstruction
+        from fastdreamer.encoding.reconstruction import measure_reconstruction, render_reconstruction
 
         result["reconstruction"] = measure_reconstruction(
             recordings, config, space, arguments.reconstruct, pictures=arguments.pictures

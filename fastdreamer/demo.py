@@ -10,9 +10,9 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.settings import dump_config
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.json_files import read_object
-from fastdreamer.settings import dump_config
 
 
 def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     if config.data.env != "crafter":
         raise UserError(f"the demo plays crafter itself; with {config.data.env} recordings run encode, train and eval")
     from fastdreamer.encoding.pipeline import encode_recordings
-    from fastdreamer.tools.diagnosis.gates import Gates
-    from fastdreamer.tools.diagnosis.diagnose import diagnose
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate
     from fastdreamer.report.page import write_report
-    from fastdreamer.run.summary import write_summary
-    from fastdreamer.tools.planning.run_memory import RunMemory
     from fastdreamer.run.directory import RunDirectory
+    from fastdreamer.run.summary import write_summary
+    from fastdreamer.tools.diagnosis.diagnose import diagnose
+    from fastdreamer.tools.diagnosis.gates import Gates
+    from fastdreamer.tools.planning.run_memory import RunMemory
     from fastdreamer.training.train import train
 
     run = RunDirectory(run_dir)

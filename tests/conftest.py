@@ -21,7 +21,7 @@ from jaxtyping import install_import_hook
 # The modules that hand shaped tensors to one another. Run-time checks and torch.compile do not mix: a test that
 # compiles imports its model in a process of its own.
 CHECKED = (
-    *(f"data.{name}" for name in ("clips", "feed", "resident", "sampler", "schedule")),
+    *(f"latents.{name}" for name in ("batch", "crop_sampler", "loader", "resident", "schedule")),
     "dynamics",
     "heads",
     "imagination",

@@ -63,9 +63,9 @@ def test_an_audit_plays_the_real_game_on_from_recorded_and_own_states(run_dir: P
     import torch
 
     from fastdreamer.device import Backend
-    from fastdreamer.tools.diagnosis.audit import Effort, audit
-    from fastdreamer.settings import load_config
     from fastdreamer.run.directory import RunDirectory
+    from fastdreamer.settings import load_config
+    from fastdreamer.tools.diagnosis.audit import Effort, audit
 
     config = load_config(str(run_dir / "config.yaml"), ["imagination.horizon=1", "evaluation.max_steps=16"])
     found = audit(config, RunDirectory(run_dir), Backend(torch.device("cpu"), "fp32"), Effort(states=2, tries=2))

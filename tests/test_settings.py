@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fastdreamer import settings
 from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import anchored
 from fastdreamer.settings import config_hash, differences, dump_config, load_config, presets, to_dict, validate
+from fastdreamer.system.folders import anchored
 
 
 @pytest.fixture

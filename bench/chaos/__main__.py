@@ -22,7 +22,8 @@ from bench.chaos.stages import NAMES
 FULL_S, SHORT_S = 840.0, 45.0
 HEAVY = (
     "diffusers.models.autoencoders.autoencoder_kl_cosmos", "torch.utils.tensorboard", "fastdreamer.commands",
-    "fastdreamer.demo", "fastdreamer.tools.diagnosis.diagnose", "fastdreamer.envs.record", "fastdreamer.evaluation.evaluate",
+    "fastdreamer.demo", "fastdreamer.tools.diagnosis.diagnose", "fastdreamer.envs.record",
+    "fastdreamer.evaluation.evaluate",
     "fastdreamer.report.page", "fastdreamer.tools.planning.run_memory", "fastdreamer.tokenizer.fitting.fit",
     "fastdreamer.training.train", "fastdreamer.tokenizer.engines.installed", "fastdreamer.tokenizer.acting",
     "fastdreamer.training.pixel_decoder", "fastdreamer.encoding.pipeline", "crafter",

@@ -109,8 +109,8 @@ def targets(folder: Path) -> list[Target]:
 def _make(folder: Path) -> None:
     from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
-    from fastdreamer.recordings.actions import action_space
     from fastdreamer.latents.synthetic import write_synthetic_store
+    from fastdreamer.recordings.actions import action_space
     from fastdreamer.settings import dump_config, load_config
     from fastdreamer.training.train import train
 
@@ -151,9 +151,9 @@ def _make_tokenizers(folder: Path) -> None:
     from torch import nn
 
     from fastdreamer.settings import load_config
-    from fastdreamer.tokenizer.model_card import CARD, file_hashes
     from fastdreamer.tokenizer.cosmos import build_random, write_autoencoder
     from fastdreamer.tokenizer.fetch import RECORD, REPO
+    from fastdreamer.tokenizer.model_card import CARD, file_hashes
 
     model = build_random(load_config("debug", [NETWORK]).tokenizer)
     fitted, fetched, pt, jit = (folder / name for name in TOKENIZERS)
@@ -234,9 +234,9 @@ def _read_tokenizer(folder: Path) -> Any:
 def _read_decoder(folder: Path) -> Any:
     import torch
 
+    from fastdreamer.run.directory import RunDirectory
     from fastdreamer.settings import load_config
     from fastdreamer.training.pixel_decoder import load_decoder
-    from fastdreamer.run.directory import RunDirectory
 
     run = RunDirectory(folder.parent.parent)
     decoder = load_decoder(run, load_config("debug", list(TRAINING)), torch.device("cpu"))

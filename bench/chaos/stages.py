@@ -100,8 +100,7 @@ class Bench:
         A forked worker begins in no time and has what its parent patched.
         """
         from fastdreamer import cli
-        from fastdreamer.tokenizer.fitting import dense
-        from fastdreamer.tokenizer.fitting import fit
+        from fastdreamer.tokenizer.fitting import dense, fit
 
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None

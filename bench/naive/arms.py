@@ -14,13 +14,13 @@ from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import Trainer
 from bench.phases import Optimisation, feed_of, models
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
+from fastdreamer.latents.batch import Batch
 from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.world_model_phase import ForcingWork, WorldModelPhase
 

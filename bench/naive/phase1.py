@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bench.naive.model import NaiveWorldModel
 from fastdreamer.config import TrainConfig
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.forcing import Levels
+from fastdreamer.latents.batch import Batch
 
 
 def forcing_loss(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bench.naive.model import NaiveWorldModel
 from bench.naive.two_hot import two_hot_decode
-from fastdreamer.latents.batch import Batch
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.rollout import Rollout
+from fastdreamer.latents.batch import Batch
 
 
 def sample_next(

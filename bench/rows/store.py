@@ -17,11 +17,11 @@ from bench.row import Arm
 from bench.rows.base import GateRow, Place, Work, Wrong, close
 from bench.rows.recordings import counted_calls
 from bench.watch import counts_of
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.latents.batch import Batch, align, crop, stack
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint
 
 EPISODES, STEPS, LENGTH, CROPS = 6, 120, 16, 32

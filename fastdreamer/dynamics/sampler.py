@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.cache import RingCache
 from fastdreamer.dynamics.forcing import context_index, mix
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.latents.batch import Batch
 
 
 def integrate(predict: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:

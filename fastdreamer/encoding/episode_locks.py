@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Self
 
 from fastdreamer.encoding.producers import Outlet
-from fastdreamer.recordings.recording import Recording
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.recording import Recording
 
 LOCK_FILE = ".claims"
 _MANIFEST, _USERS, _EPISODES = 0, 1, 16  # first bytes

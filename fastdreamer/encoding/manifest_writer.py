@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.system.advice import command
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.encoding.episode_locks import Claims
+from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import HEIRLOOMS
 from fastdreamer.latents.episode import Episode, check_episode, read_episode, write_episode
-from fastdreamer.recordings.identity import Content, content_of, place, settle, without_links
 from fastdreamer.latents.journal import JOURNAL, Journal, settled
 from fastdreamer.latents.manifest import FOLDER, MANIFEST, check_key, read_settled, write_manifest
-from fastdreamer.recordings.recording import Recording
 from fastdreamer.latents.splits import natural_split
-from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.identity import Content, content_of, place, settle, without_links
+from fastdreamer.recordings.recording import Recording
+from fastdreamer.shapes import LatentClock
+from fastdreamer.system.advice import command
 from fastdreamer.system.files import unwritable
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.ranges import span
-from fastdreamer.shapes import LatentClock
 
 Entry = tuple[Episode, Mapping[str, Any]]  # an episode and its proof (`stream.Finished`)
 

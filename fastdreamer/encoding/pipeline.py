@@ -12,28 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import ActionSpace, action_space
+from fastdreamer.device import choose_device
 from fastdreamer.encoding.episode_locks import Claims
-from fastdreamer.system.cores import count_cores
-from fastdreamer.tokenizer.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
-from fastdreamer.latents.episode import Episode, fault
-from fastdreamer.latents.store import FORMAT, store_key
 from fastdreamer.encoding.manifest_writer import Entry, Ledger
 from fastdreamer.encoding.producers import Background, Outlet, Writer
+from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, recount
+from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
+from fastdreamer.errors import UserError
+from fastdreamer.latents.episode import Episode, fault
+from fastdreamer.latents.store import FORMAT, store_key
+from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.recordings.recording import DamagedRecording, Recording
-from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, recount
-from fastdreamer.tokenizer.resample import resampler
-from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
-from fastdreamer.device import choose_device
-from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
+from fastdreamer.system.cores import count_cores
 from fastdreamer.system.progress import track
 from fastdreamer.system.ranges import span
+from fastdreamer.tokenizer.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
 from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
+from fastdreamer.tokenizer.resample import resampler
 
 AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
 MOST_THREADS = 8

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastdreamer.recordings.decode import count_frames
-from fastdreamer.latents.store import COUNTERS, read_episode
 from fastdreamer.encoding.manifest_writer import Entry
+from fastdreamer.errors import UserError
+from fastdreamer.latents.store import COUNTERS, read_episode
+from fastdreamer.recordings.decode import count_frames
 from fastdreamer.recordings.frame_selection import align
 from fastdreamer.recordings.recording import ALIGNMENT, Labels, Recording
-from fastdreamer.errors import UserError
 
 PROOF = (
     "decoder",

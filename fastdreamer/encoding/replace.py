@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
+from fastdreamer.device import choose_device
 from fastdreamer.encoding.episode_locks import LOCK_FILE, Claims
 from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import HEIRLOOMS
 from fastdreamer.latents.journal import JOURNAL
 from fastdreamer.latents.manifest import FOLDER, MANIFEST, OtherStore, read_manifest
-from fastdreamer.device import choose_device
-from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines.installed import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 

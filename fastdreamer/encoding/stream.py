@@ -16,15 +16,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
 from fastdreamer.encoding.producers import Outlet
+from fastdreamer.errors import UserError
+from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
 from fastdreamer.recordings.frame_selection import Frames, Passage, align
 from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
-from fastdreamer.errors import UserError
-from fastdreamer.system.ranges import spanned
 from fastdreamer.shapes import LatentClock
+from fastdreamer.system.ranges import spanned
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
 
 CHUNK_BYTES = 2**29  # a chunk of large frames has fewer windows, and at least one

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.recordings.tasks import TaskMeter
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.workers import Worker, count_cores
+from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 1_000_000  # actions: who plays decides when to stop
 

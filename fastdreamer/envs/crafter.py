@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from fastdreamer.system.broken import mend
-from fastdreamer.recordings.tasks import ACHIEVEMENT
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.tasks import ACHIEVEMENT
+from fastdreamer.system.broken import mend
 
 
 def import_crafter() -> ModuleType:

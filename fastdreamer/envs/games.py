@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.recordings.tasks import TaskMeter
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.workers import Worker, count_cores
+from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 10**9  # steps; whoever plays without a limit cuts games off himself
 Frames = UInt8[np.ndarray, "e h w 3"]

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.envs.minecraft_actions import ActionTranslator
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError, find_backend, put_java_on_path
 from fastdreamer.envs.minecraft_simulators import MineRL, MineStudio, Moment, Simulator
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace
 
 SAID = 200  # characters of a simulator's own words in a message
 

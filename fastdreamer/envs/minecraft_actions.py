@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.recordings.actions import ActionSpace, Component
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace, Component
 
 BUTTON = ("0", "1")
 CAMERA = "camera"

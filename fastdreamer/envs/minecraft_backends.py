@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fastdreamer.system.advice import pip, shell
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import pip, shell
 
 JAVA = 8
 JAVA_ANSWERS_S = 60.0

@@ -24,9 +24,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.system.advice import pip
 from fastdreamer.envs.minecraft_actions import Keys, read_keys
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError
+from fastdreamer.system.advice import pip
 
 VPT_SIZE = (640, 360)  # width and height of VPT's recordings, MineStudio's own default
 MINERL_TASKS = {

@@ -10,12 +10,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend
 from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, count_cores
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
 
 Frames = UInt8[np.ndarray, "e h w 3"]
 Stepped = tuple[Frames, Float32[np.ndarray, " e"], Bool[np.ndarray, " e"], Bool[np.ndarray, " e"], list[dict[str, Any]]]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from fastdreamer.system.cores import count_cores as count_cores
 from fastdreamer.errors import UserError
+from fastdreamer.system.cores import count_cores as count_cores
 
 Handler = Callable[[Any], Any]  # request -> reply, both picklable
 

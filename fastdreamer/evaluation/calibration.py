@@ -18,16 +18,16 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch, EpisodeArrays, align, crop
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.latents.relabel import relabelled
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.bootstrap import mean_interval, ratio_interval
 from fastdreamer.evaluation.payments import Task
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.returns import lambda_returns
-from fastdreamer.training.imagination_phase import NO_REWARD
+from fastdreamer.latents.batch import Batch, EpisodeArrays, align, crop
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.training.imagination_phase import NO_REWARD
 
 PIECE = 512  # latent steps that go through the heads at once
 HUGE = 1e6  # a ratio beyond says that hardly anything was paid

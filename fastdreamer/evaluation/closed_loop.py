@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
 from fastdreamer.evaluation.payments import Payments
 from fastdreamer.evaluation.trace import Trace
+from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.system.progress import track
 
 

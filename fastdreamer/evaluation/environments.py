@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastdreamer.config import Config
+from fastdreamer.errors import UserError
 from fastdreamer.latents.store import read_manifest
 from fastdreamer.latents.store_advice import rebuild
-from fastdreamer.errors import UserError
 from fastdreamer.run.directory import RunDirectory
 
 if TYPE_CHECKING:

@@ -10,12 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.latents.relabel import relabelled
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
@@ -25,16 +20,21 @@ from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
 from fastdreamer.evaluation.frames import RealFrames
 from fastdreamer.evaluation.imagined_rewards import imagined_rewards
+from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.evaluation.pictures import spread, write_filmstrips
-from fastdreamer.run.summary import write_json
 from fastdreamer.evaluation.trace import Trace
-from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
-from fastdreamer.system.files import check_replaceable
 from fastdreamer.heads.actor import Actor
-from fastdreamer.system.json_files import read_loosely
-from fastdreamer.run.lock import alone
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory, load_agent, world_model_from
+from fastdreamer.run.lock import alone
+from fastdreamer.run.summary import write_json
+from fastdreamer.system.advice import command
+from fastdreamer.system.files import check_replaceable
+from fastdreamer.system.json_files import read_loosely
 
 STRIPS = 3
 WRITTEN = ("world_model.json", "evaluation.json", "summary.json", "pictures/pictures.json")

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.store import read_manifest
 from fastdreamer.errors import UserError
+from fastdreamer.latents.store import read_manifest
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
 
 

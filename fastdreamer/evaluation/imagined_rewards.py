@@ -13,11 +13,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.calibration import correlation, features_of, predicted_rewards
 from fastdreamer.evaluation.open_loop import SEQUENCES, Imagine
 from fastdreamer.heads.agent import Agent
+from fastdreamer.latents.batch import Batch
 from fastdreamer.run.directory import RunDirectory, agent_from
 
 

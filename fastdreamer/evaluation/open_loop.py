@@ -17,11 +17,11 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import ratio_interval
-from fastdreamer.system.progress import track
+from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.shapes import LatentClock
+from fastdreamer.system.progress import track
 
 SEQUENCES = 64  # imagined at a time, samples counted
 FIRST = slice(0, 1)  # imagined step

@@ -16,8 +16,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.evaluation.open_loop import Crop
-from fastdreamer.system.files import write_atomic
 from fastdreamer.shapes import LatentClock
+from fastdreamer.system.files import write_atomic
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAMES_SHOWN = 16  # of a strip at most; of a longer window every second, third, ... step is shown

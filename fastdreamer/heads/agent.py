@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.history import History
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import Continuation, TwoHotHead
+from fastdreamer.latents.batch import Batch
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 

@@ -10,8 +10,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from fastdreamer.system.advice import command
 from fastdreamer.health.checks import Check, check
+from fastdreamer.system.advice import command
 
 EXPLODING, VANISHING = 100.0, 1e-6
 COLLAPSED, CERTAIN = 0.1, 1.0  # nats a frame

@@ -16,16 +16,15 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
-from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import COUNT, TEXT, Every, read_object
+from fastdreamer.run.contents import FLAGS
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.system.files import write_atomic
+from fastdreamer.system.json_files import read_object
 
 EARLY = 100  # steps, after the warm-up, before it is judged what has been learned
 RECENT = 5  # readings of a noisy figure that are judged together
 
-FLAGS = Every([{"step": COUNT, "name": TEXT}])
-"""What flags.json must hold (see `json_files`)."""
 
 Row = Mapping[str, float]
 """The figures of a logged step, with `step`; what is not finite may be nan."""

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.sampler import commit, commit_and_sample_next, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
@@ -24,8 +23,9 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.capture import capture
 from fastdreamer.imagination.merging import prove_merged
 from fastdreamer.imagination.rollout import Noise, Rollout
-from fastdreamer.system.ranges import span
+from fastdreamer.latents.batch import Batch
 from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.system.ranges import span
 
 
 class Program:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.sampler import commit, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
+from fastdreamer.latents.batch import Batch
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 

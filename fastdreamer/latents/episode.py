@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from fastdreamer.recordings.actions import ActionSpace
+from fastdreamer.errors import UserError
 from fastdreamer.latents.counter_table import as_tensor, from_tensor
 from fastdreamer.latents.manifest import COUNTERS, FOLDER
 from fastdreamer.latents.store_advice import mend
-from fastdreamer.errors import UserError
-from fastdreamer.system.files import sha256_file, write_atomic
+from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.system.files import sha256_file, write_atomic
 
 ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
 _INFINITE = 0x7C00  # the exponent of fp16's infinities and NaN

@@ -10,9 +10,9 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from fastdreamer.errors import UserError
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.errors import UserError
 from fastdreamer.system.ranges import span
 
 

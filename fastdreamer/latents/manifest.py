@@ -11,11 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fastdreamer.errors import UserError
 from fastdreamer.latents import journal
-from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.latents.entries import digest, fault, is_sound
 from fastdreamer.latents.store_advice import make, mend, rebuild
-from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.system.files import write_atomic
 
 FORMAT = 2

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 
 import torch
 
+from fastdreamer.errors import UserError
 from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.recordings.tasks import FIRST, RECORDED, counters_of, task_rewards
-from fastdreamer.errors import UserError
 
 SHOWN = 10  # counters that a message names
 

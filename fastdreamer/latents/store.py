@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import ActionSpace, action_space
+from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import ARRAYS, Episode, check_episode, read_episode, write_episode
 from fastdreamer.latents.manifest import (
     COUNTERS,
@@ -34,7 +34,7 @@ from fastdreamer.latents.manifest import (
     write_manifest,
 )
 from fastdreamer.latents.store_advice import mend, rebuild
-from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.shapes import CHANNELS, LatentClock
 
 __all__ = [

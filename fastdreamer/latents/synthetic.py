@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fastdreamer.recordings.actions import ActionSpace
-from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
 from fastdreamer.latents.splits import assign_splits
+from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
 

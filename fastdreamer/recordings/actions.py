@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.bins import COLUMNS, Column, decode_camera, encode_camera
 from fastdreamer.recordings.spaces import (
     BASALT_ENUMS,
@@ -29,7 +30,6 @@ from fastdreamer.recordings.spaces import (
     VPT_BUTTONS,
     VPT_ENUMS,
 )
-from fastdreamer.errors import UserError
 
 __all__ = ["SPACES", "ActionSpace", "Component", "action_space", "decode_camera", "encode_camera"]
 

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import av
 from av.stream import Disposition
 
-from fastdreamer.system.advice import shell
-from fastdreamer.recordings.printable import said
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.printable import said
+from fastdreamer.system.advice import shell
 
 HIDDEN_LATE = "its edit list hides frames after the first one it shows"
 _ALLOWED = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}

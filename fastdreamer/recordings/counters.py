@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
-from fastdreamer.recordings.tasks import ACHIEVEMENT, Counters
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.tasks import ACHIEVEMENT, Counters
 
 ITEM_KEY = "observation$inventory$"
 ACHIEVEMENT_KEY = "observation$achievement$"

@@ -16,13 +16,11 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from fastdreamer.system.advice import command
-from fastdreamer.recordings import minerl_folders
-from fastdreamer.recordings import plain
-from fastdreamer.recordings import vpt
+from fastdreamer.errors import UserError
+from fastdreamer.recordings import minerl_folders, plain, vpt
 from fastdreamer.recordings.printable import file_name, printable
 from fastdreamer.recordings.recording import Recording
-from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
 
 LONGEST_NAME = 232  # bytes: the store's file of that name, and what it is called while it is written, are longer
 LAYOUTS = (

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastdreamer.recordings.bounds import MOST_LABEL_BYTES, MOST_VIDEO_BYTES, check_bytes
-from fastdreamer.system.cores import count_cores
-from fastdreamer.recordings.recording import Recording
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.bounds import MOST_LABEL_BYTES, MOST_VIDEO_BYTES, check_bytes
+from fastdreamer.recordings.recording import Recording
+from fastdreamer.system.cores import count_cores
 from fastdreamer.system.files import sha256_file
 
 LONGEST_NUMBERED = 50  # characters, which are at most 200 bytes: a store's file of that name has a longer one

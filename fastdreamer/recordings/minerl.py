@@ -21,13 +21,13 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import SPACES, ActionSpace
 from fastdreamer.recordings.bounds import MOST_ARRAY_BYTES, bounded_bytes, check_bytes
 from fastdreamer.recordings.counters import from_arrays
 from fastdreamer.recordings.decode import count_packets, frame_times
 from fastdreamer.recordings.recording import Aligned, Recording
 from fastdreamer.recordings.trajectory import Trajectory
-from fastdreamer.errors import UserError
 
 RECORDER = "fastdreamer"  # metadata's mark of our own recordings
 UNREWARDED = "minerl_basalt"

@@ -12,8 +12,8 @@ import re
 import zipfile
 from pathlib import Path
 
-from fastdreamer.recordings.bounds import MOST_JSON_BYTES, check_bytes
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.bounds import MOST_JSON_BYTES, check_bytes
 
 BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
 VERSIONS = ("3", "4")

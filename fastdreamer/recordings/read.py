@@ -10,14 +10,12 @@ import torch
 from jaxtyping import UInt8
 
 from fastdreamer.config import Config
-from fastdreamer.recordings import minerl
-from fastdreamer.recordings import plain
-from fastdreamer.recordings import vpt
+from fastdreamer.recordings import minerl, plain, vpt
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.recordings.find import find_incomplete, find_recordings
-from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.frame_selection import Frames, Passage, align
+from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 

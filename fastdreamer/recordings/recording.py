@@ -16,9 +16,9 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.printable import printable, said
 from fastdreamer.recordings.trajectory import Trajectory
-from fastdreamer.errors import UserError
 
 # Which rules say which frame belongs to which row: 2 since times are read, of the video and of VPT's lines. A store's
 # entries note it; those that do not were aligned by the frames' numbers alone.

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.recordings.bounds import bounded_bytes
 from fastdreamer.recordings.cursor import draw_cursor
@@ -31,7 +32,6 @@ from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.recordings.vpt_counters import Tally
 from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, load_line, parse_line, read_lines
-from fastdreamer.errors import UserError
 
 SPACE = "vpt"
 ENDING = ".jsonl"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.health.checks import Check
 from fastdreamer.health.limits import reward_on_play
-from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.report.charts import rounded
 from fastdreamer.report.html import Html, element, joined, lead, note, table
 from fastdreamer.report.verdict import NAMES, say

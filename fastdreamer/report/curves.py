@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +12,6 @@ from numpy import ndarray
 
 from fastdreamer.report.charts import Series, line_chart, number
 from fastdreamer.report.html import Html, element, joined
-from fastdreamer.run.metrics import read_metrics as read_lines
 
 PHASES = {
     0: "Pixel decoder (pictures only)",
@@ -22,9 +20,6 @@ PHASES = {
     3: "Phase 3: improvement in imagination",
 }
 POINTS = 160  # of a curve in the report
-HIDDEN = ("phase", "step", "time", "seconds")
-
-Metrics = dict[int, dict[str, list[tuple[int, float]]]]
 
 
 @dataclass(frozen=True)
@@ -90,27 +85,6 @@ PANELS: dict[int, tuple[Panel, ...]] = {
         _one("loss/value", "Value loss", "lower is better"),
     ),
 }
-
-
-def read_metrics(run_dir: Path) -> Metrics:
-    """Metrics by phase and name as (step, value), sorted by step; a step that was logged twice has its last value."""
-    found: dict[int, dict[str, dict[int, float]]] = {}
-    for line in read_lines(run_dir):
-        phase, step = line.get("phase"), line.get("step")
-        if not isinstance(phase, int) or not isinstance(step, int):
-            continue
-        for name, value in line.items():
-            if name not in HIDDEN and isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(phase, {}).setdefault(name, {})[step] = float(value)
-    return {p: {n: sorted(points.items()) for n, points in metrics.items()} for p, metrics in sorted(found.items())}
-
-
-def last_values(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """The last value of everything, by phase ("phase1": {...}), for summary.json; values that are not finite go."""
-    return {
-        f"phase{phase}": {name: points[-1][1] for name, points in values.items() if math.isfinite(points[-1][1])}
-        for phase, values in metrics.items()
-    }
 
 
 def downsample(values: Float[ndarray, " t"], points: int = POINTS) -> Float[ndarray, " p"]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastdreamer.system.advice import command
 from fastdreamer.report.audit_section import audit_block
 from fastdreamer.report.charts import number, scatter_chart
 from fastdreamer.report.html import Html, element, figure, joined, lead, note, table
+from fastdreamer.system.advice import command
 
 TITLES = {
     "phase1": "Phase 1: world model",

@@ -58,7 +58,7 @@ def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]]) ->
     """A self-contained page: a header, links to its sections, and these, each (anchor, title, content)."""
     links = element("nav", *(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections))
     parts = [element("section", element("h2", title), content, id=anchor) for anchor, title, content in sections]
-    template = resources.files("fastdreamer.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
+    template = resources.files("fastdreamer.report").joinpath("report_template.html").read_text(encoding="utf-8")
     text = Template(template).substitute(title=escape(title), body=joined([header, links, *parts], "\n"))
     return text.encode("utf-8", "replace").decode("utf-8")  # half a character of a name is no reason to fail
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.errors import UserError
-from fastdreamer.run import contents
-from fastdreamer.report.beside_reality import calibration_section, one_sample_section
 from fastdreamer.evaluation.bootstrap import Interval
+from fastdreamer.report.beside_reality import calibration_section, one_sample_section
 from fastdreamer.report.charts import rounded
-from fastdreamer.report.curves import PHASES, Metrics, curves, read_metrics
+from fastdreamer.report.curves import PHASES, curves
 from fastdreamer.report.flags_section import health_section
 from fastdreamer.report.html import Html, element, joined, lead, note, page
 from fastdreamer.report.recorded_play import summarise_recordings
@@ -24,9 +23,11 @@ from fastdreamer.report.sections import (
     world_model_section,
 )
 from fastdreamer.report.verdict import NAMES, duration, interval_of, policy_sentences, world_model_sentences
+from fastdreamer.run import contents
+from fastdreamer.run.lock import alone
+from fastdreamer.run.metrics import Curves, read_curves
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.json_files import read_object, regular_bytes
-from fastdreamer.run.lock import alone
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Run:
 
     path: Path
     config_text: str
-    metrics: Metrics
+    metrics: Curves
     evaluation: dict[str, Any]
     world_model: dict[str, Any]
     timings: dict[str, float]
@@ -68,9 +69,9 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
             config_text = regular_bytes(run_dir / "config.yaml", follows_links=False).decode("utf-8", "replace")
         except ValueError as error:
             damaged.append(f"config.yaml is not shown: {error}")
-    metrics: Metrics = {}
+    metrics: Curves = {}
     try:
-        metrics = read_metrics(run_dir)
+        metrics = read_curves(run_dir)
     except UserError as error:
         damaged.append(f"{str(error).removeprefix(f'{run_dir}/')}; left out")
     except OSError as error:
@@ -196,7 +197,7 @@ def tiles(run: Run) -> Html:
     return element("div", *shown, class_="tiles") if made else Html()
 
 
-def curves_section(metrics: Metrics) -> Html:
+def curves_section(metrics: Curves) -> Html:
     """All phases' curves."""
     if not metrics:
         return note("No metrics.jsonl: nothing was trained in this run directory yet.")

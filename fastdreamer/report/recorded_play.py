@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import ActionSpace
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.latents.relabel import relabelled
-from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.envs.mix import KINDS, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
-from fastdreamer.system.json_files import read_loosely
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.recordings.actions import ActionSpace
+from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.system.json_files import read_loosely
 
 ACTIONS_SHOWN = 24
 

@@ -21,13 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.settings import to_dict
+from fastdreamer.system.advice import command
 from fastdreamer.system.files import atomic_directory, remove_directory, sha256_file
 from fastdreamer.system.folders import whole
 from fastdreamer.system.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, fault, parse
-from fastdreamer.settings import to_dict
 
 FORMAT = 1
 KEEP = 2

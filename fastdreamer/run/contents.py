@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, Leaf, Maybe, fault
-from fastdreamer.health.watch import FLAGS
 
 SECONDS = Leaf("a number of seconds", lambda v: type(v) in (int, float) and 0 <= v < 1e12)
 PAIR = Leaf("a pair of numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NUMBER.holds, v)))
@@ -40,6 +39,7 @@ DREAMS = {
     "values": [PAIR], "positive": COUNT, "negative": COUNT, "imagined_reward": NUMBER, "real_reward?": Maybe(NUMBER),
 }  # fmt: skip
 AUDITED = {"states": COUNT, "points": [PAIR], "figures": Every(Maybe(INTERVAL))}
+FLAGS = Every([{"step": COUNT, "name": TEXT}])
 STRIP = {"rows": Every(TEXT), "episode": TEXT, "start": COUNT, "error": NUMBER}
 
 

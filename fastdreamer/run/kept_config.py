@@ -12,9 +12,9 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.settings import RESOLVED, differences, dump_config, load_config
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.folders import anchored, expanded
-from fastdreamer.settings import RESOLVED, differences, dump_config, load_config
 from fastdreamer.system.yaml_text import parse_yaml
 
 FILE = "config.yaml"

@@ -19,8 +19,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from fastdreamer.system.advice import again
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.system.advice import again
 from fastdreamer.system.files import unwritable
 from fastdreamer.system.json_files import read_loosely
 from fastdreamer.system.leftovers import is_at, sweep

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fastdreamer.system.broken import mend
 from fastdreamer.errors import UserError
+from fastdreamer.system.broken import mend
 from fastdreamer.system.files import unwritable, write_atomic
 from fastdreamer.system.json_files import COUNT, NUMBER, fault, parse
 
@@ -149,3 +149,29 @@ def _tensorboard(folder: Path, first_step: int) -> Board | None:
     except Exception as error:  # a broken library raises anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"tensorboard cannot be used ({reason}): {mend('tensorboard', error)}") from error
+
+
+HIDDEN = ("phase", "step", "time", "seconds")
+
+Curves = dict[int, dict[str, list[tuple[int, float]]]]
+
+
+def read_curves(run_dir: Path) -> Curves:
+    """Curves by phase and name as (step, value), sorted by step; a step that was logged twice has its last value."""
+    found: dict[int, dict[str, dict[int, float]]] = {}
+    for line in read_metrics(run_dir):
+        phase, step = line.get("phase"), line.get("step")
+        if not isinstance(phase, int) or not isinstance(step, int):
+            continue
+        for name, value in line.items():
+            if name not in HIDDEN and isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(phase, {}).setdefault(name, {})[step] = float(value)
+    return {p: {n: sorted(points.items()) for n, points in metrics.items()} for p, metrics in sorted(found.items())}
+
+
+def last_values(metrics: Curves) -> dict[str, dict[str, float]]:
+    """The last value of everything, by phase ("phase1": {...}), for summary.json; values that are not finite go."""
+    return {
+        f"phase{phase}": {name: points[-1][1] for name, points in values.items() if math.isfinite(points[-1][1])}
+        for phase, values in metrics.items()
+    }

@@ -9,10 +9,10 @@ from typing import Any
 
 from fastdreamer.errors import UserError
 from fastdreamer.run import contents
-from fastdreamer.report.curves import last_values, read_metrics
+from fastdreamer.run.lock import alone
+from fastdreamer.run.metrics import last_values, read_curves
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.json_files import read_object
-from fastdreamer.run.lock import alone
 
 
 @alone
@@ -35,7 +35,7 @@ def write_summary(run_dir: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "eval": evaluation or {"policies": {}},
         "world_model": world_model,
-        "losses": last_values(read_metrics(run_dir)),
+        "losses": last_values(read_curves(run_dir)),
         "seconds": seconds,
     }
     write_json(run_dir / "summary.json", summary)

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.rollout import Rollout
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 

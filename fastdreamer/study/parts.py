@@ -11,10 +11,10 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.settings import to_dict
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.json_files import NUMBER, TEXT, read_object
 from fastdreamer.system.output import to_json
-from fastdreamer.settings import to_dict
 
 # What no part's result depends on, but for rounding.
 ASIDE = ("engines", "device", "compile", "memory_gb")

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.pool import EnvPool
 from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.calibration import calibrate
@@ -22,8 +21,9 @@ from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, R
 from fastdreamer.evaluation.evaluate import evaluation_seeds
 from fastdreamer.evaluation.payments import Task, tasks_of
 from fastdreamer.evaluation.trace import Trace
-from fastdreamer.study.parts import Parts, fingerprint
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.study.parts import Parts, fingerprint
 
 JUDGED = ("phase2", "phase3")  # whose predicted rewards are compared with what was paid
 

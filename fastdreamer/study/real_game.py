@@ -12,14 +12,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.closed_loop import Encoder
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.rollout import Rollout
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 FIRST_WORLD = 100_000_000  # far from those that are recorded and evaluated

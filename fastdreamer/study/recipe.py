@@ -13,23 +13,23 @@ from typing import Any
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.closed_loop import check_worlds
 from fastdreamer.evaluation.evaluate import evaluate_open_loop, evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
-from fastdreamer.run.summary import write_json
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import run_lock
+from fastdreamer.run.summary import write_json
 from fastdreamer.settings import dump_config
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
-from fastdreamer.study.study_page import write_page
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.study.play import Arm, acting_encoder, play_arms
 from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
+from fastdreamer.study.study_page import write_page
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.run.directory import RunDirectory
 
 CONTROLS: dict[str, type[ImaginationPhase]] = {SHUFFLED_REWARDS: ShuffledRewards, SHUFFLED_ACTIONS: ShuffledActions}
 # What training does not depend on; `study` is the real game's alone.

@@ -11,13 +11,13 @@ import numpy as np
 from numpy import ndarray
 
 from fastdreamer.config import Config, EvaluationConfig
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.latents.relabel import relabelled
 from fastdreamer.envs.mix import EXPERT, kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval, mean_interval
 from fastdreamer.evaluation.hierarchical import Estimate, hierarchical_mean, hierarchical_ratio
 from fastdreamer.evaluation.payments import tasks_of
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.report.verdict import say
 from fastdreamer.settings import config_hash
 from fastdreamer.study.play import Played

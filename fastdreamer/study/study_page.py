@@ -12,8 +12,8 @@ from fastdreamer.report.charts import Row, interval_chart, rounded
 from fastdreamer.report.html import Html, element, figure, joined, lead, note, page, table
 from fastdreamer.report.sections import configuration_section, time_section
 from fastdreamer.report.verdict import NAMES, interval_of, say
-from fastdreamer.system.files import write_atomic
 from fastdreamer.settings import config_text
+from fastdreamer.system.files import write_atomic
 
 ARM_NAMES = NAMES | {
     "shuffled_rewards": "Rewards shuffled",

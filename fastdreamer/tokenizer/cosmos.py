@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from fastdreamer.system.advice import PROGRAM, shell
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import expanded
 from fastdreamer.shapes import CHANNELS
-from fastdreamer.tokenizer.model_card import check_weights
+from fastdreamer.system.advice import PROGRAM, shell
+from fastdreamer.system.folders import expanded
 from fastdreamer.tokenizer.fetch import FILES, fetch_command
 from fastdreamer.tokenizer.layouts import original_files, original_state
+from fastdreamer.tokenizer.model_card import check_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos

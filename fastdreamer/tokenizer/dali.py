@@ -14,12 +14,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastdreamer.errors import UserError
 from fastdreamer.system.advice import extra
 from fastdreamer.system.cores import count_cores
 from fastdreamer.tokenizer.nvdec import can_nvdec as can_nvdec
 from fastdreamer.tokenizer.nvdec import presentation
-from fastdreamer.tokenizer.resample import check_windows
-from fastdreamer.errors import UserError
+from fastdreamer.tokenizer.preprocess import check_windows
 
 INSTALL = f"on Linux and x86-64: {extra('cuda')}"
 

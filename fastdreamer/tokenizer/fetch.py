@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fastdreamer.system.advice import again, plain, shell
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import again, plain, shell
 from fastdreamer.system.files import sha256_file, write_atomic
 from fastdreamer.system.folders import expanded
 

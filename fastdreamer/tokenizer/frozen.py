@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.system.ranges import span
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.system.ranges import span
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
 from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess
 from fastdreamer.tokenizer.single_frame import fold_single_frame

@@ -90,3 +90,13 @@ def channels_first(frames: Tensor, layout: str | None) -> Tensor:
     if frames.shape[layout.index("c")] != 3:
         raise UserError(f"frames have shape {tuple(frames.shape)}; layout {layout} needs 3 colours on its axis c")
     return frames if layout == "bcthw" else frames.transpose(1, 2)
+
+
+def check_windows(windows: Tensor) -> None:
+    """Refuse what is not uint8 (b, t, h, w, 3), or is empty.
+
+    Raises:
+        UserError: naming the shape and the type.
+    """
+    if windows.dtype != torch.uint8 or windows.ndim != 5 or windows.shape[-1] != 3 or 0 in windows.shape:
+        raise UserError(f"windows are {windows.dtype} {tuple(windows.shape)}; give uint8 (b, t, h, w, 3), none empty")

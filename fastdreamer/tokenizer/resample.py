@@ -10,9 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.errors import UserError
 from fastdreamer.shapes import LatentClock
-from fastdreamer.tokenizer.preprocess import preprocess
+from fastdreamer.tokenizer.preprocess import check_windows, preprocess
 
 EVERY_FRAME = LatentClock(1, 1)  # windows come padded: nothing is added in time
 
@@ -68,13 +67,3 @@ def resampler(config: Config, precision: str, device: torch.device) -> Resampler
     if wanted == "dali" or (wanted == "auto" and device.type == "cuda" and dali_available()):
         return DaliResampler(config.tokenizer.image_size, precision, device)
     return TorchResampler(config.tokenizer.image_size, precision, device)
-
-
-def check_windows(windows: Tensor) -> None:
-    """Refuse what is not uint8 (b, t, h, w, 3), or is empty.
-
-    Raises:
-        UserError: naming the shape and the type.
-    """
-    if windows.dtype != torch.uint8 or windows.ndim != 5 or windows.shape[-1] != 3 or 0 in windows.shape:
-        raise UserError(f"windows are {windows.dtype} {tuple(windows.shape)}; give uint8 (b, t, h, w, 3), none empty")

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import cloning_loss
 from fastdreamer.heads.reward import continuation_loss, shares_of
 from fastdreamer.imagination.returns import lambda_returns
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds, rows_of
 

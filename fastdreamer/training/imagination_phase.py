@@ -13,8 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
@@ -23,6 +21,8 @@ from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
 from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import lambda_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.system.ranges import span
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import RunningScale

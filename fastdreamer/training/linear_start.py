@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from fastdreamer.latents.batch import EpisodeArrays, align
 from fastdreamer.dynamics.linear import Transitions
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.latents.batch import EpisodeArrays, align
 
 
 def fit_linear_start(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> int:

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdreamer.system.advice import plain
 from fastdreamer.config import Config, TrainConfig
-from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
-from fastdreamer.health.limits import section
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.health.limits import section
+from fastdreamer.health.watch import Watch
+from fastdreamer.latents.loader import Feed
+from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
+from fastdreamer.run.lock import place_of, run_lock
+from fastdreamer.run.metrics import MetricsWriter
+from fastdreamer.system.advice import plain
 from fastdreamer.system.failures import stop_signals
 from fastdreamer.system.files import scratch_directory
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.progress import track
-from fastdreamer.run.lock import place_of, run_lock
 from fastdreamer.training.best import Best
-from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
-from fastdreamer.run.metrics import MetricsWriter
 from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.update import Update
-from fastdreamer.health.watch import Watch
 
 
 def fit(

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 
 from fastdreamer.config import Config, SamplingConfig
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.latents.relabel import relabelled
-from fastdreamer.latents.crop_sampler import CropSampler, total_reward
 from fastdreamer.errors import UserError
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.crop_sampler import CropSampler, total_reward
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.shapes import LatentClock
 
 CPU = torch.device("cpu")

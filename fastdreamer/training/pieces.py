@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.phase import Phase
 

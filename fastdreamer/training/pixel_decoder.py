@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import LatentStore
-from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.tokenizer.pixels import PixelDecoder
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.run.checkpoint import Checkpoint, Damaged
+from fastdreamer.run.directory import RunDirectory, load_world_model
+from fastdreamer.tokenizer.pixels import PixelDecoder
 from fastdreamer.training.loop import fit, load_weights
 from fastdreamer.training.phase import Phase, bounds, rows_of
-from fastdreamer.run.directory import RunDirectory, load_world_model
 
 FRAMES_IN_MEMORY = 40_000
 

@@ -11,16 +11,13 @@ from typing import Any, Protocol
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
-from fastdreamer.latents.relabel import check_task
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.health.checks import Check
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
-from fastdreamer.run.lock import alone
-from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
-from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.health.checks import Check
+from fastdreamer.latents.relabel import check_task
+from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.run.checkpoint import (
     Checkpoint,
     Damaged,
@@ -30,12 +27,15 @@ from fastdreamer.run.checkpoint import (
     load_checkpoint,
     steps_in,
 )
-from fastdreamer.training.phase_data import held_out_batch, training_feed
+from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.run.lock import alone
+from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
+from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
-from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
 from fastdreamer.training.world_model_phase import WorldModelPhase
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.schedule import Share, derived_seed
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, draw_sampled_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.schedule import Share, derived_seed
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase, bounds

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.imagined_reward import one_step
-from fastdreamer.latents.batch import Batch
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.latents.batch import Batch
 from fastdreamer.settings import load_config
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from bench.phases import Optimisation, build_phase, made_up
-from fastdreamer.latents.batch import align
 from fastdreamer.device import Backend
-from fastdreamer.settings import load_config
+from fastdreamer.latents.batch import align
 from fastdreamer.run.checkpoint import load_checkpoint
-from fastdreamer.training.loop import fit
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.settings import load_config
+from fastdreamer.training.loop import fit
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 STEPS = ["phase1.steps=4", "phase2.steps=4", "phase3.steps=4", "phase1.accumulate=2"]

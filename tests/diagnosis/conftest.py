@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
 from fastdreamer.device import Backend
-from fastdreamer.tools.diagnosis.diagnose import diagnose
-from fastdreamer.system.files import sha256_file
+from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.settings import dump_config, load_config
+from fastdreamer.system.files import sha256_file
+from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
 
 BACKEND = Backend(torch.device("cpu"), "fp32")

@@ -15,23 +15,22 @@ import torch
 from imagination.worlds import TOKENS, dreams
 from torch import Tensor
 
+from diagnosis.conftest import BACKEND
 from fastdreamer.config import Config
-from fastdreamer.recordings.tasks import RECORDED, TaskMeter
-from fastdreamer.tools.diagnosis import audit as module
-from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, render
-from fastdreamer.tools.diagnosis.moments import Moment, Reach, Replay, collect, encode
-from fastdreamer.tools.diagnosis.diagnose import diagnose
-from fastdreamer.tools.diagnosis.sources import own_seeds, recorded_worlds
-from fastdreamer.tools.diagnosis.tries import Trial
 from fastdreamer.envs.branching import Played, Snapshot
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.evaluate import evaluation_seeds
-from fastdreamer.report.page import write_report
 from fastdreamer.heads.actor import Actor
-from fastdreamer.shapes import LatentClock
+from fastdreamer.recordings.tasks import RECORDED, TaskMeter
+from fastdreamer.report.page import write_report
 from fastdreamer.run.directory import RunDirectory
-
-from .conftest import BACKEND
+from fastdreamer.shapes import LatentClock
+from fastdreamer.tools.diagnosis import audit as module
+from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, render
+from fastdreamer.tools.diagnosis.diagnose import diagnose
+from fastdreamer.tools.diagnosis.moments import Moment, Reach, Replay, collect, encode
+from fastdreamer.tools.diagnosis.sources import own_seeds, recorded_worlds
+from fastdreamer.tools.diagnosis.tries import Trial
 
 PLAIN, CHUNKED = LatentClock(1, 1), LatentClock(4, 9)
 WORTH = np.arange(17) % 5 / 4  # of an action in the pretended game

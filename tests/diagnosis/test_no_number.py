@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.tools.diagnosis import imagined as dreams
-from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
-from fastdreamer.health import limits as flags
-from fastdreamer.tools.diagnosis import gates
-from fastdreamer.health.checks import Check
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.training.critic import Calibration
+from fastdreamer.health import limits as flags
+from fastdreamer.health.checks import Check
 from fastdreamer.health.watch import checks_of
+from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
+from fastdreamer.tools.diagnosis import gates
+from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.training.critic import Calibration
 
 NAN = math.nan
 SPAN = (1.0, 0.9, 1.1)

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from fastdreamer.health import limits as flags
-from fastdreamer.tools.diagnosis import real_play
 from fastdreamer.health.checks import Check
+from fastdreamer.tools.diagnosis import real_play
 from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 PHASE = SimpleNamespace(terms=("policy", "reward", "continue", "value"))

@@ -10,9 +10,9 @@ import pytest
 
 from fastdreamer.tools.doctor import requirements
 from fastdreamer.tools.doctor.ask import Answer, ask
+from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
 from fastdreamer.tools.doctor.machine import Card
-from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration
 
 ROOT = Path(__file__).parents[2]
@@ -213,8 +213,7 @@ def test_torch_2_9_is_known_to_be_bad(library, monkeypatch) -> None:
 
 
 def test_the_lines_that_install_are_those_of_the_commands() -> None:
-    from fastdreamer.tools.profiling import nsys
-    from fastdreamer.tools.profiling import pyspy
+    from fastdreamer.tools.profiling import nsys, pyspy
 
     assert nsys.INSTALL == NSYS
     wanted = next(one for one in declaration().libraries if one.name == "py-spy")

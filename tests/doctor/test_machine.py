@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from fastdreamer import commands
+from fastdreamer.settings import load_config
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.ready import NEEDS, run_parts
 from fastdreamer.tools.doctor.ready import commands as ready
-from fastdreamer.settings import load_config
 
 
 @pytest.fixture

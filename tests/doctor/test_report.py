@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from fastdreamer.settings import load_config
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
 from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.doctor_table import render
 from fastdreamer.tools.doctor.examine import commands_of, engines_of, simulator_of
-from fastdreamer.settings import load_config
 
 MEND = "fastdreamer build-engines --config crafter --backend aot-inductor --precision fp32"
 ROW = {

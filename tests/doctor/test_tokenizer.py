@@ -12,13 +12,13 @@ import torch
 from fastdreamer_engines import local_target
 from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
-from fastdreamer.system.advice import Call, running
 from fastdreamer.config import Config
-from fastdreamer.tools.doctor.tokenizer_component import engine_rows, weights_part
 from fastdreamer.settings import load_config
-from fastdreamer.tokenizer.engines.build_engines import engine_spec
+from fastdreamer.system.advice import Call, running
 from fastdreamer.tokenizer.cosmos import EMBEDDED
+from fastdreamer.tokenizer.engines.build_engines import engine_spec
 from fastdreamer.tokenizer.engines.installed import UNRUN, VERIFIED, engine_key, folder_name
+from fastdreamer.tools.doctor.tokenizer_component import engine_rows, weights_part
 
 HERE = local_target(torch.device("cpu"))
 

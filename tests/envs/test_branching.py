@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fastdreamer.recordings.tasks import TaskMeter
 from fastdreamer.envs.branching import BranchPool, Snapshot
+from fastdreamer.recordings.tasks import TaskMeter
 
 from .conftest import World
 

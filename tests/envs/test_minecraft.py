@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings, fit_frame
 from fastdreamer.envs.minecraft_backends import MinecraftError
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace, action_space
 
 from .pretend import Machine
 from .read_minestudio import read_minestudio

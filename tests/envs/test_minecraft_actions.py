@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from envs import stand_in_minerl, stand_in_minestudio
-from fastdreamer.recordings.actions import ActionSpace, Component, action_space
 from fastdreamer.envs.minecraft_actions import ActionTranslator, Keys, read_keys
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import ActionSpace, Component, action_space
 
 MINESTUDIO = read_keys(
     stand_in_minestudio.MinecraftSim(action_type="env", obs_size=(64, 64), render_size=(64, 64)).action_space.spaces

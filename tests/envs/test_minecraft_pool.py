@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs import pool as module
 from fastdreamer.envs.pool import EnvPool
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
 
 from .pretend import Machine
 

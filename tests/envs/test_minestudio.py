@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import MinecraftError, is_installed
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
 
 from .pretend import Machine
 from .test_minecraft_actions import VPT

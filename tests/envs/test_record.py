@@ -14,10 +14,10 @@ import pytest
 
 from bench.chaos.children import group
 from fastdreamer.config import Config, DataConfig, RecordConfig
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.recordings.read import find_recordings, read_recording
 from fastdreamer.envs.record import play, record
 from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
 
 from .conftest import World
 
@@ -96,8 +96,8 @@ def test_two_that_record_to_one_folder_both_end_well(tmp_path: Path) -> None:
 
 
 def test_an_episode_that_another_wrote_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdreamer.recordings import writer
     from fastdreamer.envs import record as module
+    from fastdreamer.recordings import writer
 
     real, root = writer.write_recording, tmp_path / "Crafter-expert"
     settings = RecordConfig(episodes=1, max_steps=5)

@@ -12,17 +12,16 @@ import pytest
 import torch
 from envs.pretend import Machine, forget_stand_ins
 
+from evaluation.test_evaluate import StandIn, copy_of, tiny_run
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.envs.pool import EnvPool
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import evaluate as module
-from fastdreamer.evaluation.environments import waves
 from fastdreamer.evaluation.closed_loop import RandomPolicy, play
+from fastdreamer.evaluation.environments import waves
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
-
-from .test_evaluate import StandIn, copy_of, tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch, align
-from fastdreamer.latents.store import Episode
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation import calibration as module
 from fastdreamer.evaluation.calibration import auc, calibrate, judge, ratio
 from fastdreamer.evaluation.imagined_rewards import reward_correlation
 from fastdreamer.heads.agent import Agent as RealAgent
+from fastdreamer.latents.batch import Batch, align
+from fastdreamer.latents.store import Episode
 from fastdreamer.settings import load_config
 from fastdreamer.shapes import LatentClock
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.evaluate import evaluate, recorded_seeds
-from fastdreamer.report.recorded_play import action_shares
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.report.page import write_report
+from fastdreamer.report.recorded_play import action_shares
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config, load_config
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import train
 
 TINY = ["device=cpu", "phase1.steps=2", "phase2.steps=2", "phase3.steps=2", "evaluation.max_steps=12",

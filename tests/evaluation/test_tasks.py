@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.tools.diagnosis.diagnose import diagnose
+from evaluation.test_evaluate import StandInPool, tiny_run, use_stand_in
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.closed_loop import AgentPolicy
 from fastdreamer.evaluation.evaluate import evaluate
+from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.report.page import write_report
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.summary import write_summary
 from fastdreamer.system.output import show_evaluation
-from fastdreamer.run.directory import RunDirectory
+from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
-
-from .test_evaluate import StandInPool, tiny_run, use_stand_in
 
 TASKS = ("wood", "first:wood")
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastdreamer.latents.batch import align
+from evaluation.test_closed_loop import ScriptedEncoder, ScriptedPolicy, ScriptedPool
 from fastdreamer.evaluation.closed_loop import play
 from fastdreamer.evaluation.trace import Trace
+from fastdreamer.latents.batch import align
 from fastdreamer.shapes import LatentClock
-
-from .test_closed_loop import ScriptedEncoder, ScriptedPolicy, ScriptedPool
 
 
 def traced(chunk: int) -> tuple[Trace, ScriptedEncoder]:

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.store import Episode
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.open_loop import (
     choose_crops,
@@ -16,6 +14,8 @@ from fastdreamer.evaluation.open_loop import (
     noop_actions,
     shuffle_actions,
 )
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import Episode
 from fastdreamer.shapes import LatentClock
 
 B, L, N, Z, CONTEXT = 12, 9, 4, 3, 3

@@ -16,13 +16,13 @@ from fastdreamer.config import (
     ImaginationConfig,
     TokenizerConfig,
 )
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
+from fastdreamer.latents.batch import Batch
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.settings import load_config
 
 CPU = torch.device("cpu")

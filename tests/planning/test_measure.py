@@ -13,16 +13,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.phases import feed_of, made_up, models
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.tools.planning.measure import PARTS, measure
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.settings import load_config
+from fastdreamer.tools.planning.measure import PARTS, measure
 from fastdreamer.training.cloning_phase import AgentPhase
-from fastdreamer.training.phase_data import held_out_crops
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
+from fastdreamer.training.phase_data import held_out_crops
 from fastdreamer.training.update import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
 

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.errors import UserError
-from fastdreamer.tools.profiling import flame
-from fastdreamer.tools.profiling import pyspy
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+from fastdreamer.tools.profiling import flame, pyspy
 
 from .conftest import SMALL
 

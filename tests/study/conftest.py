@@ -10,9 +10,9 @@ import pytest
 import torch
 from imagination.worlds import Dreams, dreams
 
+from fastdreamer.device import Backend
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Feed
-from fastdreamer.device import Backend
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 BACKEND = Backend(torch.device("cpu"), "fp32")

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
-from fastdreamer.errors import Stopped, UserError
-from fastdreamer.tokenizer.fitting import fit
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE
-from fastdreamer.tokenizer.fitting.fit import fit_tokenizer, unpool
+from fastdreamer.tokenizer.fitting import fit
+from fastdreamer.tokenizer.fitting.bottleneck import unpool
+from fastdreamer.tokenizer.fitting.fit import fit_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 SPACE = action_space("crafter")

@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from data.test_encode import _record
-from data.video_fixtures import read_barcode, write_video
+from encoding.test_encode import _record
+from recordings.video_fixtures import read_barcode, write_video
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.recordings.actions import action_space

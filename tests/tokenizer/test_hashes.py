@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.errors import UserError
+from fastdreamer.tokenizer.cosmos import CONFIG_FILE, EMBEDDED, WEIGHTS_FILE, load_autoencoder, weights_fingerprint
 from fastdreamer.tokenizer.fitting import fit
 from fastdreamer.tokenizer.model_card import CARD, file_hashes
-from fastdreamer.tokenizer.cosmos import CONFIG_FILE, EMBEDDED, WEIGHTS_FILE, load_autoencoder, weights_fingerprint
 
 
 @pytest.fixture

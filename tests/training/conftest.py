@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
+from fastdreamer.device import Backend
 from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
-from fastdreamer.device import Backend
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.settings import load_config
 from fastdreamer.training.phase import Phase
 

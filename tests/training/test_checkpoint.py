@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run import checkpoint as module
 from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from fastdreamer.run.metrics import read_metrics

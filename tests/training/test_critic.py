@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from fastdreamer.config import TrainConfig
+from fastdreamer.health.watch import checks_of
 from fastdreamer.settings import load_config
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import build_optimizers
-from fastdreamer.health.watch import checks_of
 
 
 def test_a_biased_critic_is_not_calibrated_and_stays_so_until_the_bias_is_gone() -> None:

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.latents.batch import align
+from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.errors import Stopped, UserError
-from fastdreamer.training.phase_data import before_end, choose_home, held_out_batch, training_feed
-from fastdreamer.run.metrics import read_metrics
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.phase_data import before_end, choose_home, held_out_batch, training_feed
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

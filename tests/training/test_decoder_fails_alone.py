@@ -11,9 +11,9 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.training import pixel_decoder as pixels
 from fastdreamer.run.checkpoint import load_checkpoint, steps_in
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training import pixel_decoder as pixels
 from fastdreamer.training.train import train
 
 from .conftest import BACKEND

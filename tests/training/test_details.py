@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.latents.store import LatentStore
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase
-from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

@@ -11,8 +11,8 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.training import pixel_decoder as pixels
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training import pixel_decoder as pixels
 from fastdreamer.training.train import train
 
 from .conftest import BACKEND

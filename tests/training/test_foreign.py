@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.system.files import sha256_file
 from fastdreamer.run.checkpoint import CONTENT, load_checkpoint
+from fastdreamer.system.files import sha256_file
 from fastdreamer.training.train import train
 
 Tensors = dict[str, Tensor]
@@ -43,8 +43,8 @@ def hash_anew(checkpoint: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(small: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fastdreamer.recordings.actions import action_space
     from fastdreamer.latents.synthetic import write_synthetic_store
+    from fastdreamer.recordings.actions import action_space
 
     run, config = tmp_path_factory.mktemp("foreign") / "run", small()
     write_synthetic_store(run / "store", config.tokenizer.clock, action_space(config.data.env), 3, 12, 0)

@@ -11,17 +11,17 @@ import torch
 
 from fastdreamer.cli import main
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.store import LatentStore
-from fastdreamer.latents.synthetic import write_synthetic_store
-from fastdreamer.tools.diagnosis.gates import Gates, rewards_differ
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.settings import dump_config
+from fastdreamer.health.watch import read_flags
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import load_checkpoint
 from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
+from fastdreamer.settings import dump_config
+from fastdreamer.tools.diagnosis.gates import Gates, rewards_differ
 from fastdreamer.training.train import train
-from fastdreamer.health.watch import read_flags
 
 from .test_resume import checkpoints_equal
 from .test_watch import dead_reward_head, learnable, one_action, rewrite

@@ -12,9 +12,9 @@ from imagination.worlds import Dreams, dreams
 from jaxtyping import Float
 from torch import Tensor
 
+from fastdreamer.imagination.program import Program
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Feed
-from fastdreamer.imagination.program import Program
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 from .conftest import BACKEND

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.errors import UserError
-from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.run.checkpoint import load_checkpoint, strip_compiled_prefix
-from fastdreamer.run.metrics import read_metrics
 from fastdreamer.run.directory import RunDirectory, load_agent, load_world_model
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.system import files
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.training import optim
+from fastdreamer.health.watch import Watch
 from fastdreamer.run import checkpoint
 from fastdreamer.run.checkpoint import load_checkpoint, steps_in
 from fastdreamer.run.metrics import MetricsWriter, read_metrics
+from fastdreamer.system import files
+from fastdreamer.training import optim
 from fastdreamer.training.train import train
-from fastdreamer.health.watch import Watch
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 from .test_resume import checkpoints_equal, timeless

@@ -17,9 +17,9 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import dump_config
 from fastdreamer.run.checkpoint import load_checkpoint, steps_in
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.settings import dump_config
 from fastdreamer.training.train import train
 
 MakeRun = Callable[..., Path]

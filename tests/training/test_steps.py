@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.errors import UserError
-from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.run.metrics import read_metrics
-from fastdreamer.training.phase import Phase, bounds
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.phase import Phase, bounds
 from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
 

@@ -27,8 +27,8 @@ from fastdreamer.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from fastdreamer.latents.loader import Feed
 from fastdreamer.device import Backend
+from fastdreamer.latents.loader import Feed
 
 CPU = torch.device("cpu")
 READOUTS = ("latents", "agent_tokens")

@@ -12,12 +12,12 @@ import torch
 
 from fastdreamer.commands import check_run
 from fastdreamer.config import Config
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.errors import UserError
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.run.directory import RunDirectory, load_agent
 from fastdreamer.settings import dump_config
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.phase_data import training_feed
-from fastdreamer.run.directory import RunDirectory, load_agent
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

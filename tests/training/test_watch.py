@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
+from fastdreamer.health.watch import EARLY, checks_of, read_flags
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.run.metrics import read_metrics
 from fastdreamer.system.progress import track
 from fastdreamer.training import train as training
-from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.train import train
-from fastdreamer.health.watch import EARLY, checks_of, read_flags
 
 from .test_resume import StopAfter
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import anchored
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import check_architecture, load_checkpoint
+from fastdreamer.system.folders import anchored
 from fastdreamer.training.train import train
 
 WEIGHTS = "weights/mine"

@@ -32,9 +32,9 @@ from fastdreamer_engines.targets import RTX_TARGETS
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.shapes import CHANNELS
 from fastdreamer.system.files import atomic_directory, scratch_directory
 from fastdreamer.system.progress import Bar, track
-from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.engines.engine_names import engine_root
 from fastdreamer.tokenizer.engines.installed import (
     UNRUN,

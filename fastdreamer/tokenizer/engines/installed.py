@@ -34,9 +34,9 @@ from fastdreamer_engines.parity import verdict
 from fastdreamer_engines.runtime import exact_fp32
 from torch import Tensor
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
 from fastdreamer.system.files import write_atomic
 from fastdreamer.tokenizer.cosmos import weights_fingerprint
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity

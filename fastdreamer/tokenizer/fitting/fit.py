@@ -17,27 +17,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from fastdreamer_kernels import latent_pool
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastdreamer.config import Config, TokenizerConfig, TokenizerFitConfig, TrainConfig
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.system.files import atomic_directory
 from fastdreamer.system.progress import track
-from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.tokenizer.model_card import CARD, Episodes, file_hashes, psnr_of, psnr_table, refit_command
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
-from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
 from fastdreamer.tokenizer.fetch import FILES
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
+from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
 from fastdreamer.tokenizer.fitting.footage import read_footage
 from fastdreamer.tokenizer.fitting.initial import start_linear
+from fastdreamer.tokenizer.fitting.origins import refit_command
+from fastdreamer.tokenizer.fitting.quality import Episodes, psnr_of, psnr_table
+from fastdreamer.tokenizer.model_card import CARD, file_hashes
 from fastdreamer.tokenizer.preprocess import preprocess
-from fastdreamer.tokenizer.single_frame import fold_single_frame
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
-NOISE = 0.05  # standard deviation added to the normalised latents while fitting
 ENCODER_RATE, DENSE_RATE = 0.1, 0.1  # shares of the learning rate: what starts well moves slowly
 
 
@@ -103,38 +102,6 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
     card |= {"bytes": (folder / WEIGHTS_FILE).stat().st_size, "sha256": file_hashes(folder)}
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="ascii")
     return card
-
-
-class Bottleneck(nn.Module):
-    """Encoder, pool, normalisation by channel, noise, decoder: frames in [-1, 1] -> frames."""
-
-    def __init__(self, model: AutoencoderKLCosmos, config: TokenizerConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.pool = config.pool
-        # One-frame clips train a folded copy that shares the parameters; longer ones train the network itself.
-        self.is_single = config.frames_per_latent == 1
-        self.network = fold_single_frame(model, trainable=True) if self.is_single else model
-        self.norm = nn.BatchNorm1d(CHANNELS, affine=False, momentum=0.01).to(next(model.parameters()).device)
-
-    def encode(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b l n z"]:
-        """Normalised pooled latents, noisy while training."""
-        pooled = latent_pool(self.network._encode(frames), self.pool).float()
-        normal = self.norm(pooled.flatten(0, 2)).view_as(pooled)
-        return normal + NOISE * torch.randn_like(normal) if self.training else normal
-
-    def decode(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
-        """Frames from normalised pooled latents."""
-        return self.network._decode(unpool(latents, int(TOKENS**0.5), self.pool)).sample
-
-    def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
-        return self.decode(self.encode(frames))
-
-
-def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:
-    """Pooled tokens back on the latent grid, each repeated over its block."""
-    grid = pooled.permute(0, 3, 1, 2).unflatten(-1, (rows, -1))
-    return grid.repeat_interleave(pool, -2).repeat_interleave(pool, -1)
 
 
 def optimise(

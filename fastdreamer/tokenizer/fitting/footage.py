@@ -17,13 +17,14 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from fastdreamer.config import Config, TokenizerConfig
+from fastdreamer.errors import UserError
+from fastdreamer.latents.splits import divide, natural_split
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.identity import contents, without_links
 from fastdreamer.recordings.recording import DamagedRecording, Recording
-from fastdreamer.latents.splits import divide, natural_split
-from fastdreamer.errors import UserError
 from fastdreamer.system.progress import track
-from fastdreamer.tokenizer.model_card import BASELINE_WINDOW, Episodes, recorded_by
+from fastdreamer.tokenizer.fitting.origins import recorded_by
+from fastdreamer.tokenizer.fitting.quality import BASELINE_WINDOW, Episodes
 from fastdreamer.tokenizer.preprocess import preprocess
 
 

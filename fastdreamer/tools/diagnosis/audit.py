@@ -14,23 +14,23 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.device import Backend
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.bootstrap import Interval
+from fastdreamer.evaluation.environments import open_encoder
 from fastdreamer.health import limits as flags
-from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
 from fastdreamer.health.checks import Check, worst
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.report.audit_section import FIGURES, KINDS, said
+from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.run.summary import write_json
+from fastdreamer.system.advice import command
+from fastdreamer.system.progress import track
+from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
 from fastdreamer.tools.diagnosis.moments import Reach, encode
 from fastdreamer.tools.diagnosis.sources import moments_of, rewarded_task
 from fastdreamer.tools.diagnosis.tries import Trial, Tried, stacked
-from fastdreamer.errors import UserError
-from fastdreamer.evaluation.environments import open_encoder
-from fastdreamer.report.audit_section import FIGURES, KINDS, said
-from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.run.summary import write_json
-from fastdreamer.system.progress import track
-from fastdreamer.run.directory import RunDirectory, load_agent
 
 FILE = "diagnosis/audit.json"
 

@@ -10,25 +10,22 @@ from typing import Any
 
 import torch
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.tools.diagnosis import audit
-from fastdreamer.tools.diagnosis import cloning
-from fastdreamer.tools.diagnosis import imagined as dreams
-from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
-from fastdreamer.tools.diagnosis import inputs
-from fastdreamer.tools.diagnosis import model_checks as models
-from fastdreamer.tools.diagnosis import real_play
-from fastdreamer.health.checks import Check, worst
-from fastdreamer.tools.diagnosis.loaded_phase import Subject, opened, run_steps
 from fastdreamer.errors import UserError
+from fastdreamer.health.checks import Check, worst
+from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.lock import alone
+from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable, write_atomic
 from fastdreamer.system.json_files import Every, read_object
 from fastdreamer.system.progress import track
-from fastdreamer.run.lock import alone
+from fastdreamer.tools.diagnosis import audit, cloning, inputs, real_play
+from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
+from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.tools.diagnosis import model_checks as models
+from fastdreamer.tools.diagnosis.loaded_phase import Subject, opened, run_steps
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.run.directory import RunDirectory
 
 FILE = "diagnosis.json"
 

@@ -11,10 +11,6 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.system.advice import command
-from fastdreamer.latents.batch import Batch
-from fastdreamer.health.checks import Check, check
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval, ratio_interval
@@ -25,6 +21,10 @@ from fastdreamer.evaluation.open_loop import (
     noop_actions,
     shuffle_actions,
 )
+from fastdreamer.health.checks import Check, check
+from fastdreamer.latents.batch import Batch
+from fastdreamer.system.advice import command
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 CROPS, SAMPLES, RESAMPLES = 24, 2, 500
 

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.store import LatentStore
-from fastdreamer.health import limits as flags
-from fastdreamer.health.checks import Check
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import ratio_interval
 from fastdreamer.evaluation.open_loop import choose_crops, errors_of, shuffle_actions
 from fastdreamer.heads.agent import Agent
+from fastdreamer.health import limits as flags
+from fastdreamer.health.checks import Check
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint
-from fastdreamer.training.phase_data import episodes_of, rewarded_batch
 from fastdreamer.run.directory import agent_from, world_model_from
+from fastdreamer.training.phase_data import episodes_of, rewarded_batch
 
 CROPS, SAMPLES, RESAMPLES = 32, 1, 1000  # both arms meet the same noise
 AT_ONCE = 8  # crops through the heads

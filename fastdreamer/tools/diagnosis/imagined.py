@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.health import limits as flags
-from fastdreamer.tools.diagnosis import real_play
-from fastdreamer.health.checks import Check, check
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
 from fastdreamer.errors import UserError
+from fastdreamer.health import limits as flags
+from fastdreamer.health.checks import Check, check
 from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.tools.diagnosis import real_play
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
 from fastdreamer.training.imagination_phase import NO_REWARD, ImaginationPhase
 
 SHOWN = 200  # points of the plot of values against returns

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdreamer.system.advice import command
-from fastdreamer.latents.store import Episode
-from fastdreamer.latents.relabel import relabelled
+from fastdreamer.errors import UserError
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
-from fastdreamer.errors import UserError
+from fastdreamer.latents.relabel import relabelled
+from fastdreamer.latents.store import Episode
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.system.advice import command
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 CLIP = 33  # frames that go through the tokenizer, where a window is not longer
 WINDOWS = 2  # whose reconstruction is measured
@@ -186,7 +186,7 @@ def output(latents: Tensor, frames: int, clock: LatentClock) -> Iterator[Check]:
 
 def reconstruction(subject: Subject, pictures: Path) -> Check:
     """PSNR unpooled and pooled; writes the picture."""
-    from fastdreamer.tokenizer.reconstruction import MAX_DROP, measure_reconstruction
+    from fastdreamer.encoding.reconstruction import MAX_DROP, measure_reconstruction
 
     config = subject.config
     file = pictures / "reconstruction.png"

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.config import Config
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.store import LatentStore
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint, strip_compiled_prefix
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.optim import build_optimizers
 from fastdreamer.training.phase import Phase
-from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase
 
 STEPS = 3  # that are timed, after one that is not

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastdreamer.system.advice import command
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
+from fastdreamer.run.metrics import read_curves
+from fastdreamer.system.advice import command
 from fastdreamer.tools.diagnosis.loaded_phase import Subject
-from fastdreamer.report.curves import read_metrics
 
 TRAINS = {1: ("world.",), 2: ("agent.",), 3: ("policy.", "value.")}
 """Beginnings of the names of what a phase trains, in its model."""
@@ -113,7 +113,7 @@ def names(subject: Subject) -> Check:
 
 def loss_curve(subject: Subject) -> Check:
     """From the run's metrics."""
-    points = read_metrics(subject.run.path).get(subject.number, {}).get(CURVES[subject.number], [])
+    points = read_curves(subject.run.path).get(subject.number, {}).get(CURVES[subject.number], [])
     if not points:
         return Check("loss", "loss curve", "no metrics.jsonl", "falls, without spikes", "not measured")
     return flags.loss_curve(subject.number, [value for _, value in points])

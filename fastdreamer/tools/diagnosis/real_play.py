@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastdreamer.system.advice import command as command_of
+from fastdreamer.errors import UserError
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
-from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command as command_of
 from fastdreamer.system.json_files import COUNT, NUMBER, Every, Maybe, read_object
+from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 MEAN, BOUND = {"mean": NUMBER}, {"mean": Maybe(NUMBER)}
 JUDGED = {

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from fastdreamer.config import Config
-from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.tools.diagnosis.moments import Live, Moment, Player, Reach, Replay, collect
 from fastdreamer.envs.branching import BranchPool
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, check_worlds
 from fastdreamer.evaluation.evaluate import evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.heads.actor import Actor
+from fastdreamer.latents.store import Episode, LatentStore
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.system.json_files import COUNT, read_loosely
 from fastdreamer.system.progress import track
-from fastdreamer.run.directory import RunDirectory
+from fastdreamer.tools.diagnosis.moments import Live, Moment, Player, Reach, Replay, collect
 
 
 def rewarded_task(config: Config) -> str:

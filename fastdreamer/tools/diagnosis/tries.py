@@ -15,14 +15,14 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.latents.batch import Batch
 from fastdreamer.device import Backend
-from fastdreamer.tools.diagnosis.moments import Moment, Reach
 from fastdreamer.envs.branching import BranchPool
 from fastdreamer.evaluation.closed_loop import Encoder
 from fastdreamer.heads.actor import Actor
 from fastdreamer.imagination.returns import survival
 from fastdreamer.imagination.rollout import Noise, draw_noise, imagine
+from fastdreamer.latents.batch import Batch
+from fastdreamer.tools.diagnosis.moments import Moment, Reach
 
 
 @dataclass(frozen=True)

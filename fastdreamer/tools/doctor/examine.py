@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer import __version__
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
+from fastdreamer.errors import UserError
+from fastdreamer.settings import load_config
+from fastdreamer.system.advice import command
+from fastdreamer.system.folders import expanded
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
-from fastdreamer.tools.doctor.libraries import OF_TORCH, at_rest, import_tasks, nsys_part, own_part, torch_parts, tried
 from fastdreamer.tools.doctor.component import Part, one_line
+from fastdreamer.tools.doctor.libraries import OF_TORCH, at_rest, import_tasks, nsys_part, own_part, torch_parts, tried
 from fastdreamer.tools.doctor.ready import Ready, commands, run_parts
 from fastdreamer.tools.doctor.requirements import PACKAGE, declaration
-from fastdreamer.errors import UserError
-from fastdreamer.system.folders import expanded
-from fastdreamer.settings import load_config
 
 MINECRAFT = "minerl_treechop"
 """Whose simulator is looked for where the configuration plays none."""

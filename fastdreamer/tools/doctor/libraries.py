@@ -10,8 +10,8 @@ from typing import Any
 
 from fastdreamer.system.advice import pip, shell
 from fastdreamer.tools.doctor.ask import Answer, Task
-from fastdreamer.tools.doctor.machine import Card
 from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.machine import Card
 from fastdreamer.tools.doctor.places import installed_versions, is_installed_place, places
 from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts
 

@@ -93,9 +93,9 @@ def convolution() -> dict[str, Any]:
 
 def weights(config: str, overrides: list[str], run_dir: str | None, store: str | None) -> dict[str, Any]:
     """The row of the tokenizer's weights."""
+    from fastdreamer.settings import load_config
     from fastdreamer.system.advice import Call, running
     from fastdreamer.tools.doctor.tokenizer_component import weights_part
-    from fastdreamer.settings import load_config
 
     with running(Call((), {"config": config, "run_dir": run_dir}, overrides)):
         return weights_part(load_config(config, overrides), Path(store) if store else None).to_dict()
@@ -103,9 +103,9 @@ def weights(config: str, overrides: list[str], run_dir: str | None, store: str |
 
 def engines(config: str, overrides: list[str], run_dir: str | None) -> dict[str, Any]:
     """Installed engines with their states."""
+    from fastdreamer.settings import load_config
     from fastdreamer.system.advice import Call, running
     from fastdreamer.tools.doctor.tokenizer_component import engine_rows
-    from fastdreamer.settings import load_config
 
     with running(Call((), {"config": config, "run_dir": run_dir}, overrides)):
         return engine_rows(load_config(config, overrides))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.system.advice import command
 from fastdreamer.system.folders import expanded
+from fastdreamer.tools.doctor.component import Part
 
 CORE = ("Python", "torch", "numpy", "pyyaml", "safetensors", "jaxtyping", "memory")
 VIDEO = ("av",)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import fastdreamer
-from fastdreamer.system.advice import PROGRAM, pip
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import PROGRAM, pip
 
 PACKAGE = Path(fastdreamer.__file__).resolve().parent
 DEVELOPMENT = "dev"

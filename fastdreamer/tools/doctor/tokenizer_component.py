@@ -10,20 +10,20 @@ import torch
 from fastdreamer_engines import EngineError, EngineSpec, local_target
 from fastdreamer_engines.manifest import MANIFEST, check_files, check_key, check_private, read_manifest
 
-from fastdreamer.system.advice import command
 from fastdreamer.config import Config
+from fastdreamer.errors import UserError
 from fastdreamer.latents.store import MANIFEST as STORE_MANIFEST
 from fastdreamer.latents.store import SYNTHETIC
 from fastdreamer.latents.store import read_manifest as read_store
-from fastdreamer.tools.doctor.component import Part, one_line
-from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
 from fastdreamer.system.folders import expanded
-from fastdreamer.tokenizer.model_card import check_weights
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, can_be_fetched, check_fits, weights_folder
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 from fastdreamer.tokenizer.engines.installed import engine_key
 from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
+from fastdreamer.tokenizer.model_card import check_weights
+from fastdreamer.tools.doctor.component import Part, one_line
 
 WEIGHTS = "tokenizer weights"
 HASHED_BYTES = 2**30

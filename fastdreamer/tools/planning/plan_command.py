@@ -8,8 +8,8 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.tools.planning.gpus import GIB, Budget
-from fastdreamer.tools.planning.plan_encode import encode_rows
 from fastdreamer.tools.planning.plan import KINDS, PHASES, Plan, Planner
+from fastdreamer.tools.planning.plan_encode import encode_rows
 from fastdreamer.tools.planning.plan_table import change_of, in_words, numbers, table
 from fastdreamer.tools.planning.run_memory import store_share
 

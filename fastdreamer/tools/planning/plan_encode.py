@@ -8,9 +8,9 @@ from importlib.util import find_spec
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.tools.planning.gpus import CONTEXT, Budget
 from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
+from fastdreamer.tools.planning.gpus import CONTEXT, Budget
 
 CARD_BATCH = 16
 """Windows in the largest call of a card's engine, unless `engines.batches` says otherwise."""

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.resident import ResidentSteps
-from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.resident import ResidentSteps
+from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.cloning_phase import AgentPhase
-from fastdreamer.training.phase_data import held_out_crops
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
+from fastdreamer.training.phase_data import held_out_crops
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 

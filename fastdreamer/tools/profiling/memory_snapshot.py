@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from fastdreamer.system.files import write_atomic
-from fastdreamer.tools.profiling.blocks import Change, Timeline, replay
-from fastdreamer.tools.profiling.svg_picture import memory_picture
-from fastdreamer.tools.profiling.torch_trace import recorder
-from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
 from fastdreamer.system.progress import memory_gb
 from fastdreamer.system.ranges import RANGES
+from fastdreamer.tools.profiling.blocks import Change, Timeline, replay
+from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.tools.profiling.svg_picture import memory_picture
+from fastdreamer.tools.profiling.torch_trace import recorder
 
 TOP = 10
 MIB = 2**20

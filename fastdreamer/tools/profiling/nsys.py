@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from fastdreamer.system.advice import shell
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import shell
 from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
 
 APT = ("apt-get", "install", "nsight-systems-cli")

@@ -9,8 +9,7 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.tools.profiling import nsys
-from fastdreamer.tools.profiling import pyspy
+from fastdreamer.tools.profiling import nsys, pyspy
 from fastdreamer.tools.profiling.profiled_work import TARGETS, open_work
 
 TOOLS = ("torch", "pyspy", "nsys", "memory", "none")

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.recordings.actions import action_space
-from fastdreamer.latents.store import LatentStore
-from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
+from fastdreamer.latents.store import LatentStore
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
 from fastdreamer.training.cloning_phase import AgentPhase
-from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.loop import load_weights
 from fastdreamer.training.phase import Phase
-from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.update import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
@@ -165,8 +165,8 @@ def _phase(
 def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Backend) -> Work:
     """A step encodes one recording, by the command's own code, into a store of its own."""
     from fastdreamer.encoding.pipeline import encode_recordings
-    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
     from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
+    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
 
     recordings, about = recordings_for(config, run_dir, scratch)
     tokenizer = open_tokenizer(config, backend.device)

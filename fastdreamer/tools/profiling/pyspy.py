@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.system.advice import pip, shell
 from fastdreamer.errors import UserError
+from fastdreamer.system.advice import pip, shell
 from fastdreamer.tools.profiling.flame import own_samples, read_flame, samples_through
 from fastdreamer.tools.profiling.profiled_work import profiled_steps
 

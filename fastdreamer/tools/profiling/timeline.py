@@ -8,8 +8,8 @@ from html import escape
 
 from torch.autograd.profiler_util import FunctionEvent
 
-from fastdreamer.tools.profiling.svg_picture import COLOURS, ticks
 from fastdreamer.system.ranges import RANGES
+from fastdreamer.tools.profiling.svg_picture import COLOURS, ticks
 
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 1100, 130, 20, 40, 26, 44
 NARROWEST = 0.3  # pixels; operators closer to one another are drawn as one

@@ -14,9 +14,9 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from fastdreamer.system.files import write_atomic
-from fastdreamer.tools.profiling.timeline import step_picture
-from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
 from fastdreamer.system.ranges import RANGES
+from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.tools.profiling.timeline import step_picture
 
 TOP = 10
 STEP = "ProfilerStep"

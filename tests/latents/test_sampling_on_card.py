@@ -1,0 +1,36 @@
+"""On a card: the store lies there, batches are cut there or come from pinned memory, and are those of the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from latents.episodes import CLOCK, MIXED, equal, mixed, sampler
+
+from fastdreamer.config import SamplingConfig
+from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.loader import Feed
+
+pytestmark = pytest.mark.gpu
+CPU = torch.device("cpu")
+
+
+def test_a_card_holds_the_store_and_cuts_the_same_batches() -> None:
+    card = torch.device("cuda", torch.cuda.current_device())
+    plain, resident = (
+        CropSampler(mixed(), CLOCK, 4, 8, 0, sampling=SamplingConfig(**MIXED), device=device) for device in (None, card)
+    )
+    for number in range(20):
+        batch = resident.batch(number)
+        assert all(getattr(batch, f.name).device == card for f in fields(Batch))
+        assert equal(batch.to(CPU), plain.batch(number))
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_batches_reach_the_card_from_pinned_memory(ahead: int) -> None:
+    with Feed(sampler(mixed(), **MIXED), torch.device("cuda"), ahead) as feed:
+        assert feed._make(0).latents.is_pinned()
+        for number in range(20):
+            assert equal(feed.draw().to(CPU), feed.sampler.batch(number))
