@@ -15,10 +15,10 @@ import torch
 from bench.naive.arms import PAPERS
 from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
 from bench.results import Measured, write
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config, to_dict
+from fastdreamer.settings import to_dict
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

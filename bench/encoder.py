@@ -27,9 +27,8 @@ from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
 from bench.results import Measured, write
 from bench.row import Arm
 from bench.timing import paired
-from fastdreamer.config import TokenizerConfig
+from fastdreamer.config import TokenizerConfig, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 from fastdreamer.tokenizer.engines.installed import gate_for
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
 

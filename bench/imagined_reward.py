@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastdreamer.config import load_config
 from fastdreamer.dynamics.forcing import context_index, mix
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
@@ -26,7 +27,6 @@ from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
-from fastdreamer.settings import load_config
 
 WINDOWS = 100  # with an unlock, and as many without
 

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import torch
 
-from fastdreamer.config import Config, SamplingConfig
+from fastdreamer.config import Config, SamplingConfig, load_config
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.store import Episode
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.settings import load_config
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.train import train
 

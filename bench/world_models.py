@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.naive.arms import PAPERS
 from bench.probe import machine, matrix_rate
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
@@ -36,7 +36,6 @@ from fastdreamer.imagination.program import build_program
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory, agent_from
-from fastdreamer.settings import load_config
 from fastdreamer.training.phase_data import training_feed
 from fastdreamer.training.train import build_phase
 from fastdreamer.training.update import Update

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.kept_config import check_run, kept_configuration, run_config
 from fastdreamer.run.lock import refuse_ranks, run_lock
-from fastdreamer.settings import config_hash, load_config
+from fastdreamer.settings import config_hash
 from fastdreamer.system.folders import anchored, expanded
 from fastdreamer.system.output import show, show_engines, show_evaluation, show_profile, to_json
 

@@ -6,9 +6,11 @@ Every default is explained where it is defined; sources are the Dreamer 4 paper 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from fastdreamer.settings import SEED_MOST, setting
+from fastdreamer.settings import SEED_MOST, read_settings, setting
 from fastdreamer.shapes import LatentClock
 
 
@@ -431,3 +433,14 @@ class Config:
     def task_count(self) -> int:
         """TASK tokens: one a named task where there are several, else dynamics.tasks; 0 where nothing is told apart."""
         return len(self.tasks.names) if len(self.tasks.names) > 1 else self.dynamics.tasks
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a preset (`crafter`) or a YAML file, with overrides such as `phase1.steps=100` on top.
+
+    A file may say `base: NAME_OR_PATH` to start from another one; a path there is relative to the file.
+
+    Raises:
+        UserError: for a missing or broken file, an unknown key, a wrong type, or a value out of bounds.
+    """
+    return read_settings(Config, name_or_path, overrides)

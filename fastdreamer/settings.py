@@ -16,15 +16,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastdreamer.errors import UserError
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.folders import expanded, find_beside
 from fastdreamer.system.yaml_text import dump_yaml, parse_yaml, read_yaml
-
-if TYPE_CHECKING:
-    from fastdreamer.config import Config
 
 T = TypeVar("T")
 
@@ -59,25 +56,23 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a preset (`crafter`) or a YAML file, with overrides such as `phase1.steps=100` on top.
+def read_settings(schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """The settings of `schema`: a preset (`crafter`) or a YAML file, with overrides on top.
 
     A file may say `base: NAME_OR_PATH` to start from another one; a path there is relative to the file.
 
     Raises:
         UserError: for a missing or broken file, an unknown key, a wrong type, or a value out of bounds.
     """
-    from fastdreamer.config import Config
-
     tree = _read_tree(_locate(str(name_or_path), Path()), seen=())
     for override in overrides:
-        _apply_override(tree, override, Config)
-    return typing.cast("Config", _build(Config, tree, prefix=""))
+        _apply_override(tree, override, schema)
+    return typing.cast(T, _build(schema, tree, prefix=""))
 
 
-def validate(config: Config) -> Config:
+def validate(config: T) -> T:
     """Check a configuration that was built in code as strictly as one that was read; returns it."""
-    return typing.cast("Config", _build(type(config), to_dict(config), prefix=""))
+    return typing.cast(T, _build(type(config), to_dict(config), prefix=""))
 
 
 def presets() -> dict[str, Path]:
@@ -92,12 +87,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
 
 
-def dump_config(config: Config, path: Path) -> None:
+def dump_config(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML, with its hash in the first line; `load_config` reads it back."""
     write_atomic(Path(path), config_text(config).encode())
 
 
-def config_text(config: Config) -> str:
+def config_text(config: Any) -> str:
     """What `dump_config` writes."""
     return f"{RESOLVED} {config_hash(config)}\n{dump_yaml(to_dict(config))}"
 
@@ -108,7 +103,7 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def differences(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
     """Dotted paths at which two configurations differ, each with both values."""
     left, right = _flatten(to_dict(first)), _flatten(to_dict(second))
     return {path: (left[path], right[path]) for path in left if left[path] != right[path]}

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from fastdreamer import cli, commands
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 
 REPORT = ["report", "--run-dir", "R"]
 

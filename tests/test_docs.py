@@ -9,8 +9,8 @@ from pages import PAGES, ROOT, anchors, commands, links, of_every_phase, overrid
 
 from fastdreamer.cli import build_parser
 from fastdreamer.commands import COMMANDS
-from fastdreamer.config import Config
-from fastdreamer.settings import load_config, to_dict
+from fastdreamer.config import Config, load_config
+from fastdreamer.settings import to_dict
 
 MOST_LINES = MOST_COLUMNS = 120
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -47,7 +47,8 @@ def test_the_command_of_an_installed_wheel_knows_its_presets(wheel, tmp_path):
     code = """
 import sys; sys.path.insert(0, "site")
 import fastdreamer; assert fastdreamer.__file__.endswith("site/fastdreamer/__init__.py"), fastdreamer.__file__
-from fastdreamer.settings import presets, load_config
+from fastdreamer.config import load_config
+from fastdreamer.settings import presets
 print(*sorted(presets())); [load_config(name) for name in presets()]
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -62,9 +62,9 @@ def test_diagnose_prints_a_table_and_json_and_its_exit_code_tells_a_red_flag(run
 def test_an_audit_plays_the_real_game_on_from_recorded_and_own_states(run_dir: Path) -> None:
     import torch
 
+    from fastdreamer.config import load_config
     from fastdreamer.device import Backend
     from fastdreamer.run.directory import RunDirectory
-    from fastdreamer.settings import load_config
     from fastdreamer.tools.diagnosis.audit import Effort, audit
 
     config = load_config(str(run_dir / "config.yaml"), ["imagination.horizon=1", "evaluation.max_steps=16"])

@@ -14,9 +14,9 @@ from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
 from fastdreamer import settings
-from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig
+from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import config_hash, differences, dump_config, load_config, presets, to_dict, validate
+from fastdreamer.settings import config_hash, differences, dump_config, presets, to_dict, validate
 from fastdreamer.system.folders import anchored
 
 

@@ -9,8 +9,8 @@ import pytest
 from pages import ROOT, commands, of_every_phase, overrides, settings, spans, words
 
 from fastdreamer.cli import build_parser
-from fastdreamer.config import Config
-from fastdreamer.settings import load_config, to_dict
+from fastdreamer.config import Config, load_config
+from fastdreamer.settings import to_dict
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
 

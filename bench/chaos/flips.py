@@ -109,9 +109,10 @@ def targets(folder: Path) -> list[Target]:
 def _make(folder: Path) -> None:
     from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
+    from fastdreamer.config import load_config
     from fastdreamer.latents.synthetic import write_synthetic_store
     from fastdreamer.recordings.actions import action_space
-    from fastdreamer.settings import dump_config, load_config
+    from fastdreamer.settings import dump_config
     from fastdreamer.training.train import train
 
     config = load_config("debug", list(TRAINING))
@@ -150,7 +151,7 @@ def _make_tokenizers(folder: Path) -> None:
     import torch
     from torch import nn
 
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
     from fastdreamer.tokenizer.cosmos import build_random, write_autoencoder
     from fastdreamer.tokenizer.fetch import RECORD, REPO
     from fastdreamer.tokenizer.model_card import CARD, file_hashes
@@ -223,7 +224,7 @@ def _read_config(folder: Path) -> Any:
 
 
 def _read_tokenizer(folder: Path) -> Any:
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
     from fastdreamer.tokenizer.cosmos import load_autoencoder
 
     config = load_config("debug", [NETWORK]).tokenizer
@@ -234,8 +235,8 @@ def _read_tokenizer(folder: Path) -> Any:
 def _read_decoder(folder: Path) -> Any:
     import torch
 
+    from fastdreamer.config import load_config
     from fastdreamer.run.directory import RunDirectory
-    from fastdreamer.settings import load_config
     from fastdreamer.training.pixel_decoder import load_decoder
 
     run = RunDirectory(folder.parent.parent)

@@ -209,7 +209,8 @@ def _text() -> bytes:
 
 def _settings() -> bytes:
     """Every setting, name=value, a line each."""
-    from fastdreamer.settings import load_config, to_dict
+    from fastdreamer.config import load_config
+    from fastdreamer.settings import to_dict
 
     found = []
     for section, value in to_dict(load_config("debug")).items():
@@ -219,13 +220,13 @@ def _settings() -> bytes:
 
 
 def _config(path: Path, data: bytes) -> None:
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
 
     path.write_bytes(data)
     load_config(path)
 
 
 def _override(data: bytes) -> None:
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
 
     load_config("debug", [data.decode("utf-8", "surrogatepass")])

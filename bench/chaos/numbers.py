@@ -162,9 +162,9 @@ def flat(folder: Path, clock: Clock, steps: int) -> Row:
 
 
 def _long(folder: Path, steps: int) -> None:
+    from fastdreamer.config import load_config
     from fastdreamer.latents.synthetic import write_synthetic_store
     from fastdreamer.recordings.actions import action_space
-    from fastdreamer.settings import load_config
     from fastdreamer.training.train import train
 
     every = max(1, steps // 20)

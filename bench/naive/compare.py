@@ -35,9 +35,9 @@ from bench.probe import machine
 from bench.row import Arm
 from bench.timing import Paired, paired
 from bench.verdict import at_least, at_most
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 
 DEFAULTS = (
     *PAPERS,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.row import Arm
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
-from fastdreamer.settings import load_config
 
 SMALL = (
     "precision=fp32", "compile=off", "seed=0", "data.env=crafter", "data.resampler=torch", "data.decoder=pyav",

@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.probe import ROOT
 from bench.rows.base import GateRow, Place, Work, Wrong, nothing
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 from fastdreamer.tools.planning.measure import measure
 
 OURS = ("fastdreamer", "fastdreamer_kernels", "fastdreamer_engines")

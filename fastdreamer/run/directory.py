@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.actor import Actor
@@ -18,7 +18,6 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
 from fastdreamer.run.checkpoint import strip_compiled_prefix as strip
 from fastdreamer.run.kept_config import run_config
-from fastdreamer.settings import load_config
 from fastdreamer.system.advice import command
 from fastdreamer.system.folders import expanded
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import RESOLVED, differences, dump_config, load_config
+from fastdreamer.settings import RESOLVED, differences, dump_config
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.folders import anchored, expanded
 from fastdreamer.system.yaml_text import parse_yaml

@@ -12,9 +12,9 @@ from bench import imagination
 from bench.imagination import Bench, DreamRow, main, verdicts, weight_bytes
 from bench.phases import models
 from bench.results import read
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.imagination.program import Program
-from fastdreamer.settings import load_config
 
 SMALL = ["dynamics.layers=2", "imagination.horizon=2", "precision=fp32"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from bench.imagined_reward import one_step
+from fastdreamer.config import load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.batch import Batch
-from fastdreamer.settings import load_config
 
 
 def printed(world: WorldModel, batch: Batch, capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:

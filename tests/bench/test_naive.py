@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from bench.naive import phase3, rollout, two_hot
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import RunningRms, Trainer
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
@@ -21,7 +21,6 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.rollout import imagine
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Feed
-from fastdreamer.settings import load_config
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.optim import Average, RunningScale, build_optimizers
 

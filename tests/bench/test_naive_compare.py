@@ -15,10 +15,10 @@ import torch
 from bench.naive import compare
 from bench.naive.__main__ import run
 from bench.naive.arms import build, levels_of, our_dream, with_band
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 
 SMALL = [
     "device=cpu",

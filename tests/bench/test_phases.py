@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bench.phases import Optimisation, build_phase, made_up
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.batch import align
 from fastdreamer.run.checkpoint import load_checkpoint
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.settings import load_config
 from fastdreamer.training.loop import fit
 
 BACKEND = Backend(torch.device("cpu"), "fp32")

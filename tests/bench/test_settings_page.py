@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.settings_page import PAGE, comments, page
-from fastdreamer.config import Config, TokenizerConfig
+from fastdreamer.config import Config, TokenizerConfig, load_config
 from fastdreamer.run.kept_config import check_run
-from fastdreamer.settings import config_text, load_config, setting, to_dict
+from fastdreamer.settings import config_text, setting, to_dict
 
 
 def test_the_page_is_that_of_the_dataclasses() -> None:

@@ -14,9 +14,9 @@ from bench import training_step
 from bench.phases import build_phase
 from bench.results import read
 from bench.training_step import StepRow, crop_flops, main, verdicts
+from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
-from fastdreamer.settings import load_config
 from fastdreamer.training.pieces import Pieces
 
 BACKEND = Backend(torch.device("cpu"), "fp32")

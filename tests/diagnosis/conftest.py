@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 from fastdreamer.system.files import sha256_file
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastdreamer import commands
-from fastdreamer.settings import load_config
+from fastdreamer.config import load_config
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.ready import NEEDS, run_parts

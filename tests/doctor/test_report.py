@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastdreamer.settings import load_config
+from fastdreamer.config import load_config
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
 from fastdreamer.tools.doctor.component import Part
 from fastdreamer.tools.doctor.doctor_table import render

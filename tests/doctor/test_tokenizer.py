@@ -12,8 +12,7 @@ import torch
 from fastdreamer_engines import local_target
 from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 
-from fastdreamer.config import Config
-from fastdreamer.settings import load_config
+from fastdreamer.config import Config, load_config
 from fastdreamer.system.advice import Call, running
 from fastdreamer.tokenizer.cosmos import EMBEDDED
 from fastdreamer.tokenizer.engines.build_engines import engine_spec

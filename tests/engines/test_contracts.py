@@ -31,7 +31,7 @@ from contracts import (
 )
 from fastdreamer_engines.targets import RTX_TARGETS
 
-from fastdreamer.settings import load_config
+from fastdreamer.config import load_config
 from fastdreamer.tokenizer.engines.build_engines import build_engines
 from fastdreamer.tokenizer.engines.installed import checked_manifest
 

@@ -12,12 +12,11 @@ from random import Random
 
 import pytest
 
-from fastdreamer.config import Config, RecordConfig
+from fastdreamer.config import Config, RecordConfig, load_config
 from fastdreamer.envs.mix import KIND_WEIGHTS, kind_of, player_of, random_action
 from fastdreamer.envs.record import SHOWN, _identity, play, record
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.read import find_recordings
-from fastdreamer.settings import load_config
 from fastdreamer.tokenizer.fitting.origins import recorded_by
 
 from .conftest import World

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation import calibration as module
 from fastdreamer.evaluation.calibration import auc, calibrate, judge, ratio
@@ -20,7 +20,6 @@ from fastdreamer.evaluation.imagined_rewards import reward_correlation
 from fastdreamer.heads.agent import Agent as RealAgent
 from fastdreamer.latents.batch import Batch, align
 from fastdreamer.latents.store import Episode
-from fastdreamer.settings import load_config
 from fastdreamer.shapes import LatentClock
 
 GAMMA, HORIZON = 0.5, 3

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.evaluate import evaluate, recorded_seeds
@@ -23,7 +23,7 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.report.page import write_report
 from fastdreamer.report.recorded_play import action_shares
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.train import train
 

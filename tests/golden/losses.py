@@ -30,9 +30,9 @@ def measured(folder: Path) -> dict[str, list[float]]:
     """Every logged loss and gradient norm of the three phases, by phase and name; one figure a step."""
     import torch
 
+    from fastdreamer.config import load_config
     from fastdreamer.latents.synthetic import write_synthetic_store
     from fastdreamer.recordings.actions import action_space
-    from fastdreamer.settings import load_config
     from fastdreamer.training.train import PHASES, train
 
     threads = torch.get_num_threads()

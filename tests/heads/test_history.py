@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.actor import Actor
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.history import History
-from fastdreamer.settings import load_config
 
 SIZES = (17,)
 

@@ -15,6 +15,7 @@ from fastdreamer.config import (
     HeadsConfig,
     ImaginationConfig,
     TokenizerConfig,
+    load_config,
 )
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
@@ -23,7 +24,6 @@ from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
 from fastdreamer.latents.batch import Batch
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 
 CPU = torch.device("cpu")
 TOKENS = ("heads.readout=agent_tokens", "dynamics.agent_tokens=2")

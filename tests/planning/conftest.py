@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastdreamer.config import Config
-from fastdreamer.settings import load_config
+from fastdreamer.config import Config, load_config
 
 SMALL = (
     "device=cpu",

@@ -12,12 +12,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.phases import feed_of, made_up, models
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 from fastdreamer.tools.planning.measure import PARTS, measure
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase

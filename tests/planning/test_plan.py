@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastdreamer.config import Config, TrainConfig
+from fastdreamer.config import Config, TrainConfig, load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 from fastdreamer.tools.planning.gpus import CARDS_MIB, GIB, Budget, default_budget, named_card, parse_size, sized_card
 from fastdreamer.tools.planning.plan import Plan, Planner
 from fastdreamer.tools.planning.plan_encode import encode_rows

@@ -15,13 +15,13 @@ import torch
 from torch.profiler import profile as torch_profile
 
 from fastdreamer import cli
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 from fastdreamer.system.ranges import _NOTHING, RANGES, span, spanned
 from fastdreamer.tools.profiling import profiled_work as work
 from fastdreamer.training.train import train

@@ -12,11 +12,11 @@ import torch
 
 pytest.importorskip("av")
 
+from fastdreamer.config import load_config
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.settings import load_config
 from fastdreamer.training.phase_data import training_feed
 from fastdreamer.training.train import train
 from recordings.fixtures import obtain_arrays, write_minerl_recording

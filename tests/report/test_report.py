@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.pictures import png, spread, strip
@@ -31,7 +32,7 @@ from fastdreamer.report.sections import evaluation_section, recordings_section, 
 from fastdreamer.report.verdict import compare, policy_sentences, world_model_sentences
 from fastdreamer.run.metrics import read_curves
 from fastdreamer.run.summary import write_summary
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 
 SECTIONS = ("evaluation", "world-model", "curves", "recordings", "time", "configuration")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.kept_config import check_run, kept_configuration, run_config
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 
 
 @pytest.fixture

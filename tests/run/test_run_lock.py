@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from fastdreamer import cli, commands
+from fastdreamer.config import load_config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.report.page import write_report
 from fastdreamer.run import lock as module
 from fastdreamer.run.lock import place_of, refuse_ranks, run_lock
 from fastdreamer.run.summary import write_summary
-from fastdreamer.settings import load_config
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 from fastdreamer.study.parts import Parts, fingerprint
 
 

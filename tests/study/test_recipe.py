@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.settings import load_config
 from fastdreamer.study.recipe import run_study, seed_config
 from fastdreamer.study.results import ARMS, chosen_arms
 from fastdreamer.training import train as training

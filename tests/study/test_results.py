@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fastdreamer.config import load_config
 from fastdreamer.evaluation.closed_loop import Episodes
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 from fastdreamer.study.play import Played
 from fastdreamer.study.results import Seed, demonstrated, render, summarise
 from fastdreamer.study.study_page import write_page

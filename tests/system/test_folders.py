@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastdreamer import cli, commands
+from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 from fastdreamer.tokenizer.engines import installed as engines
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 

@@ -12,8 +12,8 @@ import pytest
 
 from fastdreamer import cli
 from fastdreamer.commands import COMMANDS
+from fastdreamer.config import load_config
 from fastdreamer.latents.store import FOLDER, MANIFEST, LatentStore
-from fastdreamer.settings import load_config
 from fastdreamer.system import advice
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,8 @@ import torch
 from original_names import original_names, write_jit, write_layout
 from torch import Tensor, nn
 
-from fastdreamer.config import TokenizerConfig
+from fastdreamer.config import TokenizerConfig, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 from fastdreamer.tokenizer import cosmos, layouts
 
 

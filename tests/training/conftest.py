@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.settings import load_config
 from fastdreamer.training.phase import Phase
 
 BACKEND = Backend(torch.device("cpu"), "fp32")

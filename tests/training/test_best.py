@@ -138,7 +138,7 @@ def test_the_held_out_loss_counts_every_head_alike_but_the_continuation(
 
 
 def test_patience_is_of_phase_2_alone() -> None:
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
 
     with pytest.raises(UserError, match="patience"):
         load_config("debug", ["phase1.patience=0.5"])

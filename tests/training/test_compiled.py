@@ -22,7 +22,7 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.settings import load_config
+from fastdreamer.config import load_config
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.train import build_phase, train
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastdreamer.config import TrainConfig
+from fastdreamer.config import TrainConfig, load_config
 from fastdreamer.health.watch import checks_of
-from fastdreamer.settings import load_config
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import build_optimizers
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.checkpoint import Checkpoint, architecture, check_architecture
-from fastdreamer.settings import load_config
 
 
 def older(**dropped: str) -> Checkpoint:

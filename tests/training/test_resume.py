@@ -115,7 +115,7 @@ def test_resuming_with_other_training_settings_is_refused(small: Callable[..., C
 KILL_SCRIPT = """
 import sys
 from pathlib import Path
-from fastdreamer.settings import load_config
+from fastdreamer.config import load_config
 from fastdreamer.training.train import train
 train(load_config(sys.argv[1]), Path(sys.argv[2]), 1)
 """

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fastdreamer.cli import main
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import Stopped
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import load_checkpoint
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.settings import dump_config, load_config
+from fastdreamer.settings import dump_config
 from fastdreamer.training.train import build_phase, train
 from fastdreamer.training.update import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.config import Config
-from fastdreamer.settings import differences, load_config
+from fastdreamer.config import Config, load_config
+from fastdreamer.settings import differences
 from fastdreamer.system.advice import PROGRAM, plain, shell
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer import __version__
-from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import load_config
 from fastdreamer.system.advice import command
 from fastdreamer.system.folders import expanded
 from fastdreamer.tools.doctor import machine

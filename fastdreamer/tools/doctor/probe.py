@@ -93,7 +93,7 @@ def convolution() -> dict[str, Any]:
 
 def weights(config: str, overrides: list[str], run_dir: str | None, store: str | None) -> dict[str, Any]:
     """The row of the tokenizer's weights."""
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
     from fastdreamer.system.advice import Call, running
     from fastdreamer.tools.doctor.tokenizer_component import weights_part
 
@@ -103,7 +103,7 @@ def weights(config: str, overrides: list[str], run_dir: str | None, store: str |
 
 def engines(config: str, overrides: list[str], run_dir: str | None) -> dict[str, Any]:
     """Installed engines with their states."""
-    from fastdreamer.settings import load_config
+    from fastdreamer.config import load_config
     from fastdreamer.system.advice import Call, running
     from fastdreamer.tools.doctor.tokenizer_component import engine_rows
 
