@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-import pytest
+from architecture import BEGIN, ORDER, PAGE, circle, imports, in_page, modules, room, room_imports
 
 ROOT = Path(__file__).parents[1]
-SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdreamer_engines": ROOT / "engines"}
-
-# The limits of what is healthy are plain functions of figures: the training loop asks them as `diagnose` does.
-LIMITS = ("diagnosis.check", "diagnosis.flags")
-
-# A package may import those of a lower level, and its own. Same level: strangers to one another, but for `SIBLINGS`.
-LEVELS = (
-    ("fastdreamer_kernels", "fastdreamer_engines"),
-    (
-        "errors", "advice", "broken", "folders", "terminal", "failures", "leftovers", "files", "json_files", "run_lock",
-        "run_config", "shapes", "yaml_text", "progress", "ranges", "output", "settings", "config", "device", *LIMITS,
-    ),
-    ("data", "tokenizer", "dynamics", "envs"),
-    ("heads",),
-    ("imagination",),
-    ("training",),
-    ("planning",),
-    ("evaluation", "profiling", "doctor"),
-    ("diagnosis", "facade"),
-    ("demo", "study", "commands", "cli", "__main__"),
-)  # fmt: skip
-SIBLINGS = {
-    "files": {"errors", "leftovers"},
-    "run_lock": {"advice", "errors", "files", "json_files", "leftovers"},
-    "run_config": {"config", "errors", "files", "folders", "settings", "yaml_text"},
-    "json_files": {"errors"},
-    "folders": {"errors"},
-    "broken": {"advice"},
-    "failures": {"advice"},
-    "progress": {"terminal"},
-    "output": {"terminal"},
-    "yaml_text": {"errors"},
-    "settings": {"errors", "files", "folders", "yaml_text", "config"},
-    "config": {"settings", "shapes"},
-    "device": {"config", "errors"},
-    "data": {"tokenizer"},  # `encode` runs the frozen tokenizer
-    "tokenizer": {"data"},  # `fit` reads recordings
-    "dynamics": {"data"},  # batches of latents
-    "envs": {"data"},  # `record` writes recordings
-    "diagnosis.flags": {"advice", "diagnosis.check"},
-    "facade": {"diagnosis"},
-    "commands": {"demo", "study"},
-    "cli": {"commands"},
-    "__main__": {"cli"},
-}
 HEAVY = (
     "diffusers",
     "av",
@@ -71,64 +26,44 @@ HEAVY = (
 )
 
 
-def level(package: str) -> int:
-    return next(i for i, names in enumerate(LEVELS) if package in names)
+def test_every_room_has_its_place() -> None:
+    assert {room(module) for module in modules()} - {"", "tools"} == set(ORDER)
 
 
-def part(module: str) -> str:
-    """fastdreamer.latents.batch -> data; fastdreamer_kernels.reference -> fastdreamer_kernels; `LIMITS` are parts."""
-    top, _, rest = module.partition(".")
-    if limits := next((name for name in LIMITS if f"{rest}.".startswith(f"{name}.")), None):
-        return limits
-    return rest.partition(".")[0] if top == "fastdreamer" else top
-
-
-def imports() -> list[tuple[str, str, str]]:
-    """(file, importing part, imported part) of every import between our own packages, lazy ones included."""
-    found = []
-    for top, folder in SOURCES.items():
-        for path in sorted((folder / top).rglob("*.py")):
-            own = part(".".join(path.relative_to(folder).with_suffix("").parts))
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = []
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    names = [f"{node.module}.{alias.name}" for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    pytest.fail(f"{path}: relative import; write the package's full name")
-                ours = [name for name in names if name.partition(".")[0] in SOURCES]
-                found += [(str(path.relative_to(ROOT)), own, part(name)) for name in ours]
-    return found
-
-
-def test_every_package_has_its_level():
-    files = (path.relative_to(ROOT / "fastdreamer") for path in (ROOT / "fastdreamer").rglob("*.py"))
-    packages = {file.parts[0].removesuffix(".py") for file in files} - {"__init__"}
-    assert packages <= {name for names in LEVELS for name in names}
-
-
-def test_imports_point_down():
+def test_rooms_import_those_before_them_alone() -> None:
     wrong = [
-        f"{file}: {own} imports {other}"
-        for file, own, other in imports()
-        if other
-        and own
-        and other not in ("__version__", own)
-        and level(other) >= level(own)
-        and other not in SIBLINGS.get(own, ())
+        f"{own} imports {other}"
+        for own, others in room_imports().items()
+        for other in others
+        if ORDER.index(other) > ORDER.index(own)
     ]
     assert wrong == []
 
 
-def test_what_trains_imports_no_heavy_library():
-    folders = [ROOT / "fastdreamer" / name for name in ("dynamics", "heads", "imagination", "training", "planning")]
-    files = [path.relative_to(ROOT).with_suffix("") for folder in folders for path in folder.glob("*.py")]
-    modules = [".".join(file.parts).removesuffix(".__init__") for file in files]
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circle(imports()) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_module_name_stands_twice() -> None:
+    names = Counter(name.rpartition(".")[2] for name in modules() if name.startswith("fastdreamer."))
+    packages = {name for name, path in modules().items() if path.name == "__init__.py"}
+    counted = Counter({name: count for name, count in names.items() if f"fastdreamer.{name}" not in packages})
+    assert [name for name, count in counted.items() if count > 1] == []
+
+
+def test_the_diagram_is_what_the_code_says() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert BEGIN in page and in_page(page) == page, "run: python tests/architecture.py --write"
+
+
+def test_what_trains_imports_no_heavy_library() -> None:
+    rooms = ("dynamics", "heads", "imagination", "training", "tools.planning")
+    names = [module for module in modules() if room(module) in rooms]
     code = f"""
 import importlib, sys
-for name in {modules!r}: importlib.import_module(name)
+for name in {names!r}: importlib.import_module(name)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert len(modules) > 10 and result.stdout.strip() == "[]"
+    assert len(names) > 10 and result.stdout.strip() == "[]"
