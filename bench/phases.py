@@ -28,7 +28,7 @@ EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
 
 @dataclass(frozen=True)
 class MadeUp:
-    """An episode that lies in memory alone; the fields are those of `data.clips.EpisodeArrays`."""
+    """An episode that lies in memory alone; the fields are those of `latents.batch.EpisodeArrays`."""
 
     latents: Tensor
     actions: Tensor

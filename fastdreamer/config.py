@@ -161,7 +161,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class TasksConfig:
-    """What phases 2 and 3 train for: `reward`, `unlocks`, `first:COUNTER` or a counter's name (`data/tasks.py`).
+    """What phases 2 and 3 train for: `reward`, `unlocks`, `first:COUNTER` or a counter's name (`recordings/tasks.py`).
 
     Rewards come from what the latent store counts, so that other tasks need no encoding and no phase 1. Empty: the
     recorded reward, without a name. Two or more are trained in equal shares; a learned TASK token tells them apart.

@@ -51,7 +51,7 @@ class BranchPool:
 
     Args:
         count: worlds.
-        task: what is paid (see `data.tasks`).
+        task: what is paid (see `recordings.tasks`).
         workers: processes; 0: one a core.
 
     Raises:

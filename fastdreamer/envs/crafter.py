@@ -197,7 +197,7 @@ class CrafterEnv:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the game counts (see `data.tasks`): the inventory, and how often each achievement came."""
+        """What the game counts (see `recordings.tasks`): the inventory, and how often each achievement came."""
         reached = self._env._player.achievements
         return {**self.inventory, **{f"{ACHIEVEMENT}{name}": count for name, count in reached.items()}}
 

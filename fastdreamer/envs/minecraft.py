@@ -117,7 +117,7 @@ class MinecraftEnv:
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the simulator counts, under the names that the recordings have (see `data.tasks`)."""
+        """What the simulator counts, under the names that the recordings have (see `recordings.tasks`)."""
         return dict(self._counters)
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ class EnvPool:
 
         Returns:
             frames; rewards; terminated; truncated (as after each environment's last step); for each environment
-            {"achievements": names unlocked so far, "steps": actions played, "counters": see `data.tasks`}.
+            {"achievements": names unlocked so far, "steps": actions played, "counters": see `recordings.tasks`}.
 
         Raises:
             WorkerDied: if a worker process died or failed.

@@ -2,7 +2,7 @@
 
 Heads are trained on recordings; nothing holds them to anything where a policy goes on its own. So they are read on REAL
 play, on the same inputs as in training, and compared with what the environment paid. Rewards of a step are the
-discounted sum over its chunk, as the reward head learns them (`data.clips.align`).
+discounted sum over its chunk, as the reward head learns them (`latents.batch.align`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Environments(Protocol):
 
     @property
     def counters(self) -> Sequence[Mapping[str, int]]:
-        """What every world counts now (see `data.tasks`)."""
+        """What every world counts now (see `recordings.tasks`)."""
         ...
 
     def reset(self) -> UInt8[ndarray, "e h w 3"]: ...

@@ -1,7 +1,7 @@
 """Watching a run: the logged figures are held against what is healthy, and what is not is said once and kept.
 
 Kept in the run's flags.json, by the settings' name of the phase: {"phase2": [{...Check, "step": 40}, ...]}. A gate
-that was forced stands there too, at step 0 (see `diagnosis.gates`).
+that was forced stands there too, at step 0 (see `tools.diagnosis.gates`).
 """
 
 from __future__ import annotations

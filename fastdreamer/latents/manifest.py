@@ -1,6 +1,6 @@
 """A store's manifest: what it is made by, and an entry an episode; it hashes itself, and what stands in it is checked.
 
-Its journal (`data.journal`) holds what an unfinished `encode` has added; `read_manifest` gives both as one.
+Its journal (`latents.journal`) holds what an unfinished `encode` has added; `read_manifest` gives both as one.
 """
 
 from __future__ import annotations

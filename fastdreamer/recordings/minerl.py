@@ -55,7 +55,7 @@ class MineRLLabels:
     Attributes:
         rewarded: False for BASALT, which has no rewards: its array is all zeros.
         check_metadata: whether the video must have as many frames as metadata.json says.
-        counters: what the game counts at every frame (`data.counters`).
+        counters: what the game counts at every frame (`recordings.counters`).
     """
 
     recording: Recording

@@ -16,7 +16,7 @@ class Trajectory:
     `valid[i]` False means that frame i's pixels must not be a prediction target (its reward still counts).
     `frames` is (t, 0, 0, 3) when only labels were read. `labelled` False: the actions are unknown (all no-op);
     `rewarded` False: so are the rewards (all 0). `counters` is what the game counts at every frame, by name (see
-    `data.tasks`); empty where a recording holds none.
+    `recordings.tasks`); empty where a recording holds none.
     """
 
     name: str

@@ -43,7 +43,7 @@ PHASES = (1, 2, 3)
 
 
 class Gate(Protocol):
-    """Looks at what a phase is to be built on before it is (see `diagnosis.gates`)."""
+    """Looks at what a phase is to be built on before it is (see `tools.diagnosis.gates`)."""
 
     def __call__(
         self, config: Config, phase: int, parent: Checkpoint, store: LatentStore, device: torch.device
@@ -52,7 +52,7 @@ class Gate(Protocol):
 
 
 class Memory(Protocol):
-    """Plans a phase's memory before it is built, and says afterwards what was taken (see `planning.run`)."""
+    """Plans a phase's memory before it is built, and says afterwards what was taken (see `tools.planning.run_memory`)."""
 
     def settle(self, config: Config, number: int, backend: Backend, store_bytes: int) -> Config:
         """The configuration with the phase's `micro_batch` settled; raises UserError where it cannot fit."""

@@ -21,7 +21,7 @@ from fastdreamer.tools.diagnosis.moments import Live, Moment, Player, Reach, Rep
 
 
 def rewarded_task(config: Config) -> str:
-    """The task that the policy is after, as `data.tasks` names it: what the real game pays in an audit.
+    """The task that the policy is after, as `recordings.tasks` names it: what the real game pays in an audit.
 
     Of several it is the one that evaluation.task numbers, whose TASK token the policy acts with.
     """
