@@ -20,7 +20,7 @@ from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long

@@ -37,8 +37,8 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory, agent_from
 from fastdreamer.training.phase_data import training_feed
+from fastdreamer.training.step import Update
 from fastdreamer.training.train import build_phase
-from fastdreamer.training.update import Update
 
 KINDS = {
     "paper, K = 4": PAPERS[:5],

@@ -31,7 +31,7 @@ from fastdreamer.system.progress import track
 from fastdreamer.training.best import Best
 from fastdreamer.training.optim import Average, learning_rate
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 
 
 def fit(

@@ -21,19 +21,23 @@ ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """For the weight matrices between a network's first and last layer; decoupled weight decay, Nesterov momentum.
 
-    Attributes:
+    Args:
         found_inf: as of torch's fused optimisers: where it is 1, `step` changes nothing; None never asks.
 
     Raises:
         ValueError: if a parameter is not a matrix.
     """
 
-    found_inf: Tensor | None = None
-
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        found_inf: Tensor | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.found_inf = found_inf
         for group in self.param_groups:
             if odd := [tuple(p.shape) for p in group["params"] if p.ndim != 2]:
                 raise ValueError(f"Muon updates matrices, not parameters of shape {odd[0]}")

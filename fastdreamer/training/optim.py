@@ -23,12 +23,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizers(
-    parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, rates: Mapping[str, float] | None = None
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    config: TrainConfig,
+    rates: Mapping[str, float] | None = None,
+    found_inf: Tensor | None = None,
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
 
     Matrices decay, vectors (norms, biases, single embeddings) do not. `rates` are factors of the learning rate by the
-    beginning of a parameter's name; a group keeps its own as `rate`.
+    beginning of a parameter's name; a group keeps its own as `rate`. While `found_inf` is 1, steps change nothing.
 
     Raises:
         UserError: if Muon is asked for where there are no transformer blocks to train.
@@ -49,7 +52,8 @@ def build_optimizers(
         for decays, decay in ((True, config.weight_decay), (False, 0.0))
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
-    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay)] if hidden else [adamw]
+    adamw.found_inf = found_inf  # type: ignore[attr-defined]  # torch takes it no other way
+    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf)] if hidden else [adamw]
 
 
 class RunningScale(nn.Module):

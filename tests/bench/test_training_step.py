@@ -17,7 +17,7 @@ from bench.training_step import StepRow, crop_flops, main, verdicts
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
-from fastdreamer.training.pieces import Pieces
+from fastdreamer.training.step import Pieces
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 SMALL = ["dynamics.layers=2", "imagination.horizon=2", "precision=fp32"]

@@ -22,7 +22,7 @@ from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_crops
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from fastdreamer.evaluation.closed_loop import Encoder
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
 from fastdreamer.study.real_game import FIRST_WORLD, RealGame
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 
 from .stand_ins import StandInEncoder, StandInGames
 

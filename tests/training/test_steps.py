@@ -18,8 +18,8 @@ from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase, bounds
+from fastdreamer.training.step import Update
 from fastdreamer.training.train import build_phase, train
-from fastdreamer.training.update import Update
 
 from .conftest import BACKEND
 

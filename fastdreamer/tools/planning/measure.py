@@ -21,7 +21,7 @@ from fastdreamer.tools.planning.tracker import Tracker
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import ForcingWork
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")

@@ -27,7 +27,7 @@ from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.loop import load_weights
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_batch, training_feed
-from fastdreamer.training.update import Update
+from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 TARGETS = {"1": "phase1", "2": "phase2", "3": "phase3", "encode": "encode", "imagine": "imagine"}

@@ -1,0 +1,175 @@
+"""One step of a phase: its gradient, in as many pieces as the memory needs; whether it counts; what takes it in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fastdreamer.config import TrainConfig
+from fastdreamer.device import Backend
+from fastdreamer.errors import UserError
+from fastdreamer.system.advice import command
+from fastdreamer.system.ranges import span
+from fastdreamer.training.optim import Average, build_optimizers, learning_rate
+from fastdreamer.training.phase import Phase
+
+
+class Update:
+    """Everything that a step of the loop holds and does on the device; a memory plan runs it on fake tensors.
+
+    Attributes:
+        is_whole: off while a step is being taken in. Where a step fails before, all is as it was after the last one.
+    """
+
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
+        self.phase, self.train = phase, train
+        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+        self.skips = Skips(backend.device)
+        self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates, self.skips.found)
+        self.average = Average(phase.model, train.ema_decay)
+        self.pieces = Pieces(phase, train, backend)
+        self.is_whole = True
+
+    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Update number `step`: the figures of its last batch, and the gradient's norm before it was clipped.
+
+        Where the loss or the norm is not finite, all stays as it was (see `Skips`).
+        """
+        batches = self.pieces.gradients(step)
+        return batches[-1], self.apply(step, batches)
+
+    def apply(self, step: int, batches: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
+        """Takes the gradients in, and of `batches` the losses; returns the gradients' norm before they were clipped."""
+        self.is_whole = False
+        rate = learning_rate(self.train, step)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group.get("rate", 1.0)
+        with span("clip"):
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+            skipped = self.skips.judge(norm, [figures["loss"] for figures in batches])
+        with span("optimizer"):
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            for figures in batches:
+                self.phase.finish(figures, skipped)
+        with span("average"):
+            self.average.update(self.phase.model, step)
+        self.is_whole = True
+        return norm
+
+
+class Pieces:
+    """Runs a phase's batches forward and backward; where memory runs out, once, in pieces of half the size.
+
+    The pieces' gradients add up to the whole batch's, so nothing is learned differently.
+
+    Attributes:
+        pieces: in how many a batch goes through now.
+        is_halved: whether memory ran out.
+    """
+
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
+        self.phase, self.train, self.backend = phase, train, backend
+        self.pieces = -(-train.batch_size // (train.micro_batch or train.batch_size))
+        self.is_halved = False
+
+    def gradients(self, step: int) -> list[dict[str, Tensor]]:
+        """Adds the gradient of step `step` to the parameters; returns each batch's figures, and `loss` in them.
+
+        Where it fails, all randomness is put back to where the step began.
+
+        Raises:
+            UserError: if memory runs out with halved pieces too.
+        """
+        before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
+        random = torch.get_rng_state()
+        try:
+            return self._gradients(step)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+        except Exception:
+            self._rewind(before, random)
+            raise
+        # Outside the handler: the exception's frames held the tensors of the step.
+        self._rewind(before, random)
+        name = f"phase{self.phase.number}"
+        if self.is_halved or self.pieces >= self.train.batch_size:
+            raise UserError(
+                f"{name}: out of memory at step {step + 1} with {self.pieces} pieces a batch ({reason}): lower "
+                f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
+            )
+        self.is_halved = True
+        self.pieces = min(2 * self.pieces, self.train.batch_size)
+        print(
+            f"{name}: out of memory at step {step + 1}; going on with {self.pieces} pieces a batch (the same gradient)",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.phase.shrink(self.pieces)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self.gradients(step)
+
+    def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:
+        for parameter in self.phase.model.parameters():
+            parameter.grad = None
+        for name, generator in self.phase.generators.items():
+            generator.set_state(before[name])
+        torch.set_rng_state(random)
+
+    def _gradients(self, step: int) -> list[dict[str, Tensor]]:
+        batches: list[dict[str, Tensor]] = []
+        for _ in range(self.train.accumulate):
+            with span("draw"):
+                work = self.phase.draw()
+            sums: dict[str, Tensor] = {}
+            for piece in work.split(self.pieces):
+                with span("forward"), self.backend.autocast():
+                    loss, figures = self.phase.loss(piece, step)
+                with span("backward"):
+                    (loss / self.train.accumulate).backward()
+                for name, value in (figures | {"loss": loss.detach()}).items():
+                    sums[name] = sums[name] + value if name in sums else value
+            batches.append(sums)
+        return batches
+
+
+class Skips:
+    """Judges every step on its device. The host learns of it only when it asks, so that no step waits.
+
+    What a step changes (weights, moments, running scales) stays as it was where `found` is 1; the average of the
+    weights moves on towards the unchanged ones.
+
+    Attributes:
+        found: 1 where the newest step is left out, else 0; float32 (), the `found_inf` of torch's fused optimisers.
+        counts: steps left out in all, and of the newest steps in a row; float32 (2,), exact up to 16 million.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.found = torch.zeros((), device=device)
+        self.counts = torch.zeros(2, device=device)
+        self._in_a_row = self.counts[1]
+
+    def judge(self, norm: Float[Tensor, ""], losses: Iterable[Float[Tensor, ""]] = ()) -> Bool[Tensor, ""]:
+        """Whether a step with this gradient norm and these losses is left out; counts it."""
+        total = sum(losses, norm)
+        is_bad = (total - total).ne(0)  # inf - inf and nan - nan are nan; half the launches of isfinite
+        self.found.copy_(is_bad)
+        self.counts.add_(self.found)
+        self._in_a_row.mul_(self.found)
+        return is_bad
+
+    def read(self) -> tuple[int, int]:
+        """In all, and in a row. Waits for the device."""
+        total, in_a_row = self.counts.tolist()
+        return int(total), int(in_a_row)
+
+    def restore(self, total: int, in_a_row: int) -> None:
+        """Goes on from what a checkpoint says."""
+        self.counts.copy_(torch.tensor([total, in_a_row]))
