@@ -26,13 +26,13 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, bounds, rows_of
+from fastdreamer.training.phase import Phase, Work
 
 TERMS = ("policy", "reward", "continue", "value")
 
 
 @dataclass(frozen=True)
-class CloningWork:
+class CloningWork(Work):
     """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
 
     batch: Batch
@@ -44,11 +44,6 @@ class CloningWork:
     continuation: Float[Tensor, "b l"]
     value: Float[Tensor, "b l"]
     states: Float[Tensor, "b l"]
-
-    def split(self, pieces: int) -> list[CloningWork]:
-        """Rows in order."""
-        rows = len(self.labelled)
-        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
 
 
 class AgentPhase(Phase[CloningWork]):

@@ -26,13 +26,13 @@ from fastdreamer.latents.loader import Feed
 from fastdreamer.system.ranges import span
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, bounds, rows_of
+from fastdreamer.training.phase import Phase, Work, bounds, rows_of
 
 NO_REWARD = 1e-3  # a reward of less counts as none: the head's bins cancel to about 1e-6, a reward is 1 or so
 
 
 @dataclass(frozen=True)
-class DreamWork:
+class DreamWork(Work):
     """Imagined states with what was done and what it led to; shares sum to 1 over the whole batch."""
 
     states: Float[Tensor, "b h f"]
@@ -40,11 +40,6 @@ class DreamWork:
     returns: Float[Tensor, "b h"]
     pmpo: Shares
     present: Float[Tensor, "b h"]
-
-    def split(self, pieces: int) -> list[DreamWork]:
-        """Rows in order."""
-        rows = len(self.states)
-        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)] if pieces > 1 else [self]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,11 +25,17 @@ class Stateful(Protocol):
     def set_state(self, state: Tensor, /) -> Any: ...
 
 
-class Work(Protocol):
-    """A batch, ready for its loss."""
+S = TypeVar("S")
 
-    def split(self, pieces: int) -> Sequence[Work]:
-        """The batch in pieces of about equal size, at most `pieces`; one piece is the batch itself."""
+
+@dataclass(frozen=True)
+class Work:
+    """A batch, ready for its loss; the first of its tensors has the batch's rows."""
+
+    def split(self: S, pieces: int) -> Sequence[S]:
+        """The batch in pieces of about equal size, at most `pieces`, rows in order; one piece is the batch itself."""
+        rows = _rows(self)
+        return [rows_of(self, *ends, rows) for ends in bounds(rows, pieces)] if pieces > 1 else [self]
 
 
 W = TypeVar("W", bound=Work)
@@ -92,6 +98,11 @@ def rows_of(work: Any, first: int, last: int, rows: int) -> Any:
         elif hasattr(value, "__dataclass_fields__"):
             changed[field.name] = rows_of(value, first, last, rows)
     return replace(work, **changed)
+
+
+def _rows(work: Any) -> int:
+    first = getattr(work, fields(work)[0].name)
+    return len(first) if isinstance(first, Tensor) else _rows(first)
 
 
 def bounds(rows: int, pieces: int) -> list[tuple[int, int]]:

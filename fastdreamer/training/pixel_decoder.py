@@ -23,23 +23,18 @@ from fastdreamer.run.checkpoint import Checkpoint, Damaged
 from fastdreamer.run.directory import RunDirectory, load_world_model
 from fastdreamer.tokenizer.pixels import PixelDecoder
 from fastdreamer.training.loop import fit, load_weights
-from fastdreamer.training.phase import Phase, bounds, rows_of
+from fastdreamer.training.phase import Phase, Work
 
 FRAMES_IN_MEMORY = 40_000
 
 
 @dataclass(frozen=True)
-class PictureWork:
+class PictureWork(Work):
     """Normalised latents of steps, and their frames in [0, 1]."""
 
     latents: Float[Tensor, "b n z"]
     frames: Float[Tensor, "b c 3 h w"]
     shares: Float[Tensor, " b"]
-
-    def split(self, pieces: int) -> list[PictureWork]:
-        """Rows in order."""
-        rows = len(self.latents)
-        return [rows_of(self, first, last, rows) for first, last in bounds(rows, pieces)]
 
 
 class DecoderPhase(Phase[PictureWork]):

@@ -17,11 +17,11 @@ from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.schedule import Share, derived_seed
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, bounds
+from fastdreamer.training.phase import Phase, Work, bounds
 
 
 @dataclass(frozen=True)
-class ForcingWork:
+class ForcingWork(Work):
     """A batch of crops with their noise; the first `levels.boots` rows are bootstrap."""
 
     clean: Float[Tensor, "b l n z"]
