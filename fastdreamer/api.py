@@ -11,7 +11,7 @@ The latents here are the raw, pooled ones of the store; normalising is the world
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +123,11 @@ class Imagination(nn.Module):
 def start(latents: Float[Tensor, "b l n z"], world: WorldModel, task: int = 0) -> Batch:
     """Real steps without their actions, from an episode's beginning, as a batch of one task."""
     count, steps = latents.shape[:2]
-    chunk, k, device = world.clock.frames_per_latent, len(world.sizes), latents.device
-    unknown = torch.zeros(count, steps, chunk, dtype=torch.bool, device=device)
-    actions = torch.zeros(count, steps, chunk, k, dtype=torch.int64, device=device)
-    scalars = torch.zeros(count, steps, device=device)
-    return Batch(
+    chunk, device = world.clock.frames_per_latent, latents.device
+    return replace(
+        Batch.blank(count, steps, chunk, len(world.sizes), device, known=False),
         latents=latents.float(),
         positions=torch.tensor([world.clock.position(s) for s in range(steps)], device=device).expand(count, -1),
-        target_valid=torch.ones(count, steps, dtype=torch.bool, device=device),
-        actions=actions,
-        action_valid=unknown,
-        next_actions=actions,
-        next_valid=unknown,
-        rewards=scalars,
-        continues=scalars + 1,
-        reward_valid=torch.zeros(count, steps, dtype=torch.bool, device=device),
-        labelled=torch.ones(count, dtype=torch.bool, device=device),
         task=torch.full((count,), task, dtype=torch.int64, device=device),
     )
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastdreamer.shapes import LatentClock
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
 
 @runtime_checkable
@@ -57,6 +57,36 @@ class Batch:
     reward_valid: Bool[Tensor, "b l"]  # of rewards and continues; False all through where they are unknown
     labelled: Bool[Tensor, " b"]  # False: actions are unknown (plain video)
     task: Int[Tensor, " b"]
+
+    @classmethod
+    def blank(
+        cls, crops: int, steps: int, chunk: int, components: int, device: torch.device | None = None, known: bool = True
+    ) -> Batch:
+        """Labelled crops of zeros, none of which ends; every step has a picture, and what is done and paid is `known`.
+
+        Of a frame's actions there are `components`, of a step's frames `chunk`.
+        """
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(crops, *shape, dtype=torch.int64, device=device)
+
+        def mask(*shape: int, value: bool = True) -> Tensor:
+            return torch.full((crops, *shape), value, device=device)
+
+        return cls(
+            latents=torch.zeros(crops, steps, TOKENS, CHANNELS, device=device),
+            positions=whole(steps),
+            target_valid=mask(steps),
+            actions=whole(steps, chunk, components),
+            action_valid=mask(steps, chunk, value=known),
+            next_actions=whole(steps, chunk, components),
+            next_valid=mask(steps, chunk, value=known),
+            rewards=torch.zeros(crops, steps, device=device),
+            continues=torch.ones(crops, steps, device=device),
+            reward_valid=mask(steps, value=known),
+            labelled=mask(),
+            task=whole(),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""

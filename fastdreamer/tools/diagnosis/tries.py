@@ -7,7 +7,7 @@ chance, the policy's draws, the dream's noise), which leaves fewer tries' worth 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -138,20 +138,13 @@ class Trial:
     def _context(self, moment: Moment, latents: Tensor, positions: Tensor) -> Batch:
         """The real steps in front of every branch."""
         count, (steps, chunk) = self.actions * self.tries, moment.actions.shape[:2]
-        device, none = latents.device, torch.zeros(1, steps, device=latents.device)
-        known = torch.from_numpy(moment.known).to(device)
-        batch = Batch(
+        device, known = latents.device, torch.from_numpy(moment.known).to(latents.device)
+        batch = replace(
+            Batch.blank(1, steps, chunk, moment.actions.shape[2], device, known=False),
             latents=latents.float()[None],
             positions=positions[None],
-            target_valid=none > -1,
             actions=torch.from_numpy(moment.actions).to(device)[None],
             action_valid=known[None, :, None].expand(-1, -1, chunk),
-            next_actions=torch.zeros(1, steps, chunk, moment.actions.shape[2], dtype=torch.int64, device=device),
-            next_valid=torch.zeros(1, steps, chunk, dtype=torch.bool, device=device),
-            rewards=none,
-            continues=none + 1,
-            reward_valid=none > 0,
-            labelled=torch.ones(1, dtype=torch.bool, device=device),
             task=torch.full((1,), self.actor.task, device=device),
         )
         return batch.take(torch.zeros(count, dtype=torch.int64, device=device))

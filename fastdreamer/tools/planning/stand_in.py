@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
@@ -17,7 +16,6 @@ from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
@@ -59,29 +57,9 @@ class BlankFeed(Feed):
 
 
 def blank_batch(config: Config, crops: int, steps: int) -> Batch:
-    """Labelled crops of zeros, every step of them valid."""
-    c, components = config.tokenizer.frames_per_latent, len(action_space(config.data.env).components)
-
-    def whole(*shape: int) -> Tensor:
-        return torch.zeros(crops, *shape, dtype=torch.int64)
-
-    def mask(*shape: int) -> Tensor:
-        return torch.ones(crops, *shape, dtype=torch.bool)
-
-    return Batch(
-        latents=torch.zeros(crops, steps, TOKENS, CHANNELS),
-        positions=whole(steps),
-        target_valid=mask(steps),
-        actions=whole(steps, c, components),
-        action_valid=mask(steps, c),
-        next_actions=whole(steps, c, components),
-        next_valid=mask(steps, c),
-        rewards=torch.zeros(crops, steps),
-        continues=torch.ones(crops, steps),
-        reward_valid=mask(steps),
-        labelled=mask(),
-        task=whole(),
-    )
+    """Crops in a configuration's shapes."""
+    components = len(action_space(config.data.env).components)
+    return Batch.blank(crops, steps, config.tokenizer.frames_per_latent, components)
 
 
 def build_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
