@@ -26,7 +26,8 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
+from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.models import agent_from, world_model_from
 
 WINDOWS = 100  # with an unlock, and as many without
 

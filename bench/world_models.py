@@ -35,7 +35,8 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import build_program
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.run.directory import RunDirectory, agent_from
+from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.models import agent_from
 from fastdreamer.training.phase_data import training_feed
 from fastdreamer.training.step import Update
 from fastdreamer.training.train import build_phase

@@ -30,10 +30,11 @@ from fastdreamer.health.checks import Check, check
 from fastdreamer.imagination.returns import lambda_returns
 from fastdreamer.imagination.rollout import imagine
 from fastdreamer.latents.batch import Batch
-from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 from fastdreamer.tools.diagnosis.inputs import output
+from fastdreamer.training.models import agent_from, world_model_from
 
 
 class Tokenizer(nn.Module):
@@ -159,7 +160,9 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Parts:
     run = RunDirectory(Path(run_dir))
     config = run.config()
     if config.heads.readout != "latents":
-        raise UserError("heads.readout is agent_tokens: these heads do not read latents, use training.runs.load_agent")
+        raise UserError(
+            "heads.readout is agent_tokens: these heads do not read latents, use training.models.load_agent"
+        )
     device = choose_device(config).device
     checkpoint = run.load(phase or (3 if run.has_phase(3) else 2), config)
     world, agent = world_model_from(checkpoint, config, device), agent_from(checkpoint, config, device).eval()

@@ -26,8 +26,9 @@ from fastdreamer.imagination.returns import lambda_returns
 from fastdreamer.latents.batch import Batch, EpisodeArrays, align, crop
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore
-from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.imagination_phase import NO_REWARD
+from fastdreamer.training.models import load_agent
 
 PIECE = 512  # latent steps that go through the heads at once
 HUGE = 1e6  # a ratio beyond says that hardly anything was paid

@@ -29,12 +29,13 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.run.directory import RunDirectory, load_agent, world_model_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
 from fastdreamer.run.summary import write_json
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.json_files import read_loosely
+from fastdreamer.training.models import load_agent, world_model_from
 
 STRIPS = 3
 WRITTEN = ("world_model.json", "evaluation.json", "summary.json", "pictures/pictures.json")

@@ -18,7 +18,8 @@ from fastdreamer.evaluation.calibration import correlation, features_of, predict
 from fastdreamer.evaluation.open_loop import SEQUENCES, Imagine
 from fastdreamer.heads.agent import Agent
 from fastdreamer.latents.batch import Batch
-from fastdreamer.run.directory import RunDirectory, agent_from
+from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.models import agent_from
 
 
 @torch.no_grad()

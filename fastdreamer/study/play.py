@@ -22,8 +22,9 @@ from fastdreamer.evaluation.evaluate import evaluation_seeds
 from fastdreamer.evaluation.payments import Task, tasks_of
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.study.parts import Parts, fingerprint
+from fastdreamer.training.models import load_agent
 
 JUDGED = ("phase2", "phase3")  # whose predicted rewards are compared with what was paid
 

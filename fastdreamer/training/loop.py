@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
@@ -184,16 +184,6 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
         f"{name} stopped at step {step}: {tensor} is not finite, so nothing was saved and older checkpoints stay. In "
         f"another --run-dir try {section(number)}.learning_rate below {rate:g}"
     )
-
-
-def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts a checkpoint's averaged weights into a model of the same architecture.
-
-    Raises:
-        UserError: if they are those of another one.
-    """
-    with _fitting(checkpoint):
-        model.load_state_dict(checkpoint.averages)
 
 
 def _restore(

@@ -20,9 +20,10 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.run.checkpoint import Checkpoint, Damaged
-from fastdreamer.run.directory import RunDirectory, load_world_model
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.tokenizer.pixels import PixelDecoder
-from fastdreamer.training.loop import fit, load_weights
+from fastdreamer.training.loop import fit
+from fastdreamer.training.models import load_weights, load_world_model
 from fastdreamer.training.phase import Phase, Work
 
 FRAMES_IN_MEMORY = 40_000

@@ -27,13 +27,14 @@ from fastdreamer.run.checkpoint import (
     load_checkpoint,
     steps_in,
 )
-from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
+from fastdreamer.training.models import agent_from, prior_from, world_model_from
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished

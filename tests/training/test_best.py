@@ -12,9 +12,10 @@ import torch
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.run.checkpoint import load_checkpoint
-from fastdreamer.run.directory import RunDirectory, agent_from, prior_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.models import agent_from, prior_from
 from fastdreamer.training.train import train
 from tests.training.test_resume import StopAfter, checkpoints_equal
 

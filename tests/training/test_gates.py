@@ -18,9 +18,10 @@ from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import load_checkpoint
-from fastdreamer.run.directory import RunDirectory, agent_from, world_model_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config
 from fastdreamer.tools.diagnosis.gates import Gates, rewards_differ
+from fastdreamer.training.models import agent_from, world_model_from
 from fastdreamer.training.train import train
 
 from .test_resume import checkpoints_equal

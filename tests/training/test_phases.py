@@ -13,9 +13,10 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.run.checkpoint import load_checkpoint, strip_compiled_prefix
-from fastdreamer.run.directory import RunDirectory, load_agent, load_world_model
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.models import load_agent, load_world_model
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss

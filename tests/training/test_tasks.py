@@ -14,9 +14,10 @@ from fastdreamer.commands import check_run
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config
 from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.models import load_agent
 from fastdreamer.training.phase_data import training_feed
 from fastdreamer.training.train import build_phase, train
 

@@ -23,7 +23,7 @@ from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, worst
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.report.audit_section import FIGURES, KINDS, said
-from fastdreamer.run.directory import RunDirectory, load_agent
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.summary import write_json
 from fastdreamer.system.advice import command
 from fastdreamer.system.progress import track
@@ -31,6 +31,7 @@ from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
 from fastdreamer.tools.diagnosis.moments import Reach, encode
 from fastdreamer.tools.diagnosis.sources import moments_of, rewarded_task
 from fastdreamer.tools.diagnosis.tries import Trial, Tried, stacked
+from fastdreamer.training.models import load_agent
 
 FILE = "diagnosis/audit.json"
 

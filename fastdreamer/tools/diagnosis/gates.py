@@ -24,7 +24,7 @@ from fastdreamer.health.checks import Check
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint
-from fastdreamer.run.directory import agent_from, world_model_from
+from fastdreamer.training.models import agent_from, world_model_from
 from fastdreamer.training.phase_data import episodes_of, rewarded_batch
 
 CROPS, SAMPLES, RESAMPLES = 32, 1, 1000  # both arms meet the same noise

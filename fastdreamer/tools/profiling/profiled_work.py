@@ -21,10 +21,10 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.run.directory import RunDirectory, agent_from, prior_from, world_model_from
+from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.loop import load_weights
+from fastdreamer.training.models import agent_from, load_weights, prior_from, world_model_from
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.step import Update
