@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
+from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.episode import Episode
 from fastdreamer.latents.loader import Feed
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import CHANNELS, TOKENS
-from fastdreamer.training.cloning_phase import AgentPhase
-from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.build import Kind, build_phase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import WorldModelPhase
@@ -26,21 +27,7 @@ from fastdreamer.training.world_model_phase import WorldModelPhase
 EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
 
 
-@dataclass(frozen=True)
-class MadeUp:
-    """An episode that lies in memory alone; the fields are those of `latents.batch.EpisodeArrays`."""
-
-    latents: Tensor
-    actions: Tensor
-    rewards: Tensor
-    terminals: Tensor
-    valid: Tensor
-    labelled: bool = True
-    rewarded: bool = True
-    task: int = 0
-
-
-def made_up(config: Config) -> list[MadeUp]:
+def made_up(config: Config) -> list[Episode]:
     """Episodes of noise with random actions; every fifth transition has a reward, and all end."""
     generator = torch.Generator().manual_seed(config.seed)
     sizes, steps = action_space(config.data.env).sizes, WINDOWS * config.dynamics.window
@@ -49,7 +36,9 @@ def made_up(config: Config) -> list[MadeUp]:
     for _ in range(EPISODES):
         terminals = torch.zeros(frames - 1, dtype=torch.bool)
         terminals[-1] = True
-        episode = MadeUp(
+        episode = Episode(
+            name="made up",
+            split="train",
             latents=torch.randn(steps, TOKENS, CHANNELS, generator=generator).half(),
             actions=torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in sizes], 1).byte(),
             rewards=(torch.arange(frames - 1) % 5 == 4).float(),
@@ -70,29 +59,43 @@ def feed_of(config: Config, number: int, device: torch.device) -> Feed:
     return Feed(sampler, device)
 
 
-def models(config: Config, device: torch.device) -> tuple[WorldModel, Agent]:
-    """Random weights. Layers that start at zero are filled, or they would hide everything before them."""
+class OneBatch(Feed):
+    """The first batch of a feed, for ever. Its position stays, and to ask for it costs nothing."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(feed.sampler, feed.device)
+        self._state, self._batch = super().get_state(), feed.draw()
+
+    def draw(self) -> Batch:
+        """The batch."""
+        return self._batch
+
+    def get_state(self) -> Tensor:
+        """Always the same."""
+        return self._state
+
+
+def models(config: Config, device: torch.device, number: int = 1) -> tuple[WorldModel, Agent]:
+    """Random weights for a phase. Layers that start at zero are filled, or they would hide everything before them."""
     torch.manual_seed(config.seed)
     sizes = action_space(config.data.env).sizes
-    world, agent = WorldModel.build(config, sizes), Agent(config, sizes)
+    world = WorldModel.build(config, sizes, getattr(config, f"phase{number}").recompute)
+    agent = Agent(config, sizes)
     for layer in (world.readout, *(head.net.out for head in (agent.policy, agent.reward, agent.value))):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     agent.continuation.net.out.bias.data.fill_(4.0)  # dreams that go on, as a trained head would have them
     return world.to(device), agent.to(device)
 
 
-def build_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
+def made_up_phase(
+    config: Config, number: int, backend: Backend, feed: Feed | None = None, kind: Kind | None = None
+) -> Phase[Any]:
     """Phase 1, 2 or 3, ready to train; phase 1 has its bootstrap rows from the first batch on."""
-    world, agent = models(config, backend.device)
-    feed = feed_of(config, number, backend.device)
-    phase: Phase[Any]
-    if number == 1:
-        phase = first = WorldModelPhase(config, world, feed, backend)
-        first.first_boot = 0
-    elif number == 2:
-        phase = AgentPhase(config, world, agent, feed, None, backend)
-    else:
-        phase = ImaginationPhase(config, world, agent, copy.deepcopy(agent.policy), feed, backend)
+    world, agent = models(config, backend.device, number)
+    own = (world, agent, copy.deepcopy(agent.policy))[:number]
+    kind = kind or {1: partial(WorldModelPhase, first_boot=0)}.get(number)
+    feed = feed or feed_of(config, number, backend.device)
+    phase = build_phase(config, number, feed, None, backend, kind, own)
     phase.model.train()
     return phase
 

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.command import arguments, finish, fresh_peaks, known, numbers, peaks, prepare, reason_of
 from bench.naive.arms import build, naive_step
-from bench.phases import Optimisation, build_phase
+from bench.phases import Optimisation, made_up_phase
 from bench.results import Measured
 from bench.verdict import at_least, at_most
 from fastdreamer.config import Config
@@ -82,7 +82,7 @@ def crop_flops(config: Config, backend: Backend) -> tuple[int, int]:
             forcing=replace(config.forcing, boot_fraction=share),
             phase1=replace(config.phase1, batch_size=1, recompute=False),
         )
-        phase = build_phase(one, 1, eager)
+        phase = made_up_phase(one, 1, eager)
         for module in phase.model.modules():
             if isinstance(module, Attention):
                 module.is_fused = False
@@ -170,7 +170,7 @@ class Bench:
             return naive_step(build(config, self.backend.device), self.backend), None
         backend = replace(self.backend, compiles=row.arm == "compiled")
         train = getattr(config, f"phase{row.phase}")
-        optimisation = Optimisation(build_phase(config, row.phase, backend), train, backend)
+        optimisation = Optimisation(made_up_phase(config, row.phase, backend), train, backend)
         return optimisation.step, optimisation
 
     def _crop_flops(self) -> tuple[int, int]:

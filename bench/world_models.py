@@ -36,10 +36,10 @@ from fastdreamer.imagination.program import build_program
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.models import agent_from
 from fastdreamer.training.phase_data import training_feed
 from fastdreamer.training.step import Update
-from fastdreamer.training.train import build_phase
 
 KINDS = {
     "paper, K = 4": PAPERS[:5],
@@ -74,10 +74,10 @@ def trained(config: Config, store: LatentStore, backend: Backend) -> Kind:
     phase.model.train()
     for step in range(config.phase1.steps):
         update(step)
-    world = WorldModel.build(config, store.space.sizes)
-    own = {k.removeprefix("world."): v for k, v in update.average.state.items() if k.startswith("world.")}
-    world.load_state_dict(own)
-    return Kind(config, world.eval().requires_grad_(False), time.process_time() - began_s)
+    phase.model.load_state_dict(update.average.state)
+    world = phase.model.eval().requires_grad_(False).get_submodule("world")
+    assert isinstance(world, WorldModel)
+    return Kind(config, world, time.process_time() - began_s)
 
 
 def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:

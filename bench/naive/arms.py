@@ -21,6 +21,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
 from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.loader import Feed
 from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.world_model_phase import ForcingWork, WorldModelPhase
 
@@ -118,10 +119,12 @@ def naive_step(work: Work, backend: Backend) -> Step:
     return step
 
 
-class OneBatch(WorldModelPhase):
+class OneWork(WorldModelPhase):
     """Phase 1 that draws the same batch for ever."""
 
-    work: ForcingWork
+    def __init__(self, config: Config, world: WorldModel, feed: Feed, backend: Backend, work: ForcingWork) -> None:
+        super().__init__(config, world, feed, backend)
+        self.work = work
 
     def draw(self) -> ForcingWork:
         """The batch."""
@@ -131,8 +134,7 @@ class OneBatch(WorldModelPhase):
 def our_step(work: Work, backend: Backend) -> Step:
     """The optimisation step of `fastdreamer.training.loop.fit` for phase 1."""
     world = copy.deepcopy(work.world).train()
-    phase = OneBatch(work.config, world, feed_of(work.config, 1, work.device), backend)
-    phase.work = work.forcing
+    phase = OneWork(work.config, world, feed_of(work.config, 1, work.device), backend, work.forcing)
     optimisation = Optimisation(phase, work.config.phase1, backend)
     return lambda: optimisation.step()["loss/dynamics"]
 

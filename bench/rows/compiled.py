@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from bench.phases import Optimisation, build_phase
+from bench.phases import Optimisation, made_up_phase
 from bench.rows.base import GateRow, Place, Work, Wrong
 from fastdreamer.device import Backend
 
@@ -31,7 +31,7 @@ def graphs(number: int, place: Place) -> Work:
     def step_of(backend: Backend) -> Optimisation:
         torch._dynamo.reset()
         config = place.config("dynamics.dim=16")
-        return Optimisation(build_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
+        return Optimisation(made_up_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
 
     def check() -> None:
         one, other = (step_of(kind(place.device, "fp32", True)) for kind in (Tracing, Eager))

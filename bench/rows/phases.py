@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
 from bench.naive.phase1 import RunningRms, clip_gradients
-from bench.phases import Optimisation, build_phase, feed_of
+from bench.phases import OneBatch, Optimisation, feed_of, made_up_phase
 from bench.row import Arm
 from bench.rows.base import GateRow, Place, Work, Wrong
 from bench.watch import counts_of
@@ -106,22 +106,34 @@ def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningWork) -> dict[s
     }
 
 
+class OneWork(AgentPhase):
+    """Phase 2 that draws the same batch, with the same noise, for ever."""
+
+    def draw(self) -> CloningWork:
+        """The batch."""
+        return self.work_drawn
+
+    @cached_property
+    def work_drawn(self) -> CloningWork:
+        """As phase 2 draws it."""
+        return super().draw()
+
+
 def phase_one(place: Place) -> tuple[Step, Step]:
     """Ours and the plain one."""
     config = place.config()
     work = arms.build(config, place.device)
-    phase = arms.OneBatch(config, copy.deepcopy(work.world).train(), feed_of(config, 1, place.device), place.backend)
-    phase.work = work.forcing
+    feed = OneBatch(feed_of(config, 1, place.device))
+    phase = arms.OneWork(config, copy.deepcopy(work.world).train(), feed, place.backend, work.forcing)
     return _ours(phase, config.phase1, place, "loss/dynamics"), arms.naive_step(work, place.backend)
 
 
 def phase_two(place: Place) -> tuple[Step, Step]:
     """As `phase_one`; both draw the same batch for ever."""
     config = place.config()
-    phase = build_phase(config, 2, place.backend)
-    assert isinstance(phase, AgentPhase)
+    phase = made_up_phase(config, 2, place.backend, OneBatch(feed_of(config, 2, place.device)), OneWork)
+    assert isinstance(phase, OneWork)
     work, agent = phase.draw(), plain_heads(phase.agent)
-    phase.draw = lambda: work  # type: ignore[method-assign]
     ours, trainer = _ours(phase, config.phase2, place), PlainTrainer(agent, config.phase2, phase.terms)
     return ours, lambda: trainer.step(cloning_losses(phase, agent, work))
 
@@ -129,10 +141,9 @@ def phase_two(place: Place) -> tuple[Step, Step]:
 def phase_three(place: Place) -> tuple[Step, Step]:
     """As `phase_one`; both dream from the same starts, under noise of their own after the first step."""
     config = place.config()
-    phase = build_phase(config, 3, place.backend)
+    phase = made_up_phase(config, 3, place.backend, OneBatch(feed_of(config, 3, place.device)))
     assert isinstance(phase, ImaginationPhase)
     batch = phase.feed.draw()
-    phase.feed.draw = lambda: batch  # type: ignore[method-assign]
     agent, prior = plain_heads(phase.agent), plain_heads(phase.agent).policy.requires_grad_(False)
     world = naive.NaiveWorldModel.copy_of(phase.world)
     trained = nn.ModuleDict({"policy": agent.policy, "value": agent.value})
@@ -148,9 +159,7 @@ def phase_three(place: Place) -> tuple[Step, Step]:
 
 
 def _ours(phase: Phase[Any], train: TrainConfig, place: Place, figure: str = "loss") -> Step:
-    """The loop's optimisation step; the data position, which the host alone knows, stays where it is."""
-    position = phase.generators["data"].get_state()
-    phase.generators["data"].get_state = lambda: position  # type: ignore[method-assign]
+    """The loop's optimisation step."""
     optimisation = Optimisation(phase, train, place.backend)
     return lambda: optimisation.step()[figure]
 

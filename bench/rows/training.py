@@ -9,7 +9,7 @@ import shutil
 from functools import partial
 from typing import Any
 
-from bench.phases import build_phase
+from bench.phases import made_up_phase
 from bench.row import Arm
 from bench.rows.base import GateRow, Place, Work, Wrong
 from bench.rows.phases import phase_one, phase_three, phase_two
@@ -27,7 +27,7 @@ def run(number: int, place: Place) -> Work:
     train, make = getattr(config, f"phase{number}"), {1: phase_one, 2: phase_two, 3: phase_three}[number]
 
     def fresh() -> Phase[Any]:
-        return build_phase(config, number, place.backend)
+        return made_up_phase(config, number, place.backend)
 
     def ours(phase: Phase[Any]) -> dict[str, float]:
         shutil.rmtree(place.folder / "run", ignore_errors=True)

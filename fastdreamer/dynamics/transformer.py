@@ -47,14 +47,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens in, tokens out. With a cache, the steps given follow what the cache holds.
 
-    Attributes:
+    Args:
         recomputes: keep only the blocks' inputs for the backward pass and compute the rest again (less memory).
     """
 
-    recomputes = False
-
-    def __init__(self, config: DynamicsConfig) -> None:
+    def __init__(self, config: DynamicsConfig, recomputes: bool = False) -> None:
         super().__init__()
+        self.recomputes = recomputes
         self.width = config.dim // config.heads
         self.blocks = nn.ModuleList(Block(config, i % config.time_every == 0) for i in range(config.layers))
         self.norm = RMSNorm(config.dim)

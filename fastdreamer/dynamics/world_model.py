@@ -28,12 +28,17 @@ class WorldModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, config: DynamicsConfig, forcing: ForcingConfig, clock: LatentClock, sizes: tuple[int, ...]
+        self,
+        config: DynamicsConfig,
+        forcing: ForcingConfig,
+        clock: LatentClock,
+        sizes: tuple[int, ...],
+        recomputes: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.forcing, self.clock, self.sizes = config, forcing, clock, sizes
         self.tokens = StepTokens(config, forcing, clock.frames_per_latent, sizes)
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(config, recomputes)
         self.readout = nn.Linear(config.dim, CHANNELS * TOKENS // config.spatial_tokens)
         choices = clock.frames_per_latent * sum(sizes)
         self.linear = LinearDynamics(choices, choices <= MATRIX_CHOICES) if config.linear_start else None
@@ -43,9 +48,9 @@ class WorldModel(nn.Module):
         self.register_buffer("std", torch.ones(clock.positions, CHANNELS))
 
     @classmethod
-    def build(cls, config: Config, sizes: tuple[int, ...]) -> WorldModel:
-        """The world model of a whole configuration; `sizes` are the action components' sizes."""
-        return cls(config.dynamics, config.forcing, config.tokenizer.clock, sizes)
+    def build(cls, config: Config, sizes: tuple[int, ...], recomputes: bool = False) -> WorldModel:
+        """The world model of a whole configuration; `sizes` are the action components'. See `Transformer`."""
+        return cls(config.dynamics, config.forcing, config.tokenizer.clock, sizes, recomputes)
 
     @property
     def world_tokens(self) -> int:

@@ -43,6 +43,7 @@ class Program:
         captures: "off", or on a card what one CUDA graph holds: a "step", or the whole "horizon".
         shuffles: a control: at every step all that reads actions hears that of another dream, drawn anew (`heard`),
             while `actions` stay those that the policy took.
+        steps: that are taken of the horizon; fewer than all for a memory plan, to which they are alike.
 
     Raises:
         ValueError: if commits are to be merged while the policy reads what agent tokens read.
@@ -60,11 +61,12 @@ class Program:
         merges: bool = False,
         captures: str = "off",
         shuffles: bool = False,
+        steps: int | None = None,
     ) -> None:
         if merges and agent.agent_tokens:
             raise ValueError("commits cannot be merged where the policy reads agent tokens: they come with the commit")
         self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
-        self.context, self.horizon, self.merges = context, horizon, merges
+        self.context, self.merges, self.steps = context, merges, horizon if steps is None else steps
         device, clock, sizes = backend.device, world.clock, world.sizes
         shape = (dreams, TOKENS, CHANNELS)
         self.noise = torch.zeros(context + 2 * horizon, *shape, device=device)
@@ -150,7 +152,7 @@ class Program:
 
     def _all_steps(self) -> None:
         self.step_number.zero_()
-        for _ in range(self.horizon):
+        for _ in range(self.steps):
             self._region()
 
     def _step(self) -> None:
@@ -214,11 +216,12 @@ def build_program(
     generator: torch.Generator,
     proves: bool = True,
     shuffles: bool = False,
+    steps: int | None = None,
 ) -> Program:
     """The program that a configuration asks for, compared with the plain order of passes where it merges commits.
 
-    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`. For `shuffles` see
-    `Program`.
+    Only what has no values to compare (a memory plan) may leave the comparison out with `proves`. For `shuffles` and
+    `steps` see `Program`.
 
     Raises:
         UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
@@ -232,7 +235,7 @@ def build_program(
     if merges and proves:
         prove_merged(world)
     sizes = (dreams, settings.start_context, settings.horizon)
-    return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles)
+    return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles, steps)
 
 
 def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:

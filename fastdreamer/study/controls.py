@@ -6,6 +6,7 @@ Each is `ImaginationPhase` but for that one thing: the same starts, objective an
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -44,7 +45,5 @@ class ShuffledRewards(ImaginationPhase):
         return replace(rollout, rewards=rewards[order].view_as(rollout.rewards))
 
 
-class ShuffledActions(ImaginationPhase):
-    """At every step the world model is given the action of another dream, so that nothing follows from one's own."""
-
-    shuffles = True
+ShuffledActions = partial(ImaginationPhase, shuffles=True)
+"""At every step the world model is given the action of another dream, so that nothing follows from one's own."""

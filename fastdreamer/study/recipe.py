@@ -31,7 +31,10 @@ from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWA
 from fastdreamer.study.study_page import write_page
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
-CONTROLS: dict[str, type[ImaginationPhase]] = {SHUFFLED_REWARDS: ShuffledRewards, SHUFFLED_ACTIONS: ShuffledActions}
+CONTROLS: dict[str, Callable[..., ImaginationPhase]] = {
+    SHUFFLED_REWARDS: ShuffledRewards,
+    SHUFFLED_ACTIONS: ShuffledActions,
+}
 # What training does not depend on; `study` is the real game's alone.
 PLAYING = ("evaluation", "study")
 

@@ -63,12 +63,11 @@ class AgentPhase(Phase[CloningWork]):
         world: WorldModel,
         agent: Agent,
         feed: Feed,
-        held_out: Batch | None,
         backend: Backend,
+        held_out: Batch | None = None,
     ) -> None:
         self.config, self.agent, self.device = config, agent, backend.device
         self.world = world.eval().requires_grad_(False)
-        world.transformer.recomputes = config.phase2.recompute
         self.feed = feed
         table = feed.sampler.table
         self.terms = TERMS if table.fields["reward_valid"].any() else TERMS[:1]

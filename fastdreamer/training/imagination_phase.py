@@ -75,12 +75,10 @@ class ImaginationPhase(Phase[DreamWork]):
 
     Attributes:
         dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
-        proves, shuffles: see `build_program`.
+        proves, shuffles, steps: see `build_program`.
     """
 
     number = 3
-    proves = True
-    shuffles = False
     feed: Feed
     scale: RunningScale
 
@@ -92,6 +90,10 @@ class ImaginationPhase(Phase[DreamWork]):
         prior: Policy,
         feed: Feed,
         backend: Backend,
+        *,
+        proves: bool = True,
+        shuffles: bool = False,
+        steps: int | None = None,
     ) -> None:
         self.config, self.feed, self.backend = config, feed, backend
         self.world = world.eval().requires_grad_(False)
@@ -114,6 +116,7 @@ class ImaginationPhase(Phase[DreamWork]):
         self.generators = {"data": feed, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
         self.dreams_at_once = config.phase3.micro_batch or config.phase3.batch_size
+        self.proves, self.shuffles, self.steps = proves, shuffles, steps
         self._programs: dict[int, Program] = {}
         self._losses = backend.compiled(self.losses)
         self._dreamed: Dreamed | None = None
@@ -203,7 +206,6 @@ class ImaginationPhase(Phase[DreamWork]):
     def program(self, dreams: int) -> Program:
         """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
         if dreams not in self._programs:
-            self._programs[dreams] = build_program(
-                self.config, self.world, self.agent, dreams, self.backend, self.noise, self.proves, self.shuffles
-            )
+            given = self.config, self.world, self.agent, dreams, self.backend, self.noise
+            self._programs[dreams] = build_program(*given, self.proves, self.shuffles, self.steps)
         return self._programs[dreams]

@@ -11,10 +11,12 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.batch import EpisodeArrays, align
 
 
-def fit_linear_start(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> int:
-    """Fits `world.linear` to episodes whose statistics the world model has; returns the number of transitions."""
+def fit_linear_start(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> None:
+    """Fits `world.linear` to episodes whose statistics the world model has; prints what it leaves."""
     assert world.linear is not None
-    return world.linear.fit(_transitions(world, episodes))
+    count = world.linear.fit(_transitions(world, episodes))
+    left = float(world.linear.variance.mean())
+    print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
 
 
 @torch.no_grad()

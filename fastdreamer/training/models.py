@@ -28,9 +28,11 @@ def load_agent(run: RunDirectory, config: Config, phase: int, device: torch.devi
     return Actor(world, agent, config.evaluation.task if task is None else task)
 
 
-def world_model_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> WorldModel:
+def world_model_from(
+    checkpoint: Checkpoint, config: Config, device: torch.device, recomputes: bool = False
+) -> WorldModel:
     """The averaged world model inside a checkpoint of any phase, frozen."""
-    world = WorldModel.build(config, action_space(config.data.env).sizes)
+    world = WorldModel.build(config, action_space(config.data.env).sizes, recomputes)
     if checkpoint.phase == 1:
         _fill(world, checkpoint, "ema", "world.")
     else:

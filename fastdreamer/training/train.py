@@ -12,9 +12,7 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.heads.agent import Agent
 from fastdreamer.health.checks import Check
 from fastdreamer.latents.relabel import check_task
 from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
@@ -30,17 +28,12 @@ from fastdreamer.run.checkpoint import (
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
-from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.build import KINDS, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.loop import fit
-from fastdreamer.training.models import agent_from, prior_from, world_model_from
-from fastdreamer.training.phase import Phase
-from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
-from fastdreamer.training.world_model_phase import WorldModelPhase
 
-PHASES = (1, 2, 3)
+PHASES = tuple(KINDS)
 
 
 class Gate(Protocol):
@@ -119,7 +112,12 @@ def train(
     if memory is not None:
         config = memory.settle(config, phase, backend, store.size_bytes)
     torch.manual_seed(config.seed)
-    built = build_phase(config, phase, store, parent, backend, imagination)
+    built = build_phase(config, phase, store, parent, backend, imagination if phase == 3 else None)
+    if isinstance(built, ImaginationPhase) and parent is not None and not built.agent.reward.is_trained:
+        raise UserError(
+            f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
+            "train phase 2 on a store with rewards"
+        )
     run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
     note(run.path, store)
     started = time.perf_counter()
@@ -193,45 +191,6 @@ def _check_store(store: LatentStore, config: Config, parent: Checkpoint | None, 
         check_task(store, task)
     if parent is not None:
         check_latents(parent, store.tokenizer, f"store {store.path}")
-
-
-def build_phase(
-    config: Config,
-    phase: int,
-    store: LatentStore,
-    parent: Checkpoint | None,
-    backend: Backend,
-    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
-) -> Phase[Any]:
-    """A phase over a store, before its first step.
-
-    Args:
-        parent: what phases 2 and 3 build on: the phase before, or one of their own checkpoints.
-        imagination: makes phase 3.
-    """
-    device = backend.device
-    feed = training_feed(config, phase, store, device)
-    if phase == 1:  # a resumed phase is filled in by the loop
-        world = WorldModel.build(config, store.space.sizes).to(device)
-        world.set_statistics(*store.statistics())
-        if world.linear is not None and parent is None:
-            count = fit_linear_start(world, store.split("train"))
-            left = float(world.linear.variance.mean())
-            print(f"linear start: {count:,} transitions; it leaves {left:.3f} of the latents' variance", flush=True)
-        return WorldModelPhase(config, world, feed, backend)
-    assert parent is not None
-    world = world_model_from(parent, config, device)
-    if phase == 2:
-        agent = Agent(config, store.space.sizes).to(device)
-        check = held_out_batch(config, store)
-        return AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
-    agent, prior = agent_from(parent, config, device), prior_from(parent, config, device)
-    if not agent.reward.is_trained:
-        raise UserError(
-            f"{parent.path} was cloned from recordings without rewards, so phase 3 has nothing to improve: "
-            "train phase 2 on a store with rewards"
-        )
-    return imagination(config, world, agent, prior, feed, backend)
 
 
 def _train_decoder(

@@ -58,23 +58,34 @@ class ForcingWork(Work):
         return replace(self, levels=levels, **{name: take(getattr(self, name)) for name in names})
 
 
+def bootstrap_share(config: Config) -> Share:
+    """Which of the rows of all batches are bootstrap."""
+    return Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
+
+
 class WorldModelPhase(Phase[ForcingWork]):
-    """Shortcut forcing on crops of `dynamics.window` steps, or fewer (see SamplingConfig)."""
+    """Shortcut forcing on crops of `dynamics.window` steps, or fewer (see SamplingConfig).
+
+    Attributes:
+        first_boot: the first batch with bootstrap rows, unless given that after `forcing.boot_warmup`.
+    """
 
     number = 1
     feed: Feed
     scale: RunningScale
 
-    def __init__(self, config: Config, world: WorldModel, feed: Feed, backend: Backend) -> None:
+    def __init__(
+        self, config: Config, world: WorldModel, feed: Feed, backend: Backend, first_boot: int | None = None
+    ) -> None:
         self.config, self.world, self.feed, self.backend = config, world, feed, backend
-        world.transformer.recomputes = config.phase1.recompute
         self.scale = RunningScale(["dynamics"]).to(backend.device)
         self.model = nn.ModuleDict({"world": world, "scale": self.scale})
         self.frozen = {}
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 1)
         self.generators = {"data": feed, "noise": self.noise}
-        self.boots = Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
-        self.first_boot = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
+        self.boots = bootstrap_share(config)
+        warmup = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
+        self.first_boot = warmup if first_boot is None else first_boot
         self.steps = config.dynamics.window
         self._pass: Callable[..., Tensor] = backend.compiled(world.forward)
 

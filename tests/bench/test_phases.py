@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.phases import Optimisation, build_phase, made_up
+from bench.phases import Optimisation, made_up, made_up_phase
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.batch import align
@@ -23,7 +23,7 @@ STEPS = ["phase1.steps=4", "phase2.steps=4", "phase3.steps=4", "phase1.accumulat
 def test_steps_are_those_of_the_training_loop(number: int, tmp_path: Path) -> None:
     config = load_config("debug", STEPS)
     train = getattr(config, f"phase{number}")
-    trained, ours = build_phase(config, number, BACKEND), build_phase(config, number, BACKEND)
+    trained, ours = made_up_phase(config, number, BACKEND), made_up_phase(config, number, BACKEND)
     before = {name: value.clone() for name, value in ours.model.state_dict().items()}
     fit(trained, config, train, tmp_path, BACKEND, "made up")
     optimisation = Optimisation(ours, train, BACKEND)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import training_step
-from bench.phases import build_phase
+from bench.phases import made_up_phase
 from bench.results import read
 from bench.training_step import StepRow, crop_flops, main, verdicts
 from fastdreamer.config import load_config
@@ -53,7 +53,7 @@ def test_every_phase_is_timed_and_sizes_of_phase_one_too(tmp_path: Path, capsys:
 def test_a_steps_flops_are_the_sum_over_its_crops(overrides: tuple[str, ...]) -> None:
     config = load_config("debug", ["forcing.boot_fraction=0.5", "phase1.batch_size=6", *overrides])
     flow, boot = crop_flops(config, BACKEND)
-    phase = build_phase(replace(config, phase1=replace(config.phase1, recompute=False)), 1, BACKEND)
+    phase = made_up_phase(replace(config, phase1=replace(config.phase1, recompute=False)), 1, BACKEND)
     for module in phase.model.modules():
         if isinstance(module, Attention):
             module.is_fused = False
@@ -67,7 +67,7 @@ def test_a_steps_flops_are_the_sum_over_its_crops(overrides: tuple[str, ...]) ->
 
 def test_flops_are_six_a_weight_and_token_and_attention_besides() -> None:
     config = load_config("debug", [])
-    world = build_phase(config, 1, BACKEND).world  # type: ignore[attr-defined]
+    world = made_up_phase(config, 1, BACKEND).world  # type: ignore[attr-defined]
     weights = sum(m.weight.numel() for m in world.modules() if isinstance(m, torch.nn.Linear))
     tokens = config.dynamics.window * world.world_tokens
     flow, _ = crop_flops(config, BACKEND)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.phases import feed_of, made_up, models
+from bench.phases import feed_of, made_up
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
-from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.recordings.actions import action_space
 from fastdreamer.tools.planning.measure import PARTS, measure
+from fastdreamer.training.build import Kind, build_phase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_crops
 from fastdreamer.training.step import Update
-from fastdreamer.training.world_model_phase import WorldModelPhase
 
 CPU = torch.device("cpu")
 FP32, BF16 = Backend(CPU, "fp32"), Backend(CPU, "bf16")
 MIB = 2**20
-SIZES = action_space("crafter").sizes
 TOKENS = ("heads.readout=agent_tokens", "dynamics.agent_tokens=2")
 MUON = ("phase1.optimizer=muon",)
 ADAMW = ("phase1.optimizer=adamw",)
@@ -41,15 +36,10 @@ def real_peak(config: Config, number: int, backend: Backend) -> int:
     held_out = CropSampler(made_up(config), config.tokenizer.clock, config.dynamics.window, held_out_crops(config), 0)
     gc.collect()  # garbage of other tests that ends in between would count as memory given back
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        phase: Phase[Any]
-        if number == 1:
-            phase = WorldModelPhase(config, WorldModel.build(config, SIZES), feed, backend)
-        elif number == 2:
-            phase = AgentPhase(config, *models(config, CPU), feed, held_out.batch(0), backend)
-        else:
-            world, agent = models(config, CPU)
-            phase = ImaginationPhase(config, world, agent, copy.deepcopy(agent.policy), feed, backend)
-            phase.proves = False
+        kind: Kind | None = partial(ImaginationPhase, proves=False) if number == 3 else None
+        if number == 2:
+            kind = partial(AgentPhase, held_out=held_out.batch(0))
+        phase = build_phase(config, number, feed, None, backend, kind)
         update = Update(phase, getattr(config, f"phase{number}"), backend)
         phase.model.train()
         for step in range(2):

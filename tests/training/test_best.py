@@ -112,7 +112,7 @@ def test_patience_needs_no_held_out_play(small: Callable[..., Config], new_run: 
     run = new_run(config)
     train(config, run, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastdreamer.training.train.held_out_batch", lambda *a: None)
+        patch.setattr("fastdreamer.training.build.held_out_batch", lambda *a: None)
         assert train(config, run, 2)["steps"] == 20
 
 

@@ -24,7 +24,8 @@ from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.config import load_config
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.build import build_phase
+from fastdreamer.training.train import train
 
 SMALL = ["device=cpu", "precision=fp32", "data.recordings=/nonexistent", "dynamics.dim=16", "dynamics.layers=2",
          "sampling.short_window=3", "sampling.long_every=2", "forcing.boot_warmup=0", "imagination.horizon=2",

@@ -13,9 +13,10 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.optim import RunningScale
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.train import train
 
 from .conftest import BACKEND, one_loss
 

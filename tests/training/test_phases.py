@@ -15,9 +15,10 @@ from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.run.checkpoint import load_checkpoint, strip_compiled_prefix
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.models import load_agent, load_world_model
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.train import train
 
 from .conftest import BACKEND, one_loss
 

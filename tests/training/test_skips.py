@@ -22,8 +22,9 @@ from fastdreamer.run.checkpoint import load_checkpoint
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.settings import dump_config
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.step import Update
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.train import train
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 from .conftest import BACKEND

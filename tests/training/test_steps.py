@@ -16,10 +16,11 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase, bounds
 from fastdreamer.training.step import Update
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.train import train
 
 from .conftest import BACKEND
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.phases import Optimisation, build_phase, feed_of
+from bench.phases import Optimisation, feed_of, made_up_phase
 from fastdreamer.config import (
     CloningConfig,
     Config,
@@ -57,7 +57,7 @@ def config_of(
 
 
 def optimisation(config: Config, number: int, backend: Backend) -> Optimisation:
-    return Optimisation(build_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
+    return Optimisation(made_up_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

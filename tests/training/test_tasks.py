@@ -16,10 +16,11 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.models import load_agent
 from fastdreamer.training.phase_data import training_feed
-from fastdreamer.training.train import build_phase, train
+from fastdreamer.training.train import train
 
 from .conftest import BACKEND, one_loss
 

@@ -21,7 +21,7 @@ from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.system.progress import track
-from fastdreamer.training import train as training
+from fastdreamer.training import build
 from fastdreamer.training.train import train
 
 from .test_resume import StopAfter
@@ -90,14 +90,14 @@ def collapsed_policy(patch: pytest.MonkeyPatch) -> None:
 
 def changed_parent(patch: pytest.MonkeyPatch, change: Callable[[Agent], object]) -> None:
     """Phase 3 starts from another agent than phase 2 left."""
-    plain = training.agent_from
+    plain = build.agent_from
 
     def agent_from(*args: Any) -> Agent:
         agent = plain(*args)
         change(agent)
         return agent
 
-    patch.setattr(training, "agent_from", agent_from)
+    patch.setattr(build, "agent_from", agent_from)
 
 
 def no_reward(patch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint, strip_compiled_prefix
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.optim import build_optimizers
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.train import build_phase
 
 STEPS = 3  # that are timed, after one that is not
 BRIEF_S = 0.002  # a shorter wait a step is nothing that a loader could do better

@@ -16,7 +16,7 @@ from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.tools.planning.allocator import replay, rounded
 from fastdreamer.tools.planning.gpu_operations import use_card_operations
-from fastdreamer.tools.planning.stand_in import build_phase
+from fastdreamer.tools.planning.stand_in import blank_phase
 from fastdreamer.tools.planning.tracker import Tracker
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -83,7 +83,7 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own, as it copies one
         stack.enter_context(Fake() if is_fake else nullcontext())
         stack.enter_context(tracker)
-        phase = build_phase(config, number, backend)
+        phase = blank_phase(config, number, backend)
         if is_card:
             for module in (phase.model, *phase.frozen.values()):
                 use_card_operations(module)

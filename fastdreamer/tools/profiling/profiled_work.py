@@ -15,20 +15,16 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.heads.agent import Agent
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.models import agent_from, load_weights, prior_from, world_model_from
+from fastdreamer.training.models import load_weights
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.phase_data import held_out_batch, training_feed
 from fastdreamer.training.step import Update
-from fastdreamer.training.world_model_phase import WorldModelPhase
 
 TARGETS = {"1": "phase1", "2": "phase2", "3": "phase3", "encode": "encode", "imagine": "imagine"}
 EPISODES, WINDOWS = 8, 4  # of the made-up store: episodes, and windows that each is long
@@ -127,7 +123,7 @@ def _phase(
     config: Config, number: int, run_dir: Path | None, scratch: Path, backend: Backend
 ) -> tuple[Phase[Any], str]:
     """The phase, and a line on what it runs."""
-    device, parent = backend.device, None
+    parent = None
     if run_dir is None:
         steps = WINDOWS * config.dynamics.window
         space = action_space(config.data.env)
@@ -139,24 +135,7 @@ def _phase(
         newest = number if run.has_phase(number) else number - 1
         parent = run.load(newest, config) if newest else None
         about = f"{run.store(config)}, " + (f"weights of phase {newest}" if parent else "random weights")
-    feed = training_feed(config, number, store, device)
-    sizes = store.space.sizes
-    if parent is None:
-        world, agent, prior = WorldModel.build(config, sizes), Agent(config, sizes), Agent(config, sizes).policy
-        world.set_statistics(*store.statistics())
-    else:
-        world = world_model_from(parent, config, device).requires_grad_(True)
-        agent = agent_from(parent, config, device) if parent.phase > 1 else Agent(config, sizes)
-        prior = prior_from(parent, config, device) if parent.phase > 1 else agent.policy
-    world, agent, prior = world.to(device), agent.to(device), prior.to(device)
-    phase: Phase[Any]
-    if number == 1:
-        phase = WorldModelPhase(config, world, feed, backend)
-    elif number == 2:
-        check = held_out_batch(config, store)
-        phase = AgentPhase(config, world, agent, feed, check.to(device) if check is not None else None, backend)
-    else:
-        phase = ImaginationPhase(config, world, agent, prior, feed, backend)
+    phase = build_phase(config, number, store, parent, backend, is_fitted=False)
     if parent is not None and parent.phase == number:
         load_weights(parent, phase.model)
     return phase, about
