@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,14 +109,12 @@ def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningWork) -> dict[s
 class OneWork(AgentPhase):
     """Phase 2 that draws the same batch, with the same noise, for ever."""
 
+    work_drawn: CloningWork | None = None
+
     def draw(self) -> CloningWork:
         """The batch."""
+        self.work_drawn = self.work_drawn or super().draw()
         return self.work_drawn
-
-    @cached_property
-    def work_drawn(self) -> CloningWork:
-        """As phase 2 draws it."""
-        return super().draw()
 
 
 def phase_one(place: Place) -> tuple[Step, Step]:

@@ -62,10 +62,7 @@ class Batch:
     def blank(
         cls, crops: int, steps: int, chunk: int, components: int, device: torch.device | None = None, known: bool = True
     ) -> Batch:
-        """Labelled crops of zeros, none of which ends; every step has a picture, and what is done and paid is `known`.
-
-        Of a frame's actions there are `components`, of a step's frames `chunk`.
-        """
+        """Labelled crops of zeros, none ends, `chunk` frames a step; actions and rewards are `known` or not."""
 
         def whole(*shape: int) -> Tensor:
             return torch.zeros(crops, *shape, dtype=torch.int64, device=device)

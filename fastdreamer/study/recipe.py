@@ -29,12 +29,9 @@ from fastdreamer.study.play import Arm, acting_encoder, play_arms
 from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
 from fastdreamer.study.study_page import write_page
-from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.build import Kind
 
-CONTROLS: dict[str, Callable[..., ImaginationPhase]] = {
-    SHUFFLED_REWARDS: ShuffledRewards,
-    SHUFFLED_ACTIONS: ShuffledActions,
-}
+CONTROLS: dict[str, Kind] = {SHUFFLED_REWARDS: ShuffledRewards, SHUFFLED_ACTIONS: ShuffledActions}
 # What training does not depend on; `study` is the real game's alone.
 PLAYING = ("evaluation", "study")
 
@@ -162,7 +159,7 @@ class _Study:
 
         def work() -> dict[str, Any]:
             with ExitStack() as stack:
-                made: Callable[..., ImaginationPhase]
+                made: Kind
                 if control == REAL_GAME:
                     count, workers = config.study.real_games, config.evaluation.workers
                     games = stack.enter_context(Games(count, workers=workers))

@@ -42,12 +42,9 @@ def build_phase(
     """Phase 1, 2 or 3, before its first step.
 
     Args:
-        config: the resolved configuration.
-        number: of the phase.
         data: a store, or batches alone.
         parent: a checkpoint of the phase before, or of the phase itself, whose own weights are filled in later; without
             one all weights are random.
-        backend: device, precision, and whether to compile.
         kind: makes the phase, in place of the one in `KINDS`.
         models: in place of those of `build_models`.
         is_fitted: off, a linear start is random too, which takes no pass through the store.

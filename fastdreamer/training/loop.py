@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -100,8 +100,7 @@ def fit(
                 save(done, update.skips.read())
                 print(f"{name}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
-    figures: dict[str, float] = {}
-    computed = done  # the step of these figures
+    computed = done  # the step of the figures
     phase.model.train()
     with (
         run_lock(run_dir),
@@ -116,7 +115,7 @@ def fit(
         watch = Watch(config, phase.number, run_dir, done, name, own)
         waiting = _Waiting(phase.feed) if phase.feed is not None else None
         figures = watch.figures
-        with _rescued(rescue):
+        try:
             for step in range(done, done if best.is_over else train.steps):
                 logged, norm = update(step)
                 done = step + 1
@@ -155,6 +154,11 @@ def fit(
                     raise SystemExit(128 + stop[0])
                 if best.is_over:
                     break
+        except Stopped:
+            raise
+        except Exception:
+            rescue()
+            raise
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
@@ -233,18 +237,6 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
         for index, entry in state.items()
         for key, value in entry.items()
     }
-
-
-@contextmanager
-def _rescued(rescue: Callable[[], None]) -> Iterator[None]:
-    """Runs `rescue` after an exception that has not seen to a checkpoint itself."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except Exception:
-        rescue()
-        raise
 
 
 class _Waiting:

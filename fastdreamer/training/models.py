@@ -33,10 +33,7 @@ def world_model_from(
 ) -> WorldModel:
     """The averaged world model inside a checkpoint of any phase, frozen."""
     world = WorldModel.build(config, action_space(config.data.env).sizes, recomputes)
-    if checkpoint.phase == 1:
-        _fill(world, checkpoint, "ema", "world.")
-    else:
-        _fill(world, checkpoint, "frozen-world", "")
+    fill(world, checkpoint, *(("ema", "world.") if checkpoint.phase == 1 else ("frozen-world", "")))
     return world.to(device).eval().requires_grad_(False)
 
 
@@ -44,30 +41,27 @@ def agent_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> 
     """The averaged agent inside a phase 2 or 3 checkpoint."""
     agent = Agent(config, action_space(config.data.env).sizes)
     if checkpoint.phase == 2:
-        _fill(agent, checkpoint, "ema", "agent.")
+        fill(agent, checkpoint, "ema", "agent.")
     else:
-        _fill(agent, checkpoint, "frozen-agent", "")
-        _fill(agent.policy, checkpoint, "ema", "policy.")
-        _fill(agent.value, checkpoint, "ema", "value.")
+        fill(agent, checkpoint, "frozen-agent", "")
+        fill(agent.policy, checkpoint, "ema", "policy.")
+        fill(agent.value, checkpoint, "ema", "value.")
     return agent.to(device)
 
 
 def prior_from(checkpoint: Checkpoint, config: Config, device: torch.device) -> Policy:
     """The phase 2 policy that phase 3 stays close to: the agent's own at its start, the saved one when resuming."""
     prior = Agent(config, action_space(config.data.env).sizes).policy
-    if checkpoint.phase == 2:
-        _fill(prior, checkpoint, "ema", "agent.policy.")
-    else:
-        _fill(prior, checkpoint, "frozen-prior", "")
+    fill(prior, checkpoint, *(("ema", "agent.policy.") if checkpoint.phase == 2 else ("frozen-prior", "")))
     return prior.to(device)
 
 
-def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Puts a checkpoint's averaged weights into a model of the same architecture."""
-    _fill(model, checkpoint, "ema", "")
+def fill(module: nn.Module, checkpoint: Checkpoint, group: str = "ema", prefix: str = "") -> None:
+    """Puts a checkpoint's tensors, by default the averaged weights, into a module of the same architecture.
 
-
-def _fill(module: nn.Module, checkpoint: Checkpoint, group: str, prefix: str) -> None:
+    Raises:
+        UserError: if they do not fit.
+    """
     tensors = strip_compiled_prefix(checkpoint.averages if group == "ema" else checkpoint.tensors.get(group, {}))
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:

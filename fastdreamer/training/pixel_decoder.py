@@ -23,7 +23,7 @@ from fastdreamer.run.checkpoint import Checkpoint, Damaged
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.tokenizer.pixels import PixelDecoder
 from fastdreamer.training.loop import fit
-from fastdreamer.training.models import load_weights, load_world_model
+from fastdreamer.training.models import fill, load_world_model
 from fastdreamer.training.phase import Phase, Work
 
 FRAMES_IN_MEMORY = 40_000
@@ -108,13 +108,9 @@ def load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Pix
     """The run's pixel decoder, or None where none was trained."""
     if not run.has_phase(0):
         return None
-    checkpoint = run.load(0, config)
-    size = config.data.frame_size
-    model = nn.ModuleDict({"decoder": PixelDecoder(config.tokenizer.frames_per_latent, size)})
-    load_weights(checkpoint, model)
-    decoder = model["decoder"].to(device).eval().requires_grad_(False)
-    assert isinstance(decoder, PixelDecoder)
-    return decoder
+    decoder = PixelDecoder(config.tokenizer.frames_per_latent, config.data.frame_size)
+    fill(decoder, run.load(0, config), prefix="decoder.")
+    return decoder.to(device).eval().requires_grad_(False)
 
 
 def _pairs(config: Config, store: LatentStore, recordings: Path, world: WorldModel) -> tuple[Tensor, Tensor]:

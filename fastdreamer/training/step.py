@@ -112,8 +112,7 @@ class Pieces:
             flush=True,
         )
         self.phase.shrink(self.pieces)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         return self.gradients(step)
 
     def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from fastdreamer.run.checkpoint import (
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
-from fastdreamer.training.build import KINDS, build_phase
+from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.loop import fit
 from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
@@ -64,7 +64,7 @@ def train(
     checkpoint: Path | None = None,
     memory: Memory | None = None,
     gate: Gate | None = None,
-    imagination: Callable[..., ImaginationPhase] = ImaginationPhase,
+    imagination: Kind = ImaginationPhase,
     draws: bool = True,
 ) -> dict[str, Any]:
     """Trains one phase in a run directory.

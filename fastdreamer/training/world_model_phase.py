@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,26 +36,18 @@ class ForcingWork(Work):
 
     def split(self, pieces: int) -> list[ForcingWork]:
         """Every piece gets its part of the bootstrap rows."""
-        boots, rows = self.levels.boots, len(self.clean)
         if pieces <= 1:
             return [self]
-        ends = bounds(rows, pieces)
-        own = [(boots * i // len(ends), boots * (i + 1) // len(ends)) for i in range(len(ends))]
-        taken = 0
-        out = []
-        for (first, last), (boot_first, boot_last) in zip(ends, own, strict=True):
-            count = boot_last - boot_first
-            flow = boots + taken
-            taken += last - first - count
-            out.append(self._rows(boot_first, boot_last, flow, boots + taken, count))
-        return out
+        boots, ends = self.levels.boots, bounds(len(self.clean), pieces)
+        both = zip(ends, pairwise(boots * i // len(ends) for i in range(len(ends) + 1)), strict=True)
+        return [self._rows(a, z, boots + first - a, boots + last - z) for (first, last), (a, z) in both]
 
-    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int, boots: int) -> ForcingWork:
+    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int) -> ForcingWork:
         def take(x: Tensor) -> Tensor:
             return torch.cat([x[boot_first:boot_last], x[flow_first:flow_last]])
 
         names = ("clean", "noise", "shares", "present", "actions", "action_valid", "labelled")
-        levels = Levels(take(self.levels.signal), take(self.levels.step_size), boots)
+        levels = Levels(take(self.levels.signal), take(self.levels.step_size), boot_last - boot_first)
         return replace(self, levels=levels, **{name: take(getattr(self, name)) for name in names})
 
 

@@ -22,7 +22,7 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.models import load_weights
+from fastdreamer.training.models import fill
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
 
@@ -137,7 +137,7 @@ def _phase(
         about = f"{run.store(config)}, " + (f"weights of phase {newest}" if parent else "random weights")
     phase = build_phase(config, number, store, parent, backend, is_fitted=False)
     if parent is not None and parent.phase == number:
-        load_weights(parent, phase.model)
+        fill(phase.model, parent)
     return phase, about
 
 
