@@ -46,7 +46,9 @@ class Moment:
     reward: float = 0.0
     is_over: bool = False
     is_cut: bool = False  # by the simulator's own time limit
-    counters: Mapping[str, int] = field(default_factory=dict)  # what is carried, and statistics (see `recordings.tasks`)
+    counters: Mapping[str, int] = field(
+        default_factory=dict
+    )  # what is carried, and statistics (see `recordings.tasks`)
 
 
 class Simulator(Protocol):
