@@ -20,9 +20,8 @@ from PIL import Image
 from bench.probe import ROOT
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.pictures import png
-from fastdreamer.run.contents import FILES
+from fastdreamer.run.run_files import PICTURES
 from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import read_object
 
 OUT = ROOT / "docs/pictures/filmstrip.png"
 ROWS = ("real", "imagined")
@@ -35,7 +34,7 @@ def filmstrip(pictures: Path) -> UInt8[ndarray, "h w 3"]:
     Raises:
         UserError: if the folder or one of its files is not there, or a crop has no real frames.
     """
-    about = read_object(pictures / "pictures.json", FILES["pictures/pictures.json"], "no picture")
+    about = PICTURES.read(pictures.parent, remedy="no picture")
     if not about:
         raise UserError(
             f"{pictures} has no pictures.json: evaluate the run first, in which the pixel decoder is trained"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,6 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.settings import dump_config
-from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import read_object
 
 
 def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -34,6 +30,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     from fastdreamer.envs.record import record
     from fastdreamer.evaluation.evaluate import evaluate
     from fastdreamer.report.page import write_report
+    from fastdreamer.run import run_files
     from fastdreamer.run.directory import RunDirectory
     from fastdreamer.run.summary import write_summary
     from fastdreamer.tools.diagnosis.diagnose import diagnose
@@ -43,7 +40,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
 
     run = RunDirectory(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    dump_config(config, run_dir / "config.yaml")
+    run.write_config(config)
     recordings, store = run.recordings(config), run.store(config)
 
     def phase(number: int) -> dict[str, Any]:
@@ -58,28 +55,17 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
         ("eval", "evaluate in the real environment and open loop", lambda: evaluate(config, run_dir)),
         ("diagnose", "look for what is wrong with any of it", lambda: diagnose(config, run_dir)),
     ]
-    timings = _timings(run_dir / "timings.json", say)
+    timings = run_files.TIMINGS.read_or_note(run_dir, "measured anew", say)
     for name, what, stage in stages:
         say(f"[{name}] {what}")
         started = time.perf_counter()
         result = stage()
         seconds = time.perf_counter() - started
         timings[name] = round(max(seconds, timings.get(name, 0.0)), 2)  # a resumed stage took at least what it took
-        write_atomic(run_dir / "timings.json", json.dumps(timings, indent=1).encode())
+        run_files.TIMINGS.write(run_dir, timings)
         if name == "record":
-            write_atomic(run_dir / "recordings.json", json.dumps(result, indent=1).encode())
+            run_files.RECORDED.write(run_dir, result)
         say(f"[{name}] done in {seconds:.1f} s")
     summary = write_summary(run_dir)
     report = write_report(run_dir)
     return summary | {"report": str(report["path"])}
-
-
-def _timings(path: Path, say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds of the stages so far; what cannot be read is said, and measured anew."""
-    try:
-        from fastdreamer.run import contents
-
-        return read_object(path, contents.FILES["timings.json"], "measured anew")
-    except UserError as error:
-        say(f"note: {error}")
-        return {}

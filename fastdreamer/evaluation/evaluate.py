@@ -29,16 +29,16 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.run import run_files
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
-from fastdreamer.run.summary import write_json
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.json_files import read_loosely
 from fastdreamer.training.models import load_agent, world_model_from
 
 STRIPS = 3
-WRITTEN = ("world_model.json", "evaluation.json", "summary.json", "pictures/pictures.json")
+WRITTEN = (run_files.WORLD_MODEL, run_files.EVALUATION, run_files.SUMMARY, run_files.PICTURES)
 DIFFERENCES = (("phase2", "random"), ("phase3", "phase2"), ("phase3", "random"))
 
 
@@ -60,18 +60,18 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
             f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
         )
     acting.check(config)  # first: all else takes minutes
-    check_replaceable(*(run_dir / name for name in WRITTEN))
+    check_replaceable(*(file.path(run_dir) for file in WRITTEN))
     if config.data.env == "crafter":
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
     device = (backend or choose_device(config)).device
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     world_model = evaluate_open_loop(config, run, trained, store, device)
-    write_json(run_dir / "world_model.json", world_model)
+    run_files.WORLD_MODEL.write(run_dir, world_model)
     evaluation = evaluate_policies(config, run, trained, device)
     for task in tasks_of(config):
         entry = evaluation.get("tasks", {}).get(task.name, evaluation)
         entry["reward_calibration"] |= calibrate_recordings(config, run, trained, store, task, device)
-    write_json(run_dir / "evaluation.json", evaluation)
+    run_files.EVALUATION.write(run_dir, evaluation)
     return evaluation | {"world_model": world_model}
 
 
@@ -257,10 +257,11 @@ def evaluate_open_loop(
     rows = torch.tensor(picked, device=device)
     with torch.no_grad():
         imagined = imagine(batch.take(rows), torch.Generator().manual_seed(settings.seed), None)
-        write_filmstrips(
+        drawn = write_filmstrips(
             run.path / "pictures", crops, picked, errors, truth, imagined, decoder, RealFrames(config, run),
             store.clock, settings.context,
         )  # fmt: skip
+    run_files.PICTURES.write(run.path, drawn)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -71,7 +70,7 @@ def write_filmstrips(
     clock: LatentClock,
     context: int,
 ) -> dict[str, Any]:
-    """Write a PNG a row and pictures.json, which says what they show.
+    """Write a PNG a row.
 
     Args:
         picked: which crops; `imagined` holds one imagined sequence for each, in that order.
@@ -106,5 +105,4 @@ def write_filmstrips(
         "frames_per_latent": clock.frames_per_latent,
         "strips": strips,
     }
-    write_atomic(folder / "pictures.json", json.dumps(described, indent=1).encode())
     return described

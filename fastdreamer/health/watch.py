@@ -6,7 +6,6 @@ that was forced stands there too, at step 0 (see `tools.diagnosis.gates`).
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,9 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
-from fastdreamer.run.contents import FLAGS
+from fastdreamer.run import run_files
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import read_object
 
 EARLY = 100  # steps, after the warm-up, before it is judged what has been learned
 RECENT = 5  # readings of a noisy figure that are judged together
@@ -144,9 +141,9 @@ class Watch:
             self._keep()
 
     def _keep(self) -> None:
-        found = read_flags(place_of(self.run_dir)) | {flags.section(self.number): self.raised}
-        text = json.dumps({name: entries for name, entries in sorted(found.items()) if entries}, indent=1)
-        write_atomic(place_of(self.run_dir) / "flags.json", f"{text}\n".encode())
+        place = place_of(self.run_dir)
+        found = read_flags(place) | {flags.section(self.number): self.raised}
+        run_files.FLAGS.write(place, {name: entries for name, entries in sorted(found.items()) if entries})
 
 
 def read_flags(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -155,4 +152,4 @@ def read_flags(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: if the file is damaged.
     """
-    return read_object(run_dir / "flags.json", FLAGS, "move it elsewhere, and training writes it anew")
+    return run_files.FLAGS.read(run_dir)

@@ -23,11 +23,12 @@ from fastdreamer.report.sections import (
     world_model_section,
 )
 from fastdreamer.report.verdict import NAMES, duration, interval_of, policy_sentences, world_model_sentences
-from fastdreamer.run import contents
+from fastdreamer.run import run_files
 from fastdreamer.run.lock import alone
 from fastdreamer.run.metrics import Curves, read_curves
+from fastdreamer.run.run_files import RunFile
 from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import read_object, regular_bytes
+from fastdreamer.system.json_files import regular_bytes
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,17 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
     damaged: list[str] = []
     remedy = "left out; run the command that writes it again"
 
-    def load(name: str) -> dict[str, Any]:
+    def load(file: RunFile) -> dict[str, Any]:
         try:
-            return read_object(run_dir / name, contents.FILES[name], remedy, follows_links=False)
+            return file.read(run_dir, remedy=remedy, follows_links=False)
         except UserError as error:
             damaged.append(str(error).removeprefix(f"{run_dir}/"))
             return {}
 
     config_text = ""
-    if (run_dir / "config.yaml").exists():
+    if (run_dir / run_files.CONFIG).exists():
         try:
-            config_text = regular_bytes(run_dir / "config.yaml", follows_links=False).decode("utf-8", "replace")
+            config_text = regular_bytes(run_dir / run_files.CONFIG, follows_links=False).decode("utf-8", "replace")
         except ValueError as error:
             damaged.append(f"config.yaml is not shown: {error}")
     metrics: Curves = {}
@@ -80,14 +81,14 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
         path=run_dir,
         config_text=config_text,
         metrics=metrics,
-        evaluation=load("evaluation.json"),
-        world_model=load("world_model.json"),
-        timings=load("timings.json"),
-        pictures=load("pictures/pictures.json"),
+        evaluation=load(run_files.EVALUATION),
+        world_model=load(run_files.WORLD_MODEL),
+        timings=load(run_files.TIMINGS),
+        pictures=load(run_files.PICTURES),
         recordings=dict(recordings or {}),
-        diagnosis=load("diagnosis.json"),
-        flags=load("flags.json"),
-        audit=load("diagnosis/audit.json"),
+        diagnosis=load(run_files.DIAGNOSIS),
+        flags=load(run_files.FLAGS),
+        audit=load(run_files.AUDIT),
         damaged=damaged,
     )
 

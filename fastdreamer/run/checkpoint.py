@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.run.run_files import CHECKPOINTS
 from fastdreamer.settings import to_dict
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import atomic_directory, remove_directory, sha256_file
@@ -224,7 +225,7 @@ def _damaged(found: Path, reason: str) -> Damaged:
     """With the command that goes on from the checkpoint before it, which is then written again."""
     text = f"checkpoint {found} is damaged ({reason})"
     phase, older = found.parent.name.removeprefix("phase"), [p for p in steps_in(found.parent) if p.name < found.name]
-    if found.parent.parent.name != "checkpoints" or phase not in ("0", "1", "2", "3"):
+    if found.parent.parent.name != CHECKPOINTS or phase not in ("0", "1", "2", "3"):
         return Damaged(f"{text}: copy it again, or give another --checkpoint")
     resume = partial(command, "train", run_dir=found.parents[2], resume=True)
     if phase == "0":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdreamer.latents.entries import is_sound
 from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, Leaf, Maybe, fault
 
 SECONDS = Leaf("a number of seconds", lambda v: type(v) in (int, float) and 0 <= v < 1e12)
@@ -41,6 +42,7 @@ DREAMS = {
 AUDITED = {"states": COUNT, "points": [PAIR], "figures": Every(Maybe(INTERVAL))}
 FLAGS = Every([{"step": COUNT, "name": TEXT}])
 STRIP = {"rows": Every(TEXT), "episode": TEXT, "start": COUNT, "error": NUMBER}
+PICTURES = {"context": COUNT, "shown": [COUNT], "frames_per_latent?": COUNT, "strips": [STRIP]}
 
 
 def world_model(value: Any) -> str:
@@ -74,13 +76,8 @@ def audit(value: Any) -> str:
     return fault(value, shape | (tried if isinstance(value, dict) and value.get("kinds") else {}))
 
 
-FILES: dict[str, Any] = {
-    "evaluation.json": EVALUATION,
-    "world_model.json": world_model,
-    "timings.json": Every(SECONDS),
-    "pictures/pictures.json": {"context": COUNT, "shown": [COUNT], "frames_per_latent?": COUNT, "strips": [STRIP]},
-    "diagnosis.json": {"phases?": Every(phase)},
-    "flags.json": FLAGS,
-    "diagnosis/audit.json": audit,
-}
-"""Those that the report reads."""
+def trained_on(value: Any) -> str:
+    """What is wrong with store.json, which hashes itself."""
+    if not isinstance(value, dict) or not is_sound(value):
+        return "its SHA-256 is not that of its content"
+    return fault(value, {"episodes": Every({"split": TEXT, "task": COUNT, "sha256": TEXT})})

@@ -9,8 +9,9 @@ from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
 from fastdreamer.run.kept_config import run_config
+from fastdreamer.run.run_files import CONFIG, checkpoints_of, recordings_of, store_of
+from fastdreamer.settings import dump_config
 from fastdreamer.system.advice import command
-from fastdreamer.system.folders import expanded
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,18 @@ class RunDirectory:
         """
         return load_config(str(run_config(self.path)))
 
+    def write_config(self, config: Config) -> None:
+        """Keeps the resolved configuration with the run."""
+        dump_config(config, self.path / CONFIG)
+
     def recordings(self, config: Config) -> Path:
-        return expanded(config.data.recordings) if config.data.recordings else self.path / "recordings"
+        return recordings_of(config, self.path)
 
     def store(self, config: Config) -> Path:
-        return expanded(config.data.store) if config.data.store else self.path / "store"
+        return store_of(config, self.path)
 
     def checkpoints(self, phase: int) -> Path:
-        return self.path / "checkpoints" / f"phase{phase}"
+        return checkpoints_of(self.path, phase)
 
     def has_phase(self, phase: int) -> bool:
         return bool(steps_in(self.checkpoints(phase)))

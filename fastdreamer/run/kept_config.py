@@ -12,12 +12,12 @@ from typing import Any
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
+from fastdreamer.run.run_files import CHECKPOINTS, CONFIG, checkpoints_of, store_of
 from fastdreamer.settings import RESOLVED, differences, dump_config
 from fastdreamer.system.files import write_atomic
-from fastdreamer.system.folders import anchored, expanded
+from fastdreamer.system.folders import anchored
 from fastdreamer.system.yaml_text import parse_yaml
 
-FILE = "config.yaml"
 # What may change in a run that has begun: nothing that its latents, weights or losses depend on.
 FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
 FREE_SETTINGS = (
@@ -35,7 +35,7 @@ BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 
 FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 # What a killed command leaves that nothing depends on; and where there is something only if such a file is there.
 NOTES = re.compile(r"config\.yaml|metrics\.jsonl|tensorboard|store\.json|flags\.json|error-[\w-]+\.txt|\..+")
-MADE = {"checkpoints": "phase*/step-*", "store": "episodes/*.safetensors", "recordings": "**/*.*"}
+MADE = {CHECKPOINTS: "phase*/step-*", "store": "episodes/*.safetensors", "recordings": "**/*.*"}
 
 
 def run_config(run_dir: Path) -> Path:
@@ -46,9 +46,9 @@ def run_config(run_dir: Path) -> Path:
     Raises:
         UserError: if there is none, or it is not what was written.
     """
-    path = run_dir / FILE
+    path = run_dir / CONFIG
     if not path.is_file():
-        raise UserError(f"{run_dir} is not a run directory (no {FILE}): give --config to start one there")
+        raise UserError(f"{run_dir} is not a run directory (no {CONFIG}): give --config to start one there")
     if _says_nothing(path):
         raise UserError(f"{path} is empty, and would stand for the defaults: put the old content back")
     if not _is_as_written(path):
@@ -94,7 +94,7 @@ def is_binding(run_dir: Path) -> bool:
     A command that was killed before it made anything leaves a configuration that binds nobody. What is not known to
     tell nothing is taken for something that was made.
     """
-    saved = run_dir / FILE
+    saved = run_dir / CONFIG
     try:
         if _written(saved.read_text(encoding="utf-8")) is None or not _is_as_written(saved):
             return True
@@ -112,10 +112,10 @@ def check_run(run_dir: Path, config: Config) -> None:
     Raises:
         UserError: naming the first setting that differs.
     """
-    saved = run_dir / FILE
+    saved = run_dir / CONFIG
     if not saved.is_file() or not is_binding(run_dir):
         return
-    is_cloned = any(any(run_dir.glob(f"checkpoints/phase{phase}/step-*")) for phase in (2, 3))
+    is_cloned = any(any(checkpoints_of(run_dir, phase).glob("step-*")) for phase in (2, 3))
     for path, (then, now) in _changed(saved, config).items():
         if not may_change(path, is_cloned):
             raise UserError(
@@ -146,7 +146,7 @@ def kept_configuration(run_dir: Path | None, config: Config) -> Iterator[None]:
         yield
         return
     check_run(run_dir, config)
-    saved, made = run_dir / FILE, _made(run_dir, config)
+    saved, made = run_dir / CONFIG, _made(run_dir, config)
     before = saved.read_bytes() if saved.is_file() else None
     if before is None or _changed(saved, config) or not _is_as_written(saved):
         dump_config(anchored(config, weights=True), saved)
@@ -170,5 +170,5 @@ def _put_back(saved: Path, before: bytes | None) -> None:
 
 def _made(run_dir: Path, config: Config) -> set[Path]:
     """What depends on the configuration: checkpoints, and episodes of the store."""
-    store = expanded(config.data.store) if config.data.store else run_dir / "store"
-    return {*run_dir.glob("checkpoints/phase*/step-*"), *store.glob("episodes/*.safetensors")}
+    store = store_of(config, run_dir)
+    return {*checkpoints_of(run_dir, 0).parent.glob("phase*/step-*"), *store.glob("episodes/*.safetensors")}

@@ -19,16 +19,17 @@ from fastdreamer.evaluation.closed_loop import check_worlds
 from fastdreamer.evaluation.evaluate import evaluate_open_loop, evaluation_seeds, recorded_seeds
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.latents.store import LatentStore
+from fastdreamer.run import run_files
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import run_lock
-from fastdreamer.run.summary import write_json
-from fastdreamer.settings import dump_config
+from fastdreamer.run.run_files import RunFile
 from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.study.play import Arm, acting_encoder, play_arms
 from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
 from fastdreamer.study.study_page import write_page
+from fastdreamer.system.json_files import ANYTHING, Every
 from fastdreamer.training.build import Kind
 
 CONTROLS: dict[str, Kind] = {SHUFFLED_REWARDS: ShuffledRewards, SHUFFLED_ACTIONS: ShuffledActions}
@@ -64,7 +65,7 @@ def run_study(
     if REAL_GAME in arms and config.heads.readout != "latents":
         raise UserError(f"heads.readout is {config.heads.readout}, for which {REAL_GAME} is not made: leave it out")
     folder.mkdir(parents=True, exist_ok=True)
-    dump_config(config, folder / "config.yaml")
+    RunDirectory(folder).write_config(config)
     study = _Study(config, folder.absolute(), Parts(folder / "parts", say), tuple(arms))
     study.share()
     done: list[Seed] = []
@@ -72,7 +73,7 @@ def run_study(
         with run_lock(folder / f"seed-{number}"):
             done.append(study.seed(number))
         result = summarise(config, done, seeds, study.beyond(seeds), study.demonstrated(), study.parts.seconds())
-        write_json(folder / "study.json", result)
+        RunFile("study.json", Every(ANYTHING)).write(folder, result)
         write_page(result, config, folder / "study.html")
     return result | {"page": str(folder / "study.html")}
 
@@ -110,19 +111,19 @@ class _Study:
         name, device = f"seed-{number}", choose_device(config).device
         run = RunDirectory(self.folder / name)
         check_worlds(evaluation_seeds(config), recorded_seeds(config, run))
-        dump_config(config, run.path / "config.yaml")
+        run.write_config(config)
         for phase in (1, 2, 3):
             self._train(config, name, run, phase)
         arms = {"random": Arm("random", run.path, 0), "phase2": Arm("phase2", run.path, 2)}
         arms["phase3"] = Arm("phase3", run.path, 3)
         for control in (arm for arm in self.arms if arm not in arms):
             own = RunDirectory(run.path / "controls" / control)
-            dump_config(config, own.path / "config.yaml")
+            own.write_config(config)
             self._control(config, f"{name}/{control}", own, control, run.checkpoints(2))
             arms[control] = Arm(control, own.path, 3)
         measure = partial(self._measure, config, run, device)
         world_model = self.parts.run(f"{name}/world_model", fingerprint(config), measure, again=True)
-        write_json(run.path / "world_model.json", world_model)
+        run_files.WORLD_MODEL.write(run.path, world_model)
         played = play_arms(config, self.parts, name, [arms[arm] for arm in self.arms], device)
         return Seed(config.seed, evaluation_seeds(config), played, world_model)
 

@@ -86,7 +86,7 @@ def fit(
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
         notes = {"skipped": skipped, "forced": list(forced)} | best.note()
         place = place_of(run_dir)
-        save_checkpoint(_folder(place, phase.number), phase.number, step, groups, config, latents, notes)
+        save_checkpoint(checkpoints_of(place, phase.number), phase.number, step, groups, config, latents, notes)
         saved = step
         if place != run_dir:
             raise Stopped(_moved(phase.number, name, step, run_dir, place))
@@ -109,7 +109,7 @@ def fit(
         track(name, total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
     ):
-        with scratch_directory(_folder(run_dir, phase.number)) as probe:  # the disk refuses before the work
+        with scratch_directory(checkpoints_of(run_dir, phase.number)) as probe:  # the disk refuses before the work
             sweep(probe.parent)
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
@@ -162,10 +162,6 @@ def fit(
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
-
-
-def _folder(run_dir: Path, number: int) -> Path:
-    return run_dir / "checkpoints" / f"phase{number}"
 
 
 def _moved(number: int, name: str, step: int, then: Path, now: Path) -> str:

@@ -46,7 +46,7 @@ class Gate(Protocol):
 
 
 class Memory(Protocol):
-    """Plans a phase's memory before it is built, and says afterwards what was taken (see `tools.planning.run_memory`)."""
+    """Plans a phase's memory before it is built, and says afterwards what was taken (see `run_memory`)."""
 
     def settle(self, config: Config, number: int, backend: Backend, store_bytes: int) -> Config:
         """The configuration with the phase's `micro_batch` settled; raises UserError where it cannot fit."""

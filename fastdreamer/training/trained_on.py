@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.latents.entries import digest, is_sound
+from fastdreamer.errors import UserError
+from fastdreamer.latents.entries import digest
 from fastdreamer.latents.journal import JOURNAL
 from fastdreamer.latents.store import SYNTHETIC, LatentStore
 from fastdreamer.latents.store_advice import make, mend
-from fastdreamer.system.files import write_atomic
-
-NOTE = "store.json"
+from fastdreamer.run.run_files import TRAINED_ON
 
 
 def changes_since(run: Path, store: LatentStore) -> str:
     """How the store differs from what the run was last trained on; empty if it does not, or nothing was noted."""
-    file = run / NOTE
-    if not file.is_file():
-        return ""
     try:
-        noted = json.loads(file.read_bytes())
-        if not is_sound(noted):
-            raise ValueError("its SHA-256 is not that of its content")
-        said = _differences(noted["episodes"], _summary(store))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return f"{file} cannot be read ({error}), so whether the store changed is not known"
+        noted = TRAINED_ON.read(run, remedy="whether the store changed is not known")
+    except UserError as error:
+        return str(error)
+    said = _differences(noted["episodes"], _summary(store)) if noted else ""
     return f"store {store.path} changed since this run was last trained on it; episodes: {said}" if said else ""
 
 
@@ -57,9 +50,13 @@ def aligned_before(store: LatentStore) -> str:
 def note(run: Path, store: LatentStore) -> None:
     """Keep what the run is trained on from now."""
     content = {"episodes": _summary(store)}
-    data = json.dumps({"sha256": digest(content), **content}, indent=1).encode() + b"\n"
-    if not (run / NOTE).is_file() or (run / NOTE).read_bytes() != data:
-        write_atomic(run / NOTE, data)
+    noted = {"sha256": digest(content), **content}
+    try:
+        is_known = TRAINED_ON.read(run) == noted
+    except UserError:
+        is_known = False
+    if not is_known:
+        TRAINED_ON.write(run, noted)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

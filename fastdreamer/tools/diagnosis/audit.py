@@ -24,7 +24,7 @@ from fastdreamer.health.checks import Check, worst
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.report.audit_section import FIGURES, KINDS, said
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.run.summary import write_json
+from fastdreamer.run.run_files import AUDIT
 from fastdreamer.system.advice import command
 from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
@@ -32,8 +32,6 @@ from fastdreamer.tools.diagnosis.moments import Reach, encode
 from fastdreamer.tools.diagnosis.sources import moments_of, rewarded_task
 from fastdreamer.tools.diagnosis.tries import Trial, Tried, stacked
 from fastdreamer.training.models import load_agent
-
-FILE = "diagnosis/audit.json"
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def audit(config: Config, run: RunDirectory, backend: Backend, effort: Effort) -
         "context": settings.start_context, "kinds": kinds, "notes": notes, "verdict": worst(checks),
         "checks": [check.to_dict() for check in checks],
     }  # fmt: skip
-    write_json(run.path / FILE, result)
+    AUDIT.write(run.path, result)
     return result
 
 

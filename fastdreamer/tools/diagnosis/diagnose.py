@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check, worst
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
+from fastdreamer.run.run_files import DIAGNOSIS
 from fastdreamer.system.advice import command
-from fastdreamer.system.files import check_replaceable, write_atomic
-from fastdreamer.system.json_files import Every, read_object
+from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis import audit, cloning, inputs, real_play
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
@@ -26,8 +24,6 @@ from fastdreamer.tools.diagnosis import imagined as dreams
 from fastdreamer.tools.diagnosis import model_checks as models
 from fastdreamer.tools.diagnosis.loaded_phase import Subject, opened, run_steps
 from fastdreamer.training.imagination_phase import ImaginationPhase
-
-FILE = "diagnosis.json"
 
 
 @alone
@@ -57,7 +53,7 @@ def diagnose(
         )
     if effort is not None:
         audit.check_auditable(config, run)
-    check_replaceable(run_dir / FILE)
+    check_replaceable(*(file.path(run_dir) for file in ((DIAGNOSIS,) if effort is None else (DIAGNOSIS, AUDIT))))
     kept = _kept(run_dir)
     found: dict[str, Any] = {}
     with track("diagnose", total=len(chosen), unit="phases") as bar:
@@ -65,7 +61,7 @@ def diagnose(
             found[f"phase{number}"] = _phase(config, run, number, backend)
             bar.advance(1)
     result = {"phases": kept | found}
-    write_atomic(run_dir / FILE, json.dumps(result, indent=1).encode())
+    DIAGNOSIS.write(run_dir, result)
     audited = {} if effort is None else {"audit": audit.audit(config, run, backend, effort)}
     red = sum(check["verdict"] == "red" for part in [*found.values(), *audited.values()] for check in part["checks"])
     return {"phases": found, **audited, "red": red, "pictures": str(run_dir / "diagnosis")}
@@ -101,11 +97,7 @@ def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> 
 
 def _kept(run_dir: Path) -> dict[str, Any]:
     """What earlier calls found of other phases; what cannot be read is said, and written anew."""
-    try:
-        return dict(read_object(run_dir / FILE, {"phases?": Every({})}, "written anew").get("phases", {}))
-    except UserError as error:
-        print(f"note: {error}", file=sys.stderr, flush=True)
-        return {}
+    return dict(DIAGNOSIS.read_or_note(run_dir, "written anew").get("phases", {}))
 
 
 def render(result: dict[str, Any]) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from fastdreamer.errors import UserError
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
+from fastdreamer.run.run_files import EVALUATION
 from fastdreamer.system.advice import command as command_of
-from fastdreamer.system.json_files import COUNT, NUMBER, Every, Maybe, read_object
+from fastdreamer.system.json_files import COUNT, NUMBER, Every, Maybe
 from fastdreamer.tools.diagnosis.loaded_phase import Subject
 
 MEAN, BOUND = {"mean": NUMBER}, {"mean": Maybe(NUMBER)}
@@ -23,7 +24,7 @@ PLAYED = {
     "reward_calibration?": Every(JUDGED),
     "policies?": Every({"return_mean": NUMBER, "length_mean": NUMBER}),
 }
-EVALUATION = PLAYED | {"tasks?": Every(PLAYED)}
+NEEDED = PLAYED | {"tasks?": Every(PLAYED)}
 """What is read of evaluation.json (see `json_files`)."""
 
 NAMES = (("reward", "predicted against paid reward"), ("value", "value on real play"))
@@ -63,7 +64,7 @@ def played(subject: Subject) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if it is damaged.
     """
-    evaluation = read_object(subject.run.path / "evaluation.json", EVALUATION, f"run {_command(subject)}")
+    evaluation = EVALUATION.read(subject.run.path, shape=NEEDED, remedy=f"run {_command(subject)}")
     return dict(evaluation.get("tasks") or {"": evaluation})
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
+from fastdreamer.run.run_files import checkpoints_of, recordings_of, store_of
 from fastdreamer.system.advice import command
-from fastdreamer.system.folders import expanded
 from fastdreamer.tools.doctor.component import Part
 
 CORE = ("Python", "torch", "numpy", "pyyaml", "safetensors", "jaxtyping", "memory")
@@ -72,10 +72,9 @@ def commands(config: Config | None, parts: Mapping[str, Part], has_card: bool) -
 
 def run_parts(config: Config, run_dir: Path) -> list[Part]:
     """What lies in a run: recordings, latents, trained phases; each with the command that makes it."""
-    recordings = expanded(config.data.recordings) if config.data.recordings else run_dir / "recordings"
-    store = expanded(config.data.store) if config.data.store else run_dir / "store"
+    recordings, store = recordings_of(config, run_dir), store_of(config, run_dir)
     has_recordings = recordings.is_dir() and any(recordings.iterdir())
-    phases = [n for n in (1, 2, 3) if any((run_dir / "checkpoints" / f"phase{n}").glob("step-*"))]
+    phases = [n for n in (1, 2, 3) if any(checkpoints_of(run_dir, n).glob("step-*"))]
     play = command("record", out=recordings) if config.data.env == "crafter" else "set data.recordings"
     encode, train = command("encode", run_dir=run_dir), command("train", run_dir=run_dir, phase=1)
     has = {"recordings": has_recordings, "latent store": (store / "manifest.json").is_file()}
