@@ -14,8 +14,9 @@ from torch import nn
 from fastdreamer.config import Config
 from fastdreamer.latents.journal import JOURNAL
 from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
+from fastdreamer.run.run_files import TRAINED_ON
 from fastdreamer.training import train as module
-from fastdreamer.training.trained_on import NOTE, changes_since, note
+from fastdreamer.training.trained_on import changes_since, note
 
 from .conftest import relabel
 
@@ -63,7 +64,7 @@ def test_a_damaged_note_is_said_and_stops_nothing(
     small: Callable[..., Config], new_run: Callable[..., Path], text: str
 ) -> None:
     run = new_run(small())
-    (run / NOTE).write_text(text, encoding="latin-1")
+    (run / TRAINED_ON.name).write_text(text, encoding="latin-1")
     store = LatentStore.open(run / "store")
     assert "not known" in changes_since(run, store)
     note(run, store)
