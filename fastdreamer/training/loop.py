@@ -23,6 +23,7 @@ from fastdreamer.latents.loader import Feed
 from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of, run_lock
 from fastdreamer.run.metrics import MetricsWriter
+from fastdreamer.run.run_files import checkpoints_of
 from fastdreamer.system.advice import plain
 from fastdreamer.system.failures import stop_signals
 from fastdreamer.system.files import scratch_directory

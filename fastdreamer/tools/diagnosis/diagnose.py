@@ -14,7 +14,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check, worst
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
-from fastdreamer.run.run_files import DIAGNOSIS
+from fastdreamer.run.run_files import AUDIT, DIAGNOSIS
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.progress import track
