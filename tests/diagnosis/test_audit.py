@@ -24,6 +24,7 @@ from fastdreamer.heads.actor import Actor
 from fastdreamer.recordings.tasks import RECORDED, TaskMeter
 from fastdreamer.report.page import write_report
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.run_files import AUDIT
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tools.diagnosis import audit as module
 from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, render
@@ -169,7 +170,7 @@ def test_an_audit_of_a_tiny_run(config: Config, run: Path, pretended: list[Prete
     config = replace(config, evaluation=replace(config.evaluation, max_steps=12))
     result = diagnose(config, run, (2,), BACKEND, Effort(states=2, tries=2))
     audited = result["audit"]
-    assert audited == json.loads((run / module.FILE).read_text())
+    assert audited == json.loads((run / AUDIT.name).read_text())
     assert audited["phase"] == 3 and list(audited["kinds"]) == ["own"] and "left out" in audited["notes"][0]
     own = audited["kinds"]["own"]
     assert own["states"] == 2 and len(own["points"]) == 34
