@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
-from fastdreamer import settings
 from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.settings import config_hash, differences, dump_config, presets, to_dict, validate
+from fastdreamer.settings.fields import BOUNDS
 from fastdreamer.system.folders import anchored
 
 
@@ -187,7 +187,7 @@ def test_every_bound_is_one_that_the_checks_know():
     sections = [Config, *(factory for factory in factories if factory is not dataclasses.MISSING)]
     for section in sections:
         for field in dataclasses.fields(section):
-            assert set(field.metadata) <= set(settings.BOUNDS), field.name
+            assert set(field.metadata) <= set(BOUNDS), field.name
 
 
 @pytest.mark.parametrize(

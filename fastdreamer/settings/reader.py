@@ -1,63 +1,35 @@
-"""Reading settings: YAML presets and files, dotted overrides, checks of names, types and bounds, and the hash.
+"""Reading settings: YAML presets and files, dotted overrides, checks of names, types and bounds.
 
-The dataclasses themselves are in `config.py`. PyYAML is imported only where YAML is read or written, so that the
-configuration works on a machine that has torch alone.
+PyYAML is imported only where YAML is read or written: without YAML files the configuration needs torch alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastdreamer.errors import UserError
-from fastdreamer.system.files import write_atomic
+from fastdreamer.settings.fields import BOUNDS, hints
+from fastdreamer.settings.resolved import RESOLVED, to_dict
 from fastdreamer.system.folders import expanded, find_beside
-from fastdreamer.system.yaml_text import dump_yaml, parse_yaml, read_yaml
+from fastdreamer.system.yaml_text import parse_yaml, read_yaml
 
 T = TypeVar("T")
 
-RESOLVED = "# resolved configuration"
-SEED_MOST = 2**62  # seeds are counted up from, and torch's generators hold 64 bits
 LONGEST = 60  # characters of a value in an error
 EXACT = 2**53  # up to here every whole number is a floating one
 NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # between them: bytes of names that are not UTF-8
 YES, NO = ("yes", "on"), ("no", "off")
 
-BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "at_least": ("at least", lambda value, bound: value >= bound),
-    "above": ("above", lambda value, bound: value > bound),
-    "at_most": ("at most", lambda value, bound: value <= bound),
-    "below": ("below", lambda value, bound: value < bound),
-    "choices": ("one of", lambda value, bound: value in bound),
-}
-
-
-def setting(
-    default: T,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    choices: Sequence[T] | None = None,
-) -> T:
-    """A dataclass field with a default and its bounds, which `load_config` and `validate` enforce."""
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "choices": choices}
-    metadata = {name: bound for name, bound in bounds.items() if bound is not None}
-    return dataclasses.field(default=default, metadata=metadata)
-
 
 def read_settings(schema: type[T], name_or_path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """The settings of `schema`: a preset (`crafter`) or a YAML file, with overrides on top.
+    """Settings of `schema` from a preset (`crafter`) or a YAML file, with overrides such as `phase1.steps=100` on top.
 
     A file may say `base: NAME_OR_PATH` to start from another one; a path there is relative to the file.
 
@@ -80,38 +52,9 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_preset_folder().glob("*.yaml"))}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration, or one section of it, as plain dicts, lists, strings and numbers."""
-    schema: Any = type(config)
-    hints = _hints(schema)
-    return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
-
-
-def dump_config(config: Any, path: Path) -> None:
-    """Write the resolved configuration as YAML, with its hash in the first line; `load_config` reads it back."""
-    write_atomic(Path(path), config_text(config).encode())
-
-
-def config_text(config: Any) -> str:
-    """What `dump_config` writes."""
-    return f"{RESOLVED} {config_hash(config)}\n{dump_yaml(to_dict(config))}"
-
-
-def config_hash(config: Any) -> str:
-    """16 hex characters over the canonical JSON of a configuration or of one section."""
-    canonical = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def differences(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted paths at which two configurations differ, each with both values."""
-    left, right = _flatten(to_dict(first)), _flatten(to_dict(second))
-    return {path: (left[path], right[path]) for path in left if left[path] != right[path]}
-
-
 def _preset_folder() -> Path:
     """`fastdreamer/configs` in a wheel, the repository's `configs` in an editable install."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     shipped = package / "configs"
     return shipped if shipped.is_dir() else package.parent / "configs"
 
@@ -170,7 +113,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type) -> None:
     keys = path.split(".")
     for depth, key in enumerate(keys):
         _check_known(expected, key, ".".join(keys[:depth]))
-        expected = _hints(expected)[key]
+        expected = hints(expected)[key]
         if depth < len(keys) - 1:
             if not dataclasses.is_dataclass(expected):
                 raise UserError(f"{'.'.join(keys[: depth + 1])} is a value, not a section, in override {override!r}")
@@ -202,12 +145,12 @@ def _build(schema: type, tree: Any, prefix: str) -> Any:
         raise UserError(f"{prefix} is a section: expected `key: value` lines, found {_describe(tree)}")
     for key in tree:
         _check_known(schema, key, prefix)
-    hints, arguments = _hints(schema), {}
+    types, arguments = hints(schema), {}
     for field in dataclasses.fields(schema):
         if field.name not in tree:
             continue
         path = f"{prefix}.{field.name}" if prefix else field.name
-        expected, value = hints[field.name], tree[field.name]
+        expected, value = types[field.name], tree[field.name]
         if dataclasses.is_dataclass(expected):
             arguments[field.name] = _build(typing.cast(type, expected), {} if value is None else value, path)
         else:
@@ -268,24 +211,3 @@ def _describe(value: Any) -> str:
         return "a section"
     shown = repr(value)
     return f"{shown if len(shown) <= LONGEST else f'{shown[:LONGEST]}...'} ({type(value).__name__})"
-
-
-def _plain(value: Any, expected: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, tuple):
-        return list(value)
-    # 20 and 20.0 are one setting and must give one hash
-    return float(value) if expected is float and type(value) is int else value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-@cache
-def _hints(schema: Any) -> dict[str, Any]:
-    return typing.get_type_hints(schema)

@@ -1,0 +1,93 @@
+"""Settings of training: which crops and tasks a batch holds, and the optimisation of a phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastdreamer.settings.fields import setting
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which crops a batch holds; lengths and unlabelled video are phase 1's. Every batch has batch_size crops."""
+
+    short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long crops only
+    long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
+    # The share of batches of one step, whose action is masked.
+    single_step: float = setting(0.0, at_least=0.0, below=1.0)
+    # The share of the labelled crops that come from episodes drawn by their summed |reward|. Phases 1 (as recorded) and
+    # 2 (of the crop's own task).
+    reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # The share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC",
+    # Chen et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
+    clone_top: float = setting(1.0, above=0.0, at_most=1.0)
+    clone_by: str = ""  # the task by whose return they are the best; empty: the task that is trained
+    # The share of the crops from video without actions, where the store has video with them too.
+    unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
+    # Batches that a thread makes ahead, for a card that reads from host memory and for a memory-mapped store; 0: none.
+    # A draw from RAM is a fraction of a millisecond, so on a CPU the thread would only contend with the step.
+    prefetch: int = setting(2, at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.short_window == 1:
+            raise ValueError("short_window is 1: crops of one step are sampling.single_step's; set it to 0, or 2 up")
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """What phases 2 and 3 train for: `reward`, `unlocks`, `first:COUNTER` or a counter's name (`recordings/tasks.py`).
+
+    Rewards come from what the latent store counts, so that other tasks need no encoding and no phase 1. Empty: the
+    recorded reward, without a name. Two or more are trained in equal shares; a learned TASK token tells them apart.
+    """
+
+    names: tuple[str, ...] = ()  # the tasks that are trained
+
+    def __post_init__(self) -> None:
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice or not all(self.names):
+            raise ValueError(f"names has {twice[0]} twice" if twice else "names has an empty name")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One phase's optimisation: linear warm-up, cosine decay to `final_rate` of the rate, EMA, clipping.
+
+    optimizer: `adamw`, or `muon` for the matrices of the transformer's blocks and AdamW for all else.
+    """
+
+    # `adamw`, or `muon` for the blocks' matrices and AdamW for all else.
+    optimizer: str = setting("adamw", choices=("adamw", "muon"))
+    steps: int = setting(1000, at_least=1)  # optimiser steps of the phase
+    batch_size: int = setting(16, at_least=1, at_most=2**20)  # crops of a batch; in phase 3 dreams
+    accumulate: int = setting(1, at_least=1)  # batches whose gradients are added up to one step
+    # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
+    micro_batch: int = setting(0, at_least=0)
+    # Whether the blocks' inputs alone are kept and the rest is computed again: less memory, slower.
+    recompute: bool = False
+    learning_rate: float = setting(3e-4, above=0.0)  # the highest learning rate
+    final_rate: float = setting(0.1, at_least=0.0, at_most=1.0)  # the last learning rate over the highest
+    warmup_steps: int = setting(50, at_least=0)  # steps until the learning rate is at its highest
+    weight_decay: float = setting(0.01, at_least=0.0)  # decoupled weight decay
+    clip_norm: float = setting(1.0, above=0.0)  # the largest norm of the gradient; a larger one is scaled down
+    max_skipped: int = setting(20, at_least=1)  # steps in a row whose loss or gradient is not finite; then it stops
+    ema_decay: float = setting(0.99, at_least=0.0, below=1.0)  # the decay of the averaged weights a step
+    checkpoint_every: int = setting(200, at_least=1)  # steps between checkpoints
+    log_every: int = setting(10, at_least=1)  # steps between lines of metrics
+
+
+@dataclass(frozen=True)
+class CloningConfig(TrainConfig):
+    """Phase 2."""
+
+    # Above 0: of the averaged heads those with the least held-out loss count, looked for at every twentieth of the
+    # steps; and the phase ends after this share of its steps without better ones.
+    patience: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+
+@dataclass(frozen=True)
+class TokenizerFitConfig(TrainConfig):
+    """`fit-tokenizer`. Single frames: the encoder first, then the convolutional decoder on the finished encoder."""
+
+    # The share of the steps that fits the encoder; longer clips fit both together.
+    encoder_share: float = setting(0.5, above=0.0, below=1.0)
