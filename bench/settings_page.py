@@ -1,9 +1,9 @@
-"""The page docs/settings.md: every setting, from the dataclasses of `fastdreamer/config.py` and the comments there.
+"""The page docs/settings.md: every setting, from the dataclasses of `fastdreamer/settings` and the comments there.
 
     PYTHONPATH=.:kernels:engines python -m bench.settings_page [--write]
 
 Prints the page, or with --write puts it in its place. A setting's sentence is the comment at the end of its line or the
-lines of comment above it; what may change within a run is what `run_config.may_change` says.
+lines of comment above it; what may change within a run is said at the field too (`free`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, get_type_hints
 
 from bench.probe import ROOT
 from fastdreamer.config import Config
-from fastdreamer.run.kept_config import may_change
-from fastdreamer.settings import BOUNDS, to_dict
+from fastdreamer.settings import to_dict
+from fastdreamer.settings.fields import BOUNDS, free_settings
 
 PAGE = ROOT / "docs/settings.md"
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 INTRODUCTION = """\
 # Settings
 
-<!-- python -m bench.settings_page --write makes this page from fastdreamer/config.py; edit the comments there. -->
+<!-- python -m bench.settings_page --write makes this page from fastdreamer/settings; edit the comments there. -->
 
 A setting is named by its section and its own name, as in `phase1.steps`. It stands in a YAML file (`phase1: {steps:
 2000}`) or behind any command (`fastdreamer train --phase 1 --run-dir RUN phase1.steps=2000`). `--config` names the
@@ -112,7 +112,9 @@ def _is_section(node: ast.AnnAssign) -> bool:
 
 
 def _may_change(path: str) -> str:
-    return "yes" if may_change(path, is_cloned=True) else "until phase 2" if may_change(path, is_cloned=False) else "no"
+    if path in free_settings(Config, is_cloned=True):
+        return "yes"
+    return "until phase 2" if path in free_settings(Config, is_cloned=False) else "no"
 
 
 def _type(hint: Any) -> str:
@@ -126,7 +128,8 @@ def _default(field: dataclasses.Field[Any], schema: type) -> Any:
 
 def _bounds(field: dataclasses.Field[Any]) -> str:
     said = []
-    for name, bound in field.metadata.items():
+    for name in (name for name in BOUNDS if name in field.metadata):
+        bound = field.metadata[name]
         shown = ", ".join(f"`{choice}`" for choice in bound) if name == "choices" else f"{bound:g}"
         said.append(f"{BOUNDS[name][0]} {shown}" if bound != 2**62 else "at most 2^62")
     return ", ".join(said)

@@ -7,13 +7,13 @@ explain every default; sources are the Dreamer 4 paper (arXiv:2509.24527, "P" th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastdreamer.settings import read_settings
 from fastdreamer.settings.data_settings import DataConfig, RecordConfig
 from fastdreamer.settings.evaluation_settings import EvaluationConfig, StudyConfig
-from fastdreamer.settings.fields import SEED_MOST, setting
+from fastdreamer.settings.fields import SEED_MOST, section, setting
 from fastdreamer.settings.imagination_settings import ImaginationConfig
 from fastdreamer.settings.model_settings import DynamicsConfig, ForcingConfig, HeadsConfig
 from fastdreamer.settings.tokenizer_settings import EnginesConfig, TokenizerConfig
@@ -37,30 +37,32 @@ class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the seed of everything that training draws
-    device: str = setting("auto", choices=("auto", "cpu", "cuda"))  # where it runs; auto: a card where there is one
+    # Where it runs; auto: a card where there is one.
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"), free="always")
     # The arithmetic of training; auto: bf16 where the machine has instructions for it, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
     # Whether torch.compile lies under the training steps and the imagination. auto: on a card; on a CPU it takes a
     # minute or two a phase, which pays in runs that are longer than the demo.
-    compile: str = setting("auto", choices=("auto", "on", "off"))
-    memory_gb: float = setting(0.0, at_least=0.0)  # what a run may take, in GiB; 0: the card's own (no limit on a CPU)
-    data: DataConfig = field(default_factory=DataConfig)
-    record: RecordConfig = field(default_factory=RecordConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    engines: EnginesConfig = field(default_factory=EnginesConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
-    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
-    forcing: ForcingConfig = field(default_factory=ForcingConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
-    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    tokenizer_fit: TokenizerFitConfig = field(default_factory=TokenizerFitConfig)
-    decoder: TrainConfig = field(default_factory=TrainConfig)  # pooled latents -> frames, for pictures only
-    phase1: TrainConfig = field(default_factory=TrainConfig)
-    phase2: CloningConfig = field(default_factory=CloningConfig)
-    phase3: TrainConfig = field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
+    compile: str = setting("auto", choices=("auto", "on", "off"), free="always")
+    # What a run may take, in GiB; 0: the card's own (no limit on a CPU).
+    memory_gb: float = setting(0.0, at_least=0.0, free="always")
+    data: DataConfig = section(DataConfig)
+    record: RecordConfig = section(RecordConfig, free="always")
+    tokenizer: TokenizerConfig = section(TokenizerConfig)
+    engines: EnginesConfig = section(EnginesConfig, free="always")
+    sampling: SamplingConfig = section(SamplingConfig)
+    tasks: TasksConfig = section(TasksConfig, free="before cloning")
+    dynamics: DynamicsConfig = section(DynamicsConfig)
+    forcing: ForcingConfig = section(ForcingConfig)
+    heads: HeadsConfig = section(HeadsConfig)
+    imagination: ImaginationConfig = section(ImaginationConfig)
+    tokenizer_fit: TokenizerFitConfig = section(TokenizerFitConfig)
+    decoder: TrainConfig = section(TrainConfig)  # pooled latents -> frames, for pictures only
+    phase1: TrainConfig = section(TrainConfig)
+    phase2: CloningConfig = section(CloningConfig)
+    phase3: TrainConfig = section(TrainConfig)
+    evaluation: EvaluationConfig = section(EvaluationConfig, free="always")
+    study: StudyConfig = section(StudyConfig, free="always")
 
     def __post_init__(self) -> None:
         dynamics, imagination = self.dynamics, self.imagination

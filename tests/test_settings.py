@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fastdreamer.config import Config, DataConfig, DynamicsConfig, HeadsConfig, TrainConfig, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.settings import config_hash, differences, dump_config, presets, to_dict, validate
-from fastdreamer.settings.fields import BOUNDS
+from fastdreamer.settings.fields import BOUNDS, declared, free_settings
 from fastdreamer.system.folders import anchored
 
 
@@ -187,7 +187,7 @@ def test_every_bound_is_one_that_the_checks_know():
     sections = [Config, *(factory for factory in factories if factory is not dataclasses.MISSING)]
     for section in sections:
         for field in dataclasses.fields(section):
-            assert set(field.metadata) <= set(BOUNDS), field.name
+            assert set(field.metadata) <= {*BOUNDS, "free"}, field.name
 
 
 @pytest.mark.parametrize(
@@ -381,3 +381,43 @@ def test_the_bytes_of_a_name_that_is_not_utf8_survive_the_disk(tmp_path):
     config = load_config("debug", ["data.store=/x/caf\udce9"])
     dump_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
+
+
+FREE = {
+    "": "device compile memory_gb",
+    "data": "memory_limit_gb resident card_limit_gb decoder resampler decode_threads max_damaged check_metadata",
+    "record": "policy episodes max_steps noise noisy_share noisy_noise random_share chance seed",
+    "tokenizer": "trust_jit",
+    "engines": "backend precision batches acting_frames resample_inside pool_inside channels_last directory memory_gb",
+    "sampling": "prefetch",
+    "imagination": "merge_commit capture",
+    **{
+        name: "steps micro_batch recompute max_skipped checkpoint_every log_every"
+        for name in ("tokenizer_fit", "decoder", "phase1", "phase2", "phase3")
+    },
+    "evaluation": "episodes max_steps seed execute workers crops samples context backend minerl_task leave_out task "
+    "bootstrap",
+    "study": "real_games",
+}
+BEFORE_CLONING = {"sampling.clone_top", "sampling.clone_by", "tasks.names"}
+
+
+def test_exactly_these_settings_may_change_in_a_run():
+    """A setting is added here on purpose: nothing that latents, weights or losses depend on."""
+    free = {f"{section}.{name}".lstrip(".") for section, names in FREE.items() for name in names.split()}
+    assert free_settings(Config) == free
+    assert free_settings(Config, is_cloned=False) == free | BEFORE_CLONING
+
+
+def test_every_setting_is_declared_once_with_what_may_change():
+    found = list(declared(Config))
+    assert [setting.path for setting in found] == written_paths(Config())
+    assert {setting.free for setting in found} == {"", "always", "before cloning"}
+
+
+def written_paths(config: Config | dict, prefix: str = "") -> list[str]:
+    """The dotted paths of a configuration's values, as the written file has them."""
+    paths: list[str] = []
+    for name, value in (config if isinstance(config, dict) else to_dict(config)).items():
+        paths += written_paths(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return paths

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.run.run_files import CHECKPOINTS
 from fastdreamer.settings import to_dict
+from fastdreamer.settings.fields import free_settings
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import atomic_directory, remove_directory, sha256_file
 from fastdreamer.system.folders import whole
@@ -34,8 +35,6 @@ FORMAT = 1
 KEEP = 2
 SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
 TASKS = "tasks.names"
-# Of a phase: what a resumed run may change. `steps` may grow, see `check_resumable`.
-FREE = ("micro_batch", "recompute", "max_skipped", "log_every", "checkpoint_every", "steps")
 MANIFEST, STATE = "manifest.json", "state.json"
 STEP = re.compile(r"step-\d{8}")
 NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
@@ -83,8 +82,8 @@ class Checkpoint:
 
 def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
-    parts = {name: to_dict(getattr(config, name)) for name in SECTIONS}
-    parts["tokenizer"].pop("trust_jit")  # how a file is read, not what it holds
+    sections = {name: getattr(config, name) for name in SECTIONS}
+    parts = {name: _without(to_dict(part), free_settings(type(part))) for name, part in sections.items()}
     return {"env": config.data.env, TASKS: list(config.tasks.names)} | parts
 
 
@@ -258,7 +257,7 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
 def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """As `check_architecture`, and the phase's own training settings too: a resumed run equals an uninterrupted one.
 
-    Intervals may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
+    What is free may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
 
     Raises:
         UserError: on any other difference, and where more steps are done than the phase is to have.
@@ -268,7 +267,8 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     wanted = training(config, checkpoint.phase)
     defaults = to_dict(type(getattr(config, section))())
     saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
-    then, now = ({name: value for name, value in tree.items() if name not in FREE} for tree in (saved, wanted))
+    free = free_settings(type(getattr(config, section)))
+    then, now = _without(saved, free), _without(wanted, free)
     _refuse_difference(then, now, checkpoint.path, f"{section}.")
     done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
     if steps < done:
@@ -278,6 +278,10 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     if before not in (None, steps):
         rate = f", and from step {done + 1} on the learning rate is that of step {done + 1} of {steps}"
         print(f"{section}: {steps} steps instead of {before}{rate if done < steps else ''}", flush=True)
+
+
+def _without(tree: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name not in names}
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:

@@ -14,25 +14,11 @@ from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.run_files import CHECKPOINTS, CONFIG, checkpoints_of, store_of
 from fastdreamer.settings import RESOLVED, differences, dump_config
+from fastdreamer.settings.fields import free_settings
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.folders import anchored
 from fastdreamer.system.yaml_text import parse_yaml
 
-# What may change in a run that has begun: nothing that its latents, weights or losses depend on.
-FREE_SECTIONS = ("evaluation.", "record.", "engines.", "study.")
-FREE_SETTINGS = (
-    "device",
-    "compile",
-    "memory_gb",
-    "imagination.merge_commit",
-    "imagination.capture",
-    *(f"data.{name}" for name in ("memory_limit_gb", "resident", "card_limit_gb")),
-    *(f"data.{name}" for name in ("decoder", "resampler", "decode_threads", "max_damaged", "check_metadata")),
-    "sampling.prefetch",
-    "tokenizer.trust_jit",
-)
-BEFORE_CLONING = ("tasks.", "sampling.clone_top", "sampling.clone_by")  # phase 1 knows nothing of them
-FREE_NAMES = (".steps", ".checkpoint_every", ".log_every", ".max_skipped", ".micro_batch", ".recompute")
 # What a killed command leaves that nothing depends on; and where there is something only if such a file is there.
 NOTES = re.compile(r"config\.yaml|metrics\.jsonl|tensorboard|store\.json|flags\.json|error-[\w-]+\.txt|\..+")
 MADE = {CHECKPOINTS: "phase*/step-*", "store": "episodes/*.safetensors", "recordings": "**/*.*"}
@@ -105,7 +91,7 @@ def is_binding(run_dir: Path) -> bool:
 
 
 def check_run(run_dir: Path, config: Config) -> None:
-    """A run keeps its configuration: refuse another one, apart from evaluation, recording, device and step counts.
+    """A run keeps its configuration: refuse another one, apart from what its fields say is free.
 
     One with which nothing was made yet is no reason to refuse (see `is_binding`).
 
@@ -116,18 +102,13 @@ def check_run(run_dir: Path, config: Config) -> None:
     if not saved.is_file() or not is_binding(run_dir):
         return
     is_cloned = any(any(checkpoints_of(run_dir, phase).glob("step-*")) for phase in (2, 3))
+    free = free_settings(Config, is_cloned)
     for path, (then, now) in _changed(saved, config).items():
-        if not may_change(path, is_cloned):
+        if path not in free:
             raise UserError(
                 f"{run_dir} was made with {path}={then}, not {now}: a run keeps its configuration (leave --config "
                 f"out), so use another --run-dir"
             )
-
-
-def may_change(path: str, is_cloned: bool) -> bool:
-    """Whether the setting of that dotted path may change in a run; `is_cloned`: whether phase 2 has begun there."""
-    free = FREE_SECTIONS if is_cloned else (*FREE_SECTIONS, *BEFORE_CLONING)
-    return path.startswith(free) or path in FREE_SETTINGS or path.endswith(FREE_NAMES)
 
 
 def _changed(saved: Path, config: Config) -> dict[str, tuple[Any, Any]]:

@@ -23,18 +23,21 @@ class DataConfig:
     frame_size: int = setting(64, at_least=8, at_most=2**13)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # the share of the episodes that is never trained on
     # A store larger than so many GiB is memory-mapped instead of read.
-    memory_limit_gb: float = setting(4.0, at_least=0.0)
+    memory_limit_gb: float = setting(4.0, at_least=0.0, free="always")
     # Where training keeps the latents; ram maps a store beyond memory_limit_gb, auto is the card up to card_limit_gb.
-    resident: str = setting("auto", choices=("auto", "ram", "card"))
-    card_limit_gb: float = setting(0.5, at_least=0.0)  # GiB of latents that auto puts on the card at most
+    resident: str = setting("auto", choices=("auto", "ram", "card"), free="always")
+    # GiB of latents that auto puts on the card at most.
+    card_limit_gb: float = setting(0.5, at_least=0.0, free="always")
     # What decodes videos; auto: nvdec on a card with DALI, else pyav.
-    decoder: str = setting("auto", choices=("auto", "pyav", "nvdec"))
+    decoder: str = setting("auto", choices=("auto", "pyav", "nvdec"), free="always")
     # What resamples frames; auto: dali on a card with DALI, else torch.
-    resampler: str = setting("auto", choices=("auto", "torch", "dali"))
-    decode_threads: int = setting(0, at_least=0)  # episodes that are decoded at once; 0: one a core, at most 8
-    max_damaged: float = setting(0.2, at_least=0.0, at_most=1.0)  # a larger share of damaged episodes stops `encode`
+    resampler: str = setting("auto", choices=("auto", "torch", "dali"), free="always")
+    # Episodes that are decoded at once; 0: one a core, at most 8.
+    decode_threads: int = setting(0, at_least=0, free="always")
+    # A larger share of damaged episodes stops `encode`.
+    max_damaged: float = setting(0.2, at_least=0.0, at_most=1.0, free="always")
     # Whether a recording is refused whose metadata.json contradicts its video or its rewards.
-    check_metadata: bool = True
+    check_metadata: bool = setting(True, free="always")
     skip_null: bool = False  # whether frames of VPT at which nothing was done are left out, as its own loader does
 
 

@@ -28,6 +28,6 @@ class ImaginationConfig:
     target_decay: float = setting(0.0, at_least=0.0, below=1.0)
     # Whether a step is committed with the first denoising pass of the next: K passes a step, not K + 1. auto: where the
     # policy reads latents. Compared with the plain order, in fp32, before it is used.
-    merge_commit: str = setting("auto", choices=("auto", "on", "off"))
+    merge_commit: str = setting("auto", choices=("auto", "on", "off"), free="always")
     # What one CUDA graph holds. auto: a step on a card; horizon: the whole rollout (slower to capture).
-    capture: str = setting("auto", choices=("auto", "off", "step", "horizon"))
+    capture: str = setting("auto", choices=("auto", "off", "step", "horizon"), free="always")

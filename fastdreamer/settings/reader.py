@@ -191,8 +191,10 @@ def _check_type(value: Any, expected: Any, path: str, choices: Sequence[Any] = (
 
 
 def _check_bounds(value: Any, metadata: Mapping[str, Any], path: str) -> Any:
-    for name, bound in metadata.items():
-        words, holds = BOUNDS[name]
+    for name, (words, holds) in BOUNDS.items():
+        if name not in metadata:
+            continue
+        bound = metadata[name]
         if not holds(value, bound):
             shown = ", ".join(map(str, bound)) if name == "choices" else bound
             close = _nearest(value, bound) if name == "choices" and isinstance(value, str) else ""

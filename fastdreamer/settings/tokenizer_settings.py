@@ -29,7 +29,7 @@ class TokenizerConfig:
     patch_size: int = setting(4, choices=(1, 2, 4))  # pixels a side of the wavelet patches that the encoder reads
     spatial_compression: int = setting(8, choices=(4, 8, 16))  # pixels a side that one latent covers before pooling
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the seed of random weights
-    trust_jit: bool = False  # whether a .jit may be loaded, which can run code that is in it
+    trust_jit: bool = setting(False, free="always")  # whether a .jit may be loaded, which can run code that is in it
 
     def __post_init__(self) -> None:
         LatentClock(self.frames_per_latent, self.window)

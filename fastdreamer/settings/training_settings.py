@@ -20,13 +20,14 @@ class SamplingConfig:
     reward_weighted: float = setting(0.0, at_least=0.0, at_most=1.0)
     # The share of the labelled training episodes, the best by the task's return, whose actions phase 2 clones ("%BC",
     # Chen et al. 2021, arXiv:2106.01345). Of the others it learns what the world pays, not what to do.
-    clone_top: float = setting(1.0, above=0.0, at_most=1.0)
-    clone_by: str = ""  # the task by whose return they are the best; empty: the task that is trained
+    clone_top: float = setting(1.0, above=0.0, at_most=1.0, free="before cloning")
+    # The task by whose return they are the best; empty: the task that is trained.
+    clone_by: str = setting("", free="before cloning")
     # The share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
     # Batches that a thread makes ahead, for a card that reads from host memory and for a memory-mapped store; 0: none.
     # A draw from RAM is a fraction of a millisecond, so on a CPU the thread would only contend with the step.
-    prefetch: int = setting(2, at_least=0)
+    prefetch: int = setting(2, at_least=0, free="always")
 
     def __post_init__(self) -> None:
         if self.short_window == 1:
@@ -58,22 +59,23 @@ class TrainConfig:
 
     # `adamw`, or `muon` for the blocks' matrices and AdamW for all else.
     optimizer: str = setting("adamw", choices=("adamw", "muon"))
-    steps: int = setting(1000, at_least=1)  # optimiser steps of the phase
+    steps: int = setting(1000, at_least=1, free="always")  # optimiser steps of the phase
     batch_size: int = setting(16, at_least=1, at_most=2**20)  # crops of a batch; in phase 3 dreams
     accumulate: int = setting(1, at_least=1)  # batches whose gradients are added up to one step
     # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
-    micro_batch: int = setting(0, at_least=0)
+    micro_batch: int = setting(0, at_least=0, free="always")
     # Whether the blocks' inputs alone are kept and the rest is computed again: less memory, slower.
-    recompute: bool = False
+    recompute: bool = setting(False, free="always")
     learning_rate: float = setting(3e-4, above=0.0)  # the highest learning rate
     final_rate: float = setting(0.1, at_least=0.0, at_most=1.0)  # the last learning rate over the highest
     warmup_steps: int = setting(50, at_least=0)  # steps until the learning rate is at its highest
     weight_decay: float = setting(0.01, at_least=0.0)  # decoupled weight decay
     clip_norm: float = setting(1.0, above=0.0)  # the largest norm of the gradient; a larger one is scaled down
-    max_skipped: int = setting(20, at_least=1)  # steps in a row whose loss or gradient is not finite; then it stops
+    # Steps in a row whose loss or gradient is not finite; then it stops.
+    max_skipped: int = setting(20, at_least=1, free="always")
     ema_decay: float = setting(0.99, at_least=0.0, below=1.0)  # the decay of the averaged weights a step
-    checkpoint_every: int = setting(200, at_least=1)  # steps between checkpoints
-    log_every: int = setting(10, at_least=1)  # steps between lines of metrics
+    checkpoint_every: int = setting(200, at_least=1, free="always")  # steps between checkpoints
+    log_every: int = setting(10, at_least=1, free="always")  # steps between lines of metrics
 
 
 @dataclass(frozen=True)
