@@ -52,7 +52,7 @@ def made_up(config: Config) -> list[Episode]:
 def feed_of(config: Config, number: int, device: torch.device) -> Feed:
     """Batches of a phase from episodes that lie where it trains."""
     steps = config.imagination.start_context if number == 3 else config.dynamics.window
-    count = getattr(config, f"phase{number}").batch_size
+    count = config.phase(number).batch_size
     sampling = config.sampling if number == 1 else SamplingConfig()
     clock, discount = config.tokenizer.clock, config.imagination.gamma
     sampler = CropSampler(made_up(config), clock, steps, count, config.seed, discount, sampling, device)
@@ -79,7 +79,7 @@ def models(config: Config, device: torch.device, number: int = 1) -> tuple[World
     """Random weights for a phase. Layers that start at zero are filled, or they would hide everything before them."""
     torch.manual_seed(config.seed)
     sizes = action_space(config.data.env).sizes
-    world = WorldModel.build(config, sizes, getattr(config, f"phase{number}").recompute)
+    world = WorldModel.build(config, sizes, config.phase(number).recompute)
     agent = Agent(config, sizes)
     for layer in (world.readout, *(head.net.out for head in (agent.policy, agent.reward, agent.value))):
         nn.init.normal_(layer.weight, std=layer.in_features**-0.5)

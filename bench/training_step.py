@@ -108,7 +108,7 @@ class Bench:
     def row(self, phase: int, arm: str, crops: int = 0) -> StepRow:
         """One arm at the configured batch, or at `crops` in one piece; what fails says why."""
         config = self._config(phase, arm, crops)
-        count = getattr(config, f"phase{phase}").batch_size
+        count = config.phase(phase).batch_size
         title = f"phase {phase} {self.backend.precision} {count} x {_steps(config, phase)}"
         cache = "warm" if self.backend.device.type == "cuda" else "host"
         row = StepRow(title, arm, cache, 0.0, 0, 0, None, 0.0, 0.0, phase, count)
@@ -123,8 +123,8 @@ class Bench:
         if arm == "eager":
             config = replace(config, imagination=replace(config.imagination, capture="off"))
         if crops:
-            train = replace(getattr(config, f"phase{phase}"), batch_size=crops, micro_batch=0)
-            config = replace(config, **{f"phase{phase}": train})
+            train = replace(config.phase(phase), batch_size=crops, micro_batch=0)
+            config = config.with_phase(phase, train)
         return config
 
     def _measured(self, row: StepRow, config: Config, is_whole: bool) -> StepRow:
@@ -169,7 +169,7 @@ class Bench:
         if row.arm == "naive":
             return naive_step(build(config, self.backend.device), self.backend), None
         backend = replace(self.backend, compiles=row.arm == "compiled")
-        train = getattr(config, f"phase{row.phase}")
+        train = config.phase(row.phase)
         optimisation = Optimisation(made_up_phase(config, row.phase, backend), train, backend)
         return optimisation.step, optimisation
 

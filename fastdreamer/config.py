@@ -7,8 +7,9 @@ explain every default; sources are the Dreamer 4 paper (arXiv:2509.24527, "P" th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fastdreamer.settings import read_settings
 from fastdreamer.settings.data_settings import DataConfig, RecordConfig
@@ -102,6 +103,15 @@ class Config:
     def task_count(self) -> int:
         """TASK tokens: one a named task where there are several, else dynamics.tasks; 0 where nothing is told apart."""
         return len(self.tasks.names) if len(self.tasks.names) > 1 else self.dynamics.tasks
+
+    def phase(self, number: int) -> TrainConfig:
+        """The training settings of phase 1, 2 or 3."""
+        return {1: self.phase1, 2: self.phase2, 3: self.phase3}[number]
+
+    def with_phase(self, number: int, train: TrainConfig) -> Config:
+        """The same configuration with other training settings for phase 1, 2 or 3."""
+        changed: dict[str, Any] = {f"phase{number}": train}
+        return replace(self, **changed)
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -31,7 +31,7 @@ def graphs(number: int, place: Place) -> Work:
     def step_of(backend: Backend) -> Optimisation:
         torch._dynamo.reset()
         config = place.config("dynamics.dim=16")
-        return Optimisation(made_up_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
+        return Optimisation(made_up_phase(config, number, backend), config.phase(number), backend)
 
     def check() -> None:
         one, other = (step_of(kind(place.device, "fp32", True)) for kind in (Tracing, Eager))

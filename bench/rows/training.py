@@ -24,7 +24,7 @@ def run(number: int, place: Place) -> Work:
     """`fit` for a few steps, logged at the first and the last, saved once."""
     keys = f"phase{number}={{steps: {STEPS}, log_every: 1000, checkpoint_every: 1000}}"
     config = place.config(keys)
-    train, make = getattr(config, f"phase{number}"), {1: phase_one, 2: phase_two, 3: phase_three}[number]
+    train, make = config.phase(number), {1: phase_one, 2: phase_two, 3: phase_three}[number]
 
     def fresh() -> Phase[Any]:
         return made_up_phase(config, number, place.backend)

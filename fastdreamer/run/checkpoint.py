@@ -89,7 +89,7 @@ def architecture(config: Config) -> dict[str, Any]:
 
 def training(config: Config, phase: int) -> dict[str, Any]:
     """The settings of a phase, as its checkpoints carry them."""
-    return to_dict(getattr(config, f"phase{phase}" if phase else "decoder"))
+    return to_dict(config.phase(phase) if phase else config.decoder)
 
 
 def save_checkpoint(
@@ -264,10 +264,10 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     """
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
-    wanted = training(config, checkpoint.phase)
-    defaults = to_dict(type(getattr(config, section))())
+    schema = type(config.phase(checkpoint.phase) if checkpoint.phase else config.decoder)
+    wanted, defaults = training(config, checkpoint.phase), to_dict(schema())
     saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
-    free = free_settings(type(getattr(config, section)))
+    free = free_settings(schema)
     then, now = _without(saved, free), _without(wanted, free)
     _refuse_difference(then, now, checkpoint.path, f"{section}.")
     done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]

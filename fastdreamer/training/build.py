@@ -77,7 +77,7 @@ def build_models(
     Those of earlier phases come from `parent`, and the agent of phase 3 too; without one all weights are random.
     `sizes` are the action components'.
     """
-    recomputes = getattr(config, f"phase{number}").recompute
+    recomputes = config.phase(number).recompute
     if number == 1 or parent is None:
         world = WorldModel.build(config, sizes, recomputes)
     else:

@@ -59,7 +59,7 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
         print("no training episode has rewards: phase 2 clones the policy alone, phase 3 cannot follow", flush=True)
     home = choose_home(config, store, device)
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
-    batch_size = getattr(config, f"phase{phase}").batch_size
+    batch_size = config.phase(phase).batch_size
     sampler = _sampler(config, store, views, window, batch_size, sampling, home)
     # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
     is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)

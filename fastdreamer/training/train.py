@@ -121,7 +121,7 @@ def train(
     run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
     note(run.path, store)
     started = time.perf_counter()
-    settings = getattr(config, f"phase{phase}")
+    settings = config.phase(phase)
     figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {

@@ -22,7 +22,7 @@ STEPS = ["phase1.steps=4", "phase2.steps=4", "phase3.steps=4", "phase1.accumulat
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_steps_are_those_of_the_training_loop(number: int, tmp_path: Path) -> None:
     config = load_config("debug", STEPS)
-    train = getattr(config, f"phase{number}")
+    train = config.phase(number)
     trained, ours = made_up_phase(config, number, BACKEND), made_up_phase(config, number, BACKEND)
     before = {name: value.clone() for name, value in ours.model.state_dict().items()}
     fit(trained, config, train, tmp_path, BACKEND, "made up")

@@ -40,7 +40,7 @@ def real_peak(config: Config, number: int, backend: Backend) -> int:
         if number == 2:
             kind = partial(AgentPhase, held_out=held_out.batch(0))
         phase = build_phase(config, number, feed, None, backend, kind)
-        update = Update(phase, getattr(config, f"phase{number}"), backend)
+        update = Update(phase, config.phase(number), backend)
         phase.model.train()
         for step in range(2):
             update(step)

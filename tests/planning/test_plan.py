@@ -180,7 +180,7 @@ def test_presets_for_larger_cards_have_larger_dynamics_with_heads_of_64_or_128(p
     }
     assert sum(p.numel() for p in world.parameters()) >= sizes[preset]
     assert config.dynamics.dim // config.dynamics.heads in (64, 128)
-    assert not any(getattr(config, f"phase{n}").micro_batch for n in (1, 2, 3))
+    assert not any(config.phase(n).micro_batch for n in (1, 2, 3))
 
 
 def fits(preset: str, number: int) -> None:

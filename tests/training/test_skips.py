@@ -68,7 +68,7 @@ def updates(small: Small, new_run: MakeRun) -> Callable[..., Update]:
         parent = run.load(number - 1, config) if number > 1 else None
         phase = build_phase(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
         phase.model.train()
-        return Update(phase, getattr(config, f"phase{number}"), BACKEND)
+        return Update(phase, config.phase(number), BACKEND)
 
     return made
 

@@ -240,7 +240,7 @@ def test_the_watcher_sees_what_waits() -> None:
 )
 def test_a_whole_step_waits_for_nothing(build: Build, number: int, overrides: tuple[str, ...]) -> None:
     phase = build(number, f"phase{number}.accumulate=2", *overrides)
-    train = getattr(phase.config, f"phase{number}")  # type: ignore[attr-defined]
+    train = phase.config.phase(number)  # type: ignore[attr-defined]
     phase.model.train()
     update = Update(phase, train, BACKEND)
     batch, position = phase.feed.draw(), phase.feed.get_state()  # type: ignore[union-attr]

@@ -57,7 +57,7 @@ def config_of(
 
 
 def optimisation(config: Config, number: int, backend: Backend) -> Optimisation:
-    return Optimisation(made_up_phase(config, number, backend), getattr(config, f"phase{number}"), backend)
+    return Optimisation(made_up_phase(config, number, backend), config.phase(number), backend)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -64,7 +64,7 @@ class Subject:
     @property
     def trained(self) -> dict[str, Tensor]:
         """Parameters of the phase's model that the optimisers hold, by name."""
-        train = getattr(self.config, f"phase{self.number}")
+        train = self.config.phase(self.number)
         named = dict(self.phase.model.named_parameters())
         held = {id(p) for o in build_optimizers(named.items(), train) for g in o.param_groups for p in g["params"]}
         return {name: p for name, p in named.items() if id(p) in held}

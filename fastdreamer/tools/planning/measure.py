@@ -76,7 +76,7 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
         left = train.batch_size - rows
         forcing = replace(config.forcing, sample_steps=min(2, config.forcing.sample_steps))
         config = replace(config, phase3=replace(train, batch_size=rows), forcing=forcing)
-    train = getattr(config, f"phase{number}")
+    train = config.phase(number)
     tracker = Tracker(is_card, is_fake)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

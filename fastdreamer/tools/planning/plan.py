@@ -72,7 +72,7 @@ class Planner:
 
     def __init__(self, config: Config, number: int, budget: Budget, store_bytes: int = 0) -> None:
         self.config, self.number, self.budget, self.store_bytes = config, number, budget, store_bytes
-        self.train: TrainConfig = getattr(config, f"phase{number}")
+        self.train = config.phase(number)
         self._made: dict[TrainConfig, Plan] = {}
 
     def configured(self) -> Plan:
@@ -117,7 +117,7 @@ class Planner:
         return replace(plan, rows=dict(plan.rows) | {"store": 0}, in_ram=True) if in_ram else plan
 
     def _measured(self, train: TrainConfig) -> Plan:
-        config = replace(self.config, **{f"phase{self.number}": train})  # type: ignore[arg-type]
+        config = self.config.with_phase(self.number, train)
         is_card = self.budget.is_card
         found = measure(config, self.number, self.budget.backend, is_card)
         rows = {name: found.parts[name] for name in PARTS}

@@ -50,7 +50,7 @@ class RunMemory:
             torch.cuda.reset_peak_memory_stats(backend.device)
         else:
             self._before = _start_of_growth()
-        return replace(config, **{f"phase{number}": replace(plan.train)})  # type: ignore[arg-type]
+        return config.with_phase(number, replace(plan.train))
 
     def finished(self) -> dict[str, Any]:
         """Predicted against measured, in GiB, printed in a line; nothing where nothing was planned."""

@@ -35,7 +35,7 @@ class BlankSampler(CropSampler):
 
     def __init__(self, config: Config, number: int) -> None:
         self.table = BlankSteps()
-        self.config, self.count = config, getattr(config, f"phase{number}").batch_size
+        self.config, self.count = config, config.phase(number).batch_size
         self.steps = config.imagination.start_context if number == 3 else config.dynamics.window
 
     def batch(self, number: int) -> Batch:

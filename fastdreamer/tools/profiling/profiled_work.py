@@ -93,7 +93,7 @@ def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[Wor
 
 def _updates(phase: Phase[Any], config: Config, number: int, backend: Backend) -> Callable[[], object]:
     """Optimisation steps from the middle of the training on: half-steps run, and the policy trains."""
-    train = getattr(config, f"phase{number}")
+    train = config.phase(number)
     begins = round(config.forcing.boot_warmup * train.steps) if number == 1 else config.imagination.critic_steps
     done = max(train.steps // 2, begins)
     assert phase.feed is not None
