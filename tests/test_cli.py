@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 
 from fastdreamer import cli, commands
+from fastdreamer.commands.configuration import resolve
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
+from fastdreamer.run.kept_config import check_run, kept_configuration
 from fastdreamer.settings import dump_config
+from fastdreamer.system.output import show
 
 REPORT = ["report", "--run-dir", "R"]
 
@@ -49,7 +52,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
         seconds.append(time.monotonic() - start)
         assert result.returncode == 0
     loaded = set(result.stderr.split())
-    assert not loaded & {"torch", "numpy", "yaml", "rich", "av", "diffusers", "crafter", "fastdreamer.commands"}
+    assert not loaded & {"torch", "numpy", "yaml", "rich", "av", "diffusers", "crafter", "fastdreamer.config"}
     assert min(seconds) < 0.5
     assert all(command in result.stdout for command in commands.COMMANDS)
 
@@ -112,7 +115,7 @@ def test_settings_may_stand_anywhere(stub, capsys):
 
 def test_json_ends_the_output_with_strict_numbers(stub, capsys):
     result = {"a": math.nan, "b": np.float32(0.5), "c": Path("x"), "d": [np.int64(3), math.inf], 5: np.arange(2)}
-    stub("report", lambda arguments: commands.show(result))
+    stub("report", lambda arguments: show(result))
     assert cli.main([*REPORT, "--json"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     expected = {"a": None, "b": 0.5, "c": "x", "d": [3, None], "5": [0, 1]}
@@ -224,7 +227,7 @@ def test_names_cannot_command_the_terminal(stub, capsys):
     def work(arguments):
         print(f"printed {EVIL}")
         print(f"noted {EVIL}", file=sys.stderr)
-        return commands.show({f"key {EVIL}\nfaked": f"value {EVIL}\nfaked"})
+        return show({f"key {EVIL}\nfaked": f"value {EVIL}\nfaked"})
 
     stub("report", work)
     assert cli.main(REPORT) == 0
@@ -295,25 +298,25 @@ def test_a_run_keeps_its_configuration(tmp_path):
     dump_config(config, tmp_path / "config.yaml")
     (tmp_path / "checkpoints" / "phase1" / "step-00000003").mkdir(parents=True)
     free = ["evaluation.episodes=9", "record.seed=4", "phase2.steps=7", "phase1.log_every=3", "device=cpu"]
-    commands.check_run(tmp_path, load_config("debug", free))
+    check_run(tmp_path, load_config("debug", free))
     for fixed in ("tokenizer.pool=4", "dynamics.layers=8", "seed=1", "phase1.learning_rate=1", "data.store=/x"):
         with pytest.raises(UserError, match=f"was made with {fixed.split('=')[0]}=.*another --run-dir"):
-            commands.check_run(tmp_path, load_config("debug", [fixed]))
+            check_run(tmp_path, load_config("debug", [fixed]))
 
 
 def test_the_configuration_is_saved_with_the_run_and_taken_back_if_refused(tmp_path):
     run, config = tmp_path / "run", load_config("debug")
-    with pytest.raises(UserError), commands.kept_configuration(run, config):
+    with pytest.raises(UserError), kept_configuration(run, config):
         raise UserError("no store")
     assert not run.exists()
-    with commands.kept_configuration(run, config):
+    with kept_configuration(run, config):
         assert load_config(run / "config.yaml") == config
     longer = load_config("debug", ["phase2.steps=70"])
     before = (run / "config.yaml").read_bytes()
-    with pytest.raises(UserError), commands.kept_configuration(run, longer):
+    with pytest.raises(UserError), kept_configuration(run, longer):
         raise UserError("no phase 1")
     assert (run / "config.yaml").read_bytes() == before
-    with pytest.raises(SystemExit), commands.kept_configuration(run, longer):
+    with pytest.raises(SystemExit), kept_configuration(run, longer):
         raise SystemExit(143)
     assert load_config(run / "config.yaml") == longer
 
@@ -323,7 +326,7 @@ def test_the_runs_own_configuration_is_the_default(tmp_path):
     dump_config(config, tmp_path / "config.yaml")
     arguments = cli.build_parser().parse_args(["eval", "--run-dir", str(tmp_path)])
     arguments.overrides = ["evaluation.episodes=7"]
-    resolved = commands.resolve(arguments)
+    resolved = resolve(arguments)
     assert (resolved.seed, resolved.evaluation.episodes) == (5, 7)
     assert isinstance(resolved, Config)
 

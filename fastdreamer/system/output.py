@@ -19,61 +19,7 @@ def show(result: Mapping[str, Any]) -> dict[str, Any]:
     return dict(result)
 
 
-def show_evaluation(summary: Mapping[str, Any]) -> None:
-    """Print the table of policies, and seconds a stage where they are known."""
-    evaluation = summary.get("eval", {})
-    for note in evaluation.get("notes", []):
-        print(f"note: {note}")
-    for task, entry in (evaluation.get("tasks") or {evaluation.get("task", ""): evaluation}).items():
-        print(f"{'policy':<16}{'return':>8}   {'95 % interval':<16}{'episodes':>8}{f'   task {task}' if task else ''}")
-        for name, row in entry.get("policies", {}).items():
-            interval = f"{row['return_low']:.2f} to {row['return_high']:.2f}"
-            print(f"{name:<16}{row['return_mean']:>8.2f}   {interval:<16}{row['episodes']:>8}")
-        _show_calibration(entry.get("reward_calibration", {}))
-    _show_world_model(summary.get("world_model", {}))
-    if summary.get("seconds"):
-        show({"seconds": summary["seconds"]})
-
-
-def _show_calibration(calibration: Mapping[str, Any]) -> None:
-    """Predicted beside paid reward."""
-    if calibration:
-        print(f"{'reward of play':<16}{'predicted':>10}{'paid':>8}{'ratio':>8}   (an episode)")
-    for name, row in calibration.items():
-        ratio = "-" if row["ratio"] is None or row["ratio"]["mean"] is None else f"{row['ratio']['mean']:.2f}"
-        print(f"{name:<16}{row['predicted']['mean']:>10.2f}{row['paid']['mean']:>8.2f}{ratio:>8}")
-
-
-def _show_world_model(world_model: Mapping[str, Any]) -> None:
-    """One sample beside copying, imagined beside real reward."""
-    if "one_step" in world_model:
-        step, over = world_model["one_step"], world_model["one_sample_over_copy"]
-        won = sum(ratio["mean"] < 1 for ratio in over)
-        line = (
-            f"one sample: {step['over_copy']['mean']:.2f} of copying's error at the first step, below it at {won} of "
-        )
-        found = (world_model.get("reward_correlation") or {}).get("imagined_against_real")
-        reward = f"; imagined against real reward: correlation {found['mean']:.2f}" if found else ""
-        print(f"{line}{len(over)} horizons{reward}")
-
-
-def show_engines(result: Mapping[str, Any]) -> None:
-    """Print a row an engine: what it is for, its size, and how it compares with eager."""
-    print(f"{'part':<8} {'backend':<14} {'target':<20} {'prec':<5} {'MB':>6} {'build s':>8} {'error':>8}  ms a clip")
-    for row in result["engines"]:
-        times = ", ".join(f"{shape} {ms:g}" for shape, ms in row["ms"].items()) or row["status"]
-        eager = f" (eager fp32 {row['eager_ms_per_clip']:g})" if row["eager_ms_per_clip"] else ""
-        print(
-            f"{row['part']:<8} {row['backend']:<14} {row['target']:<20} {row['precision']:<5} "
-            f"{row['bytes'] / 1e6:>6.0f} {row['seconds']:>8.1f} {row['relative_error']:>8.1e}  {times}{eager}"
-            f"{', kept' if row['kept'] else ''}"
-        )
-    for name, reason in result["refused"].items():
-        print(f"REFUSED {name}: {reason}")
-    print(f"{result['root']}, {result['seconds']} s")
-
-
-def show_profile(result: Mapping[str, Any]) -> None:
+def show_tables(result: Mapping[str, Any]) -> None:
     """Print the numbers, then every list of rows as a table, then the files."""
     tables = {name: rows for name, rows in result.items() if isinstance(rows, list) and rows}
     plain = {name: value for name, value in result.items() if name not in (*tables, "files") and value != []}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from evaluation.test_evaluate import StandInPool, tiny_run, use_stand_in
+from fastdreamer.commands.eval_command import show_evaluation
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.closed_loop import AgentPolicy
 from fastdreamer.evaluation.evaluate import evaluate
@@ -19,7 +20,6 @@ from fastdreamer.latents.store import LatentStore, read_manifest, write_episode,
 from fastdreamer.report.page import write_report
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.summary import write_summary
-from fastdreamer.system.output import show_evaluation
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fastdreamer import cli
-from fastdreamer.commands import check_run
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.run.kept_config import check_run
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.settings import differences, dump_config
 from fastdreamer.tools.planning.gpus import this_machine

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from fastdreamer import cli, commands
+from fastdreamer.commands.configuration import resolve
 from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
+from fastdreamer.run.kept_config import check_run, kept_configuration
 from fastdreamer.tokenizer.engines import installed as engines
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 
@@ -67,10 +69,10 @@ def test_no_command_makes_a_folder_called_tilde(monkeypatch, tmp_path, capsys):
     home = tmp_path / "home"
     assert (seen[0].store, seen[0].recordings, seen[0].run_dir) == (home / "s", home / "r", home / "run")
     with pytest.raises(UserError, match=f"configuration file {home}/c.yaml does not exist"):
-        commands.resolve(seen[0])
+        resolve(seen[0])
     arguments = cli.build_parser().parse_args(["plan", "--config", "debug"])
     arguments.overrides = ["data.store=~/s"]
-    assert commands.resolve(arguments).data.store == str(home / "s")
+    assert resolve(arguments).data.store == str(home / "s")
 
 
 def test_a_run_is_found_from_every_folder(monkeypatch, tmp_path):
@@ -81,17 +83,17 @@ def test_a_run_is_found_from_every_folder(monkeypatch, tmp_path):
     def config(*overrides: str):
         arguments = cli.build_parser().parse_args(["train", "--phase=1", f"--run-dir={run}", "--config=debug"])
         arguments.overrides = list(overrides)
-        return commands.resolve(arguments)
+        return resolve(arguments)
 
-    with commands.kept_configuration(run, config("data.store=my store", "tokenizer.weights=w/vae")):
+    with kept_configuration(run, config("data.store=my store", "tokenizer.weights=w/vae")):
         pass
     saved = load_config(run / "config.yaml")
     assert saved.data.store == str(tmp_path / "my store") and saved.tokenizer.weights == str(tmp_path / "w/vae")
-    commands.check_run(run, config("data.store=my store", "tokenizer.weights=w/vae"))
+    check_run(run, config("data.store=my store", "tokenizer.weights=w/vae"))
     monkeypatch.chdir("/")
-    commands.check_run(run, commands.resolve(SimpleNamespace(run_dir=run, config=None, overrides=[])))  # type: ignore
+    check_run(run, resolve(SimpleNamespace(run_dir=run, config=None, overrides=[])))  # type: ignore
     with pytest.raises(UserError, match="was made with data.store="):
-        commands.check_run(run, config("data.store=my store", "tokenizer.weights=w/vae"))
+        check_run(run, config("data.store=my store", "tokenizer.weights=w/vae"))
 
 
 def test_engines_are_found_however_the_weights_are_written(monkeypatch, tmp_path):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastdreamer.commands import check_run
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.kept_config import check_run
 from fastdreamer.settings import dump_config
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.cloning_phase import AgentPhase

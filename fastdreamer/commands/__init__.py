@@ -1,0 +1,74 @@
+"""The commands: a file each, with its arguments, its call and its printing.
+
+A command's call settles the configuration, imports what does the work, and shows its numbers; importing this package is
+cheap, so that help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastdreamer.commands import (
+    build_engines_command,
+    demo_command,
+    diagnose_command,
+    doctor_command,
+    encode_command,
+    eval_command,
+    fetch_weights_command,
+    fit_tokenizer_command,
+    inspect_command,
+    plan_command,
+    profile_command,
+    record_command,
+    report_command,
+    study_command,
+    train_command,
+)
+from fastdreamer.commands.command import Command
+from fastdreamer.system.output import to_json
+
+DECLARED: dict[str, Command] = {
+    module.COMMAND.name: module.COMMAND
+    for module in (
+        demo_command, study_command, record_command, inspect_command, fit_tokenizer_command, fetch_weights_command,
+        build_engines_command, encode_command, plan_command, train_command, profile_command, diagnose_command,
+        doctor_command, eval_command, report_command,
+    )
+}  # fmt: skip
+"""All commands, in the order of the help."""
+COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {name: found.call for name, found in DECLARED.items()}
+"""What is called for each of them."""
+
+
+def run_command(arguments: Namespace) -> int:
+    """Run the parsed command, print its summary and, with --json, its numbers as the last line.
+
+    What writes in a run directory holds it meanwhile (see `run_lock`).
+    """
+    with _held(arguments):
+        result = COMMANDS[arguments.command](arguments)
+    if arguments.json:
+        print(to_json(result), flush=True)
+    return 1 if result.get("refused") or result.get("red") else 0
+
+
+@contextmanager
+def _held(arguments: Namespace) -> Iterator[None]:
+    """The run directory of a command that writes there; one that is missing is made only where a run can begin."""
+    from fastdreamer.run.lock import refuse_ranks, run_lock
+
+    command = DECLARED[arguments.command]
+    run_dir: Path | None = getattr(arguments, "run_dir", None)
+    is_watching = any(getattr(arguments, name, 0) for name in ("pid", "dump", "print_command"))
+    if command.holds == "alone":
+        refuse_ranks()
+    if run_dir is None or not command.holds or is_watching or not (run_dir.is_dir() or command.begins):
+        yield
+        return
+    with run_lock(run_dir, shared=command.holds == "together"):
+        yield

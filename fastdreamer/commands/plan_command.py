@@ -1,0 +1,43 @@
+"""`fastdreamer plan`: what each phase takes of a card's memory, and what would fit."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from fastdreamer.commands.command import Command, given, number
+from fastdreamer.commands.configuration import resolve
+from fastdreamer.errors import UserError
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--phase", type=number, metavar="1|2|3", help="default: all of them")
+    parser.add_argument("--card", type=given, metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
+    parser.add_argument(
+        "--budget", type=given, metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB"
+    )
+
+
+def call(arguments: Namespace) -> dict[str, Any]:
+    """What each phase takes of a card; the exit code is 1 where one does not fit as configured."""
+    if arguments.phase not in (None, 1, 2, 3):
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are planned")
+    if arguments.card and arguments.budget:
+        raise UserError(f"--card {arguments.card} and --budget {arguments.budget} say the same thing: give one of them")
+    config = resolve(arguments)
+    from fastdreamer.tools.planning.gpus import default_budget, named_card, sized_card
+    from fastdreamer.tools.planning.plan_run import plan_run
+
+    if arguments.card:
+        budget = named_card(config, arguments.card)
+    else:
+        budget = sized_card(config, arguments.budget) if arguments.budget else default_budget(config)
+    run_dir = arguments.run_dir
+    store = Path(config.data.store) if config.data.store else None if run_dir is None else run_dir / "store"
+    return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
+
+
+COMMAND = Command(
+    "plan", "what each phase takes of a card's memory, and what would fit", call, _arguments, run_dir="optional"
+)
