@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
-from fastdreamer.commands.command import given
+from fastdreamer.commands.command import folder, given
 from fastdreamer.errors import UserError
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.broken import import_trouble
