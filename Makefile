@@ -40,11 +40,12 @@ long: $(VENV)/.installed-dev
 gpu:
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_card.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/tokenizer/test_dali_on_card.py tests/latents/test_sampling_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_dali_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/latents tests/latents/test_sampling_on_card.py
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/imagination/test_program_on_card.py
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/training/test_steps_on_card.py
 	if $(PYTHON) -c "import av, diffusers, nvidia.dali" 2>/dev/null; then \
-	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/data tests/recordings/test_alignment.py; \
+	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/recordings tests/recordings/test_alignment.py; \
 	else echo "frames against actions on the card: left out, needs av, diffusers and DALI"; fi
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gate --full --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda

@@ -97,7 +97,7 @@ def pip(*words: str) -> str:
 
 def extra(name: str) -> str:
     """The line that installs what an extra of FastDreamer brings, from its checkout where it runs from one."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     is_checkout = (root / "pyproject.toml").is_file()
     return pip("-e", f"{root}[{name}]") if is_checkout else pip(f"{PROGRAM}[{name}]")
 
