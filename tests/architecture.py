@@ -20,7 +20,7 @@ SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdr
 
 ORDER = (
     "fastdreamer_kernels", "fastdreamer_engines", "errors", "system", "shapes", "settings", "config", "device",
-    "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
+    "plotting", "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
     "dynamics", "heads", "imagination", "run", "health", "training", "evaluation", "report",
     "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "demo", "study", "api", "commands", "cli",
     "__main__",

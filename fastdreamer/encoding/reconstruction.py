@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdreamer.config import Config
 from fastdreamer.device import choose_device
 from fastdreamer.errors import UserError
+from fastdreamer.plotting.png import png, strip
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.identity import without_links
 from fastdreamer.recordings.read import find_recordings, guess_space, how_to_read, read_frames, read_recording
@@ -127,15 +128,12 @@ def _psnr(mse: float) -> float:
 
 
 def _write_filmstrip(file: Path, rows: list[Float[Tensor, "1 3 t s s"]]) -> None:
-    from PIL import Image
-
     count = min(SHOWN, rows[0].shape[2])
     picked = np.linspace(0, rows[0].shape[2] - 1, count).round().astype(int)
-    strips = [torch.cat(list(row[0][:, picked].unbind(1)), -1) for row in rows]
-    pixels = (torch.cat(strips, -2).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = [(row[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 3, 0).numpy()[picked] for row in rows]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file, format="PNG")
+        file.write_bytes(png(np.concatenate([strip(frames) for frames in pixels])))
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror or error})") from error
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,31 +13,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.evaluation.open_loop import Crop
+from fastdreamer.plotting.png import png, strip
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.files import write_atomic
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FRAMES_SHOWN = 16  # of a strip at most; of a longer window every second, third, ... step is shown
-
-
-def png(image: UInt8[ndarray, "h w 3"]) -> bytes:
-    """An RGB image as a PNG file (no imaging package is needed for that)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, _ = image.shape
-    rows = np.zeros((height, 1 + width * 3), dtype=np.uint8)  # each row opens with its filter: 0, none
-    rows[:, 1:] = np.ascontiguousarray(image).reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)) + chunk(b"IEND", b"")
-    )
-
-
-def strip(frames: Sequence[UInt8[ndarray, "h w 3"]]) -> UInt8[ndarray, "h w 3"]:
-    """Frames side by side, left to right."""
-    return np.concatenate(list(frames), axis=1)
 
 
 def decoded_steps(decoder: Callable[[Tensor], Tensor], latents: Float[Tensor, "l n z"]) -> UInt8[ndarray, "l h w 3"]:

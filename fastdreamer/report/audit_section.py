@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastdreamer.report.charts import scatter_chart
-from fastdreamer.report.html import Html, element, figure, joined, lead, note, table
+from fastdreamer.plotting.charts import scatter_chart
+from fastdreamer.plotting.html import Html, element, figure, joined, lead, note, table
 
 KINDS = {"recorded": "recorded play", "own": "the policy's own play"}
 FIGURES = {

@@ -8,8 +8,8 @@ from typing import Any
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.health.checks import Check
 from fastdreamer.health.limits import reward_on_play
-from fastdreamer.report.charts import rounded
-from fastdreamer.report.html import Html, element, joined, lead, note, table
+from fastdreamer.plotting.charts import rounded, with_interval
+from fastdreamer.plotting.html import Html, element, joined, lead, note, table
 from fastdreamer.report.verdict import NAMES, say
 
 HEAD = ("Play", "Predicted an episode", "Paid", "Ratio", "Predicted where nothing is paid", "AUC of paid steps",
@@ -68,8 +68,7 @@ def _interval(value: Mapping[str, float | None] | None) -> str:
     """`4.10 [3.80, 4.50]`; a bound that is no number is a question mark."""
     if value is None or value["mean"] is None:
         return "-"
-    mean, low, high = ("?" if x is None else rounded(x) for x in (value["mean"], value["low"], value["high"]))
-    return f"{mean} [{low}, {high}]"
+    return with_interval(value["mean"], value["low"], value["high"])
 
 
 def _plain(value: float | None) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from fastdreamer.report.charts import Series, line_chart, number
-from fastdreamer.report.html import Html, element, joined
+from fastdreamer.plotting.charts import Series, line_chart, number
+from fastdreamer.plotting.html import Html, element, joined
 
 PHASES = {
     0: "Pixel decoder (pictures only)",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fastdreamer.plotting.charts import number, scatter_chart
+from fastdreamer.plotting.html import Html, element, figure, joined, lead, note, table
 from fastdreamer.report.audit_section import audit_block
-from fastdreamer.report.charts import number, scatter_chart
-from fastdreamer.report.html import Html, element, figure, joined, lead, note, table
 from fastdreamer.system.advice import command
 
 TITLES = {

@@ -9,11 +9,11 @@ from typing import Any
 
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
+from fastdreamer.plotting.charts import rounded
+from fastdreamer.plotting.html import Html, element, joined, lead, note, page
 from fastdreamer.report.beside_reality import calibration_section, one_sample_section
-from fastdreamer.report.charts import rounded
 from fastdreamer.report.curves import PHASES, curves
 from fastdreamer.report.flags_section import health_section
-from fastdreamer.report.html import Html, element, joined, lead, note, page
 from fastdreamer.report.recorded_play import summarise_recordings
 from fastdreamer.report.sections import (
     configuration_section,

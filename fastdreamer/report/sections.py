@@ -11,9 +11,9 @@ from typing import Any
 
 from fastdreamer.envs.workers import count_cores
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.evaluation.pictures import PNG_SIGNATURE
-from fastdreamer.report.charts import Row, Series, interval_chart, line_chart, number, rounded
-from fastdreamer.report.html import Html, bar_cell, element, figure, joined, lead, note, table
+from fastdreamer.plotting.charts import Row, Series, interval_chart, line_chart, number, rounded
+from fastdreamer.plotting.html import Html, bar_cell, element, figure, joined, lead, note, table
+from fastdreamer.plotting.png import PNG_SIGNATURE
 from fastdreamer.report.verdict import NAMES, duration, interval_of, say
 from fastdreamer.system.advice import command
 from fastdreamer.system.json_files import regular_bytes

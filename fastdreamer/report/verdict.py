@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.report.charts import rounded
+from fastdreamer.plotting.charts import with_interval
 
 NAMES: dict[str, str] = {
     "random": "Random play",
@@ -27,8 +27,7 @@ def interval_of(policy: Mapping[str, Any]) -> Interval:
 
 def say(interval: Interval, sign: bool = False) -> str:
     """`4.10 [3.80, 4.50]`, with a plus sign on the estimate where it is a difference."""
-    plus = "+" if sign and interval.mean > 0 else ""
-    return f"{plus}{rounded(interval.mean)} [{rounded(interval.low)}, {rounded(interval.high)}]"
+    return with_interval(interval.mean, interval.low, interval.high, sign)
 
 
 def compare(better: Interval, worse: Interval, difference: Interval | None) -> str:

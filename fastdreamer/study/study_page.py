@@ -8,8 +8,8 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.report.charts import Row, interval_chart, rounded
-from fastdreamer.report.html import Html, element, figure, joined, lead, note, page, table
+from fastdreamer.plotting.charts import Row, interval_chart, rounded
+from fastdreamer.plotting.html import Html, element, figure, joined, lead, note, page, table
 from fastdreamer.report.sections import configuration_section, time_section
 from fastdreamer.report.verdict import NAMES, interval_of, say
 from fastdreamer.settings import config_text

@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fastdreamer.tools.profiling.blocks import Change, replay
-from fastdreamer.tools.profiling.memory_snapshot import changes_in_history, changes_in_trace
-from fastdreamer.tools.profiling.svg_picture import memory_picture
+from fastdreamer.tools.profiling.memory_snapshot import changes_in_history, changes_in_trace, memory_picture
 
 from .conftest import QUICK, SMALL
 

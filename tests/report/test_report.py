@@ -18,13 +18,15 @@ import pytest
 from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.evaluation.pictures import png, spread, strip
+from fastdreamer.evaluation.pictures import spread
 from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.plotting.charts import Row, Series, interval_chart, line_chart, number
+from fastdreamer.plotting.png import png, strip
+from fastdreamer.plotting.svg import ticks
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.report import page as report
 from fastdreamer.report import recorded_play as recordings
 from fastdreamer.report.beside_reality import calibration_section, one_sample_section
-from fastdreamer.report.charts import Row, Series, interval_chart, line_chart, number, ticks
 from fastdreamer.report.curves import curves, downsample, smooth
 from fastdreamer.report.flags_section import health_section
 from fastdreamer.report.page import read_run, render, write_report

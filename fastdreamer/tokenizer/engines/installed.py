@@ -45,7 +45,6 @@ from fastdreamer.tokenizer.preprocess import RESAMPLING
 
 GRAPH = 1  # raise it when the compiled modules change
 VERIFIED, UNRUN = "verified", "built, not yet run"
-PARTS = ("encoder", "decoder")
 
 
 def open_tokenizer(config: Config, device: torch.device, decodes: bool = False) -> FrozenTokenizer:
@@ -69,7 +68,7 @@ def open_tokenizer(config: Config, device: torch.device, decodes: bool = False) 
     if settings.backend == "eager":
         return tokenizer
     with one_line():
-        for part in PARTS[: 2 if decodes else 1]:
+        for part in ("encoder", "decoder")[: 2 if decodes else 1]:
             engine = _best(config, tokenizer, part)
             if engine is not None:
                 setattr(tokenizer, part, engine)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastdreamer.plotting.charts import stacked_picture
+from fastdreamer.plotting.svg import COLOURS
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.progress import memory_gb
 from fastdreamer.system.ranges import RANGES
 from fastdreamer.tools.profiling.blocks import Change, Timeline, replay
 from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
-from fastdreamer.tools.profiling.svg_picture import memory_picture
 from fastdreamer.tools.profiling.torch_trace import recorder
 
 TOP = 10
@@ -49,6 +51,24 @@ def memory(work: Work, warmup: int, steps: int, stem: Path) -> dict[str, Any]:
     write_atomic(files["picture"], memory_picture(timeline, f"{work.name}: {work.about}").encode())
     write_atomic(files["numbers"], json.dumps(_content(timeline, rows) | numbers).encode())
     return numbers | {"at_peak": rows[:TOP], "files": files}
+
+
+def memory_picture(timeline: Timeline, title: str) -> str:
+    """An SVG file: MiB over time by what stands before the origins' colon; the largest have a layer each."""
+    states = []
+    for state in timeline.held:
+        states.append(Counter[str]())
+        for by, size in state.items():
+            states[-1][by.partition(":")[0]] += size
+    most: Counter[str] = Counter()
+    for groups in states:
+        most |= groups  # the larger of both
+    names = [name for name, _ in most.most_common(len(COLOURS))]
+    layers = {name: [groups[name] / MIB for groups in states] for name in names}
+    if len(most) > len(names):
+        layers["others"] = [sum(size for name, size in groups.items() if name not in names) / MIB for groups in states]
+    peak = timeline.times_ms and (timeline.times_ms[timeline.peak], f"peak {timeline.peak_bytes / MIB:.1f} MiB")
+    return stacked_picture(timeline.times_ms, layers, peak or None, title, "milliseconds", "MiB")
 
 
 def _content(timeline: Timeline, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from torch.autograd.profiler_util import FunctionEvent
 
+from fastdreamer.plotting.svg import COLOURS, REST, Plot, ticks
 from fastdreamer.system.ranges import RANGES
-from fastdreamer.tools.profiling.svg_picture import COLOURS, ticks
 
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 1100, 130, 20, 40, 26, 44
 NARROWEST = 0.3  # pixels; operators closer to one another are drawn as one
@@ -25,50 +24,42 @@ def step_picture(events: Iterable[FunctionEvent], first_us: float, last_us: floa
             threads[event.thread].append(event)
     names = list(dict.fromkeys(e.name for found in threads.values() for e in found if e.name in RANGES))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    scale = (WIDTH - LEFT - RIGHT) / (last_us - first_us)
-    parts = [f'<text x="{LEFT}" y="20" class="title">{escape(title)}</text>']
+    plot = Plot(WIDTH, 0, LEFT, RIGHT, TOP, BOTTOM, (first_us, last_us))
+    plot.text(LEFT, 20, title, "title")
     top = TOP
     for place, (_, found) in enumerate(sorted(threads.items(), key=lambda item: -_ranged_us(item[1]))):
         ranges = [(_depth(e), e) for e in found if e.name in RANGES]
         depths = 1 + max((depth for depth, _ in ranges), default=-1)
-        who = "this thread" if place == 0 else "another thread"
-        parts.append(f'<text x="{LEFT - 8}" y="{top + 16}" text-anchor="end">{who}</text>')
+        plot.text(LEFT - 8, top + 16, "this thread" if place == 0 else "another thread", anchor="end")
         for depth, event in ranges:
-            x, width = _extent(event, first_us, last_us, scale)
-            y, colour = top + ROW * depth, colours[event.name]
-            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{ROW - 3}" fill="{colour}"/>')
+            x, width = _extent(event, plot)
+            y = top + ROW * depth
+            plot.box(x, y, width, ROW - 3, colours[event.name])
             if width > CHARACTER * len(event.name):
-                parts.append(f'<text x="{x + 3:.1f}" y="{y + 16}" class="name">{escape(event.name)}</text>')
+                plot.text(x + 3, y + 16, event.name, "name")
         y = top + ROW * depths
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">operators</text>')
+        plot.text(LEFT - 8, y + 12, "operators", anchor="end")
         outermost = [e for e in found if e.name not in RANGES and not _is_operator(e.cpu_parent)]
-        for x, width in _merged([_extent(e, first_us, last_us, scale) for e in outermost]):
-            parts.append(f'<rect x="{x:.1f}" y="{y + 2}" width="{width:.1f}" height="{ROW - 12}" fill="#9498a0"/>')
+        for x, width in _merged([_extent(e, plot) for e in outermost]):
+            plot.box(x, y + 2, width, ROW - 12, REST)
         top = y + ROW + 8
-    for tick in ticks((last_us - first_us) / 1e3):
-        x = LEFT + tick * 1e3 * scale
-        parts.append(f'<path d="M{x:.1f} {TOP - 6}V{top}" class="grid"/>')
-        parts.append(f'<text x="{x:.1f}" y="{top + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{top + 34}" text-anchor="middle">milliseconds</text>')
-    height = top + BOTTOM
-    style = (
-        "text{font:12px sans-serif;fill:#222}.title{font-size:15px;font-weight:bold}.name{fill:#fff}"
-        ".grid{stroke:#0003;stroke-dasharray:2 3}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-        f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
+    for tick in ticks(0.0, (last_us - first_us) / 1e3, 5):
+        x = plot.x(first_us + tick * 1e3)
+        plot.path(f"M{x:.1f} {TOP - 6}V{top}", "grid")
+        plot.text(x, top + 16, f"{tick:g}", anchor="middle")
+    plot.text((LEFT + WIDTH) / 2, top + 34, "milliseconds", anchor="middle")
+    plot.height = top + BOTTOM
+    return plot.file("text{font-size:12px}.name{fill:#fff}.grid{stroke:#0003;stroke-dasharray:2 3}")
 
 
 def _ranged_us(events: Sequence[FunctionEvent]) -> float:
     return float(sum(e.time_range.elapsed_us() for e in events if e.name in RANGES))
 
 
-def _extent(event: FunctionEvent, first_us: float, last_us: float, scale: float) -> tuple[float, float]:
+def _extent(event: FunctionEvent, plot: Plot) -> tuple[float, float]:
     """x and width, cut to the picture."""
-    begin, end = max(event.time_range.start, first_us), min(event.time_range.end, last_us)
-    return LEFT + (begin - first_us) * scale, (end - begin) * scale
+    begin, end = max(event.time_range.start, plot.x_range[0]), min(event.time_range.end, plot.x_range[1])
+    return plot.x(begin), plot.x(end) - plot.x(begin)
 
 
 def _merged(boxes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

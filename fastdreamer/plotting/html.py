@@ -8,6 +8,7 @@ from importlib import resources
 from string import Template
 
 VOID = ("img", "br")
+SHAPES = ("path", "circle", "rect")
 
 
 class Html(str):
@@ -17,7 +18,9 @@ class Html(str):
 def element(name: str, *content: object, **attributes: object) -> Html:
     """<name attributes>content</name>; `class_` stands for class, an underscore within a name for a hyphen."""
     given = "".join(f' {key.strip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
-    return Html(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{joined(content)}</{name}>")
+    if name in VOID or name in SHAPES:
+        return Html(f"<{name}{given}{'/' if name in SHAPES else ''}>")
+    return Html(f"<{name}{given}>{joined(content)}</{name}>")
 
 
 def joined(parts: Iterable[object], between: str = "") -> Html:
@@ -58,7 +61,7 @@ def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]]) ->
     """A self-contained page: a header, links to its sections, and these, each (anchor, title, content)."""
     links = element("nav", *(element("a", title, href=f"#{anchor}") for anchor, title, _ in sections))
     parts = [element("section", element("h2", title), content, id=anchor) for anchor, title, content in sections]
-    template = resources.files("fastdreamer.report").joinpath("report_template.html").read_text(encoding="utf-8")
+    template = resources.files("fastdreamer.plotting").joinpath("report_template.html").read_text(encoding="utf-8")
     text = Template(template).substitute(title=escape(title), body=joined([header, links, *parts], "\n"))
     return text.encode("utf-8", "replace").decode("utf-8")  # half a character of a name is no reason to fail
 
