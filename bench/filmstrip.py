@@ -19,7 +19,7 @@ from PIL import Image
 
 from bench.probe import ROOT
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.pictures import png
+from fastdreamer.plotting.png import png
 from fastdreamer.run.run_files import PICTURES
 from fastdreamer.system.files import write_atomic
 

@@ -15,7 +15,7 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.heads.reward import TwoHotHead
-from fastdreamer.imagination.returns import lambda_returns
+from fastdreamer.imagination.returns import rollout_returns
 from fastdreamer.imagination.rollout import imagine
 from fastdreamer.latents.batch import Batch
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
@@ -93,7 +93,7 @@ class Imagination(nn.Module):
         values = self.agent.returns_decoded(rollout.features)
         gamma = settings.gamma**self.world.clock.frames_per_latent
         mixing = settings.lambda_ if lambda_ is None else lambda_
-        returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], gamma, mixing)
+        returns = rollout_returns(rollout, values, gamma, mixing)
         return {
             "latents": rollout.latents,
             "actions": rollout.actions,

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.bootstrap import mean_interval
@@ -20,12 +18,11 @@ from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
 from fastdreamer.evaluation.frames import RealFrames
 from fastdreamer.evaluation.imagined_rewards import imagined_rewards
-from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
+from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model, imagining
 from fastdreamer.evaluation.payments import tasks_of
-from fastdreamer.evaluation.pictures import spread, write_filmstrips
+from fastdreamer.evaluation.pictures import write_filmstrips
 from fastdreamer.evaluation.trace import Trace
 from fastdreamer.heads.actor import Actor
-from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.recordings.actions import action_space
@@ -236,10 +233,7 @@ def evaluate_open_loop(
         return {"notes": [f"The world model was not evaluated: {error}"]}
     batch = batch.to(device)
     truth = world.normalise(batch.latents, batch.positions)
-
-    def imagine(crops: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
-        return open_loop(world, crops, settings.context, generator, actions)
-
+    imagine = imagining(world, settings.context)
     result, errors = evaluate_world_model(
         imagine, batch, truth, store.space.noop, settings.context, settings.samples, settings.bootstrap, settings.seed
     )
@@ -253,14 +247,10 @@ def evaluate_open_loop(
     if decoder is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")
         return result
-    picked = spread(errors, STRIPS)
-    rows = torch.tensor(picked, device=device)
-    with torch.no_grad():
-        imagined = imagine(batch.take(rows), torch.Generator().manual_seed(settings.seed), None)
-        drawn = write_filmstrips(
-            run.path / "pictures", crops, picked, errors, truth, imagined, decoder, RealFrames(config, run),
-            store.clock, settings.context,
-        )  # fmt: skip
+    drawn = write_filmstrips(
+        run.path / "pictures", crops, batch, errors, STRIPS, truth, imagine, decoder, RealFrames(config, run),
+        store.clock, settings.context, settings.seed,
+    )  # fmt: skip
     run_files.PICTURES.write(run.path, drawn)
     return result
 

@@ -8,6 +8,7 @@ as under the real actions; only the actions of the imagined steps differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.dynamics.sampler import open_loop
+from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.bootstrap import ratio_interval
+from fastdreamer.evaluation.bootstrap import Interval, ratio_interval
 from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.progress import track
@@ -29,6 +32,18 @@ ACTIONS = ("real", "shuffled_actions", "noop_actions")
 
 Imagine = Callable[[Batch, torch.Generator, Tensor | None], Tensor]
 """(batch, generator, replacing actions or None) -> imagined normalised latents (b, l, n, z); as dynamics.open_loop."""
+
+
+def imagining(
+    world: WorldModel, context: int, precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Imagine:
+    """A world model's open loop after `context` real steps."""
+
+    def imagine(crops: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
+        with precision():
+            return open_loop(world, crops, context, generator, actions)
+
+    return imagine
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,16 @@ def errors_of(
     return Errors(torch.cat(one).double().numpy(), torch.cat(mean).double().numpy())
 
 
+def copy_errors(truth: Float[Tensor, "b l n z"], context: int) -> Float[ndarray, "b s"]:
+    """What saying that nothing changes after the context would cost."""
+    return (truth[:, context - 1 : context] - truth[:, context:]).square().mean(dim=(2, 3)).double().cpu().numpy()
+
+
+def times_the_error(other: Float[ndarray, "b s"], real: Float[ndarray, "b s"], resamples: int, seed: int) -> Interval:
+    """How many times `real` an error is (shuffled over real actions, the model over copying), over all steps."""
+    return ratio_interval(other.mean(1), real.mean(1), resamples, seed)
+
+
 @torch.no_grad()
 def evaluate_world_model(
     imagine: Imagine,
@@ -152,7 +177,7 @@ def evaluate_world_model(
             name: errors_of(imagine, batch, truth, replacing[name], context, samples, seed, bar.advance)
             for name in ACTIONS
         }
-    copy = (truth[:, context - 1 : context] - truth[:, context:]).square().mean(dim=(2, 3)).double().cpu().numpy()
+    copy = copy_errors(truth, context)
     curves = {
         "one_sample": errors["real"].one_sample,
         f"mean_of_{samples}": errors["real"].mean_of_samples,
@@ -165,7 +190,7 @@ def evaluate_world_model(
     one = curves["one_sample"]
 
     def ratio(top: ndarray, bottom: ndarray, steps: slice = slice(None)) -> dict[str, float]:
-        return ratio_interval(top[:, steps].mean(1), bottom[:, steps].mean(1), resamples, seed).to_dict()
+        return times_the_error(top[:, steps], bottom[:, steps], resamples, seed).to_dict()
 
     result: dict[str, Any] = {"horizons": list(range(1, horizons + 1))}
     result |= {name: [float(value) for value in curve.mean(0)] for name, curve in curves.items()}

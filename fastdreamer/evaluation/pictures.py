@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.evaluation.open_loop import Crop
+from fastdreamer.evaluation.open_loop import Crop, Imagine
+from fastdreamer.latents.batch import Batch
 from fastdreamer.plotting.png import png, strip
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.files import write_atomic
@@ -36,27 +37,23 @@ def spread(errors: Float[ndarray, " b"], count: int) -> list[int]:
     return list(dict.fromkeys(int(order[place]) for place in places))
 
 
+@torch.no_grad()
 def write_filmstrips(
-    folder: Path,
-    crops: Sequence[Crop],
-    picked: Sequence[int],
-    errors: Float[ndarray, " b"],
-    truth: Float[Tensor, "b l n z"],
-    imagined: Float[Tensor, "p l n z"],
-    decoder: Callable[[Tensor], Tensor],
-    real_frames: Callable[[str], UInt8[ndarray, "t h w 3"] | None],
-    clock: LatentClock,
-    context: int,
-) -> dict[str, Any]:
-    """Write a PNG a row.
+    folder: Path, crops: Sequence[Crop], batch: Batch, errors: Float[ndarray, " b"], count: int,
+    truth: Float[Tensor, "b l n z"], imagine: Imagine, decoder: Callable[[Tensor], Tensor],
+    real_frames: Callable[[str], UInt8[ndarray, "t h w 3"] | None], clock: LatentClock, context: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Imagine `count` crops, easy to hard; write a PNG a row.
+
+    Returns the contents of pictures.json: {"context", "steps", "strips": [{"episode", "start", "error", "rows": {...}}]}.
 
     Args:
-        picked: which crops; `imagined` holds one imagined sequence for each, in that order.
+        batch: the crops themselves; `errors` their errors, `truth` their normalised latents.
         real_frames: an episode's frames by name, or None where the recording is gone.
-
-    Returns:
-        The contents of pictures.json: {"context", "steps", "strips": [{"episode", "start", "error", "rows": {...}}]}.
     """
+    picked = spread(errors, count)
+    chosen = batch.take(torch.tensor(picked, device=truth.device))
+    imagined = imagine(chosen, torch.Generator().manual_seed(seed), None)
     folder.mkdir(parents=True, exist_ok=True)
     steps = truth.shape[1]
     shown = list(range(0, steps, -(-steps // FRAMES_SHOWN)))

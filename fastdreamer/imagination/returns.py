@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fastdreamer.imagination.rollout import Rollout
+
 
 def lambda_returns(
     rewards: Float[Tensor, "b h"],
@@ -30,6 +32,13 @@ def lambda_returns(
         future = rewards[:, k] + gamma * continues[:, k] * mixed
         out.append(future)
     return torch.stack(out[::-1], 1)
+
+
+def rollout_returns(
+    rollout: Rollout, values: Float[Tensor, "b s"], gamma: float, lambda_: float
+) -> Float[Tensor, "b h"]:
+    """Of imagined steps, from the values v_0 .. v_H of their states (s = H + 1)."""
+    return lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], gamma, lambda_)
 
 
 def survival(continues: Float[Tensor, "b h"]) -> Float[Tensor, "b h"]:

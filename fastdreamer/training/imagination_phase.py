@@ -19,7 +19,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.pmpo import Shares, pmpo_loss, pmpo_shares
 from fastdreamer.imagination.program import Program, build_program
-from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.imagination.returns import rollout_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Feed
@@ -131,7 +131,7 @@ class ImaginationPhase(Phase[DreamWork]):
         with span("heads"), self.backend.autocast():
             values = agent.returns_decoded(rollout.features)
             slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
-        returns = lambda_returns(rollout.rewards, rollout.continues, slow[:, 1:], self.gamma, settings.lambda_)
+        returns = rollout_returns(rollout, slow, self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
         self._advantages.append(advantage)
         self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)

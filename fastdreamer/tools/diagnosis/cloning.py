@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
@@ -61,13 +62,18 @@ def rewards(subject: Subject, phase: AgentPhase, task: int | None = None) -> Che
     predicted, recorded = sample_rewards(subject, phase, task)
     if len(recorded) < 2 or not float(recorded.std()) > 0:
         return Check("reward", name, f"no reward in {len(recorded)} steps", expected, "too early")
-    return flags.reward_spread(float(predicted.std()), float(recorded.std()))
+    return reward_spread(predicted, recorded)
+
+
+def reward_spread(predicted: Tensor, recorded: Tensor) -> Check:
+    """Spread of what the reward head says of some steps, beside that of what they paid."""
+    return flags.reward_spread(*(float(x.float().std(correction=0)) for x in (predicted, recorded)))
 
 
 @torch.no_grad()
 def sample_rewards(
     subject: Subject, phase: AgentPhase, task: int | None = None, batches: int = 8
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """(predicted, recorded) at every valid step of some batches, of one task's crops or of all."""
     predicted, recorded = [], []
     feed, agent = phase.feed, phase.agent

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.bootstrap import Interval, ratio_interval
+from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.open_loop import (
     Crop,
     choose_crops,
+    copy_errors,
     errors_of,
+    imagining,
     noop_actions,
     shuffle_actions,
+    times_the_error,
 )
 from fastdreamer.health.checks import Check, check
 from fastdreamer.latents.batch import Batch
@@ -44,12 +45,15 @@ def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
         if not batch.labelled.all():
             replacing = {"real": None}
             yield Check("actions", "controls", "windows without action labels", "labelled windows", "not measured")
-        errors = {name: _errors(subject, batch, truth, actions, context) for name, actions in replacing.items()}
+        imagine = imagining(subject.world, context, subject.backend.autocast)
+        errors = {
+            name: errors_of(imagine, batch, truth, actions, context, SAMPLES, 0).mean_of_samples
+            for name, actions in replacing.items()
+        }
     real = errors.pop("real")
     for name, found in errors.items():
-        yield control(name, ratio_interval(found.mean(1), real.mean(1), RESAMPLES, 0))
-    copy = (truth[:, context - 1 : context] - truth[:, context:]).square().mean(dim=(2, 3)).double().cpu().numpy()
-    yield drift(real, copy)
+        yield control(name, times_the_error(found, real, RESAMPLES, 0))
+    yield drift(real, copy_errors(truth, context))
     draw(subject, crops, batch, truth, real, context, pictures)
 
 
@@ -103,21 +107,16 @@ def draw(
 ) -> None:
     """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
     from fastdreamer.evaluation.frames import RealFrames
-    from fastdreamer.evaluation.pictures import spread, write_filmstrips
+    from fastdreamer.evaluation.pictures import write_filmstrips
     from fastdreamer.training.pixel_decoder import load_decoder
 
     decoder = load_decoder(subject.run, subject.config, subject.backend.device)
     if decoder is None:
         return
-    errors = np.asarray(real.mean(1))
-    picked = spread(errors, 1)
-    rows = torch.tensor(picked, device=truth.device)
-    with torch.no_grad():
-        imagined = open_loop(subject.world, batch.take(rows), context, torch.Generator().manual_seed(0))
-        write_filmstrips(
-            to, crops, picked, errors, truth, imagined, decoder, RealFrames(subject.config, subject.run),
-            subject.store.clock, context,
-        )  # fmt: skip
+    write_filmstrips(
+        to, crops, batch, real.mean(1), 1, truth, imagining(subject.world, context), decoder,
+        RealFrames(subject.config, subject.run), subject.store.clock, context, 0,
+    )  # fmt: skip
 
 
 def _crops(subject: Subject, context: int) -> tuple[list[Crop], Batch]:
@@ -126,13 +125,3 @@ def _crops(subject: Subject, context: int) -> tuple[list[Crop], Batch]:
         return choose_crops(store.split("held_out"), store.clock, window, context, CROPS, 0)
     except UserError:
         return choose_crops(store.split("train"), store.clock, window, context, CROPS, 0)
-
-
-def _errors(
-    subject: Subject, batch: Batch, truth: Tensor, actions: Tensor | None, context: int
-) -> Float[ndarray, "b s"]:
-    def imagine(crops: Batch, generator: torch.Generator, replacing: Tensor | None) -> Tensor:
-        with subject.backend.autocast():
-            return open_loop(subject.world, crops, context, generator, replacing)
-
-    return errors_of(imagine, batch, truth, actions, context, SAMPLES, 0).mean_of_samples

@@ -10,20 +10,17 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.bootstrap import ratio_interval
-from fastdreamer.evaluation.open_loop import choose_crops, errors_of, shuffle_actions
+from fastdreamer.evaluation.open_loop import choose_crops, errors_of, imagining, shuffle_actions, times_the_error
 from fastdreamer.heads.agent import Agent
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
-from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint
+from fastdreamer.tools.diagnosis.cloning import reward_spread
 from fastdreamer.training.models import agent_from, world_model_from
 from fastdreamer.training.phase_data import episodes_of, rewarded_batch
 
@@ -84,15 +81,12 @@ def actions_matter(config: Config, world: WorldModel, store: LatentStore) -> Che
     if torch.equal(shuffled, batch.actions):
         return _not_measured(unmeasured, "all held-out actions are alike")
     truth = world.normalise(batch.latents, batch.positions)
-
-    def imagine(crops: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
-        return open_loop(world, crops, context, generator, actions)
-
+    imagine = imagining(world, context)
     wrong, right = (
-        errors_of(imagine, batch, truth, actions, context, SAMPLES, seed).mean_of_samples.mean(1)
+        errors_of(imagine, batch, truth, actions, context, SAMPLES, seed).mean_of_samples
         for actions in (shuffled, None)
     )
-    interval = ratio_interval(wrong, right, RESAMPLES, seed)
+    interval = times_the_error(wrong, right, RESAMPLES, seed)
     return flags.action_ratio(interval.mean, interval.low, interval.high)
 
 
@@ -121,8 +115,7 @@ def rewards_differ(config: Config, world: WorldModel, agent: Agent, store: Laten
         is_known[:, 0] = False  # the step before the crop is not in it
     if not is_known.any():
         return _not_measured(flags.reward_spread(1.0, 1.0), "no step of the crops has a reward")
-    spread, recorded = (float(x[is_known].std(correction=0)) for x in (torch.cat(predicted), batch.rewards))
-    return flags.reward_spread(spread, recorded)
+    return reward_spread(torch.cat(predicted)[is_known], batch.rewards[is_known])
 
 
 def _not_measured(healthy: Check, reason: str) -> Check:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastdreamer.errors import UserError
+from fastdreamer.evaluation.calibration import correlation
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
-from fastdreamer.imagination.returns import lambda_returns, survival
+from fastdreamer.imagination.returns import rollout_returns, survival
 from fastdreamer.tools.diagnosis import real_play
 from fastdreamer.tools.diagnosis.loaded_phase import Subject
 from fastdreamer.training.imagination_phase import NO_REWARD, ImaginationPhase
@@ -78,7 +79,7 @@ def dream(subject: Subject, phase: ImaginationPhase) -> Dreams:
     rollout = phase.imagine(subject.batch)
     with subject.backend.autocast():
         values = agent.returns_decoded(rollout.features).float()
-    returns = lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], phase.gamma, settings.lambda_)
+    returns = rollout_returns(rollout, values, phase.gamma, settings.lambda_)
     weight = survival(rollout.continues)
     found = [x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)]
     rewards, values, returns, weight = found
@@ -101,14 +102,13 @@ def calibration(dreams: Dreams) -> Check:
             "value", "value against returns", "returns are all alike", "correlated, without bias",
             "nothing happens in imagination: see the rows of group reward", red=True,
         )  # fmt: skip
-    is_constant = float(values.std()) < 1e-6
-    correlation = 0.0 if is_constant else float(torch.corrcoef(torch.stack([values, returns]))[0, 1])
+    together = correlation(values.numpy(), returns.numpy()) or 0.0
     bias = float((values - returns).mean()) / max(spread, ALIKE * float(returns.abs().mean()))
     return check(
-        "value", "value against returns", f"correlation {correlation:.2f}, bias {bias:+.2f} spreads",
+        "value", "value against returns", f"correlation {together:.2f}, bias {bias:+.2f} spreads",
         "correlation above 0.3, bias within 1",
         "the critic is off: raise imagination.critic_steps, or train phase 2 longer",
-        of=(correlation, bias), red=correlation < 0 or abs(bias) > 2, amber=correlation < 0.3 or abs(bias) > 1,
+        of=(together, bias), red=together < 0 or abs(bias) > 2, amber=together < 0.3 or abs(bias) > 1,
     )  # fmt: skip
 
 
