@@ -45,7 +45,7 @@ def write_filmstrips(
 ) -> dict[str, Any]:  # fmt: skip
     """Imagine `count` crops, easy to hard; write a PNG a row.
 
-    Returns the contents of pictures.json: {"context", "steps", "strips": [{"episode", "start", "error", "rows": {...}}]}.
+    Returns {"context", "steps", "shown", "strips": [{"episode", "start", "error", "rows": {...}}]}.
 
     Args:
         batch: the crops themselves; `errors` their errors, `truth` their normalised latents.

@@ -57,6 +57,11 @@ def rounded(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
+def between(low: float, high: float) -> str:
+    """A range, as `rounded` writes numbers."""
+    return f"{rounded(low)} to {rounded(high)}"
+
+
 def with_interval(mean: float | None, low: float | None, high: float | None, sign: bool = False) -> str:
     """`4.10 [3.80, 4.50]`, with `sign` a plus before a positive estimate; what is no number is a question mark."""
     shown = ["?" if value is None else rounded(value) for value in (mean, low, high)]
@@ -64,15 +69,9 @@ def with_interval(mean: float | None, low: float | None, high: float | None, sig
 
 
 def line_chart(
-    series: Sequence[Series],
-    x_label: str,
-    width: int = 320,
-    height: int = 180,
-    zero: bool = False,
-    direct_labels: bool = False,
-    marks: Sequence[float] = (),
-    label: str = "",
-) -> Html:
+    series: Sequence[Series], x_label: str, width: int = 320, height: int = 180, zero: bool = False,
+    direct_labels: bool = False, marks: Sequence[float] = (), label: str = "",
+) -> Html:  # fmt: skip
     """Lines over a common x axis.
 
     Args:
@@ -103,13 +102,9 @@ def line_chart(
 
 
 def scatter_chart(
-    points: Sequence[tuple[float, float]],
-    x_label: str,
-    y_label: str,
-    width: int = 900,
-    height: int = 340,
+    points: Sequence[tuple[float, float]], x_label: str, y_label: str, width: int = 900, height: int = 340,
     label: str = "",
-) -> Html:
+) -> Html:  # fmt: skip
     """Points (x, y) over a dashed diagonal, on which y is x; both axes have the same bounds."""
     bounds = extent([value for point in points for value in point])
     plot = Plot(width, height, 52.0, 12.0, 22.0, 34.0, bounds, bounds)

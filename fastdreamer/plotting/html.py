@@ -28,6 +28,12 @@ def joined(parts: Iterable[object], between: str = "") -> Html:
     return Html(between.join(part if isinstance(part, Html) else escape(str(part)) for part in parts))
 
 
+def heading(title: str, about: Sequence[object], sentences: Iterable[str]) -> Html:
+    """What opens a page: its title, what it is about, and what was found, in words."""
+    said = element("p", *(element("span", sentence) for sentence in sentences), class_="verdict")
+    return joined([element("h1", title), element("p", joined(about, " &middot; "), class_="meta"), said])
+
+
 def note(text: object) -> Html:
     """A remark about what is missing or limited."""
     return element("p", text, class_="note")

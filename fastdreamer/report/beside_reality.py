@@ -51,24 +51,13 @@ def judged(entry: Mapping[str, Any]) -> Check:
 
 def _row(title: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     unpaid, critic = entry["kinds"].get("unpaid_steps"), entry.get("critic")
-    return (
-        title,
-        _interval(entry["predicted"]),
-        _interval(entry["paid"]),
-        _interval(entry["ratio"]),
-        _interval(unpaid and unpaid["predicted"]),
-        _plain(entry["auc"]),
-        _plain(entry["correlation"]),
-        _interval(critic and critic["value"]),
-        _interval(critic and critic["with_rest"]),
-    )
+    intervals = entry["predicted"], entry["paid"], entry["ratio"], unpaid and unpaid["predicted"]
+    judged = [_interval(critic and critic[name]) for name in ("value", "with_rest")]
+    return (title, *map(_interval, intervals), _plain(entry["auc"]), _plain(entry["correlation"]), *judged)
 
 
 def _interval(value: Mapping[str, float | None] | None) -> str:
-    """`4.10 [3.80, 4.50]`; a bound that is no number is a question mark."""
-    if value is None or value["mean"] is None:
-        return "-"
-    return with_interval(value["mean"], value["low"], value["high"])
+    return "-" if value is None or value["mean"] is None else with_interval(value["mean"], value["low"], value["high"])
 
 
 def _plain(value: float | None) -> str:

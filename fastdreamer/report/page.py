@@ -10,7 +10,7 @@ from typing import Any
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.plotting.charts import rounded
-from fastdreamer.plotting.html import Html, element, joined, lead, note, page
+from fastdreamer.plotting.html import Html, element, heading, joined, lead, note, page
 from fastdreamer.report.beside_reality import calibration_section, one_sample_section
 from fastdreamer.report.curves import PHASES, curves
 from fastdreamer.report.flags_section import health_section
@@ -158,14 +158,7 @@ def header(run: Run) -> Html:
     parts = ["FastDreamer report", *([env] if env else [])]
     parts += [f"phase {', '.join(phases)} trained"] if phases else []
     parts += [f"{duration(sum(run.timings.values()))} in all"] if run.timings else []
-    return joined(
-        [
-            element("h1", run.path.resolve().name),
-            element("p", joined(parts, " &middot; "), class_="meta"),
-            element("p", *(element("span", sentence) for sentence in sentences), class_="verdict"),
-            tiles(run),
-        ]
-    )
+    return joined([heading(run.path.resolve().name, parts, sentences), tiles(run)])
 
 
 def tiles(run: Run) -> Html:

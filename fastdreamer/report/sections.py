@@ -11,10 +11,10 @@ from typing import Any
 
 from fastdreamer.envs.workers import count_cores
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.plotting.charts import Row, Series, interval_chart, line_chart, number, rounded
+from fastdreamer.plotting.charts import Series, between, interval_chart, line_chart, number, rounded
 from fastdreamer.plotting.html import Html, bar_cell, element, figure, joined, lead, note, table
 from fastdreamer.plotting.png import PNG_SIGNATURE
-from fastdreamer.report.verdict import NAMES, duration, interval_of, say
+from fastdreamer.report.verdict import NAMES, duration, interval_of, interval_row, say
 from fastdreamer.system.advice import command
 from fastdreamer.system.json_files import regular_bytes
 
@@ -46,15 +46,10 @@ def evaluation_section(evaluation: Mapping[str, Any], recordings: Mapping[str, A
 def _played(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> Html:
     policies = evaluation["policies"]
     ordered: list[str] = [n for n in NAMES if n in policies] + [str(n) for n in policies if n not in NAMES]
-    rows = []
-    for name in ordered:
-        mine = interval_of(policies[name])
-        rows.append(
-            Row(
-                NAMES.get(name, name), mine.mean, mine.low, mine.high, TONES.get(name, "better"),
-                policies[name].get("returns", ()),
-            )
-        )  # fmt: skip
+    rows = [
+        interval_row(NAMES.get(n, n), interval_of(policies[n]), TONES.get(n, "better"), policies[n].get("returns", ()))
+        for n in ordered
+    ]
     worlds = max(int(policies[name]["episodes"]) for name in ordered)
     cap = evaluation.get("max_steps")
     intro = f"Every policy plays the same {worlds} worlds, none of which was recorded"
@@ -68,15 +63,15 @@ def _played(evaluation: Mapping[str, Any], recordings: Mapping[str, Any]) -> Htm
     cells = []
     for name in ordered:
         policy, mine = policies[name], interval_of(policies[name])
-        between = f"{rounded(mine.low)} to {rounded(mine.high)}"
         length = f"{policy['length_mean']:,.0f}" if math.isfinite(policy["length_mean"]) else "n/a"
-        cells.append((NAMES.get(name, name), rounded(mine.mean), between, policy["episodes"], length))
+        cells.append(
+            (NAMES.get(name, name), rounded(mine.mean), between(mine.low, mine.high), policy["episodes"], length)
+        )
     demonstrated = recordings.get("return_capped")
     if demonstrated:
-        between = f"{rounded(demonstrated['low'])} to {rounded(demonstrated['high'])}"
-        length = f"{recordings['length_capped']:,.0f}"
+        length, range_ = f"{recordings['length_capped']:,.0f}", between(demonstrated["low"], demonstrated["high"])
         mean = rounded(demonstrated["mean"])
-        cells.append(("The recordings themselves", mean, between, recordings["episodes"], length))
+        cells.append(("The recordings themselves", mean, range_, recordings["episodes"], length))
     parts.append(table(("Policy", "Mean return", "95 % interval", "Episodes", "Mean length"), cells))
     differences = evaluation.get("differences", {})
     if differences:
@@ -145,7 +140,7 @@ def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, A
             "noop_over_real": "no-op / real actions",
         }
         rows = [
-            Row(names.get(key, key), r["mean"], r["low"], r["high"], "model" if key.endswith("copy") else "other")
+            interval_row(names.get(key, key), Interval.of(r), "model" if key.endswith("copy") else "other")
             for key, r in sorted(world_model.get("ratios", {}).items(), key=lambda item: not item[0].endswith("copy"))
         ]
         if rows:
@@ -228,8 +223,8 @@ def recordings_section(recordings: Mapping[str, Any]) -> Html:
         return note(str(recordings.get("missing", "No latent store: the recordings were not encoded in this run.")))
     rows = []
     for name, split in recordings["splits"].items():
-        between = f"{rounded(split['return_min'])} to {rounded(split['return_max'])}"
-        rows.append((name, split["episodes"], f"{split['frames']:,}", rounded(split["return_mean"]), between))
+        range_ = between(split["return_min"], split["return_max"])
+        rows.append((name, split["episodes"], f"{split['frames']:,}", rounded(split["return_mean"]), range_))
     parts = [table(("Split", "Episodes", "Frames", "Mean return", "Range"), rows)]
     shares = recordings.get("actions", {})
     if shares:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastdreamer.evaluation.bootstrap import Interval
-from fastdreamer.plotting.charts import with_interval
+from fastdreamer.plotting.charts import Row, with_interval
 
 NAMES: dict[str, str] = {
     "random": "Random play",
@@ -23,6 +23,11 @@ FEW = 20  # episodes below which a percentile bootstrap is known to be too narro
 def interval_of(policy: Mapping[str, Any]) -> Interval:
     """A policy's return with its interval."""
     return Interval(float(policy["return_mean"]), float(policy["return_low"]), float(policy["return_high"]))
+
+
+def interval_row(label: str, interval: Interval, tone: str = "model", values: Sequence[float] = ()) -> Row:
+    """A row of a chart."""
+    return Row(label, interval.mean, interval.low, interval.high, tone, values)
 
 
 def say(interval: Interval, sign: bool = False) -> str:

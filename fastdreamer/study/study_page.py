@@ -9,9 +9,9 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.plotting.charts import Row, interval_chart, rounded
-from fastdreamer.plotting.html import Html, element, figure, joined, lead, note, page, table
+from fastdreamer.plotting.html import Html, element, figure, heading, joined, lead, note, page, table
 from fastdreamer.report.sections import configuration_section, time_section
-from fastdreamer.report.verdict import NAMES, interval_of, say
+from fastdreamer.report.verdict import NAMES, interval_of, interval_row, say
 from fastdreamer.settings import config_text
 from fastdreamer.system.files import write_atomic
 
@@ -51,13 +51,7 @@ def _header(result: Mapping[str, Any], path: Path) -> Html:
             f"{gain['over']}, upwards in {gain['positive']} of {len(gain['by_seed'])} seeds{change}."
         )
     about = ["FastDreamer study", result["env"], f"configuration {result['configuration']}"]
-    return joined(
-        [
-            element("h1", path.parent.resolve().name),
-            element("p", joined(about, " &middot; "), class_="meta"),
-            element("p", *(element("span", sentence) for sentence in said), class_="verdict"),
-        ]
-    )
+    return heading(path.parent.resolve().name, about, said)
 
 
 def _verdicts(result: Mapping[str, Any]) -> Html:
@@ -97,8 +91,7 @@ def _task(result: Mapping[str, Any], task: str) -> Html:
 def _row(name: str, row: Mapping[str, Any]) -> Row:
     arm, _, other = name.partition("_minus_")
     label = ARM_NAMES[arm] if other == "phase2" else f"{ARM_NAMES[arm]} - {ARM_NAMES[other].lower()}"
-    interval = Interval.of(row)
-    return Row(label, interval.mean, interval.low, interval.high, TONES.get(arm, "warn"), row["by_seed"])
+    return interval_row(label, Interval.of(row), TONES.get(arm, "warn"), row["by_seed"])
 
 
 def _returns(found: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]], task: str) -> Html:

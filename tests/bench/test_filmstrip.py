@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bench.filmstrip import BETWEEN, GAP, OUT, filmstrip, main
-from fastdreamer.evaluation.pictures import png
+from fastdreamer.plotting.png import png
 
 SIDE, SHOWN, GIVEN = 8, 3, 1
 
