@@ -48,11 +48,11 @@ gpu:
 	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/recordings tests/recordings/test_alignment.py; \
 	else echo "frames against actions on the card: left out, needs av, diffusers and DALI"; fi
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gate --full --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.kernels --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.data_path --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.imagination --device cuda --memory-gb 12
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.training_step --device cuda --memory-gb 12
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.naive minerl_cosmos --compile device=cuda precision=bf16
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites kernels --device cuda
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites data_path --device cuda
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites imagination --device cuda --memory-gb 12
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites training_step --device cuda --memory-gb 12
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites naive --config minerl_cosmos --compile device=cuda precision=bf16
 
 # Correctness first, then counts, then times; the rows of the kernels once more by pytest-benchmark.
 bench: $(VENV)/.installed-dev

@@ -27,13 +27,13 @@ from fastdreamer.training.world_model_phase import WorldModelPhase
 EPISODES, WINDOWS = 4, 4  # episodes, and windows that each is long
 
 
-def made_up(config: Config) -> list[Episode]:
-    """Episodes of noise with random actions; every fifth transition has a reward, and all end."""
+def made_up(config: Config, episodes: int = EPISODES, length: int = 0) -> list[Episode]:
+    """Episodes of noise, `length` latent steps long or WINDOWS windows; every fifth transition is rewarded, all end."""
     generator = torch.Generator().manual_seed(config.seed)
-    sizes, steps = action_space(config.data.env).sizes, WINDOWS * config.dynamics.window
+    sizes, steps = action_space(config.data.env).sizes, length or WINDOWS * config.dynamics.window
     frames = 1 + (steps - 1) * config.tokenizer.frames_per_latent
     found = []
-    for _ in range(EPISODES):
+    for _ in range(episodes):
         terminals = torch.zeros(frames - 1, dtype=torch.bool)
         terminals[-1] = True
         episode = Episode(

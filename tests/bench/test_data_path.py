@@ -1,4 +1,4 @@
-"""The data path's report, on a CPU and at a small size. On a card: python -m bench.data_path."""
+"""The data path's report, on a CPU and at a small size. On a card: python -m bench.suites data_path."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import data_path
-from bench.data_path import batches, main
-from bench.results import read
+from bench.suites import data_path
+from bench.suites.command import main
+from bench.suites.data_path import batches
+from bench.suites.results import read
 from fastdreamer.tokenizer.dali import dali_available
 from fastdreamer.tokenizer.resample import TorchResampler
 
@@ -18,7 +19,7 @@ RUN = ["--device", "cpu", "--frames", "70", "--pairs", "2", "--image-size", "32"
 
 
 def test_every_path_is_timed_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*RUN, "--size", "48x32", "--out", str(tmp_path / "report.json")]) == 0
+    assert main(["data_path", *RUN, "--size", "48x32", "--out", str(tmp_path / "report.json")]) == 0
     contents = read(tmp_path / "report.json")
     rows = {row["arm"]: row for row in contents["rows"]}
     names = ["pyav", "pyav+torch", "pyav+torch-uint8", *(["pyav+dali"] if dali_available() else [])]
@@ -49,7 +50,7 @@ def test_a_path_that_is_wrong_or_fails_says_so(tmp_path: Path, monkeypatch: pyte
         return {"pyav+torch": found["pyav+torch"], "dark": dark, "broken": broken}
 
     monkeypatch.setattr(data_path, "paths", spoiled)
-    assert main([*RUN, "--size", "48x32", "--out", str(tmp_path / "report.json")]) == 0
+    assert main(["data_path", *RUN, "--size", "48x32", "--out", str(tmp_path / "report.json")]) == 0
     rows = {row["arm"]: row for row in read(tmp_path / "report.json")["rows"]}
     assert rows["dark"]["reason"] == "off by 2.55/255" and rows["dark"]["frames_per_s"] > 0
     assert rows["broken"]["reason"] == "RuntimeError: no such codec" and rows["broken"]["gb_per_s"] == 0
@@ -76,6 +77,6 @@ def test_a_users_mistake_is_one_line_and_2(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main([*RUN, *options])
+        main(["data_path", *RUN, *options])
     error = capsys.readouterr().err
     assert left.value.code == 2 and message in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The encoder's report, on a CPU and at a small size. On a card: python -m bench.encoder --memory-gb 12."""
+"""The encoder's report, on a CPU and at a small size. On a card: python -m bench.suites encoder --memory-gb 12."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 import torch
 from fastdreamer_engines import LIMITS
 
-from bench import encoder
-from bench.encoder import main
-from bench.results import read
+from bench.suites import encoder
+from bench.suites.command import main
+from bench.suites.results import read
 
 
 def report(folder: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = folder / "report.json"
     run = ["--config", "debug", "--device", "cpu", "--out", str(out), *options]
-    assert main([*run, "tokenizer.weights=random"]) == 0
+    assert main(["encoder", *run, "tokenizer.weights=random"]) == 0
     contents = read(out)
     return contents, contents["rows"]
 
@@ -92,7 +92,7 @@ def test_a_users_mistake_is_one_line_and_2(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["--config", "debug", "--device", "cpu", *options])
+        main(["encoder", "--config", "debug", "--device", "cpu", *options])
     error = capsys.readouterr().err
     assert left.value.code == 2 and message in error and error.count("\n") == 1
 
@@ -102,7 +102,7 @@ def test_without_diffusers_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(SystemExit) as left:
-        main(["--config", "debug", "--device", "cpu"])
+        main(["encoder", "--config", "debug", "--device", "cpu"])
     error = capsys.readouterr().err
     assert left.value.code == 2 and error.endswith("pip install diffusers\n") and error.count("\n") == 1
 

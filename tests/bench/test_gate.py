@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gate
-from bench.expectations import SCHEMA, load
-from bench.gate import device_class, judge, main, steady, versions
-from bench.measure import Measured
-from bench.ratio import is_precise
-from bench.rows import ROWS, Place
+from bench.gate import __main__ as gate
+from bench.gate.__main__ import device_class, judge, main, steady, versions
+from bench.gate.expectations import SCHEMA, load
+from bench.gate.measure import Measured
+from bench.gate.ratio import is_precise
+from bench.gate.rows import ROWS, Place
 
 from .recorded import row, timed
 

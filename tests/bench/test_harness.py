@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench.count import count
-from bench.kernels import measure, verdicts
-from bench.results import Measured, read, table, write
 from bench.row import Arm, kernel_rows
+from bench.suites.kernels import measure, verdicts
+from bench.suites.results import Measured, read, table, write
 from bench.timing import paired
 
 

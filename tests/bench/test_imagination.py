@@ -1,4 +1,4 @@
-"""The report of imagined steps, on a CPU and tiny. On a card: python -m bench.imagination --memory-gb 12."""
+"""The report of imagined steps, on a CPU and tiny. On a card: python -m bench.suites imagination --memory-gb 12."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import imagination
-from bench.imagination import Bench, DreamRow, main, verdicts, weight_bytes
 from bench.phases import models
-from bench.results import read
+from bench.suites import imagination
+from bench.suites.command import main
+from bench.suites.imagination import Bench, DreamRow, verdicts, weight_bytes
+from bench.suites.results import read
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.imagination.program import Program
@@ -21,7 +22,7 @@ SMALL = ["dynamics.layers=2", "imagination.horizon=2", "precision=fp32"]
 
 def report(folder: Path, *options: str) -> list[dict[str, Any]]:
     out = folder / "report.json"
-    assert main(["--device", "cpu", "--out", str(out), *options, *SMALL]) == 0
+    assert main(["imagination", "--device", "cpu", "--out", str(out), *options, *SMALL]) == 0
     contents = read(out)
     assert contents["machine"]["commit"] and contents["probes"]["copy_bytes_per_s"] > 0
     rows: list[dict[str, Any]] = contents["rows"]
@@ -42,7 +43,7 @@ def test_every_arm_is_timed_beside_the_plain_rollout(tmp_path: Path, capsys: pyt
     assert merged["floor_bytes"] * 5 == plain["floor_bytes"] * 4 == program["floor_bytes"] * 4
     assert 0.7 < merged["launches"] / program["launches"] < 0.9
     assert "arm" in capsys.readouterr().out
-    assert main(["--device", "cpu", "--dreams", "1", "--arms", "plain", *SMALL]) == 0
+    assert main(["imagination", "--device", "cpu", "--dreams", "1", "--arms", "plain", *SMALL]) == 0
     assert "wrote" not in capsys.readouterr().out
 
 
@@ -102,6 +103,6 @@ def test_a_users_mistake_is_one_line_and_2(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["--device", "cpu", *options])
+        main(["imagination", "--device", "cpu", *options])
     error = capsys.readouterr().err
     assert left.value.code == 2 and message in error and error.count("\n") == 1

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import measure
-from bench.gate import judge
-from bench.ratio import is_precise, median_error, until_precise
+from bench.gate import measure
+from bench.gate.__main__ import judge
+from bench.gate.ratio import is_precise, median_error, until_precise
+from bench.gate.rows import Work, Wrong
 from bench.row import Arm
-from bench.rows import Work, Wrong
 
 from .recorded import row
 
@@ -62,7 +62,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) 
 
         return Arm(run)
 
-    for module in ("bench.timing", "bench.ratio"):
+    for module in ("bench.timing", "bench.gate.ratio"):
         monkeypatch.setattr(f"{module}.time.perf_counter", lambda: now[0])
     return Work(lambda: None, dict, spend(ours_s), spend(0.001), items=3, unit="frames")
 

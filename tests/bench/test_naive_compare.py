@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.naive import compare
-from bench.naive.__main__ import run
 from bench.naive.arms import build, levels_of, our_dream, with_band
+from bench.suites import naive as compare
+from bench.suites.command import SUITES, main
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
@@ -108,17 +108,31 @@ def test_every_kind_of_rollout_is_what_it_is_called(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["debug", "dynamics.dims=3"]) == 2
+    with pytest.raises(SystemExit) as left:
+        main(["naive", "--config", "debug", "dynamics.dims=3"])
+    assert left.value.code == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "did you mean dynamics.dim?" in err and out == ""
-    assert run(["--compiled"]) == 2 and "there is --compile" in capsys.readouterr().err
-    assert run(["--help"]) == 0 and "python -m bench.naive" in capsys.readouterr().out
+    for given, code, said in ((["--compiles"], 2, "--compile"), (["--help"], 0, "python -m bench.suites naive")):
+        with pytest.raises(SystemExit) as left:
+            main(["naive", *given])
+        assert left.value.code == code and said in "".join(capsys.readouterr())
+    assert main(["naives"]) == 2 and "there are naive, " in capsys.readouterr().err
+
+
+def test_the_runner_lists_every_suite_and_each_takes_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name in SUITES:
+        with pytest.raises(SystemExit) as left:
+            main([name, "--help"])
+        assert left.value.code == 0 and f"  {name} " in listed and f"bench.suites {name}" in capsys.readouterr().out
 
 
 @pytest.mark.long
 def test_compiled_arms_are_printed_beside_eager_ones() -> None:
     """In a process of its own: run-time shape checks and torch.compile do not mix."""
-    command = [sys.executable, "-m", "bench.naive", "debug", "--compile", *SMALL]
+    command = [sys.executable, "-m", "bench.suites", "naive", "--config", "debug", "--compile", *SMALL]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"compiled phase-1 step, eager +[\d.]+ +[\d.]+ +[\d.]+", ran.stdout)

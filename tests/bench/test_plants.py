@@ -1,10 +1,10 @@
-"""Real edits of the timed path turn the gate red: two of them here, all with `python -m bench.plant`."""
+"""Real edits of the timed path turn the gate red: two of them here, all with `python -m bench.gate.plant`."""
 
 from __future__ import annotations
 
 import pytest
 
-from bench.plant import PLANTS, caught, main
+from bench.gate.plant import PLANTS, caught, main
 from bench.probe import ROOT
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.expectations import SCHEMA
-from bench.tables import COPY, MATMUL, PAGE, floor_of, page, tables
+from bench.gate.expectations import SCHEMA
+from bench.gate.tables import COPY, MATMUL, PAGE, floor_of, page, tables
 
 
 def test_the_page_shows_the_committed_expectations() -> None:
     text = PAGE.read_text()
-    assert page(text) == text, "run: python -m bench.tables --write"
+    assert page(text) == text, "run: python -m bench.gate.tables --write"
 
 
 def test_newest_versions_are_shown_and_unsteady_rows_say_so(tmp_path: Path) -> None:

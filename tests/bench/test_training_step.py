@@ -1,4 +1,4 @@
-"""The report of optimisation steps, on a CPU and tiny. On a card: python -m bench.training_step --memory-gb 12."""
+"""The report of optimisation steps, on a CPU and tiny; on a card: python -m bench.suites training_step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import training_step
 from bench.phases import made_up_phase
-from bench.results import read
-from bench.training_step import StepRow, crop_flops, main, verdicts
+from bench.suites import training_step
+from bench.suites.command import main
+from bench.suites.results import read
+from bench.suites.training_step import StepRow, crop_flops, verdicts
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
@@ -25,7 +26,7 @@ SMALL = ["dynamics.layers=2", "imagination.horizon=2", "precision=fp32"]
 
 def report(folder: Path, *options: str) -> list[dict[str, Any]]:
     out = folder / "report.json"
-    assert main(["--device", "cpu", "--out", str(out), *options, *SMALL]) == 0
+    assert main(["training_step", "--device", "cpu", "--out", str(out), *options, *SMALL]) == 0
     contents = read(out)
     assert contents["machine"]["configuration"]["dynamics"]["layers"] == 2 and contents["machine"]["commit"]
     assert {"copy_bytes_per_s", "matmul_flop_per_s"} == contents["probes"].keys()
@@ -85,7 +86,7 @@ def test_what_does_not_fit_in_one_piece_ends_its_sizes(tmp_path: Path, monkeypat
     monkeypatch.setattr(Pieces, "_gradients", small_card)
     out = tmp_path / "report.json"
     options = ["--device", "cpu", "--phases", "1", "--arms", "eager", "--crops", "4,8,16", "--out", str(out)]
-    assert main([*options, "phase1.batch_size=8", *SMALL]) == 0
+    assert main(["training_step", *options, "phase1.batch_size=8", *SMALL]) == 0
     rows = read(out)["rows"]
     assert [(r["crops"], r["pieces"], r["reason"]) for r in rows] == [
         (8, 2, ""),
@@ -100,7 +101,7 @@ def test_a_step_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(training_step, "naive_step", broken)
     out = tmp_path / "report.json"
-    assert main(["--device", "cpu", "--phases", "1", "--out", str(out), *SMALL]) == 0
+    assert main(["training_step", "--device", "cpu", "--phases", "1", "--out", str(out), *SMALL]) == 0
     assert [row["reason"] for row in read(out)["rows"]] == ["", "RuntimeError: no such kernel"]
 
 
@@ -134,6 +135,6 @@ def test_a_users_mistake_is_one_line_and_2(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["--device", "cpu", *options])
+        main(["training_step", "--device", "cpu", *options])
     error = capsys.readouterr().err
     assert left.value.code == 2 and message in error and error.count("\n") == 1

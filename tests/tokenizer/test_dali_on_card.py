@@ -67,7 +67,7 @@ def test_a_kept_result_lives_and_a_dropped_one_is_not_reused_too_early() -> None
 
 def recording(path: Path, size: tuple[int, int], frames: int) -> Path:
     pytest.importorskip("av")
-    from bench.data_path import write_video
+    from bench.suites.data_path import write_video
 
     write_video(path, frames, *size)
     return path

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
+from bench.gate.rows.base import GateRow, Place, Work, Wrong
 from bench.phases import Optimisation, made_up_phase
-from bench.rows.base import GateRow, Place, Work, Wrong
 from fastdreamer.device import Backend
 
 STEPS = 4

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from bench.expectations import (
+from bench.gate.expectations import (
     FOLDER,
     HOW,
     UPDATE,
@@ -36,11 +36,11 @@ from bench.expectations import (
     load,
     save_new,
 )
-from bench.measure import Measured, measure
+from bench.gate.measure import Measured, measure
+from bench.gate.ratio import is_precise
+from bench.gate.rows import ROWS, GateRow
+from bench.gate.tables import COPY, MATMUL
 from bench.probe import copy_bandwidth, machine, matrix_rate
-from bench.ratio import is_precise
-from bench.rows import ROWS, GateRow
-from bench.tables import COPY, MATMUL
 from fastdreamer.errors import UserError
 
 COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}

@@ -19,7 +19,7 @@ from typing import Any
 from fastdreamer.errors import UserError
 
 SCHEMA = 1
-FOLDER = Path(__file__).parent / "baselines"
+FOLDER = Path(__file__).parents[1] / "baselines"
 RATIO_MARGIN = 1.12
 MARGINS = {
     "peak_bytes": 1.05, "planned_used_bytes": 1.05, "planned_reserved_bytes": 1.05,

@@ -1,6 +1,6 @@
 """Proof that the gate goes red: real edits of the timed path, each in a copy of the tree, and what the gate says then.
 
-    PYTHONPATH=.:kernels:engines python -m bench.plant [NAME ...]
+    PYTHONPATH=.:kernels:engines python -m bench.gate.plant [NAME ...]
 
 Without names all of them. Exit 0 if every edit was caught with the line it should give, 1 if one was not.
 """
@@ -109,7 +109,7 @@ PLANTS = {
         "sampling step: time over its reference expected",
     ),
     "missing row": Plant(
-        "bench/rows/__init__.py",
+        "bench/gate/rows/__init__.py",
         "    *imagination.ROWS,\n",
         "",
         ("--ci", "--counts-only"),
@@ -148,7 +148,7 @@ def caught(plant: Plant, root: Path = ROOT) -> tuple[bool, list[str]]:
 def main(names: Sequence[str]) -> int:
     """The command line."""
     if unknown := [name for name in names if name not in PLANTS]:
-        print(f"bench.plant: {unknown[0]}: there are {', '.join(PLANTS)}", file=sys.stderr)
+        print(f"bench.gate.plant: {unknown[0]}: there are {', '.join(PLANTS)}", file=sys.stderr)
         return 2
     missed = 0
     for name in names or PLANTS:

@@ -1,6 +1,6 @@
 """The frozen tokenizer's encoder in every backend that is there: the report that a card's owner sends.
 
-    PYTHONPATH=.:kernels:engines python -m bench.encoder [--memory-gb 12] [--out FILE] [dotted overrides]
+    PYTHONPATH=.:kernels:engines python -m bench.suites encoder [--memory-gb 12] [--out FILE] [dotted overrides]
 
 The full Cosmos CV8x8x8 with random weights, 33 frames of 256 x 256; on a card batches 1, 4, 16 in fp32, bf16, fp16 to
 bench/results/<card>-encoder.json, on a CPU 1, 4 in fp32 to --out. Compilers take minutes a row. Small: --config debug.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-import re
 import tempfile
 from contextlib import suppress
 from copy import deepcopy
@@ -23,9 +22,10 @@ import torch
 from fastdreamer_engines import BACKENDS, LIMITS, Engine, EngineError, EngineSpec, Exports, eager_engine, local_target
 from fastdreamer_engines.spec import DTYPES, count_work
 
-from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
-from bench.results import Measured, write
+from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.row import Arm
+from bench.suites.command import ALL, cap_memory, numbers, out_file, reason_of
+from bench.suites.results import Measured, write
 from bench.timing import paired
 from fastdreamer.config import TokenizerConfig, load_config
 from fastdreamer.errors import UserError
@@ -58,11 +58,6 @@ class EncoderRow(Measured):
     relative_error: float = 0.0
     reason: str = ""
 
-    @property
-    def gb_per_s(self) -> float:
-        """The floor's bytes over the time; 0 where there is no time."""
-        return super().gb_per_s if self.median_us else 0.0
-
 
 class Bench:
     """One tokenizer's encoder on one device; `probes` are the machine's rates."""
@@ -85,7 +80,7 @@ class Bench:
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
                 return self._measured(row, spec, Path(folder))
         except Exception as error:  # compilers raise anything, and the other rows are worth having
-            return replace(row, reason=" ".join(f"{type(error).__name__}: {error}".split())[:240])
+            return replace(row, reason=reason_of(error))
 
     def _measured(self, row: EncoderRow, spec: EngineSpec, folder: Path) -> EncoderRow:
         before, pairs = self._others(), 20 if self.device.type == "cuda" else 4
@@ -140,50 +135,40 @@ def table(rows: list[EncoderRow]) -> str:
     return "\n".join([*lines, "fastest: " + ("; ".join(parts) or "none, every row failed")])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; leaves with 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m bench.encoder", description=(__doc__ or "").split("\n")[0])
-    has_card, add = torch.cuda.is_available(), parser.add_argument
-    add("--device", choices=("cuda", "cpu"), default="cuda" if has_card else "cpu")
-    add("--batches", type=lambda text: [int(n) for n in text.split(",")], help="clips a call: 1,4,16")
+OPTIONS = ALL
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
+    add = parser.add_argument
+    add("--batches", type=numbers, help="clips a call: 1,4,16")
     add("--precisions", type=lambda text: text.split(","), help=",".join(DTYPES))
     add("--backends", type=lambda text: text.split(","), help=f"{','.join(ARMS)}; default: all that import")
-    add("--memory-gb", type=float, default=0.0, help="GiB that torch may take, as on a smaller card")
     add("--size", type=int, choices=(32, 64, 128, 256), help="pixels a side; the configuration's")
-    add("--config", default="minerl_cosmos", help="preset or YAML file")
-    add("--out", type=Path, help="JSON file; on a card bench/results/<card>-encoder.json")
-    add("overrides", nargs="*", help="such as tokenizer.layers=1")
-    try:
-        _run(parser.parse_args(arguments), torch.cuda.get_device_properties(0).total_memory / 2**30 if has_card else 0)
-    except UserError as error:
-        parser.exit(2, f"bench.encoder: {error}\n")
-    return 0
 
 
-def _run(chosen: argparse.Namespace, card_gb: float) -> None:
+def run(chosen: argparse.Namespace) -> None:
+    """Measures and prints."""
     if util.find_spec("diffusers") is None:
         raise UserError("diffusers builds the encoder and is not installed: pip install diffusers")
     is_card, libraries = chosen.device == "cuda", {"diffusers": metadata.version("diffusers")}
     for name, maker in BACKENDS.items():
         with suppress(EngineError):  # not installed
             libraries[name] = maker.library()
-    if is_card > bool(card_gb) or not 0 <= chosen.memory_gb <= card_gb * is_card:
-        raise UserError(f"--device {chosen.device}, --memory-gb {chosen.memory_gb:g}: the card here has {card_gb:.1f}")
     precisions = chosen.precisions or (list(DTYPES) if is_card else ["fp32"])
     backends = chosen.backends or [name for name in ARMS if name in libraries or name not in BACKENDS]
     if unknown := ({*precisions} - {*DTYPES}) | ({*backends} - {*ARMS}):
         raise UserError(f"{', '.join(sorted(unknown))}: known are {', '.join((*DTYPES, *ARMS))}")
-    if chosen.memory_gb:
-        torch.cuda.set_per_process_memory_fraction(chosen.memory_gb / card_gb)
+    cap_memory(chosen)
     size = [f"tokenizer.image_size={chosen.size}", f"tokenizer.pool={chosen.size // 32}"] if chosen.size else []
-    config = load_config(chosen.config, ["tokenizer.weights=random", *size, *chosen.overrides]).tokenizer
+    changes = ["tokenizer.weights=random", *size, *chosen.overrides]
+    config = load_config(chosen.config or "minerl_cosmos", changes).tokenizer
     probes = {"copy_bytes_per_s": copy_bandwidth(1 << (28 if is_card else 24), chosen.device)}
     for name in precisions:
         probes[f"matmul_{name}_flop_per_s"] = matrix_rate(8192 if is_card else 512, DTYPES[name], chosen.device)
     bench = Bench(config, torch.device(chosen.device), probes)
     about = machine() | {"libraries": libraries, "memory_gb": chosen.memory_gb, "tokenizer": asdict(config)}
-    card = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
-    out = chosen.out or (ROOT / "bench/results" / f"{card}-encoder.json" if is_card else None)
+    out = out_file(chosen, about)
     rows: list[EncoderRow] = []
     batches = chosen.batches or ((1, 4, 16) if is_card else (1, 4))
     for batch, precision, name in ((b, p, n) for b in batches for p in precisions for n in backends):
@@ -192,7 +177,3 @@ def _run(chosen: argparse.Namespace, card_gb: float) -> None:
         if out is not None:
             write(out, about, probes, rows)
     print(*(f"{name}: {value}" for name, value in (about | probes).items()), table(rows), sep="\n")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """Milliseconds of an imagined step by every way of running it, against the floor that the weights' bytes set.
 
-    PYTHONPATH=.:kernels:engines python -m bench.imagination [--device cuda|cpu] [--config minerl_cosmos]
+    PYTHONPATH=.:kernels:engines python -m bench.suites imagination [--device cuda|cpu] [--config minerl_cosmos]
         [--memory-gb 12] [--dreams 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
 
 A whole rollout is timed, from the real crops to its rewards, and divided by its horizon; every arm in turns with
@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from bench.command import arguments, finish, fresh_peaks, known, numbers, peaks, prepare, reason_of
 from bench.count import count
 from bench.phases import feed_of, models
-from bench.results import Measured
 from bench.row import Arm
+from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
+from bench.suites.results import Measured
+from bench.suites.verdict import at_least
 from bench.timing import paired
-from bench.verdict import at_least
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
@@ -75,11 +75,6 @@ class DreamRow(Measured):
     allocated_bytes: int = 0
     reserved_bytes: int = 0
     reason: str = ""
-
-    @property
-    def gb_per_s(self) -> float:
-        """The floor's bytes over the time; 0 where there is no time."""
-        return super().gb_per_s if self.median_us else 0.0
 
 
 def weight_bytes(world: WorldModel, precision: str) -> int:
@@ -190,15 +185,17 @@ def verdicts(rows: list[DreamRow]) -> list[str]:
     return lines
 
 
-def main(given: list[str] | None = None) -> int:
-    """The command line; leaves with 2 for a user's mistake."""
-    parser = arguments("bench.imagination", __doc__ or "", "imagination")
+OPTIONS = ALL
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
     parser.add_argument("--dreams", type=numbers, help="sequences at once: 1,64,256")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
-    return finish(parser, given, _run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
+    """Measures and prints."""
     is_card = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     arms = chosen.arms or (list(ARMS) if is_card else ["plain", "program", "merged"])
@@ -210,7 +207,3 @@ def _run(chosen: argparse.Namespace) -> None:
         rows.append(row)
         setup.save(rows)
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

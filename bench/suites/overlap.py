@@ -1,6 +1,6 @@
 """Does `encode` cost what its slowest stage costs? Decoding real video beside an encoder that takes as long.
 
-    PYTHONPATH=.:kernels:engines python -m bench.overlap [--episodes 12] [--steps 1500] [--rounds 5]
+    PYTHONPATH=.:kernels:engines python -m bench.suites overlap [--episodes 12] [--steps 1500] [--rounds 5]
 
 Decoding is real (H.264 of 64 x 64, PyAV, one thread). The encoder is a stand-in that sleeps, as a host does while a
 card works, as long for all chunks as decoding alone took in the same round. Prints wall time over the slower stage.
@@ -81,13 +81,18 @@ def wall(recordings: Path, tokenizer: FrozenTokenizer, threads: int) -> float:
         return time.perf_counter() - began
 
 
-def main() -> None:
-    """Print a line a round and the median."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+OPTIONS = ()
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+
+
+def run(given: argparse.Namespace) -> None:
+    """Print a line a round and the median."""
     tokenizer = SleepingTokenizer(load_autoencoder(TINY), TINY)
     with tempfile.TemporaryDirectory() as folder:
         recordings = Path(folder)
@@ -104,7 +109,3 @@ def main() -> None:
             print(f"round {number}: decode {decode:.3f} s, encode {decode:.3f} s, both {both:.3f} s: {ratios[-1]:.3f}")
         frames = given.episodes * (given.steps + 1)
         print(f"median {statistics.median(ratios):.3f} of the slower stage; {frames / decode:,.0f} frames/s decoded")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from bench.expectations import Timed
-from bench.rows.base import Work
+from bench.gate.expectations import Timed
+from bench.gate.rows.base import Work
 from bench.timing import seconds_of
 
 PRECISE = 0.12 / 3

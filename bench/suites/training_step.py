@@ -1,6 +1,6 @@
 """One optimisation step of each phase of a preset: milliseconds, share of the matrix rate, and peak memory.
 
-    PYTHONPATH=.:kernels:engines python -m bench.training_step [--device cuda|cpu] [--config minerl_cosmos]
+    PYTHONPATH=.:kernels:engines python -m bench.suites training_step [--device cuda|cpu] [--config minerl_cosmos]
         [--memory-gb 12] [--phases 1,2,3] [--arms eager,compiled,naive] [--crops 4,8,16] [--out FILE] [overrides]
 
 Random weights and made-up episodes, which lie where the phase trains; a step is draw, loss, backward, clipping,
@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.command import arguments, finish, fresh_peaks, known, numbers, peaks, prepare, reason_of
 from bench.naive.arms import build, naive_step
 from bench.phases import Optimisation, made_up_phase
-from bench.results import Measured
-from bench.verdict import at_least, at_most
+from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
+from bench.suites.results import Measured
+from bench.suites.verdict import at_least, at_most
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
@@ -62,11 +62,6 @@ class StepRow(Measured):
     allocated_bytes: int = 0
     reserved_bytes: int = 0
     reason: str = ""
-
-    @property
-    def gb_per_s(self) -> float:
-        """No floor of bytes is given for a step."""
-        return 0.0
 
 
 def crop_flops(config: Config, backend: Backend) -> tuple[int, int]:
@@ -242,16 +237,18 @@ def _ratio(name: str, slow: StepRow, fast: StepRow, least: float) -> str:
     return at_least(name, value, least, value * math.hypot(slow.noise, fast.noise))
 
 
-def main(given: list[str] | None = None) -> int:
-    """The command line; leaves with 2 for a user's mistake."""
-    parser = arguments("bench.training_step", __doc__ or "", "training-step")
+OPTIONS = ALL
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
     parser.add_argument("--phases", type=numbers, help="1,2,3")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
     parser.add_argument("--crops", type=numbers, help=f"batches of phase 1; on a card {','.join(map(str, SIZES))}")
-    return finish(parser, given, _run)
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def run(chosen: argparse.Namespace) -> None:
+    """Measures and prints."""
     is_card = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     known("phases", chosen.phases, (1, 2, 3))
@@ -264,7 +261,3 @@ def _run(chosen: argparse.Namespace) -> None:
         rows.append(row)
         setup.save(rows)
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows, chosen.device, chosen.memory_gb)]))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

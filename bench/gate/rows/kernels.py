@@ -20,10 +20,10 @@ from fastdreamer_kernels.specs import SPECS, KernelSpec
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.gate.rows.base import GateRow, Place, Work, Wrong, close, nothing
+from bench.gate.watch import counts_of
 from bench.naive import two_hot
 from bench.row import Arm
-from bench.rows.base import GateRow, Place, Work, Wrong, close, nothing
-from bench.watch import counts_of
 
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
 """Timed; the interpreter counts each kernel's largest correctness shape."""
@@ -82,7 +82,7 @@ def interpreted(spec: KernelSpec, place: Place) -> Work:
 @cache
 def _interpreter() -> dict[str, dict[str, int]]:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "bench.rows.kernels"]
+    command = [sys.executable, "-m", "bench.gate.rows.kernels"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Wrong(f"Triton's interpreter failed: {done.stderr.strip().splitlines()[-1:]}")

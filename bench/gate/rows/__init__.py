@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.rows import compiled, imagination, install, kernels, phases, recordings, store, tokenizer, training
-from bench.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows import compiled, imagination, install, kernels, phases, recordings, store, tokenizer, training
+from bench.gate.rows.base import GateRow, Place, Work, Wrong
 
 ROWS: tuple[GateRow, ...] = (
     *install.ROWS,

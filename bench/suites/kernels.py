@@ -1,6 +1,6 @@
 """The kernels against plain PyTorch and torch.compile, forward, backward and both.
 
-    PYTHONPATH=.:kernels:engines python -m bench.kernels [--device cuda|cpu] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--out FILE]
 
 On a card: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<card>.json. On a CPU
 the op is plain PyTorch, so only eager and torch.compile are there, small; nothing is written unless asked for.
@@ -9,19 +9,19 @@ the op is plain PyTorch, so only eager and torch.compile are there, small; nothi
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from fastdreamer_kernels.launch import IS_INTERPRETED
 
 from bench.count import count
-from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
-from bench.results import Measured, table, write
+from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.row import Row, kernel_rows
+from bench.suites.command import out_file
+from bench.suites.results import Measured, table, write
 from bench.timing import cuda_seconds, paired
+from fastdreamer.errors import UserError
 
 COPY_BYTES = 1 << 28
 
@@ -72,17 +72,13 @@ def verdicts(rows: Sequence[Measured]) -> list[str]:
     return [f"{'holds' if v >= least else 'FAILS'}: {name} {v:.2f}, at least {least}" for name, v, least in figures]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=(__doc__ or "").split("\n")[0])
-    has_card = torch.cuda.is_available()
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_card else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file; on a card bench/results/<card>.json")
-    chosen = parser.parse_args(arguments)
-    if chosen.device == "cuda" and not has_card:
-        parser.error("--device cuda: there is no CUDA card here; use --device cpu")
+OPTIONS = ("device", "out")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Measures and prints."""
     if IS_INTERPRETED:
-        parser.error("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
+        raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
     is_card = chosen.device == "cuda"
     about = machine()
     probes = {
@@ -98,13 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
         print(".", end="", flush=True)
     print("\n" + "\n".join([table(rows), *verdicts(rows)]))
-    name = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
-    out = chosen.out or (ROOT / "bench/results" / f"{name}.json" if is_card else None)
-    if out is not None:
+    chosen.result = ""
+    if (out := out_file(chosen, about)) is not None:
         write(out, about, probes, rows)
         print(f"wrote {len(rows)} rows to {out}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """The tables of docs/performance.md, from the gate's committed expectations.
 
-    PYTHONPATH=.:kernels:engines python -m bench.tables [--write]
+    PYTHONPATH=.:kernels:engines python -m bench.gate.tables [--write]
 
 Prints them, or with --write puts them between the marks in docs/performance.md.
 """
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.expectations import FOLDER
+from bench.gate.expectations import FOLDER
 from bench.probe import ROOT
 
 PAGE = ROOT / "docs/performance.md"
-BEGIN, END = "<!-- python -m bench.tables: begin -->", "<!-- python -m bench.tables: end -->"
+BEGIN, END = "<!-- python -m bench.gate.tables: begin -->", "<!-- python -m bench.gate.tables: end -->"
 COPY, MATMUL = "copy_bytes_per_s", "matmul_flop_per_s"
 NEAR = 2.0
 STEP = ("launches", "flops", "bytes", "peak_bytes", "syncs", "left_bytes")
@@ -125,7 +125,7 @@ def _number(key: str) -> tuple[int, ...]:
 
 def main(given: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.gate.tables", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     if parser.parse_args(given).write:
         PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.gate.rows.base import GateRow, Place, Work, Wrong, nothing
 from bench.probe import ROOT
-from bench.rows.base import GateRow, Place, Work, Wrong, nothing
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel

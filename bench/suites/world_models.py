@@ -1,6 +1,6 @@
 """World models of several kinds, trained for equally many steps on a run's store, measured and timed in one process.
 
-    PYTHONPATH=.:kernels:engines python -m bench.world_models RUN_DIR [--steps 450] [--dreams 256] [overrides]
+    PYTHONPATH=.:kernels:engines python -m bench.suites world_models RUN_DIR [--steps 450] [--dreams 256] [overrides]
 
 RUN_DIR has recordings encoded and phases 1 and 2 trained; its reward head reads the states that each kind imagines. A
 row says what a kind took to train (CPU seconds), its error of one step and over an open loop (ONE sample, beside
@@ -14,23 +14,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.naive.arms import PAPERS
 from bench.probe import machine, matrix_rate
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.imagined_rewards import reward_correlation
-from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model
+from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model, imagining
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import build_program
 from fastdreamer.latents.batch import Batch
@@ -87,10 +84,7 @@ def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:
         store.split("held_out"), store.clock, config.dynamics.window, settings.context, settings.crops, settings.seed
     )
     truth = world.normalise(batch.latents, batch.positions)
-
-    def imagine(some: Batch, generator: torch.Generator, actions: Tensor | None) -> Tensor:
-        return open_loop(world, some, settings.context, generator, actions)
-
+    imagine = imagining(world, settings.context)
     result, _ = evaluate_world_model(
         imagine, batch, truth, store.space.noop, settings.context, 2, settings.bootstrap, settings.seed
     )
@@ -99,19 +93,23 @@ def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:
     return result | {"reward": rewards["imagined_against_real"]}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains, measures, times and prints."""
-    parser = argparse.ArgumentParser(prog="python -m bench.world_models")
+OPTIONS = ("overrides",)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--dreams", type=int, default=256)
-    parser.add_argument("overrides", nargs="*")
-    chosen = parser.parse_args(arguments)
-    run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Trains, measures, times and prints."""
+    trained_run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
     shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.dreams}"]
     own = load_config(base, shared)
-    store, backend = LatentStore.open(run.store(own)), choose_device(own)
-    agent = agent_from(run.load(2, load_config(base)), own, backend.device).eval()
+    store, backend = LatentStore.open(trained_run.store(own)), choose_device(own)
+    agent = agent_from(trained_run.load(2, load_config(base)), own, backend.device).eval()
     starts = training_feed(own, 3, store, backend.device).draw()
     rate = matrix_rate(512, torch.bfloat16 if backend.precision == "bf16" else torch.float32, "cpu")
     print(f"{machine()['processor']}, {backend}, commit {machine()['commit']}; {rate / 1e9:.0f} GFLOP/s in products")
@@ -150,7 +148,3 @@ def time_rollouts(kinds: dict[str, Kind], agent: Agent, starts: Batch, backend: 
             f"{name:<38} {count * horizon / median:7.0f} imagined steps a core-second ({first / median:.1f} times the "
             f"first), {flops[name] / rate / median:.0%} of the matrix-product floor"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,16 @@
 """How much faster than plain PyTorch? All arms in one process, on the same weights, batch and noise.
 
-    PYTHONPATH=.:kernels:engines python -m bench.naive [PRESET] [--compile] [section.key=value ...]
+    PYTHONPATH=.:kernels:engines python -m bench.suites naive [--config crafter] [--compile] [section.key=value ...]
 
 Prints the median times of a phase-1 optimisation step and of rollouts, ours beside the naive ones in the order ABBA,
 what a step of our program costs at several horizons, and whether what is promised holds. With --compile also the
-compiled step and the compiled program beside the eager ones (minutes). The device is the configuration's; arms run in
+compiled step and the compiled program beside the eager ones (minutes). Arms run in
 fp32 unless `precision` says bf16. Nothing is timed unless all arms give the same numbers first. Not a gate.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import time
@@ -33,8 +34,8 @@ from bench.naive.arms import (
 )
 from bench.probe import machine
 from bench.row import Arm
+from bench.suites.verdict import at_least, at_most
 from bench.timing import Paired, paired
-from bench.verdict import at_least, at_most
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError
@@ -48,6 +49,19 @@ DEFAULTS = (
 )
 HORIZONS = (5, 10, 15, 30)
 HEADER = f"{'':48}{'ours ms':>10}{'other ms':>10}{'ratio':>8}{'error':>8}{'pairs':>7}"
+
+
+OPTIONS = ("device", "config", "overrides")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own option."""
+    parser.add_argument("--compile", action="store_true", help="the compiled step and program too")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """The command."""
+    main(chosen.config or "crafter", [f"device={chosen.device}", *chosen.overrides], compiles=chosen.compile)
 
 
 def main(

@@ -1,6 +1,6 @@
 """Frames a second from mp4 to the encoder's input, by every path that is there, each compared with the reference.
 
-    PYTHONPATH=.:kernels:engines python -m bench.data_path [--size 640x360] [--image-size 256] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.suites data_path [--size 640x360] [--image-size 256] [--out FILE]
 
 One run, on a MineRL-like H.264 file that it writes itself (64 x 64, 20 fps, B-frames, GOPs of 217), a batch of windows
 of 33 frames at a time; ratios are medians of pairs with PyAV + torch float. On a card also what runs
@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.probe import ROOT, copy_bandwidth, machine
-from bench.results import Measured, write
+from bench.probe import copy_bandwidth, machine
 from bench.row import Arm
+from bench.suites.command import out_file, reason_of
+from bench.suites.results import Measured, write
 from bench.timing import paired
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
@@ -54,11 +55,6 @@ class PathRow(Measured):
     max_error: float = 0.0
     mean_error: float = 0.0
     reason: str = ""
-
-    @property
-    def gb_per_s(self) -> float:
-        """The floor's bytes over the time; 0 where there is no time."""
-        return super().gb_per_s if self.median_us else 0.0
 
 
 def write_video(path: Path, frames: int, width: int, height: int) -> None:
@@ -149,7 +145,7 @@ def measure(
             row = replace(row, reason=f"off by {largest:.3g}/255" if wrong else "")
             yield timed(row, Arm(partial(_run, path)))
         except Exception as error:  # drivers and codecs raise anything, and the other rows are worth having
-            yield replace(row, reason=" ".join(f"{type(error).__name__}: {error}".split())[:240])
+            yield replace(row, reason=reason_of(error))
 
 
 def _run(path: Route, _: object) -> None:
@@ -178,26 +174,20 @@ def table(rows: list[PathRow]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; leaves with 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m bench.data_path", description=(__doc__ or "").split("\n")[0])
+OPTIONS = ("device", "out")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
     add = parser.add_argument
-    add("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     add("--size", default="64x64", help="width x height of the recorded frames; VPT's are 640x360")
     add("--image-size", type=int, default=256, help="pixels a side for the encoder")
     add("--frames", type=int, default=1185, help="of the file")
     add("--pairs", type=int, default=6, help="timings of each path")
-    add("--out", type=Path, help="JSON file; on a card bench/results/<card>-data-path.json")
-    try:
-        _main(parser.parse_args(arguments))
-    except UserError as error:
-        parser.exit(2, f"bench.data_path: {error}\n")
-    return 0
 
 
-def _main(chosen: argparse.Namespace) -> None:
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no card here")
+def run(chosen: argparse.Namespace) -> None:
+    """Measures and prints."""
     if not (size := re.fullmatch(r"(\d+)x(\d+)", chosen.size)) or min(map(int, size.groups())) < 16:
         raise UserError(f"--size {chosen.size}: give width and height, 16 or more, as in 640x360")
     if chosen.frames < WINDOW or chosen.pairs < 2 or chosen.image_size < 16:
@@ -207,8 +197,7 @@ def _main(chosen: argparse.Namespace) -> None:
         with suppress(metadata.PackageNotFoundError):
             libraries[name] = metadata.version(name)
     about = machine() | {"libraries": libraries, "frames": chosen.frames, "windows": f"{BATCH} x {WINDOW}"}
-    card = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
-    out = chosen.out or (ROOT / "bench/results" / f"{card}-data-path.json" if device.type == "cuda" else None)
+    out = out_file(chosen, about)
     probes = {"copy_bytes_per_s": copy_bandwidth(1 << 24, "cpu")}
     rows: list[PathRow] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +209,3 @@ def _main(chosen: argparse.Namespace) -> None:
             if out is not None:
                 write(out, about, probes, rows)
     print(*(f"{name}: {value}" for name, value in (about | probes).items()), table(rows), sep="\n")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,30 +1,29 @@
 """Milliseconds of a draw of phase 1's crops, and the share of a training run's time that goes by waiting for them.
 
-    PYTHONPATH=.:kernels:engines python bench/sampling.py [steps]
+    PYTHONPATH=.:kernels:engines python -m bench.suites sampling [--steps 40]
 
 First a line a preset: the store's size, making the sampler, and a draw with plain settings and with every option on
-(median and minimum). Then `steps` steps of phase 1 (default 40) of `debug` and `crafter` on a memory-mapped store,
+(median and minimum). Then --steps steps of phase 1 of `debug` and `crafter` on a memory-mapped store,
 without and with batches made ahead. On a card the draws are from both homes. Not a gate.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+from bench.phases import MadeUp, made_up
 from fastdreamer.config import Config, SamplingConfig, load_config
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Feed
-from fastdreamer.latents.store import Episode
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.train import train
 
 DRAWS = 300
@@ -32,43 +31,33 @@ STORES = (("crafter", 80, 250), ("minerl_cosmos", 300, 250))  # preset, episodes
 EVERY_OPTION = SamplingConfig(short_window=8, single_step=0.05, reward_weighted=0.5, unlabelled=0.5)
 
 
-def main(steps: int) -> None:
+OPTIONS = ()
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own option."""
+    parser.add_argument("--steps", type=int, default=40, help="of phase 1")
+
+
+def run(chosen: argparse.Namespace) -> None:
     """Measures and prints."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for preset, episodes, length in STORES:
         config = load_config(preset, [])
         for home in sorted({"cpu", device.type}):
             for name, sampling in (("plain", SamplingConfig()), ("every option", EVERY_OPTION)):
-                made = made_up(config, episodes, length, unlabelled=0 if name == "plain" else episodes // 2)
+                made = made_up(config, episodes, length)
+                for episode in made[: 0 if name == "plain" else episodes // 2]:
+                    episode.labelled = False
                 print(f"{preset}, store on {home}, {name}: {draw(config, made, sampling, device, home)}", flush=True)
     for preset in ("debug", "crafter"):
         for ahead in (0, 2):
             mapped = [f"sampling.prefetch={ahead}", "data.resident=ram", "data.memory_limit_gb=0"]
-            config = load_config(preset, [*mapped, f"phase1.steps={steps}"])
-            print(f"{preset}, {ahead} batches made ahead: {run(config)}", flush=True)
+            config = load_config(preset, [*mapped, f"phase1.steps={chosen.steps}"])
+            print(f"{preset}, {ahead} batches made ahead: {trained(config)}", flush=True)
 
 
-def made_up(config: Config, episodes: int, length: int, unlabelled: int) -> list[Episode]:
-    """Episodes of noise."""
-    sizes = action_space(config.data.env).sizes
-    transitions = (length - 1) * config.tokenizer.frames_per_latent
-    generator = torch.Generator().manual_seed(0)
-    return [
-        Episode(
-            name=str(i),
-            split="train",
-            latents=torch.randn(length, TOKENS, CHANNELS, generator=generator).half(),
-            actions=torch.zeros(transitions, len(sizes), dtype=torch.uint8),
-            rewards=torch.ones(transitions),
-            terminals=torch.zeros(transitions, dtype=torch.bool),
-            valid=torch.ones(transitions + 1, dtype=torch.bool),
-            labelled=i >= unlabelled,
-        )
-        for i in range(episodes)
-    ]
-
-
-def draw(config: Config, episodes: list[Episode], sampling: SamplingConfig, device: torch.device, home: str) -> str:
+def draw(config: Config, episodes: list[MadeUp], sampling: SamplingConfig, device: torch.device, home: str) -> str:
     """Size, set-up and draws."""
     size = sum(e.latents.nbytes for e in episodes) / 2**20
     began = time.perf_counter()
@@ -85,7 +74,7 @@ def draw(config: Config, episodes: list[Episode], sampling: SamplingConfig, devi
     return f"{size:.0f} MiB, made in {made_s:.2f} s, {statistics.median(times):.3f} ms a draw, {min(times):.3f} at best"
 
 
-def run(config: Config) -> str:
+def trained(config: Config) -> str:
     """A phase-1 run on a synthetic store: milliseconds a step and the share spent waiting."""
     with tempfile.TemporaryDirectory() as folder:
         space = action_space(config.data.env)
@@ -94,7 +83,3 @@ def run(config: Config) -> str:
         rows = read_metrics(Path(folder))[1:]
     share = statistics.median(row["data/wait_share"] for row in rows)
     return f"{1e3 * result['seconds'] / result['steps']:.1f} ms a step, {share:.2%} of it waiting"
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)

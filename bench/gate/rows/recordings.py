@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.count import count
+from bench.gate.rows.base import GateRow, Place, Work, Wrong, close
+from bench.gate.watch import counts_of
 from bench.row import Arm
-from bench.rows.base import GateRow, Place, Work, Wrong, close
-from bench.watch import counts_of
 
 FRAMES = 96
 TINY = ("tokenizer={weights: random, frames_per_latent: 4, window: 9, pool: 2, encoder_channels: [8, 8, 8]}",)
@@ -39,7 +39,7 @@ def plain_decode(path: Path) -> np.ndarray:
 
 def decode(place: Place) -> Work:
     """`decode_video` of a MineRL-like file."""
-    from bench.data_path import write_video
+    from bench.suites.data_path import write_video
     from fastdreamer.recordings.decode import decode_video
 
     path = place.folder / "recording.mp4"

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from bench.expectations import Timed
-from bench.ratio import until_precise
-from bench.rows import GateRow, Place, Work, Wrong
+from bench.gate.expectations import Timed
+from bench.gate.ratio import until_precise
+from bench.gate.rows import GateRow, Place, Work, Wrong
 
 BUDGET_S = {"short": 4.0, "full": 10.0}
 """Seconds that a row's pairs may take, where they are not precise before."""

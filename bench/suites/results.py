@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from fastdreamer.system.files import write_atomic
 
 SCHEMA = 1
 
@@ -39,8 +39,8 @@ class Measured:
 
     @property
     def gb_per_s(self) -> float:
-        """The floor's bytes over the time."""
-        return self.floor_bytes / self.median_us / 1e3
+        """The floor's bytes over the time; 0 where there is no time."""
+        return self.floor_bytes / self.median_us / 1e3 if self.median_us else 0.0
 
 
 def write(path: Path, machine: dict[str, Any], probes: dict[str, float], rows: Sequence[Measured]) -> None:
@@ -48,11 +48,7 @@ def write(path: Path, machine: dict[str, Any], probes: dict[str, float], rows: S
     entries = [asdict(row) | {"gb_per_s": row.gb_per_s} for row in rows]
     text = json.dumps({"schema": SCHEMA, "machine": machine, "probes": probes, "rows": entries}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
+    write_atomic(path, f"{text}\n".encode("ascii"))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The gate: counts and times against committed expectations."""

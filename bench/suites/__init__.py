@@ -1,0 +1,1 @@
+"""Benchmarks that are read, not gated: `python -m bench.suites`."""

@@ -1,0 +1,6 @@
+"""`python -m bench.suites`; see `command.py`."""
+
+from bench.suites.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
