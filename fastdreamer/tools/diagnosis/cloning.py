@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
 from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.rewarded_windows import rewarded_windows
 from fastdreamer.training.cloning_phase import AgentPhase
 
 CERTAIN = 0.99
@@ -29,6 +30,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         "policy", "latents' gradient", f"requires_grad {subject.batch.latents.requires_grad}", "False",
         "the tokenizer is not frozen properly: detach its latents", red=subject.batch.latents.requires_grad,
     )  # fmt: skip
+    yield rewarded_windows(subject, phase)
     tasks = subject.config.tasks.names
     if len(tasks) > 1:
         yield from (rewards(subject, phase, number).about(task) for number, task in enumerate(tasks))

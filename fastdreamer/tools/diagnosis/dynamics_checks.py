@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.dynamics.forcing import context_index, mix
+from fastdreamer.dynamics.sampler import open_loop
+from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.evaluation.open_loop import (
@@ -54,6 +57,8 @@ def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
     for name, found in errors.items():
         yield control(name, times_the_error(found, real, RESAMPLES, 0))
     yield drift(real, copy_errors(truth, context))
+    with torch.no_grad():
+        yield one_step(next_step_errors(subject.world, batch))
     draw(subject, crops, batch, truth, real, context, pictures)
 
 
@@ -94,6 +99,48 @@ def drift(real: Float[ndarray, "b s"], copy: Float[ndarray, "b s"]) -> Check:
         "imagination drifts: train phase 1 longer, raise dynamics.dim, or lower imagination.horizon",
         red=not model < last,
     )  # fmt: skip
+
+
+def one_step(errors: Mapping[str, tuple[float, float, float]]) -> Check:
+    """Of one step's mean and sample: the error, that with the last action shuffled, and that of copying."""
+    found = "; ".join(f"{name} {e:.3f}, shuffled {wrong:.3f}" for name, (e, wrong, _) in errors.items())
+    error, wrong, copying = errors["mean"]
+    return check(
+        "imagination", "one step", f"error of the {found}; copying {copying:.3f}", "the mean below both others",
+        "a single step is not predicted: train phase 1 longer, or raise dynamics.dim",
+        of=(error, wrong, copying), amber=not error < min(wrong, copying),
+    )  # fmt: skip
+
+
+def next_step_errors(world: WorldModel, batch: Batch) -> dict[str, tuple[float, float, float]]:
+    """Errors of the last step after a real context: under its action, under another window's, and of copying.
+
+    `mean` is the conditional mean: one pass from signal level 0 at the finest step size. `sample` is the step as
+    imagination takes it. Compare means with means: a sample carries the variance of what can come twice.
+    """
+    clean = world.normalise(batch.latents, batch.positions)
+    last, generator = clean[:, -1], torch.Generator().manual_seed(5)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    signal = torch.full(clean.shape[:2], context_index(world.forcing), device=clean.device)
+    signal[:, -1] = 0
+    noisy = mix(clean, noise, (signal / world.forcing.finest_steps)[..., None, None])
+    shuffled = batch.actions.clone()
+    shuffled[:, -1] = batch.actions[torch.randperm(len(shuffled), generator=generator), -1]
+
+    def mean(actions: Tensor) -> Tensor:
+        token = world.embed_actions(actions, batch.action_valid, batch.labelled)
+        return world(noisy, signal, torch.zeros_like(signal), token)
+
+    def sample(actions: Tensor) -> Tensor:
+        return open_loop(world, batch, clean.shape[1] - 1, torch.Generator().manual_seed(5), actions)
+
+    def error(step: Tensor) -> float:
+        return float((step - last).square().mean())
+
+    return {
+        predict.__name__: (error(predict(batch.actions)[:, -1]), error(predict(shuffled)[:, -1]), error(clean[:, -2]))
+        for predict in (mean, sample)
+    }
 
 
 def draw(

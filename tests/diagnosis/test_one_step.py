@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
-import pytest
 import torch
 
-from bench.imagined_reward import one_step
 from fastdreamer.config import load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.latents.batch import Batch
+from fastdreamer.tools.diagnosis.dynamics_checks import next_step_errors, one_step
 
 
-def printed(world: WorldModel, batch: Batch, capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
-    with torch.no_grad():
-        one_step(world, batch)
-    return re.findall(r"one step, ([\w ]+): error ([\d.]+), last action shuffled", capsys.readouterr().out)
-
-
-def test_the_sampled_step_takes_as_many_passes_as_imagination(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sampled_step_takes_as_many_passes_as_imagination() -> None:
     config = load_config("debug", ["tokenizer={frames_per_latent: 1, window: 1}", "dynamics.dim=16"])
     torch.manual_seed(0)
     world = WorldModel.build(config, (5,)).eval()
@@ -34,6 +26,14 @@ def test_the_sampled_step_takes_as_many_passes_as_imagination(capsys: pytest.Cap
     found = {}
     for steps in (1, 4):
         world.forcing = replace(world.forcing, sample_steps=steps)
-        (mean, found["mean", steps]), (sampled, found["sampled", steps]) = printed(world, batch, capsys)
-        assert (mean, sampled) == ("mean", f"sampled in {steps}")
-    assert found["mean", 1] == found["mean", 4] and found["sampled", 1] != found["sampled", 4]
+        with torch.no_grad():
+            errors = next_step_errors(world, batch)
+        found["mean", steps], found["sample", steps] = errors["mean"], errors["sample"]
+    assert found["mean", 1] == found["mean", 4] and found["sample", 1] != found["sample", 4]
+
+
+def test_one_step_is_raised_where_copying_or_a_wrong_action_does_as_well() -> None:
+    sample = (0.3, 0.4, 0.2)
+    for mean, verdict in (((0.1, 0.2, 0.2), "ok"), ((0.2, 0.3, 0.1), "amber"), ((0.2, 0.2, 0.3), "amber")):
+        assert one_step({"mean": mean, "sample": sample}).verdict == verdict
+    assert one_step({"mean": (float("nan"), 0.2, 0.2), "sample": sample}).verdict == "red"
