@@ -50,3 +50,13 @@ def test_dreams_that_pay_for_nothing_are_said(config: Config, run: Path, monkeyp
     assert check["verdict"] == "amber" and "do not pay what play pays" in check["remedy"], check
     monkeypatch.setattr(rewarded_windows, "FEW", 10_000)
     assert found(config, run, 2)[KEY]["verdict"] == "too early"
+
+
+def test_a_reward_head_that_tells_nothing_is_not_blamed_on_dreams(
+    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alike(agent: object, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.zeros_like(batch.rewards)
+
+    monkeypatch.setattr(rewarded_windows, "predicted_rewards", alike)
+    assert found(config, run, 2)[KEY]["verdict"] == "not measured"
