@@ -13,13 +13,15 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bench.phases import MadeUp, made_up
+from bench.phases import made_up
 from fastdreamer.config import Config, SamplingConfig, load_config
 from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.episode import Episode
 from fastdreamer.latents.loader import Feed
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
@@ -47,8 +49,8 @@ def run(chosen: argparse.Namespace) -> None:
         for home in sorted({"cpu", device.type}):
             for name, sampling in (("plain", SamplingConfig()), ("every option", EVERY_OPTION)):
                 made = made_up(config, episodes, length)
-                for episode in made[: 0 if name == "plain" else episodes // 2]:
-                    episode.labelled = False
+                plain_video = 0 if name == "plain" else episodes // 2
+                made[:plain_video] = [replace(episode, labelled=False) for episode in made[:plain_video]]
                 print(f"{preset}, store on {home}, {name}: {draw(config, made, sampling, device, home)}", flush=True)
     for preset in ("debug", "crafter"):
         for ahead in (0, 2):
@@ -57,7 +59,7 @@ def run(chosen: argparse.Namespace) -> None:
             print(f"{preset}, {ahead} batches made ahead: {trained(config)}", flush=True)
 
 
-def draw(config: Config, episodes: list[MadeUp], sampling: SamplingConfig, device: torch.device, home: str) -> str:
+def draw(config: Config, episodes: list[Episode], sampling: SamplingConfig, device: torch.device, home: str) -> str:
     """Size, set-up and draws."""
     size = sum(e.latents.nbytes for e in episodes) / 2**20
     began = time.perf_counter()
