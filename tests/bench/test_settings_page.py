@@ -10,7 +10,8 @@ import pytest
 from bench.settings_page import PAGE, comments, page
 from fastdreamer.config import Config, TokenizerConfig, load_config
 from fastdreamer.run.kept_config import check_run
-from fastdreamer.settings import config_text, setting, to_dict
+from fastdreamer.settings import config_text, to_dict
+from fastdreamer.settings.fields import setting
 
 
 def test_the_page_is_that_of_the_dataclasses() -> None:
@@ -36,6 +37,8 @@ def test_every_setting_has_a_line_with_its_default() -> None:
 def test_what_the_page_says_of_changes_is_what_a_run_refuses(tmp_path: Path) -> None:
     """Of one setting of each kind; the run's own check decides."""
     (tmp_path / "config.yaml").write_text(config_text(load_config("debug")))
+    trained, cloned = (tmp_path / "checkpoints" / phase / "step-00000001" for phase in ("phase1", "phase2"))
+    trained.mkdir(parents=True)
     said = {"dynamics.dim=64": "no", "phase1.steps=7": "yes", "tasks.names=[wood]": "until phase 2"}
     for override, word in said.items():
         section, _, name = override.partition("=")[0].partition(".")
@@ -44,14 +47,14 @@ def test_what_the_page_says_of_changes_is_what_a_run_refuses(tmp_path: Path) -> 
         assert line.endswith(f"| {word} |")
         for is_cloned in (False, True):
             if is_cloned:
-                (tmp_path / "checkpoints" / "phase2").mkdir(parents=True)
+                cloned.mkdir(parents=True)
             if word == "yes" or (word == "until phase 2" and not is_cloned):
                 check_run(tmp_path, load_config("debug", [override]))
             else:
                 with pytest.raises(Exception, match=f"{section}.{name}"):
                     check_run(tmp_path, load_config("debug", [override]))
             if is_cloned:
-                (tmp_path / "checkpoints" / "phase2").rmdir()
+                cloned.rmdir()
 
 
 def test_a_setting_without_a_comment_is_named() -> None:
