@@ -1,12 +1,12 @@
 # Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
 #   make test      the fast tests          make slow   those that take minutes, make long tens of them
-#   make lint      style and types         make gpu    those that need a CUDA card, and the times and memory there
+#   make lint      style and types         make gpu    those that need a CUDA GPU, and the times and memory there
 #   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
 #   make chaos     kills, flipped bytes, damaged inputs, failing disks and bad numbers, by the thousand; under 15 minutes
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
-# the CUDA libraries, some GB of them. Where there is no card the CPU build is enough and smaller: give its index, which
+# the CUDA libraries, some GB of them. Where there is no GPU the CPU build is enough and smaller: give its index, which
 # PyTorch's installation page names, with PIP_ARGS="--extra-index-url ...".
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -39,14 +39,14 @@ long: $(VENV)/.installed-dev
 # From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
 gpu:
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_card.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_dali_on_card.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/latents tests/latents/test_sampling_on_card.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/imagination/test_program_on_card.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/training/test_steps_on_card.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_gpu.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_dali_on_gpu.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/latents tests/latents/test_sampling_on_gpu.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/imagination/test_program_on_gpu.py
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/training/test_steps_on_gpu.py
 	if $(PYTHON) -c "import av, diffusers, nvidia.dali" 2>/dev/null; then \
 	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/recordings tests/recordings/test_alignment.py; \
-	else echo "frames against actions on the card: left out, needs av, diffusers and DALI"; fi
+	else echo "frames against actions on the GPU: left out, needs av, diffusers and DALI"; fi
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gate --full --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites kernels --device cuda
 	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites data_path --device cuda

@@ -1,7 +1,7 @@
 """Counting what can be counted exactly: launches (a Triton launch or an aten op that computes) and bytes moved.
 
 An aten op moves its tensor inputs and outputs. What a Triton launch moves is counted by Triton's interpreter: the
-distinct bytes that it loaded, and those that it stored. On a card launches alone are known.
+distinct bytes that it loaded, and those that it stored. On a GPU launches alone are known.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.episode import Episode
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.build import Kind, build_phase
@@ -49,22 +49,22 @@ def made_up(config: Config, episodes: int = EPISODES, length: int = 0) -> list[E
     return found
 
 
-def feed_of(config: Config, number: int, device: torch.device) -> Feed:
+def loader_of(config: Config, number: int, device: torch.device) -> Loader:
     """Batches of a phase from episodes that lie where it trains."""
     steps = config.imagination.start_context if number == 3 else config.dynamics.window
     count = config.phase(number).batch_size
     sampling = config.sampling if number == 1 else SamplingConfig()
     clock, discount = config.tokenizer.clock, config.imagination.gamma
     sampler = CropSampler(made_up(config), clock, steps, count, config.seed, discount, sampling, device)
-    return Feed(sampler, device)
+    return Loader(sampler, device)
 
 
-class OneBatch(Feed):
+class OneBatch(Loader):
     """The first batch of a feed, for ever. Its position stays, and to ask for it costs nothing."""
 
-    def __init__(self, feed: Feed) -> None:
-        super().__init__(feed.sampler, feed.device)
-        self._state, self._batch = super().get_state(), feed.draw()
+    def __init__(self, loader: Loader) -> None:
+        super().__init__(loader.sampler, loader.device)
+        self._state, self._batch = super().get_state(), loader.draw()
 
     def draw(self) -> Batch:
         """The batch."""
@@ -88,14 +88,14 @@ def models(config: Config, device: torch.device, number: int = 1) -> tuple[World
 
 
 def made_up_phase(
-    config: Config, number: int, backend: Backend, feed: Feed | None = None, kind: Kind | None = None
+    config: Config, number: int, backend: Backend, loader: Loader | None = None, kind: Kind | None = None
 ) -> Phase[Any]:
     """Phase 1, 2 or 3, ready to train; phase 1 has its bootstrap rows from the first batch on."""
     world, agent = models(config, backend.device, number)
     own = (world, agent, copy.deepcopy(agent.policy))[:number]
     kind = kind or {1: partial(WorldModelPhase, first_boot=0)}.get(number)
-    feed = feed or feed_of(config, number, backend.device)
-    phase = build_phase(config, number, feed, None, backend, kind, own)
+    loader = loader or loader_of(config, number, backend.device)
+    phase = build_phase(config, number, loader, None, backend, kind, own)
     phase.model.train()
     return phase
 

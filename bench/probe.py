@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[1]
 
 def machine() -> dict[str, Any]:
     """Hardware, versions and the commit (with a mark where the tree has changes)."""
-    card: dict[str, Any] = {}
+    gpu: dict[str, Any] = {}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         major, minor = torch.cuda.get_device_capability(0)
-        card = {
+        gpu = {
             "card": properties.name,
             "capability": f"{major}.{minor}",
             "memory_bytes": properties.total_memory,
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
         }
     versions = {name: importlib.metadata.version(name) for name in VERSIONS if _is_installed(name)}
     return {
-        **card,
+        **gpu,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Timing that survives a shared machine: paired ratios on a host, CUDA events on a card."""
+"""Timing that survives a shared machine: paired ratios on a host, CUDA events on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from bench.row import Arm
 
-WAIT_CYCLES, CLOCK_HZ = 4_000_000, 2e9  # about 2 ms on today's cards
+WAIT_CYCLES, CLOCK_HZ = 4_000_000, 2e9  # about 2 ms on today's GPUs
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Paired:
 def paired(a: Arm, b: Arm, pairs: int = 20, target_s: float = 0.02, warmup: int = 2) -> Paired:
     """Times a and b side by side in the order ABBA, so that drift of the machine hits both alike.
 
-    Calls are repeated inside a timing until it takes about `target_s`; on a card each timing ends with a synchronise.
+    Calls are repeated inside a timing until it takes about `target_s`; on a GPU each timing ends with a synchronise.
     """
     for _ in range(warmup):
         a.run(a.prepare()), b.run(b.prepare())
@@ -70,9 +70,9 @@ def _synchronise() -> None:
 
 
 def cuda_seconds(arm: Arm, is_cold: bool, repeats: int = 50, warmup: int = 10) -> list[float]:
-    """Times on the card, by events; `is_cold` replaces what the level-2 cache holds before every call.
+    """Times on the GPU, by events; `is_cold` replaces what the level-2 cache holds before every call.
 
-    A wait on the card, longer than the host takes to launch, keeps the host's overhead out of the time.
+    A wait on the GPU, longer than the host takes to launch, keeps the host's overhead out of the time.
     """
     device = torch.cuda.current_device()
     cache = torch.cuda.get_device_properties(device).L2_cache_size

@@ -1,4 +1,4 @@
-"""Dreamer 4-style agents from recordings of play, trained fast on one consumer card (or, smaller, on a CPU).
+"""Dreamer 4-style agents from recordings of play, trained fast on one consumer GPU (or, smaller, on a CPU).
 
 import fastdreamer
 

@@ -38,14 +38,14 @@ class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the seed of everything that training draws
-    # Where it runs; auto: a card where there is one.
+    # Where it runs; auto: a GPU where there is one.
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free="always")
     # The arithmetic of training; auto: bf16 where the machine has instructions for it, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
-    # Whether torch.compile lies under the training steps and the imagination. auto: on a card; on a CPU it takes a
+    # Whether torch.compile lies under the training steps and the imagination. auto: on a GPU; on a CPU it takes a
     # minute or two a phase, which pays in runs that are longer than the demo.
     compile: str = setting("auto", choices=("auto", "on", "off"), free="always")
-    # What a run may take, in GiB; 0: the card's own (no limit on a CPU).
+    # What a run may take, in GiB; 0: the GPU's own (no limit on a CPU).
     memory_gb: float = setting(0.0, at_least=0.0, free="always")
     data: DataConfig = section(DataConfig)
     record: RecordConfig = section(RecordConfig, free="always")

@@ -47,23 +47,23 @@ class Backend:
 def choose_device(config: Config) -> Backend:
     """The backend for a configuration; the same machine and configuration always give the same one.
 
-    `auto` takes a CUDA card where there is one, and bf16 where the device multiplies it in hardware. On CPU only
+    `auto` takes a CUDA GPU where there is one, and bf16 where the device multiplies it in hardware. On CPU only
     deterministic algorithms run, so that a resumed run gives the bits of an uninterrupted one. Threads are set the
-    usual way, with OMP_NUM_THREADS. A rank of torchrun takes the card of its local rank.
+    usual way, with OMP_NUM_THREADS. A rank of torchrun takes the GPU of its local rank.
 
     Raises:
-        UserError: if a card, bf16 on a card, or a compiler is asked for and not there.
+        UserError: if a GPU, bf16 on a GPU, or a compiler is asked for and not there.
     """
-    has_card = torch.cuda.is_available()
-    if config.device == "cuda" and not has_card:
-        raise UserError("device is cuda but torch sees no CUDA card: use device=cpu, or a CUDA build of torch")
-    device = torch.device("cuda" if has_card and config.device != "cpu" else "cpu")
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise UserError("device is cuda but torch sees no CUDA GPU: use device=cpu, or a CUDA build of torch")
+    device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if config.precision == "bf16" and device.type == "cuda" and not has_bf16:
-        raise UserError("precision is bf16 but this card has none: use precision=fp32 or precision=auto")
+        raise UserError("precision is bf16 but this GPU has none: use precision=fp32 or precision=auto")
     precision: Literal["fp32", "bf16"] = "fp32"
     if config.precision == "bf16" or (config.precision == "auto" and has_bf16):
         precision = "bf16"

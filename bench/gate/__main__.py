@@ -4,7 +4,7 @@
     python -m bench.gate --full --update
 
 Counts are exact on every CPU. Times are those of a row over its reference arm, in pairs until three standard errors of
-the median are at most 12 %; on a CPU or card without committed ratios they are printed, not gated. A time that is out
+the median are at most 12 %; on a CPU or GPU without committed ratios they are printed, not gated. A time that is out
 of its margin is measured again in new processes before it is red. Exit 0 green, 1 red, 2 user's mistake.
 """
 
@@ -66,7 +66,7 @@ def versions() -> str:
 
 
 def device_class(device: torch.device) -> str:
-    """Machines whose ratios are the same: the card, or the CPU's make, family, model, widest vectors and cores."""
+    """Machines whose ratios are the same: the GPU, or the CPU's make, family, model, widest vectors and cores."""
     about = machine()
     if device.type == "cuda":
         return _slug(str(about["card"]))
@@ -226,7 +226,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
     if chosen.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no card here")
+        raise UserError("--device cuda: torch sees no GPU here")
     if chosen.update and (chosen.ci or chosen.only):
         raise UserError("--update writes whole files: leave --ci and --only out")
     device = _set_up(chosen.device)

@@ -1,7 +1,7 @@
 """What the gate expects, in committed files, and what it says of a difference. Nothing is measured here.
 
     bench/baselines/counts.json     whole numbers, the same on every CPU
-    bench/baselines/<device>.json   times over the reference arm's on one class of device; a card's counts too
+    bench/baselines/<device>.json   times over the reference arm's on one class of device; a GPU's counts too
 
 Either is keyed by the versions of torch and Triton. An update writes `<name>.new.json` beside the old file, for a
 person to look at, move over it and commit.

@@ -74,7 +74,7 @@ def _measure(row: GateRow, device: torch.device, budget_s: float, found: Measure
         work.check()
         counts = work.counts()
         if device.type == "cuda" and work.ours is not None:
-            counts |= _card_memory(work, device)
+            counts |= _gpu_memory(work, device)
         found.counts[row.name] = counts
         if work.ours is not None and budget_s:
             found.times[row.name] = until_precise(work, budget_s)
@@ -86,7 +86,7 @@ def _let_go(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _card_memory(work: Work, device: torch.device) -> dict[str, int]:
+def _gpu_memory(work: Work, device: torch.device) -> dict[str, int]:
     """Peaks of torch's allocator over one call, what the row holds before it included."""
     assert work.ours is not None
     torch.cuda.synchronize(device)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.naive import rollout as naive_rollout
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import Trainer
-from bench.phases import Optimisation, feed_of, models
+from bench.phases import Optimisation, loader_of, models
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, loss_shares
@@ -21,9 +21,9 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.optim import learning_rate
-from fastdreamer.training.world_model_phase import ForcingWork, WorldModelPhase
+from fastdreamer.training.world_model_phase import ForcingBatch, WorldModelPhase
 
 PAPERS = (
     "dynamics.linear_start=false", "dynamics.spatial_tokens=16", "forcing.levels=grid", "forcing.sample_steps=4",
@@ -34,7 +34,7 @@ PAPERS = (
 
 Step = Callable[[], Tensor]
 """Takes the next optimisation step on the one batch; returns its unscaled loss."""
-Dream = Callable[[int], Rollout]
+ImaginedRollout = Callable[[int], Rollout]
 """Rolls out a horizon, always from the same states under the same noise."""
 KINDS = ("plain", "program", "merged")
 """Our rollouts: step by step, as a static program, and with each commit merged into the next denoising pass."""
@@ -64,10 +64,10 @@ class Work:
         return self.noise.device
 
     @property
-    def forcing(self) -> ForcingWork:
+    def forcing(self) -> ForcingBatch:
         """The batch as phase 1 draws it."""
         crops, finest = self.crops, self.config.forcing.finest_steps
-        return ForcingWork(
+        return ForcingBatch(
             clean=self.world.normalise(crops.latents, crops.positions),
             noise=self.noise,
             levels=self.levels,
@@ -82,7 +82,7 @@ class Work:
 def build(config: Config, device: torch.device) -> Work:
     """Random weights and made-up latents."""
     world, agent = models(config, device)
-    crops = feed_of(config, 1, device).draw()
+    crops = loader_of(config, 1, device).draw()
     generator = torch.Generator(device).manual_seed(config.seed)
     return Work(
         config=config,
@@ -91,7 +91,7 @@ def build(config: Config, device: torch.device) -> Work:
         crops=crops,
         noise=torch.randn(crops.latents.shape, generator=generator, device=device),
         levels=levels_of(config, generator),
-        starts=feed_of(config, 3, device).draw(),
+        starts=loader_of(config, 3, device).draw(),
     )
 
 
@@ -122,11 +122,11 @@ def naive_step(work: Work, backend: Backend) -> Step:
 class OneWork(WorldModelPhase):
     """Phase 1 that draws the same batch for ever."""
 
-    def __init__(self, config: Config, world: WorldModel, feed: Feed, backend: Backend, work: ForcingWork) -> None:
-        super().__init__(config, world, feed, backend)
+    def __init__(self, config: Config, world: WorldModel, loader: Loader, backend: Backend, work: ForcingBatch) -> None:
+        super().__init__(config, world, loader, backend)
         self.work = work
 
-    def draw(self) -> ForcingWork:
+    def draw(self) -> ForcingBatch:
         """The batch."""
         return self.work
 
@@ -134,24 +134,24 @@ class OneWork(WorldModelPhase):
 def our_step(work: Work, backend: Backend) -> Step:
     """The optimisation step of `fastdreamer.training.loop.fit` for phase 1."""
     world = copy.deepcopy(work.world).train()
-    phase = OneWork(work.config, world, feed_of(work.config, 1, work.device), backend, work.forcing)
+    phase = OneWork(work.config, world, loader_of(work.config, 1, work.device), backend, work.forcing)
     optimisation = Optimisation(phase, work.config.phase1, backend)
     return lambda: optimisation.step()["loss/dynamics"]
 
 
-def naive_dream(work: Work, backend: Backend) -> Dream:
+def naive_imagination(work: Work, backend: Backend) -> ImaginedRollout:
     """Imagination by recomputing everything."""
     model = NaiveWorldModel.copy_of(work.world)
 
-    def dream(horizon: int) -> Rollout:
+    def rollout(horizon: int) -> Rollout:
         generator = torch.Generator(work.device).manual_seed(work.config.seed)
         with backend.autocast():
             return naive_rollout.imagine(model, work.agent, work.starts, horizon, generator)
 
-    return dream
+    return rollout
 
 
-def our_dream(work: Work, backend: Backend, kind: str, horizons: Sequence[int]) -> Dream:
+def our_imagination(work: Work, backend: Backend, kind: str, horizons: Sequence[int]) -> ImaginedRollout:
     """Imagination on the ring cache.
 
     Args:

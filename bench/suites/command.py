@@ -43,8 +43,8 @@ SUITES = {
 SHARED: dict[str, dict[str, Any]] = {
     "device": {"choices": ("cuda", "cpu"), "default": "cuda" if torch.cuda.is_available() else "cpu"},
     "config": {"default": "", "help": "preset or YAML file"},
-    "memory-gb": {"type": float, "default": 0.0, "help": "GiB that torch may take, as on a smaller card"},
-    "out": {"type": Path, "help": "JSON file; on a card one in bench/results"},
+    "memory-gb": {"type": float, "default": 0.0, "help": "GiB that torch may take, as on a smaller GPU"},
+    "out": {"type": Path, "help": "JSON file; on a GPU one in bench/results"},
     "overrides": {"nargs": "*", "help": "such as dynamics.layers=4"},
 }
 ALL = tuple(SHARED)
@@ -112,13 +112,13 @@ def _listed() -> str:
 
 
 def _check_card(chosen: argparse.Namespace) -> None:
-    """Refuses a card, or memory of it, that is not there."""
-    is_card, memory_gb = getattr(chosen, "device", "cpu") == "cuda", getattr(chosen, "memory_gb", 0.0)
-    if is_card and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no card here")
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30 if is_card else 0.0
+    """Refuses a GPU, or memory of it, that is not there."""
+    is_gpu, memory_gb = getattr(chosen, "device", "cpu") == "cuda", getattr(chosen, "memory_gb", 0.0)
+    if is_gpu and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30 if is_gpu else 0.0
     if not 0 <= memory_gb <= total:
-        raise UserError(f"--memory-gb {memory_gb:g}: the card here has {total:.1f}")
+        raise UserError(f"--memory-gb {memory_gb:g}: the GPU here has {total:.1f}")
 
 
 def cap_memory(chosen: argparse.Namespace) -> None:
@@ -130,9 +130,9 @@ def cap_memory(chosen: argparse.Namespace) -> None:
 
 
 def out_file(chosen: argparse.Namespace, about: dict[str, Any]) -> Path | None:
-    """--out; or on a card its own file in bench/results."""
-    card = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
-    usual = ROOT / "bench/results" / f"{card}{chosen.result}.json" if chosen.device == "cuda" else None
+    """--out; or on a GPU its own file in bench/results."""
+    gpu = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
+    usual = ROOT / "bench/results" / f"{gpu}{chosen.result}.json" if chosen.device == "cuda" else None
     return chosen.out or usual
 
 
@@ -157,12 +157,12 @@ def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
     Raises:
         UserError: for a setting that cannot be.
     """
-    is_card = chosen.device == "cuda"
+    is_gpu = chosen.device == "cuda"
     config = load_config(chosen.config or preset, [f"device={chosen.device}", *PAPERS, *chosen.overrides])
     backend = replace(choose_device(replace(config, compile="on" if compiles else "off")), compiles=False)
     probes = {
-        "copy_bytes_per_s": copy_bandwidth(1 << (28 if is_card else 26), chosen.device),
-        "matmul_flop_per_s": matrix_rate(8192 if is_card else 512, DTYPES[backend.precision], chosen.device),
+        "copy_bytes_per_s": copy_bandwidth(1 << (28 if is_gpu else 26), chosen.device),
+        "matmul_flop_per_s": matrix_rate(8192 if is_gpu else 512, DTYPES[backend.precision], chosen.device),
     }
     cap_memory(chosen)
     asked = {"memory_gb": chosen.memory_gb, "precision": backend.precision, "configuration": to_dict(config)}
@@ -171,7 +171,7 @@ def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
 
 
 def fresh_peaks() -> None:
-    """Lets go of what nothing holds any more, and starts new peaks of the card's memory."""
+    """Lets go of what nothing holds any more, and starts new peaks of the GPU's memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -179,7 +179,7 @@ def fresh_peaks() -> None:
 
 
 def peaks() -> tuple[int, int]:
-    """Most bytes allocated and reserved since `fresh_peaks`; 0 without a card."""
+    """Most bytes allocated and reserved since `fresh_peaks`; 0 without a GPU."""
     if not torch.cuda.is_available():
         return 0, 0
     return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()

@@ -3,8 +3,8 @@
     PYTHONPATH=.:kernels:engines python -m bench.suites data_path [--size 640x360] [--image-size 256] [--out FILE]
 
 One run, on a MineRL-like H.264 file that it writes itself (64 x 64, 20 fps, B-frames, GOPs of 217), a batch of windows
-of 33 frames at a time; ratios are medians of pairs with PyAV + torch float. On a card also what runs
-there, to bench/results/<card>-data-path.json; NVDEC where DALI is installed.
+of 33 frames at a time; ratios are medians of pairs with PyAV + torch float. On a GPU also what runs
+there, to bench/results/<GPU>-data-path.json; NVDEC where DALI is installed.
 """
 
 from __future__ import annotations

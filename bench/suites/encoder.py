@@ -1,9 +1,9 @@
-"""The frozen tokenizer's encoder in every backend that is there: the report that a card's owner sends.
+"""The frozen tokenizer's encoder in every backend that is there: the report that a GPU's owner sends.
 
     PYTHONPATH=.:kernels:engines python -m bench.suites encoder [--memory-gb 12] [--out FILE] [dotted overrides]
 
-The full Cosmos CV8x8x8 with random weights, 33 frames of 256 x 256; on a card batches 1, 4, 16 in fp32, bf16, fp16 to
-bench/results/<card>-encoder.json, on a CPU 1, 4 in fp32 to --out. Compilers take minutes a row. Small: --config debug.
+The full Cosmos CV8x8x8 with random weights, 33 frames of 256 x 256; on a GPU batches 1, 4, 16 in fp32, bf16, fp16 to
+bench/results/<GPU>-encoder.json, on a CPU 1, 4 in fp32 to --out. Compilers take minutes a row. Small: --config debug.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EncoderRow(Measured):
         batch: clips a call; `ms_per_clip`: median; `noise`: relative standard error of the speed-up.
         peak_share: FLOP/s over those of a big square matmul of that precision, measured in the same process.
         peak_bytes: most that torch reserved in a call, with the fp32 reference and the comparison (0.5 GB); 0 on a CPU.
-        outside_bytes: what the card lost besides: TensorRT's and AOTInductor's own memory, loaded code.
+        outside_bytes: what the GPU lost besides: TensorRT's and AOTInductor's own memory, loaded code.
         relative_error: the gate's worst, against eager fp32 with TF32 off, norm over norm; 1e9 for what is not finite.
         reason: one line, why the backend cannot be used; what could not be measured is 0.
     """
@@ -113,7 +113,7 @@ class Bench:
         return Engine(name, spec, BACKENDS[name].load(work, self.graph, spec, self.device))
 
     def _others(self) -> int:
-        """Bytes of the card that are taken but not by torch's allocator; starts a new peak of torch's."""
+        """Bytes of the GPU that are taken but not by torch's allocator; starts a new peak of torch's."""
         gc.collect()
         if self.device.type != "cuda":
             return 0
@@ -151,11 +151,11 @@ def run(chosen: argparse.Namespace) -> None:
     """Measures and prints."""
     if util.find_spec("diffusers") is None:
         raise UserError("diffusers builds the encoder and is not installed: pip install diffusers")
-    is_card, libraries = chosen.device == "cuda", {"diffusers": metadata.version("diffusers")}
+    is_gpu, libraries = chosen.device == "cuda", {"diffusers": metadata.version("diffusers")}
     for name, maker in BACKENDS.items():
         with suppress(EngineError):  # not installed
             libraries[name] = maker.library()
-    precisions = chosen.precisions or (list(DTYPES) if is_card else ["fp32"])
+    precisions = chosen.precisions or (list(DTYPES) if is_gpu else ["fp32"])
     backends = chosen.backends or [name for name in ARMS if name in libraries or name not in BACKENDS]
     if unknown := ({*precisions} - {*DTYPES}) | ({*backends} - {*ARMS}):
         raise UserError(f"{', '.join(sorted(unknown))}: known are {', '.join((*DTYPES, *ARMS))}")
@@ -163,14 +163,14 @@ def run(chosen: argparse.Namespace) -> None:
     size = [f"tokenizer.image_size={chosen.size}", f"tokenizer.pool={chosen.size // 32}"] if chosen.size else []
     changes = ["tokenizer.weights=random", *size, *chosen.overrides]
     config = load_config(chosen.config or "minerl_cosmos", changes).tokenizer
-    probes = {"copy_bytes_per_s": copy_bandwidth(1 << (28 if is_card else 24), chosen.device)}
+    probes = {"copy_bytes_per_s": copy_bandwidth(1 << (28 if is_gpu else 24), chosen.device)}
     for name in precisions:
-        probes[f"matmul_{name}_flop_per_s"] = matrix_rate(8192 if is_card else 512, DTYPES[name], chosen.device)
+        probes[f"matmul_{name}_flop_per_s"] = matrix_rate(8192 if is_gpu else 512, DTYPES[name], chosen.device)
     bench = Bench(config, torch.device(chosen.device), probes)
     about = machine() | {"libraries": libraries, "memory_gb": chosen.memory_gb, "tokenizer": asdict(config)}
     out = out_file(chosen, about)
     rows: list[EncoderRow] = []
-    batches = chosen.batches or ((1, 4, 16) if is_card else (1, 4))
+    batches = chosen.batches or ((1, 4, 16) if is_gpu else (1, 4))
     for batch, precision, name in ((b, p, n) for b in batches for p in precisions for n in backends):
         print(f"measuring {name} {precision} {batch}x{bench.window}", flush=True)
         rows.append(bench.row(name, precision, batch))

@@ -4,8 +4,8 @@
         [--memory-gb 12] [--dreams 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
 
 A whole rollout is timed, from the real crops to its rewards, and divided by its horizon; every arm in turns with
-`rollout.imagine` on the same random weights. On a card minerl_cosmos at 1, 64 and 256 dreams, to
-bench/results/<card>-imagination.json; on a CPU the debug preset at 1 and 8, printed alone. Not a gate.
+`rollout.imagine` on the same random weights. On a GPU minerl_cosmos at 1, 64 and 256 dreams, to
+bench/results/<GPU>-imagination.json; on a CPU the debug preset at 1 and 8, printed alone. Not a gate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.count import count
-from bench.phases import feed_of, models
+from bench.phases import loader_of, models
 from bench.row import Arm
 from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
 from bench.suites.results import Measured
@@ -31,7 +31,7 @@ from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
 from fastdreamer.latents.batch import Batch
 
-Dream = Callable[[Batch], Rollout]
+ImaginedRollout = Callable[[Batch], Rollout]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ ARMS = {
 
 
 @dataclass(frozen=True)
-class DreamRow(Measured):
+class RolloutRow(Measured):
     """One arm at one number of dreams; times, bytes and launches are of a step, `speedup` is over `plain`.
 
     Attributes:
@@ -68,7 +68,7 @@ class DreamRow(Measured):
         reason: one line, why the arm could not be measured.
     """
 
-    dreams: int = 0
+    rollouts: int = 0
     ms_per_step: float = 0.0
     floor_ms: float = 0.0
     noise: float = 0.0
@@ -96,33 +96,33 @@ class Bench:
         self.world, self.agent = world.eval().requires_grad_(False), agent.eval().requires_grad_(False)
         self.weights = weight_bytes(world, backend.precision)
 
-    def row(self, name: str, dreams: int) -> DreamRow:
+    def row(self, name: str, rollouts: int) -> RolloutRow:
         """Builds and times an arm; what fails says why."""
         how, steps = ARMS[name], self.config.forcing.sample_steps
         floor = self.weights * (steps if how.merges else steps + 1)
         cache = "warm" if self.backend.device.type == "cuda" else "host"
-        row = DreamRow(
-            f"imagination {self.backend.precision} {dreams} dreams", name, cache, 0.0, floor, 0, None, 0.0, 0.0,
-            dreams, floor_ms=1e3 * floor / self.bandwidth,
+        row = RolloutRow(
+            f"imagination {self.backend.precision} {rollouts} dreams", name, cache, 0.0, floor, 0, None, 0.0, 0.0,
+            rollouts, floor_ms=1e3 * floor / self.bandwidth,
         )  # fmt: skip
         fresh_peaks()
         try:
-            return self._measured(row, how, dreams)
+            return self._measured(row, how, rollouts)
         except Exception as error:  # compilers and captures raise anything, and the other rows are worth having
             return replace(row, reason=reason_of(error))
 
-    def _measured(self, row: DreamRow, how: How, dreams: int) -> DreamRow:
+    def _measured(self, row: RolloutRow, how: How, rollouts: int) -> RolloutRow:
         horizon = self.config.imagination.horizon
-        starts = self._starts(dreams)
-        dream = self._dream(how, dreams, horizon)
+        starts = self._starts(rollouts)
+        rollout = self._rollout(how, rollouts, horizon)
         for _ in range(2):
-            dream(starts)
+            rollout(starts)
         allocated, reserved = peaks()
         launches = None
         if how.captures == "off" and not how.compiles:
-            launches = self._launches(how, dreams, 2) - self._launches(how, dreams, 1)
-        reference = self._dream(ARMS["plain"], dreams, horizon)
-        pair = paired(Arm(lambda _: reference(starts)), Arm(lambda _: dream(starts)), self.pairs, warmup=1)
+            launches = self._launches(how, rollouts, 2) - self._launches(how, rollouts, 1)
+        reference = self._rollout(ARMS["plain"], rollouts, horizon)
+        pair = paired(Arm(lambda _: reference(starts)), Arm(lambda _: rollout(starts)), self.pairs, warmup=1)
         seconds = pair.seconds_b / horizon
         return replace(
             row, median_us=1e6 * seconds, ms_per_step=1e3 * seconds, launches=launches, speedup=1 / pair.ratio,
@@ -130,7 +130,7 @@ class Bench:
             reserved_bytes=reserved,
         )  # fmt: skip
 
-    def _dream(self, how: How, dreams: int, horizon: int) -> Dream:
+    def _rollout(self, how: How, rollouts: int, horizon: int) -> ImaginedRollout:
         generator = torch.Generator(self.backend.device).manual_seed(self.config.seed)
         if how.is_plain:
 
@@ -141,27 +141,27 @@ class Bench:
             return plain
         torch._dynamo.reset()  # or many programs of one function reach its limit of compiles
         context, backend = self.config.imagination.start_context, replace(self.backend, compiles=how.compiles)
-        return Program(self.world, self.agent, dreams, context, horizon, backend, generator, how.merges, how.captures)
+        return Program(self.world, self.agent, rollouts, context, horizon, backend, generator, how.merges, how.captures)
 
-    def _launches(self, how: How, dreams: int, horizon: int) -> int:
-        dream, starts = self._dream(how, dreams, horizon), self._starts(dreams)
+    def _launches(self, how: How, rollouts: int, horizon: int) -> int:
+        rollout, starts = self._rollout(how, rollouts, horizon), self._starts(rollouts)
         with count() as counts:
-            dream(starts)
+            rollout(starts)
         return counts.launches
 
-    def _starts(self, dreams: int) -> Batch:
-        config = replace(self.config, phase3=replace(self.config.phase3, batch_size=dreams))
-        return feed_of(config, 3, self.backend.device).draw()
+    def _starts(self, rollouts: int) -> Batch:
+        config = replace(self.config, phase3=replace(self.config.phase3, batch_size=rollouts))
+        return loader_of(config, 3, self.backend.device).draw()
 
-    def rows(self, arms: list[str], dreams: list[int]) -> Iterator[DreamRow]:
+    def rows(self, arms: list[str], rollouts: list[int]) -> Iterator[RolloutRow]:
         """Every arm at every number of dreams."""
-        for number in dreams:
+        for number in rollouts:
             for name in arms:
                 print(f"measuring {name} at {number} dreams", flush=True)
                 yield self.row(name, number)
 
 
-def table(rows: list[DreamRow]) -> str:
+def table(rows: list[RolloutRow]) -> str:
     """The rows as text, reasons last."""
     head = f"{'row':34}{'arm':>18}{'ms/step':>9}{'floor':>8}{'% floor':>9}{'x plain':>9}{'noise':>7}"
     lines = [head + f"{'alloc GiB':>11}{'reserved':>10}{'launches':>10}"]
@@ -173,15 +173,15 @@ def table(rows: list[DreamRow]) -> str:
     return "\n".join(lines)
 
 
-def verdicts(rows: list[DreamRow]) -> list[str]:
-    """What is promised on a card: the captured step over the same region uncaptured, at every number of dreams."""
-    found = {(row.dreams, row.arm): row for row in rows if not row.reason}
+def verdicts(rows: list[RolloutRow]) -> list[str]:
+    """What is promised on a GPU: the captured step over the same region uncaptured, at every number of dreams."""
+    found = {(row.rollouts, row.arm): row for row in rows if not row.reason}
     lines = []
-    for dreams in dict.fromkeys(row.dreams for row in rows):
-        eager, captured = found.get((dreams, "merged")), found.get((dreams, "captured"))
+    for rollouts in dict.fromkeys(row.rollouts for row in rows):
+        eager, captured = found.get((rollouts, "merged")), found.get((rollouts, "captured"))
         if eager and captured:
             value = eager.ms_per_step / captured.ms_per_step
-            lines.append(at_least(f"captured step over eager at {dreams} dreams", value, 2.0))
+            lines.append(at_least(f"captured step over eager at {rollouts} dreams", value, 2.0))
     return lines
 
 
@@ -196,14 +196,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Measures and prints."""
-    is_card = chosen.device == "cuda"
+    is_gpu = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
-    arms = chosen.arms or (list(ARMS) if is_card else ["plain", "program", "merged"])
+    arms = chosen.arms or (list(ARMS) if is_gpu else ["plain", "program", "merged"])
     compiles = any(ARMS[name].compiles for name in arms)
-    setup = prepare(chosen, "minerl_cosmos" if is_card else "debug", compiles)
-    bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_card else 6)
-    rows: list[DreamRow] = []
-    for row in bench.rows(arms, chosen.dreams or ([1, 64, 256] if is_card else [1, 8])):
+    setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", compiles)
+    bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_gpu else 6)
+    rows: list[RolloutRow] = []
+    for row in bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])):
         rows.append(row)
         setup.save(rows)
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))

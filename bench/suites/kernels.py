@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--out FILE]
 
-On a card: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<card>.json. On a CPU
+On a GPU: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<GPU>.json. On a CPU
 the op is plain PyTorch, so only eager and torch.compile are there, small; nothing is written unless asked for.
 """
 
@@ -57,7 +57,7 @@ def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
 
 
 def verdicts(rows: Sequence[Measured]) -> list[str]:
-    """What the kernels promise on a card, each with what was measured and whether it holds (cold level-2 cache)."""
+    """What the kernels promise on a GPU, each with what was measured and whether it holds (cold level-2 cache)."""
     found = {(r.row, r.arm): r for r in rows if r.cache == "cold"}
     loss, pool = "two_hot_loss 24,576 x 255 bf16 both", "latent_pool 256 MB bf16 forward"
     if (loss, "kernel") not in found or (pool, "kernel") not in found:
@@ -79,18 +79,18 @@ def run(chosen: argparse.Namespace) -> None:
     """Measures and prints."""
     if IS_INTERPRETED:
         raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
-    is_card = chosen.device == "cuda"
+    is_gpu = chosen.device == "cuda"
     about = machine()
     probes = {
         "copy_bytes_per_s": copy_bandwidth(COPY_BYTES, chosen.device),
-        "matmul_flop_per_s": matrix_rate(4096 if is_card else 512, torch.bfloat16, chosen.device),
+        "matmul_flop_per_s": matrix_rate(4096 if is_gpu else 512, torch.bfloat16, chosen.device),
     }
     print(about.get("card", about["processor"]), about["versions"], about["commit"])
     print(f"copy {probes['copy_bytes_per_s'] / 1e9:.0f} GB/s, matmul {probes['matmul_flop_per_s'] / 1e12:.2f} TFLOP/s")
-    dtypes = (torch.bfloat16, torch.float32) if is_card else (torch.float32,)
-    arms = ("eager", "compile", "kernel") if is_card else ("eager", "compile")
+    dtypes = (torch.bfloat16, torch.float32) if is_gpu else (torch.float32,)
+    arms = ("eager", "compile", "kernel") if is_gpu else ("eager", "compile")
     rows: list[Measured] = []
-    for row in kernel_rows(chosen.device, dtypes, arms, small=not is_card):
+    for row in kernel_rows(chosen.device, dtypes, arms, small=not is_gpu):
         rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
         print(".", end="", flush=True)
     print("\n" + "\n".join([table(rows), *verdicts(rows)]))

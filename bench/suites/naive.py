@@ -22,13 +22,13 @@ import torch
 from bench.naive.arms import (
     KINDS,
     PAPERS,
-    Dream,
+    ImaginedRollout,
     Step,
     Work,
     build,
-    naive_dream,
+    naive_imagination,
     naive_step,
-    our_dream,
+    our_imagination,
     our_step,
     with_band,
 )
@@ -110,9 +110,9 @@ def steps(work: Work, backend: Backend, pairs: int) -> list[str]:
 def rollouts(work: Work, backend: Backend, pairs: int) -> list[str]:
     """A rollout of every kind of ours: rows, and what is promised of the cache on a CPU."""
     pairs = max(2, pairs // 2)  # the naive rollout takes long
-    horizon, naive, verdicts = work.config.imagination.horizon, naive_dream(work, backend), []
+    horizon, naive, verdicts = work.config.imagination.horizon, naive_imagination(work, backend), []
     for kind in KINDS:
-        ours = our_dream(work, backend, kind, [horizon])
+        ours = our_imagination(work, backend, kind, [horizon])
         name = f"rollout, {kind}, {len(work.starts.latents)} dreams, H = {horizon}"
         pair = _timed(name, ours, naive, pairs, horizon)
         if backend.device.type == "cpu":
@@ -124,11 +124,11 @@ def compiled(work: Work, backend: Backend, compiling: Backend, pairs: int) -> li
     """The compiled step and the compiled program over the eager ones: rows, and that compiling does not slow down."""
     horizon = work.config.imagination.horizon
     pair = _timed("compiled phase-1 step, eager", our_step(work, compiling), our_step(work, backend), pairs)
-    fast, slow = (our_dream(work, place, "merged", [horizon]) for place in (compiling, backend))
-    dream = _timed(f"compiled merged program, eager, H = {horizon}", fast, slow, pairs, horizon)
+    fast, slow = (our_imagination(work, place, "merged", [horizon]) for place in (compiling, backend))
+    rollout = _timed(f"compiled merged program, eager, H = {horizon}", fast, slow, pairs, horizon)
     return [
         at_least(f"{name}, eager over compiled", found.ratio, 1.0, found.ratio * found.error)
-        for name, found in (("phase-1 step", pair), ("merged program", dream))
+        for name, found in (("phase-1 step", pair), ("merged program", rollout))
     ]
 
 
@@ -136,7 +136,7 @@ def over_horizons(work: Work, backend: Backend, horizons: Sequence[int], rounds:
     """What a step of the program costs at several horizons, and that it does not grow with them."""
     banded = with_band(work)
     print(f"our program at context {banded.config.dynamics.context}, {rounds} rounds:")
-    times = seconds_by_horizon(our_dream(banded, backend, "program", horizons), horizons, rounds)
+    times = seconds_by_horizon(our_imagination(banded, backend, "program", horizons), horizons, rounds)
     for h in horizons:
         print(f"  H = {h:<4}{1e3 * statistics.median(row[h] for row in times) / h:8.2f} ms a step")
     whole, whole_error = slope([{h: 1e3 * s for h, s in row.items()} for row in times])
@@ -145,7 +145,7 @@ def over_horizons(work: Work, backend: Backend, horizons: Sequence[int], rounds:
     return at_most("cost of a step over H, in ms a step for each step of horizon,", change, 0.0, error)
 
 
-def _timed(name: str, ours: Step | Dream, other: Step | Dream, pairs: int, *given: int) -> Paired:
+def _timed(name: str, ours: Step | ImaginedRollout, other: Step | ImaginedRollout, pairs: int, *given: int) -> Paired:
     pair = paired(Arm(lambda _: ours(*given)), Arm(lambda _: other(*given)), pairs, warmup=1)
     print(line(name, pair), flush=True)
     return pair
@@ -169,25 +169,25 @@ def check(work: Work, backend: Backend, horizon: int = 3) -> None:
         a, b = float(ours()), float(naive())
         if not math.isclose(a, b, rel_tol=1e-3):
             raise RuntimeError(f"phase-1 losses differ at step {number}: ours {a}, naive {b}")
-    plain, largest = naive_dream(work, exact)(horizon), 0.0
+    plain, largest = naive_imagination(work, exact)(horizon), 0.0
     for kind in KINDS:
-        dream = our_dream(work, exact, kind, [horizon])(horizon)
-        apart = float((dream.latents - plain.latents).abs().max())
-        if not apart <= 1e-3 or not torch.equal(dream.actions, plain.actions):
+        rollout = our_imagination(work, exact, kind, [horizon])(horizon)
+        apart = float((rollout.latents - plain.latents).abs().max())
+        if not apart <= 1e-3 or not torch.equal(rollout.actions, plain.actions):
             raise RuntimeError(f"rollouts differ: latents of {kind} by {apart}")
         largest = max(largest, apart)
     print(f"all arms agree: loss {a:.6f} and {b:.6f} after a step, latents of {horizon} steps within {largest:.0e}")
 
 
-def seconds_by_horizon(dream: Dream, horizons: Sequence[int], rounds: int) -> list[dict[int, float]]:
+def seconds_by_horizon(rollout: ImaginedRollout, horizons: Sequence[int], rounds: int) -> list[dict[int, float]]:
     """Seconds of a rollout at each horizon, a dict a round; every second round runs backwards, against drift."""
-    dream(horizons[0])
+    rollout(horizons[0])
     found = []
     for number in range(rounds):
         row = {}
         for horizon in horizons if number % 2 == 0 else horizons[::-1]:
             began = time.perf_counter()
-            float(dream(horizon).rewards.sum())  # waits for a card
+            float(rollout(horizon).rewards.sum())  # waits for a GPU
             row[horizon] = time.perf_counter() - began
         found.append(row)
     return found

@@ -3,7 +3,7 @@
     PYTHONPATH=.:kernels:engines python -m bench.suites overlap [--episodes 12] [--steps 1500] [--rounds 5]
 
 Decoding is real (H.264 of 64 x 64, PyAV, one thread). The encoder is a stand-in that sleeps, as a host does while a
-card works, as long for all chunks as decoding alone took in the same round. Prints wall time over the slower stage.
+GPU works, as long for all chunks as decoding alone took in the same round. Prints wall time over the slower stage.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Measured:
 
     Attributes:
         row: and `arm`: what was measured.
-        cache: "cold", "warm" (level-2 cache of a card) or "host".
+        cache: "cold", "warm" (level-2 cache of a GPU) or "host".
         median_us: microseconds of one run.
         floor_bytes: that a run must move at least; `flops`: that it does.
         launches: of one run, where they were counted.

@@ -4,7 +4,7 @@
 
 First a line a preset: the store's size, making the sampler, and a draw with plain settings and with every option on
 (median and minimum). Then --steps steps of phase 1 of `debug` and `crafter` on a memory-mapped store,
-without and with batches made ahead. On a card the draws are from both homes. Not a gate.
+without and with batches made ahead. On a GPU the draws are from both homes. Not a gate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.phases import made_up
 from fastdreamer.config import Config, SamplingConfig, load_config
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.episode import Episode
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.metrics import read_metrics
@@ -66,10 +66,10 @@ def draw(config: Config, episodes: list[Episode], sampling: SamplingConfig, devi
     clock, window, batch = config.tokenizer.clock, config.dynamics.window, config.phase1.batch_size
     sampler = CropSampler(episodes, clock, window, batch, 0, 1.0, sampling, torch.device(home))
     made_s = time.perf_counter() - began
-    feed, times = Feed(sampler, device), []
+    loader, times = Loader(sampler, device), []
     for _ in range(DRAWS):
         began = time.perf_counter()
-        feed.draw()
+        loader.draw()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - began))

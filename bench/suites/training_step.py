@@ -7,7 +7,7 @@ Random weights and made-up episodes, which lie where the phase trains; a step is
 optimisers and average, as in training. Arms are measured one after another, each alone in memory: `eager`, `compiled`
 (phase 3: captured too, where the configuration says so), and for phase 1 `naive`, bench/naive's plain PyTorch with
 AdamW, always in one piece. With --crops phase 1 also takes batches of those sizes in one piece, up to the first that
-does not fit. On a card minerl_cosmos, to bench/results/<card>-training-step.json; on a CPU debug in eager, printed
+does not fit. On a GPU minerl_cosmos, to bench/results/<GPU>-training-step.json; on a CPU debug in eager, printed
 alone. Not a gate.
 """
 
@@ -33,7 +33,7 @@ from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
 
 ARMS = ("eager", "compiled", "naive")
-MEMORY_GIB = 10.5  # what each phase of minerl_cosmos may reserve on a card of 12 GB
+MEMORY_GIB = 10.5  # what each phase of minerl_cosmos may reserve on a GPU of 12 GB
 SIZES = (4, 8, 16, 32, 64)
 
 
@@ -53,7 +53,7 @@ class StepRow(Measured):
 
     phase: int = 0
     crops: int = 0
-    pieces: int = 0
+    micro_batches: int = 0
     ms_per_step: float = 0.0
     noise: float = 0.0
     host_ms: float = 0.0
@@ -127,7 +127,7 @@ class Bench:
         step, optimisation = self._step(row, config)
         for _ in range(3):  # compiling, memory of the optimisers
             step()
-        if is_whole and optimisation is not None and optimisation.pieces.is_halved:
+        if is_whole and optimisation is not None and optimisation.micro_batches.is_halved:
             return replace(row, reason="does not fit in one piece")
         walls, hosts = [], []
         for _ in range(self.repeats):
@@ -155,7 +155,7 @@ class Bench:
             flops=flops,
             mfu=flops / seconds / self.rate,
             speedup=self.eager_s.get((row.phase, row.crops), 0.0) / seconds,
-            pieces=optimisation.pieces.pieces if optimisation is not None else 1,
+            micro_batches=optimisation.micro_batches.micro_batches if optimisation is not None else 1,
             allocated_bytes=allocated,
             reserved_bytes=reserved,
         )
@@ -198,14 +198,15 @@ def table(rows: Sequence[StepRow]) -> str:
     head = f"{'row':26}{'arm':>10}{'pieces':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
     lines = [head + f"{'x eager':>9}{'MFU %':>8}{'alloc GiB':>11}{'reserved':>10}"]
     for r in rows:
-        times = f"{r.pieces:8}{r.ms_per_step:10.2f}{r.noise:7.2f}{r.host_ms:10.2f}{r.steps_per_s:9.2f}{r.speedup:9.2f}"
+        times = f"{r.micro_batches:8}{r.ms_per_step:10.2f}{r.noise:7.2f}{r.host_ms:10.2f}"
+        times += f"{r.steps_per_s:9.2f}{r.speedup:9.2f}"
         rest = f"{100 * r.mfu:8.1f}{r.allocated_bytes / 2**30:11.2f}{r.reserved_bytes / 2**30:10.2f}"
         lines.append(f"{r.row:26}{r.arm:>10}{'  ' + r.reason if r.reason else times + rest}")
     return "\n".join(lines)
 
 
 def verdicts(rows: Sequence[StepRow], device: str, memory_gb: float) -> list[str]:
-    """What is promised at the configured batches: phase 1 over naive, compiled over eager, a 12 GB card's memory.
+    """What is promised at the configured batches: phase 1 over naive, compiled over eager, a 12 GB GPU's memory.
 
     And the largest batch of phase 1 that went through in one piece.
     """
@@ -226,7 +227,7 @@ def verdicts(rows: Sequence[StepRow], device: str, memory_gb: float) -> list[str
             if arm != "naive":
                 lines.append(at_most(f"phase {phase}, {arm}, reserved GiB", row.reserved_bytes / 2**30, MEMORY_GIB))
     for arm in ("eager", "compiled"):
-        fits = [r.crops for r in rows if r.phase == 1 and r.arm == arm and not r.reason and r.pieces == 1]
+        fits = [r.crops for r in rows if r.phase == 1 and r.arm == arm and not r.reason and r.micro_batches == 1]
         if fits:
             lines.append(f"largest phase-1 batch in one piece, {arm}: {max(fits)} of those asked for")
     return lines
@@ -244,19 +245,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its own options."""
     parser.add_argument("--phases", type=numbers, help="1,2,3")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
-    parser.add_argument("--crops", type=numbers, help=f"batches of phase 1; on a card {','.join(map(str, SIZES))}")
+    parser.add_argument("--crops", type=numbers, help=f"batches of phase 1; on a GPU {','.join(map(str, SIZES))}")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Measures and prints."""
-    is_card = chosen.device == "cuda"
+    is_gpu = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     known("phases", chosen.phases, (1, 2, 3))
-    arms = chosen.arms or (list(ARMS) if is_card else ["eager", "naive"])
-    setup = prepare(chosen, "minerl_cosmos" if is_card else "debug", "compiled" in arms)
-    bench = Bench(setup.config, setup.backend, setup.probes["matmul_flop_per_s"], repeats=10 if is_card else 7)
+    arms = chosen.arms or (list(ARMS) if is_gpu else ["eager", "naive"])
+    setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", "compiled" in arms)
+    bench = Bench(setup.config, setup.backend, setup.probes["matmul_flop_per_s"], repeats=10 if is_gpu else 7)
     rows: list[StepRow] = []
-    sizes = chosen.crops or (SIZES if is_card else ())
+    sizes = chosen.crops or (SIZES if is_gpu else ())
     for row in bench.rows(chosen.phases or (1, 2, 3), arms, sizes):
         rows.append(row)
         setup.save(rows)

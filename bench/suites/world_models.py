@@ -35,7 +35,7 @@ from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.models import agent_from
-from fastdreamer.training.phase_data import training_feed
+from fastdreamer.training.phase_data import training_loader
 from fastdreamer.training.step import Update
 
 KINDS = {
@@ -71,7 +71,7 @@ def trained(config: Config, store: LatentStore, backend: Backend) -> Kind:
     phase.model.train()
     for step in range(config.phase1.steps):
         update(step)
-    phase.model.load_state_dict(update.average.state)
+    phase.model.load_state_dict(update.ema.state)
     world = phase.model.eval().requires_grad_(False).get_submodule("world")
     assert isinstance(world, WorldModel)
     return Kind(config, world, time.process_time() - began_s)
@@ -106,11 +106,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Trains, measures, times and prints."""
     trained_run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
-    shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.dreams}"]
+    shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.rollouts}"]
     own = load_config(base, shared)
     store, backend = LatentStore.open(trained_run.store(own)), choose_device(own)
     agent = agent_from(trained_run.load(2, load_config(base)), own, backend.device).eval()
-    starts = training_feed(own, 3, store, backend.device).draw()
+    starts = training_loader(own, 3, store, backend.device).draw()
     rate = matrix_rate(512, torch.bfloat16 if backend.precision == "bf16" else torch.float32, "cpu")
     print(f"{machine()['processor']}, {backend}, commit {machine()['commit']}; {rate / 1e9:.0f} GFLOP/s in products")
     kinds = {}

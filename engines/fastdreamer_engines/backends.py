@@ -21,7 +21,7 @@ class Backend(Protocol):
 
     Attributes:
         name: as in configurations and manifests.
-        runs_elsewhere: it can build for a card that is not here.
+        runs_elsewhere: it can build for a GPU that is not here.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a module to ONNX, and ONNX run on the CPU: what TensorRT gets, comparable on a machine without a card."""
+"""From a module to ONNX, and ONNX run on the CPU: what TensorRT gets, comparable on a machine without a GPU."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Inductor:
 
 
 def _needs_compiler() -> None:
-    """Wrappers are C++ on a card too."""
+    """Wrappers are C++ on a GPU too."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler.split()[0]) is None:
         raise EngineError(f"torch's compiler needs {compiler}, which is not there: install g++, or name one with CXX")

@@ -98,7 +98,7 @@ def eager_engine(graph: nn.Module, spec: EngineSpec) -> Engine:
 
 @contextmanager
 def exact_fp32(is_on: bool = True) -> Iterator[None]:
-    """fp32 is fp32: a card's convolutions would otherwise run in TF32, which keeps ten bits."""
+    """fp32 is fp32: a GPU's convolutions would otherwise run in TF32, which keeps ten bits."""
     if not is_on:
         yield
         return

@@ -9,7 +9,7 @@ import torch
 
 from fastdreamer_engines.spec import EngineError
 
-# TensorRT-RTX is for consumer and workstation cards; it also knows the A100's SM80, where TensorRT proper is at home.
+# TensorRT-RTX is for consumer and workstation GPUs; it also knows the A100's SM80, where TensorRT proper is at home.
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 CONSUMER_TARGETS = ("sm75", "sm86", "sm89", "sm120", "sm121")
 
@@ -40,7 +40,7 @@ def check_target(name: str) -> str:
 
 
 def tensorrt_flavour(target: str) -> str:
-    """`tensorrt_rtx` for consumer cards, `tensorrt` for data-centre ones."""
+    """`tensorrt_rtx` for consumer GPUs, `tensorrt` for data-centre ones."""
     return "tensorrt_rtx" if target in CONSUMER_TARGETS else "tensorrt"
 
 

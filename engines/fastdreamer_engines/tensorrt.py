@@ -1,7 +1,7 @@
-"""TensorRT, in two flavours of one code path: `tensorrt_rtx` (consumer cards) and `tensorrt` (data-centre cards).
+"""TensorRT, in two flavours of one code path: `tensorrt_rtx` (consumer GPUs) and `tensorrt` (data-centre GPUs).
 
-TensorRT-RTX builds for any card it knows on a machine without one and finishes the work at the first run; TensorRT
-builds on the card it is for. Networks are strongly typed: the precision is the exported module's.
+TensorRT-RTX builds for any GPU it knows on a machine without one and finishes the work at the first run; TensorRT
+builds on the GPU it is for. Networks are strongly typed: the precision is the exported module's.
 
 Source: the 1.7 and 11 libraries' Python bindings, whose names and signatures tests/engines checks.
 """
@@ -43,7 +43,7 @@ class TensorRT:
         """Build every shape's plan into `folder`."""
         trt, spec = _module(self.name), exports.spec
         if not self.is_rtx and (device.type != "cuda" or local_target(device) != target):
-            raise EngineError(f"tensorrt builds only on the card itself; build for {target} on a machine that has one")
+            raise EngineError(f"tensorrt builds only on the GPU itself; build for {target} on a machine that has one")
         logger = _logger(trt)
         for shape in spec.shapes:
             builder = trt.Builder(logger)
@@ -68,10 +68,10 @@ class TensorRT:
         return {}
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
-        """The plans of `folder`, on the current stream of a card."""
+        """The plans of `folder`, on the current stream of a GPU."""
         trt = _module(self.name)
         if device.type != "cuda":
-            raise EngineError(f"{self.name} runs on a CUDA card only; this machine has none")
+            raise EngineError(f"{self.name} runs on a CUDA GPU only; this machine has none")
         return Plans(trt, self, folder, spec)
 
 
@@ -106,7 +106,7 @@ class Plans:
         plan = path.read_bytes()
         engine = self.runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(f"{self.flavour.name} does not load {path} on this card; build it anew")
+            raise EngineError(f"{self.flavour.name} does not load {path} on this GPU; build it anew")
         if self.flavour.is_rtx:
             kernels = path.parent.parent / f"kernels-{hashlib.sha256(plan).hexdigest()[:16]}.cache"
             config = engine.create_runtime_config()
@@ -130,7 +130,7 @@ class _timing_cache:  # noqa: N801
 
     def __enter__(self) -> None:
         cache = self.config.create_timing_cache(read_sealed(self.path))
-        if not self.config.set_timing_cache(cache, False):  # another card of the same architecture wrote it
+        if not self.config.set_timing_cache(cache, False):  # another GPU of the same architecture wrote it
             self.config.set_timing_cache(self.config.create_timing_cache(b""), False)
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:

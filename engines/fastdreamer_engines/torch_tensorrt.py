@@ -1,4 +1,4 @@
-"""Torch-TensorRT: TensorRT inside a torch graph. NEVER RUN YET: no card that can has been at hand.
+"""Torch-TensorRT: TensorRT inside a torch graph. NEVER RUN YET: no GPU that can has been at hand.
 
 Source: torch_tensorrt 2.13's dynamo front end; tests/engines checks every name and keyword against its wheel.
 """
@@ -21,7 +21,7 @@ from fastdreamer_engines.tensorrt import INSTALL_TENSORRT
 
 
 class TorchTensorRT:
-    """An exported program a shape, compiled ahead of time on the card it is for."""
+    """An exported program a shape, compiled ahead of time on the GPU it is for."""
 
     name = "torch-tensorrt"
     runs_elsewhere = False
@@ -34,7 +34,7 @@ class TorchTensorRT:
         """Compile every shape into `folder`."""
         torch_tensorrt, spec = _module(), exports.spec
         if device.type != "cuda" or local_target(device) != target:
-            raise EngineError(f"torch-tensorrt builds only on the card itself, and {target} is not here")
+            raise EngineError(f"torch-tensorrt builds only on the GPU itself, and {target} is not here")
         graph = compilable(exports.graph, spec).to(device)
         for shape in spec.shapes:
             example = torch.zeros(spec.inputs(shape), dtype=spec.input_dtype, device=device)
@@ -53,7 +53,7 @@ class TorchTensorRT:
                 )
                 path = str(folder / f"{label(shape)}.ep")
                 torch_tensorrt.save(compiled, path, output_format="exported_program", arg_inputs=[example])
-        return {"note": "never run before this card"}
+        return {"note": "never run before this GPU"}
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The programs of `folder`."""

@@ -11,12 +11,12 @@ from fastdreamer.commands.configuration import announce, resolve
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--target", type=given, metavar="LIST", help="cards besides this machine: sm86,sm89,sm120")
+    parser.add_argument("--target", type=given, metavar="LIST", help="GPUs besides this machine: sm86,sm89,sm120")
     parser.add_argument(
         "--backend", type=given, metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
     )
     parser.add_argument(
-        "--precision", type=given, metavar="P", help="fp32, fp16 or bf16; default: fp16 on a card, fp32 on a CPU"
+        "--precision", type=given, metavar="P", help="fp32, fp16 or bf16; default: fp16 on a GPU, fp32 on a CPU"
     )
     parser.add_argument("--replace", action="store_true", help="build those that are installed and current too")
     parser.add_argument("--decoder", action="store_true", help="the decoder too, for pictures")

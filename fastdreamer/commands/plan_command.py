@@ -1,4 +1,4 @@
-"""`fastdreamer plan`: what each phase takes of a card's memory, and what would fit."""
+"""`fastdreamer plan`: what each phase takes of a GPU's memory, and what would fit."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from fastdreamer.errors import UserError
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--phase", type=number, metavar="1|2|3", help="default: all of them")
-    parser.add_argument("--card", type=given, metavar="NAME", help="for example rtx-3060, rtx-4090, h100-80gb")
+    names = "for example rtx-3060, rtx-4090, h100-80gb (--card is the same)"
+    parser.add_argument("--gpu", "--card", dest="gpu", type=given, metavar="NAME", help=names)
     parser.add_argument(
-        "--budget", type=given, metavar="SIZE", help="a card's memory; default: this machine's card, else 12GiB"
+        "--budget", type=given, metavar="SIZE", help="a GPU's memory; default: this machine's GPU, else 12GiB"
     )
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """What each phase takes of a card; the exit code is 1 where one does not fit as configured."""
+    """What each phase takes of a GPU; the exit code is 1 where one does not fit as configured."""
     if arguments.phase not in (None, 1, 2, 3):
         raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are planned")
-    if arguments.card and arguments.budget:
-        raise UserError(f"--card {arguments.card} and --budget {arguments.budget} say the same thing: give one of them")
+    if arguments.gpu and arguments.budget:
+        raise UserError(f"--gpu {arguments.gpu} and --budget {arguments.budget} say the same thing: give one of them")
     config = resolve(arguments)
-    from fastdreamer.tools.planning.gpus import default_budget, named_card, sized_card
+    from fastdreamer.tools.planning.gpus import default_budget, named_gpu, sized_gpu
     from fastdreamer.tools.planning.plan_run import plan_run
 
-    if arguments.card:
-        budget = named_card(config, arguments.card)
+    if arguments.gpu:
+        budget = named_gpu(config, arguments.gpu)
     else:
-        budget = sized_card(config, arguments.budget) if arguments.budget else default_budget(config)
+        budget = sized_gpu(config, arguments.budget) if arguments.budget else default_budget(config)
     run_dir = arguments.run_dir
     store = Path(config.data.store) if config.data.store else None if run_dir is None else run_dir / "store"
     return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
 
 
 COMMAND = Command(
-    "plan", "what each phase takes of a card's memory, and what would fit", call, _arguments, run_dir="optional"
+    "plan", "what each phase takes of a GPU's memory, and what would fit", call, _arguments, run_dir="optional"
 )

@@ -51,7 +51,7 @@ def attend(
     """Grouped-query attention; fused, but for a soft-cap, and for bf16 on a CPU.
 
     The fused CPU kernel's backward is 10 times slower in bf16 than two batched products are (NOTES.md). `is_fused`
-    overrules that choice (a memory plan for a card, made on a CPU).
+    overrules that choice (a memory plan for a GPU, made on a CPU).
     """
     groups = query.shape[1] // key.shape[1]
     if is_fused is None:

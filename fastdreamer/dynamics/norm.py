@@ -11,7 +11,7 @@ from torch.nn import functional as F
 class RMSNorm(nn.RMSNorm):
     """RMSNorm in the input's type; the gain is kept in fp32 and cast. Source: arXiv:1910.07467.
 
-    Autocast on a card would lift it to fp32 and keep twice the memory; the kernel sums in fp32 anyway.
+    Autocast on a GPU would lift it to fp32 and keep twice the memory; the kernel sums in fp32 anyway.
     """
 
     def __init__(self, width: int) -> None:

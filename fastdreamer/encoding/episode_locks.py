@@ -1,6 +1,6 @@
 """Several processes on one store: each episode is encoded by one of them, and a killed one holds nothing.
 
-Claims are POSIX record locks on bytes of one file in the store: the system gives them back when a process ends,
+EpisodeLocks are POSIX record locks on bytes of one file in the store: the system gives them back when a process ends,
 however it ends, and they work between machines that share the folder over NFS 4.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fastdreamer.encoding.producers import Outlet
+from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.recording import Recording
 
@@ -27,7 +27,7 @@ _MANIFEST, _USERS, _EPISODES = 0, 1, 16  # first bytes
 POLL_S = 0.2  # how often an episode that another process has is asked for
 
 
-class Claims:
+class EpisodeLocks:
     """What this process holds of a store. Use it as a context manager.
 
     Threads of one process share its claims: two of them must not claim the same episode.
@@ -72,8 +72,8 @@ class Claims:
             return False
         return True
 
-    def each(self, recordings: Sequence[Recording], outlet: Outlet) -> Iterator[Recording]:
-        """Claims the recordings one by one.
+    def each(self, recordings: Sequence[Recording], queue: BoundedQueue) -> Iterator[Recording]:
+        """EpisodeLocks the recordings one by one.
 
         Those of other processes come last, when they are given back: theirs may have died, so none is left out.
         """
@@ -81,7 +81,7 @@ class Claims:
         while waiting:
             for _ in range(len(waiting)):
                 while not self._held.acquire(timeout=POLL_S):
-                    outlet.check()
+                    queue.check()
                 recording = waiting.popleft()
                 if self.take(recording.name):
                     yield recording
@@ -89,7 +89,7 @@ class Claims:
                     self._held.release()
                     waiting.append(recording)
             if waiting:
-                outlet.check()
+                queue.check()
                 time.sleep(POLL_S)
 
     def give_back(self, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.encoding.episode_locks import Claims
+from fastdreamer.encoding.episode_locks import EpisodeLocks
 from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import HEIRLOOMS
 from fastdreamer.latents.episode import Episode, check_episode, read_episode, write_episode
@@ -25,7 +25,7 @@ from fastdreamer.system.ranges import span
 Entry = tuple[Episode, Mapping[str, Any]]  # an episode and its proof (`stream.Finished`)
 
 
-class Ledger:
+class ManifestWriter:
     """Episodes that are in the store, and recordings that are set aside.
 
     Attributes:
@@ -36,9 +36,9 @@ class Ledger:
     """
 
     def __init__(
-        self, store: Path, claims: Claims, root: Path, held_out: float, heirlooms: Mapping[str, Any] | None = None
+        self, store: Path, locks: EpisodeLocks, root: Path, held_out: float, heirlooms: Mapping[str, Any] | None = None
     ) -> None:
-        self.store, self.claims, self.root, self.held_out = store, claims, root, held_out
+        self.store, self.locks, self.root, self.held_out = store, locks, root, held_out
         self.found: dict[str, Recording] = {}
         self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -52,10 +52,10 @@ class Ledger:
         Raises:
             UserError: if it was made with another key.
         """
-        with self.claims.manifest():
+        with self.locks.manifest():
             self._start(header)
             self._news()
-            if self._manifest["key"] != header["key"] and not self._entries and self.claims.is_alone():
+            if self._manifest["key"] != header["key"] and not self._entries and self.locks.is_alone():
                 self._start(header, anew=True)
             check_key(self.store, self._manifest["key"], header["key"])
             known = self._manifest.get(HEIRLOOMS, {}) | self._entries
@@ -74,7 +74,7 @@ class Ledger:
         """
         name = recording.name
         self._contents[name] = content = content_of(recording)
-        with self.claims.manifest():
+        with self.locks.manifest():
             self._news()
             entry = self._entries.get(name)
         if entry is None:
@@ -86,7 +86,7 @@ class Ledger:
             return None
         noted = entry | self._origin(recording)
         if noted != entry:
-            with self.claims.manifest():
+            with self.locks.manifest():
                 self._append({"name": name, "entry": noted})
         return noted
 
@@ -98,16 +98,16 @@ class Ledger:
             origin = self._origin(recording)
             written = write_episode(self.store, episode, origin["source_sha256"]) | dict(proof) | origin
         written["split"] = natural_split(episode.name, self.held_out)
-        with self.claims.manifest():
+        with self.locks.manifest():
             self._append({"name": episode.name, "entry": written, "env": recording.env})
-        self.claims.give_back(episode.name)
+        self.locks.give_back(episode.name)
 
     def set_aside(self, recording: Recording, reason: str) -> None:
         """Enter a damaged recording with the reason; what the store had of it leaves."""
         self.skipped[recording.name] = reason
-        with self.claims.manifest():
+        with self.locks.manifest():
             self._append({"name": recording.name, "reason": reason})
-        self.claims.give_back(recording.name)
+        self.locks.give_back(recording.name)
 
     def check_damage(self, most: float) -> None:
         """Stop when more than that share of the recordings is damaged.
@@ -125,7 +125,7 @@ class Ledger:
 
     def close(self) -> dict[str, Any]:
         """All entries; the last of the processes settles them and deletes what belongs to no recording."""
-        with self.claims.manifest(), self.claims.leave() as is_last:
+        with self.locks.manifest(), self.locks.leave() as is_last:
             self._news()
             manifest = settled(self._manifest, self._journal.lines, self._gone if is_last else ())
             entries: dict[str, Any] = manifest["episodes"]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.device import choose_device
-from fastdreamer.encoding.episode_locks import Claims
-from fastdreamer.encoding.manifest_writer import Entry, Ledger
-from fastdreamer.encoding.producers import Background, Outlet, Writer
+from fastdreamer.encoding.episode_locks import EpisodeLocks
+from fastdreamer.encoding.manifest_writer import Entry, ManifestWriter
+from fastdreamer.encoding.producers import BoundedQueue, Producers, Writer
 from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, recount
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
@@ -79,7 +79,7 @@ def encode_recordings(
         episodes, kept, frames, steps (of the whole store); encoded_frames, seconds, frames_per_s, bound_by and the
         shares of time that this process waited for frames (decode), encoded, and waited for the disk (write);
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
-        recordings that PyAV decoded because the card could not, or showed other frames); incomplete (how much looks
+        recordings that PyAV decoded because the GPU could not, or showed other frames); incomplete (how much looks
         like a recording and is none, or is a folder that cannot be listed); rates (frames a second to episodes); links
         (name to the name of the recording that it leads to); left (how many episodes the store had and has no more).
 
@@ -94,38 +94,40 @@ def encode_recordings(
     resampled_by = _attach_resampler(config, tokenizer)
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, resampled_by)
     streamer = _streamer(config, tokenizer)
-    print(f"frames: decoded by {'nvdec' if streamer.card else 'pyav'}, resampled by {resampled_by}", flush=True)
+    print(f"frames: decoded by {'nvdec' if streamer.gpu else 'pyav'}, resampled by {resampled_by}", flush=True)
     described = {"name": space.name, "fingerprint": space.fingerprint}
     threads = min(config.data.decode_threads or min(MOST_THREADS, count_cores()), len(found))
-    with Claims(store, most=2 * threads + WRITTEN_AHEAD) as claims:
-        ledger = Ledger(store, claims, recordings, config.data.held_out, heirlooms)
-        ledger.open({"format": FORMAT, "key": key, "space": described}, found)
-        for link, other in list(ledger.links.items())[:SHOWN_LINKS]:
+    with EpisodeLocks(store, most=2 * threads + WRITTEN_AHEAD) as locks:
+        manifest_writer = ManifestWriter(store, locks, recordings, config.data.held_out, heirlooms)
+        manifest_writer.open({"format": FORMAT, "key": key, "space": described}, found)
+        for link, other in list(manifest_writer.links.items())[:SHOWN_LINKS]:
             print(f"{link} is a link to {other}: it counts once", flush=True)
 
-        def read(recording: Recording, outlet: Outlet) -> None:
+        def read(recording: Recording, queue: BoundedQueue) -> None:
             try:
-                entry = ledger.current(recording)
+                entry = manifest_writer.current(recording)
                 if entry is not None and not lacks_counters(entry) and not is_aligned_before(entry):
-                    claims.give_back(recording.name)
-                    return outlet.put(_Kept(recording))
+                    locks.give_back(recording.name)
+                    return queue.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))
                 counted = None if entry is None else recount(store, recording, entry, labels)
                 if counted is not None:
-                    return outlet.put(_Kept(recording, counted))
-                streamer.stream(recording, labels, outlet)
+                    return queue.put(_Kept(recording, counted))
+                streamer.stream(recording, labels, queue)
             except DamagedRecording as error:
-                outlet.put(_Damaged(recording, str(error)))
+                queue.put(_Damaged(recording, str(error)))
 
-        run = _Run(tokenizer, ledger, space, config.data.max_damaged)
+        run = _Run(tokenizer, manifest_writer, space, config.data.max_damaged)
         with (
-            track("encode", total=len(ledger.found), unit="episodes") as bar,
-            Writer(ledger.enter, WRITTEN_AHEAD) as writer,
-            Background(partial(claims.each, list(ledger.found.values())), read, threads, AHEAD_BYTES) as background,
+            track("encode", total=len(manifest_writer.found), unit="episodes") as bar,
+            Writer(manifest_writer.enter, WRITTEN_AHEAD) as writer,
+            Producers(
+                partial(locks.each, list(manifest_writer.found.values())), read, threads, AHEAD_BYTES
+            ) as producers,
         ):
-            for event in background:
+            for event in producers:
                 done = run.take(event, writer)
-                run.times |= {"decode": background.waited, "write": writer.waited}
+                run.times |= {"decode": producers.waited, "write": writer.waited}
                 bar.advance(done, **run.figures())
         run.times["write"] = writer.waited  # leaving it waits for the last episodes
         return run.finish(recordings)
@@ -136,7 +138,7 @@ class _Run:
     """What the consumer knows: latents of the episodes in hand, and what bounds the rate."""
 
     tokenizer: FrozenTokenizer
-    ledger: Ledger
+    manifest_writer: ManifestWriter
     space: ActionSpace
     max_damaged: float
     latents: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -180,8 +182,8 @@ class _Run:
         return 1
 
     def _set_aside(self, recording: Recording, reason: str) -> None:
-        self.ledger.set_aside(recording, reason)
-        self.ledger.check_damage(self.max_damaged)
+        self.manifest_writer.set_aside(recording, reason)
+        self.manifest_writer.check_damage(self.max_damaged)
 
     def figures(self) -> dict[str, float | str]:
         """Frames a second, what bounds them, how many episodes were set aside."""
@@ -189,8 +191,8 @@ class _Run:
         bound = max(self.times, key=self.times.__getitem__)
         share = self.times[bound] / max(sum(self.times.values()), 1e-9)
         shown: dict[str, float | str] = {"frames_per_s": rate, "bound_by": f"{bound} ({share:.0%})"}
-        if self.ledger.skipped:
-            shown["damaged"] = str(len(self.ledger.skipped))
+        if self.manifest_writer.skipped:
+            shown["damaged"] = str(len(self.manifest_writer.skipped))
         return shown
 
     def finish(self, recordings: Path) -> dict[str, Any]:
@@ -199,13 +201,13 @@ class _Run:
         Raises:
             UserError: if the store is empty.
         """
-        entries = self.ledger.close()
+        entries = self.manifest_writer.close()
         if not entries:
-            first = next(iter(self.ledger.skipped.values()))
-            total = len(self.ledger.found)
+            first = next(iter(self.manifest_writer.skipped.values()))
+            total = len(self.manifest_writer.found)
             raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
-        self.ledger.check_damage(self.max_damaged)
-        if left := self.ledger.left:
+        self.manifest_writer.check_damage(self.max_damaged)
+        if left := self.manifest_writer.left:
             more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
             print(f"{left[0]}{more} left the store: not in {recordings} any more", flush=True)
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
@@ -226,11 +228,11 @@ class _Run:
             "frames_per_s": round(self.encoded_frames / seconds, 1),
             "bound_by": max(self.times, key=self.times.__getitem__) if self.encoded_frames else "nothing to encode",
             "shares": {stage: round(spent / working, 3) for stage, spent in self.times.items()},
-            "skipped": self.ledger.skipped,
+            "skipped": self.manifest_writer.skipped,
             "incomplete": _show_incomplete(recordings),
             "rates": rates,
-            "links": self.ledger.links,
-            "left": len(self.ledger.left),
+            "links": self.manifest_writer.links,
+            "left": len(self.manifest_writer.left),
             **noted,
         }
 
@@ -261,13 +263,13 @@ def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
 
 
 def _streamer(config: Config, tokenizer: FrozenTokenizer) -> Streamer:
-    """PyAV, or NVDEC where it is asked for or there is a card and DALI."""
-    clock, at_once, on_card = tokenizer.clock, tokenizer.windows_at_once, tokenizer.device.type == "cuda"
+    """PyAV, or NVDEC where it is asked for or there is a GPU and DALI."""
+    clock, at_once, on_gpu = tokenizer.clock, tokenizer.windows_at_once, tokenizer.device.type == "cuda"
     if config.data.decoder == "nvdec":
-        require_dali("data.decoder=nvdec", card=True)
-    if config.data.decoder == "nvdec" or (config.data.decoder == "auto" and on_card and dali_available()):
+        require_dali("data.decoder=nvdec", gpu=True)
+    if config.data.decoder == "nvdec" or (config.data.decoder == "auto" and on_gpu and dali_available()):
         return Streamer(clock, at_once, partial(nvdec_blocks, device=tokenizer.device), can_nvdec, pinned=True)
-    return Streamer(clock, at_once, pinned=on_card)
+    return Streamer(clock, at_once, pinned=on_gpu)
 
 
 def _episode(finished: Finished, latents: Tensor) -> Episode:

@@ -23,10 +23,10 @@ class _Failure:
 
 
 class Stopped(Exception):
-    """The consumer is gone: a producer's next call to its `Outlet` raises this, and the thread ends."""
+    """The consumer is gone: a producer's next call to its `BoundedQueue` raises this, and the thread ends."""
 
 
-class Outlet:
+class BoundedQueue:
     """What a producer hands its results to; they wait in memory, all producers' together up to `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -78,7 +78,7 @@ class Outlet:
         return result
 
 
-class Background(Generic[Item]):
+class Producers(Generic[Item]):
     """Runs `work(item, outlet)` for every item of `items(outlet)` in threads; iterating gives what they put.
 
     What a producer raises is raised in the consumer. Use it as a context manager: leaving it ends the threads. The
@@ -90,14 +90,14 @@ class Background(Generic[Item]):
 
     def __init__(
         self,
-        items: Callable[[Outlet], Iterator[Item]],
-        work: Callable[[Item, Outlet], None],
+        items: Callable[[BoundedQueue], Iterator[Item]],
+        work: Callable[[Item, BoundedQueue], None],
         threads: int,
         limit_bytes: int,
     ) -> None:
         self.waited = 0.0
-        self._outlet = Outlet(limit_bytes)
-        self._todo = items(self._outlet)
+        self._queue = BoundedQueue(limit_bytes)
+        self._todo = items(self._queue)
         self._next = threading.Lock()
         self._work = work
         self._threads = [threading.Thread(target=self._run, name=f"reader-{i}", daemon=True) for i in range(threads)]
@@ -110,7 +110,7 @@ class Background(Generic[Item]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the threads."""
-        self._outlet.stop()
+        self._queue.stop()
         for thread in self._threads:
             thread.join()
 
@@ -120,7 +120,7 @@ class Background(Generic[Item]):
         while running:
             began = time.perf_counter()
             with span("wait for frames"):
-                result, size = self._outlet.get()
+                result, size = self._queue.get()
             self.waited += time.perf_counter() - began
             if result is _END:
                 running -= 1
@@ -129,7 +129,7 @@ class Background(Generic[Item]):
             else:
                 yield result
                 del result  # before its bytes are given to somebody else
-                self._outlet.release(size)
+                self._queue.release(size)
 
     def _run(self) -> None:
         with suppress(Stopped):
@@ -138,12 +138,12 @@ class Background(Generic[Item]):
                     with self._next:
                         item = next(self._todo, None)
                     if item is None:
-                        return self._outlet.put(_END)
-                    self._work(item, self._outlet)
+                        return self._queue.put(_END)
+                    self._work(item, self._queue)
             except Exception as error:
                 if isinstance(error, Stopped):
                     raise
-                self._outlet.put(_Failure(error))  # the consumer's to handle
+                self._queue.put(_Failure(error))  # the consumer's to handle
 
 
 class Writer(Generic[Item]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.device import choose_device
-from fastdreamer.encoding.episode_locks import LOCK_FILE, Claims
+from fastdreamer.encoding.episode_locks import LOCK_FILE, EpisodeLocks
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import HEIRLOOMS
@@ -50,7 +50,7 @@ def replace_store(
         shutil.rmtree(fresh)
         result = encode_recordings(config, recordings, fresh, tokenizer, kept)
     if fresh.is_dir():
-        with Claims(fresh) as claims, claims.manifest(), claims.leave() as is_last:
+        with EpisodeLocks(fresh) as locks, locks.manifest(), locks.leave() as is_last:
             if is_last and (fresh / MANIFEST).is_file():
                 _swap(fresh, store, old)
     return result

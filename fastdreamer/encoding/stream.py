@@ -16,10 +16,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastdreamer.encoding.producers import Outlet
+from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
-from fastdreamer.recordings.frame_selection import Frames, Passage, align
+from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
 from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
@@ -67,18 +67,18 @@ class Streamer:
 
     Attributes:
         clock, at_once: how frames are cut into chunks.
-        card: decodes a video on the card, as blocks of frames there; None: PyAV decodes everything.
-        refused: why `card` cannot take a file, or "".
-        pinned: chunks in page-locked memory, for a card to fetch.
+        gpu: decodes a video on the GPU, as blocks of frames there; None: PyAV decodes everything.
+        refused: why `gpu` cannot take a file, or "".
+        pinned: chunks in page-locked memory, for a GPU to fetch.
     """
 
     clock: LatentClock
     at_once: int
-    card: Callable[[Path, int], Iterator[Frames]] | None = None
+    gpu: Callable[[Path, int], Iterator[Frames]] | None = None
     refused: Callable[[Path], str] = lambda path: ""
     pinned: bool = False
 
-    def stream(self, recording: Recording, labels: Labels, outlet: Outlet) -> None:
+    def stream(self, recording: Recording, labels: Labels, queue: BoundedQueue) -> None:
         """Put the recording's chunks and then `Finished`.
 
         Raises:
@@ -87,56 +87,56 @@ class Streamer:
         """
         try:
             visible = count_frames(labels.video)
-            why = "" if self.card is None else self.refused(labels.video)
-            if self.card is not None and not why and align(labels, visible).retouch is not None:
+            why = "" if self.gpu is None else self.refused(labels.video)
+            if self.gpu is not None and not why and align(labels, visible).retouch is not None:
                 why = "its frames are drawn upon (a cursor), which is done on the host"
-            if self.card is None or why:
-                self._by_pyav(recording, labels, visible, outlet, why)
+            if self.gpu is None or why:
+                self._by_pyav(recording, labels, visible, queue, why)
             else:
-                self._by_card(recording, labels, visible, outlet)
+                self._by_gpu(recording, labels, visible, queue)
         except DamagedRecording:
             raise
         except UserError as error:
             raise recording.damaged(error) from error
 
-    def _by_pyav(self, recording: Recording, labels: Labels, visible: int, outlet: Outlet, why: str) -> None:
+    def _by_pyav(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue, why: str) -> None:
         for _ in range(3):
             aligned = align(labels, visible)
-            passage = Passage(aligned, sample_numbers(visible))
+            selection = FrameSelection(aligned, sample_numbers(visible))
             blocks = (torch.from_numpy(block) for block in spanned("decode", decode_blocks(labels.video, BLOCK)))
-            self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
-            if passage.count == visible:
-                passage.check(recording)
-                return outlet.put(_finished(recording, labels, aligned, "pyav", passage.samples, why))
-            outlet.put(Restart(recording))
-            visible = passage.count
+            self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
+            if selection.count == visible:
+                selection.check(recording)
+                return queue.put(_finished(recording, labels, aligned, "pyav", selection.samples, why))
+            queue.put(Restart(recording))
+            visible = selection.count
         raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
 
-    def _by_card(self, recording: Recording, labels: Labels, visible: int, outlet: Outlet) -> None:
-        """On the card, if it shows what PyAV shows."""
-        assert self.card is not None
+    def _by_gpu(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue) -> None:
+        """On the GPU, if it shows what PyAV shows."""
+        assert self.gpu is not None
         visible, reference = _reference(labels, visible)
         aligned, shown = labels.align(visible), visible
         why = "it shows another number of frames each time"
         for _ in range(2):
-            passage = Passage(aligned, sample_numbers(visible), shown - visible)
+            selection = FrameSelection(aligned, sample_numbers(visible), shown - visible)
             try:
-                blocks = spanned("decode", self.card(labels.video, BLOCK))
-                self._put(recording, passage.frames(blocks), len(aligned.picked), outlet)
+                blocks = spanned("decode", self.gpu(labels.video, BLOCK))
+                self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
             except (UserError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 break
-            if passage.count == shown:
-                why = disagreement(sample_numbers(visible), reference, passage.samples)
+            if selection.count == shown:
+                why = disagreement(sample_numbers(visible), reference, selection.samples)
                 if not why:
-                    return outlet.put(_finished(recording, labels, aligned, "nvdec", reference))
+                    return queue.put(_finished(recording, labels, aligned, "nvdec", reference))
                 break
-            outlet.put(Restart(recording))
-            shown = passage.count
-        outlet.put(Restart(recording))
-        self._by_pyav(recording, labels, visible, outlet, why)
+            queue.put(Restart(recording))
+            shown = selection.count
+        queue.put(Restart(recording))
+        self._by_pyav(recording, labels, visible, queue, why)
 
-    def _put(self, recording: Recording, frames: Iterable[Frames], count: int, outlet: Outlet) -> None:
+    def _put(self, recording: Recording, frames: Iterable[Frames], count: int, queue: BoundedQueue) -> None:
         frames = iter(frames)
         first = next(frames, None)
         if first is None:
@@ -148,7 +148,7 @@ class Streamer:
 
         def new(shape: tuple[int, ...]) -> Tensor:
             nonlocal held
-            outlet.reserve(size := int(np.prod(shape)))
+            queue.reserve(size := int(np.prod(shape)))
             held = size
             device = last.device if last is not None else torch.device("cpu")
             return torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=self.pinned and device.type == "cpu")
@@ -156,16 +156,16 @@ class Streamer:
         def watched() -> Iterator[Frames]:
             nonlocal last
             for last in chain([first], frames):
-                outlet.check()
+                queue.check()
                 yield last
 
         try:
             for chunk in into_chunks(watched(), sizes, self.clock, new):
                 held = 0
-                outlet.put(Chunk(recording, chunk), chunk.numel())
+                queue.put(Chunk(recording, chunk), chunk.numel())
                 del chunk  # the consumer's alone, so that its memory is free when it is done
         finally:
-            outlet.release(held)
+            queue.release(held)
 
 
 def _finished(

@@ -1,6 +1,6 @@
 """Worker processes that end when they should: with their parent, however it dies, and never by hanging it.
 
-Processes are spawned, not forked: the parent may hold threads and a card. A worker ignores Ctrl-C (its parent decides)
+Processes are spawned, not forked: the parent may hold threads and a GPU. A worker ignores Ctrl-C (its parent decides)
 and exits at once when its parent is gone; a worker that dies raises in the parent.
 """
 

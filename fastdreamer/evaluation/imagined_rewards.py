@@ -57,9 +57,9 @@ def reward_correlation(
         imagined: one sample of each, normalised; the first `context` steps are real.
         resamples: of the bootstrap over crops.
     """
-    dreamt = replace(batch, latents=world.denormalise(imagined, batch.positions))
+    imagined_batch = replace(batch, latents=world.denormalise(imagined, batch.positions))
     rewards = {
-        "imagined": _predicted(world, agent, dreamt, context),
+        "imagined": _predicted(world, agent, imagined_batch, context),
         "real": _predicted(world, agent, batch, context),
         "recorded": batch.rewards[:, context:].double().cpu().numpy(),
     }

@@ -58,11 +58,11 @@ def write_filmstrips(
     steps = truth.shape[1]
     shown = list(range(0, steps, -(-steps // FRAMES_SHOWN)))
     strips = []
-    for place, (index, dream) in enumerate(zip(picked, imagined, strict=True)):
+    for place, (index, rollout) in enumerate(zip(picked, imagined, strict=True)):
         where = crops[index]
         rows = {
             "reconstructed": decoded_steps(decoder, truth[index]),
-            "imagined": decoded_steps(decoder, dream),
+            "imagined": decoded_steps(decoder, rollout),
         }
         frames = real_frames(where.episode)
         if frames is not None:

@@ -40,7 +40,7 @@ class Program:
         backend: device, precision, and whether to compile.
         generator: of all noise, on the backend's device.
         merges: commit a step together with the first denoising pass of the next: K passes a step, not K + 1.
-        captures: "off", or on a card what one CUDA graph holds: a "step", or the whole "horizon".
+        captures: "off", or on a GPU what one CUDA graph holds: a "step", or the whole "horizon".
         shuffles: a control: at every step all that reads actions hears that of another dream, drawn anew (`heard`),
             while `actions` stay those that the policy took.
         steps: that are taken of the horizon; fewer than all for a memory plan, to which they are alike.
@@ -53,7 +53,7 @@ class Program:
         self,
         world: WorldModel,
         agent: Agent,
-        dreams: int,
+        rollouts: int,
         context: int,
         horizon: int,
         backend: Backend,
@@ -68,22 +68,22 @@ class Program:
         self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
         self.context, self.merges, self.steps = context, merges, horizon if steps is None else steps
         device, clock, sizes = backend.device, world.clock, world.sizes
-        shape = (dreams, TOKENS, CHANNELS)
+        shape = (rollouts, TOKENS, CHANNELS)
         self.noise = torch.zeros(context + 2 * horizon, *shape, device=device)
-        self.uniform = torch.zeros(horizon, dreams, clock.frames_per_latent, sum(sizes), device=device)
+        self.uniform = torch.zeros(horizon, rollouts, clock.frames_per_latent, sum(sizes), device=device)
         self.latents = torch.zeros(horizon + 1, *shape, device=device)
-        self.features = torch.zeros(horizon + 1, dreams, agent.feature_width, device=device)
-        chunk = (horizon, dreams, clock.frames_per_latent, len(sizes))
+        self.features = torch.zeros(horizon + 1, rollouts, agent.feature_width, device=device)
+        chunk = (horizon, rollouts, clock.frames_per_latent, len(sizes))
         self.actions = torch.zeros(chunk, dtype=torch.int64, device=device)
         self.shuffled = torch.zeros_like(self.actions) if shuffles else None
-        self.task = torch.zeros(dreams, dtype=torch.int64, device=device)
-        self.trace = agent.history.start(dreams) if agent.history is not None else None
-        self.token = torch.zeros(dreams, world.action_width, device=device)
+        self.task = torch.zeros(rollouts, dtype=torch.int64, device=device)
+        self.trace = agent.history.start(rollouts) if agent.history is not None else None
+        self.token = torch.zeros(rollouts, world.action_width, device=device)
         self.step_number = torch.zeros(1, dtype=torch.int64, device=device)
-        self.known = torch.ones(dreams, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
+        self.known = torch.ones(rollouts, 1, clock.frames_per_latent, dtype=torch.bool, device=device)
         at_once = max(1 + merges, context - world.config.context + 1)  # the first pass takes the real steps together
         with backend.autocast():
-            self.cache = world.new_cache(dreams, agent.token_count, at_once)
+            self.cache = world.new_cache(rollouts, agent.token_count, at_once)
         self._act, self._score = backend.compiled(self._choose), backend.compiled(self._judge)
         self._region, self._run = self._step, self._all_steps
         with torch.no_grad():
@@ -211,7 +211,7 @@ def build_program(
     config: Config,
     world: WorldModel,
     agent: Agent,
-    dreams: int,
+    rollouts: int,
     backend: Backend,
     generator: torch.Generator,
     proves: bool = True,
@@ -224,17 +224,17 @@ def build_program(
     `steps` see `Program`.
 
     Raises:
-        UserError: if a capture is asked for where there is no card, or merged commits do not give the same latents.
+        UserError: if a capture is asked for where there is no GPU, or merged commits do not give the same latents.
     """
     settings = config.imagination
-    is_card = backend.device.type == "cuda"
-    if settings.capture in ("step", "horizon") and not is_card:
-        raise UserError(f"imagination.capture is {settings.capture}, but CUDA graphs need a card: set it to auto")
-    captures = settings.capture if settings.capture != "auto" else "step" if is_card else "off"
+    is_gpu = backend.device.type == "cuda"
+    if settings.capture in ("step", "horizon") and not is_gpu:
+        raise UserError(f"imagination.capture is {settings.capture}, but CUDA graphs need a GPU: set it to auto")
+    captures = settings.capture if settings.capture != "auto" else "step" if is_gpu else "off"
     merges = settings.merge_commit == "on" or (settings.merge_commit == "auto" and not agent.agent_tokens)
     if merges and proves:
         prove_merged(world)
-    sizes = (dreams, settings.start_context, settings.horizon)
+    sizes = (rollouts, settings.start_context, settings.horizon)
     return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles, steps)
 
 

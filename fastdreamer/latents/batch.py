@@ -94,7 +94,7 @@ class Batch:
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from which a card copies while the host goes on."""
+        """The same batch in page-locked memory, from which a GPU copies while the host goes on."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 

@@ -39,7 +39,7 @@ class CropSampler:
         frame_discount: discount of rewards inside a chunk, see `align`.
         sampling: lengths and shares; by default long crops alone. Where all episodes are labelled, or none is, its
             `unlabelled` says nothing.
-        device: where crops are cut; a card then holds the episodes.
+        device: where crops are cut; a GPU then holds the episodes.
         tasks: for each of several tasks the same episodes with its rewards; empty: the episodes' own rewards and tasks.
         ranked: the same episodes with the rewards by which `sampling.clone_top` chooses; empty: the trained task's.
 

@@ -16,7 +16,7 @@ from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.system.ranges import span
 
 
-class Feed:
+class Loader:
     """Draws batch after batch. Its state is the number of batches consumed, whatever was made ahead.
 
     A thread of an executor makes the batches ahead, so that nothing blocks when the feed is closed, dropped, or alive
@@ -25,8 +25,8 @@ class Feed:
     Attributes:
         sampler: what says which batch comes when.
         waited_s: time spent in `draw` so far, by the host's clock: cutting or waiting for the thread, and starting the
-            copy to the card. A card that has work queued goes on meanwhile, so there it is an upper bound of the time
-            that the card starves.
+            copy to the GPU. A GPU that has work queued goes on meanwhile, so there it is an upper bound of the time
+            that the GPU starves.
     """
 
     def __init__(self, sampler: CropSampler, device: torch.device, ahead: int = 0) -> None:
@@ -74,7 +74,7 @@ class Feed:
             self._thread.shutdown()
             self._thread = None
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where training reads latents from: every step of its episodes in RAM, memory-mapped, or on the card."""
+"""Where training reads latents from: every step of its episodes in RAM, memory-mapped, or on the GPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ResidentSteps:
     """The steps of some episodes, one after another, from which crops are cut by index.
 
     What is small (actions, rewards, masks) is one tensor over all steps, so that a batch is one gather a field. Latents
-    are such a tensor on the card alone: in host memory crops are copied out of the episodes, which costs no second copy
+    are such a tensor on the GPU alone: in host memory crops are copied out of the episodes, which costs no second copy
     of the store and leaves a memory-mapped one on disk.
 
     Args:
         episodes: what crops are cut from.
         clock: their latent clock.
         frame_discount: see `align`.
-        device: where crops are cut; a card then holds the steps.
+        device: where crops are cut; a GPU then holds the steps.
         tasks: for each of several tasks the same episodes with its rewards.
 
     Attributes:
@@ -52,8 +52,8 @@ class ResidentSteps:
         self.steps: Int[Tensor, " e"] = torch.tensor([batch.latents.shape[1] for batch in aligned])
         self._last = self.steps.cumsum(0) - 1
         self._latents = [batch.latents[0] for batch in aligned]
-        # Joined on the host: the episodes one by one would leave their segments behind in the card's allocator.
-        self._on_card = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
+        # Joined on the host: the episodes one by one would leave their segments behind in the GPU's allocator.
+        self._on_gpu = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
         self.fields = {f.name: self._joined(aligned, f.name) for f in fields(Batch) if f.name != "latents"}
         paid = [[arriving_rewards(episode, clock, frame_discount) for episode in view] for view in tasks]
         for place, name in enumerate(PER_TASK if tasks else ()):
@@ -95,7 +95,7 @@ class ResidentSteps:
             values |= {name: values[name][crops, :, task] for name in PER_TASK} | {"task": task}
         for name in MASKS:
             values[name] &= inside if values[name].ndim == 2 else inside[..., None]
-        latents = self._cut_on_host(episodes, starts, length) if self._on_card is None else self._on_card[rows]
+        latents = self._cut_on_host(episodes, starts, length) if self._on_gpu is None else self._on_gpu[rows]
         values["latents"] = latents
         return Batch(**{name: value.to(WIDE.get(name, value.dtype)) for name, value in values.items()})
 

@@ -16,7 +16,7 @@ from fastdreamer.recordings.recording import Aligned, DamagedRecording, Labels, 
 Frames = UInt8[Tensor, "n h w 3"]
 
 
-class Passage:
+class FrameSelection:
     """Lets a trajectory's frames pass and keeps count, samples and hash of what passed.
 
     Args:

@@ -14,7 +14,7 @@ from fastdreamer.recordings import minerl, plain, vpt
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.recordings.find import find_incomplete, find_recordings
-from fastdreamer.recordings.frame_selection import Frames, Passage, align
+from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
 from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
@@ -158,18 +158,18 @@ def _decode(
         for _ in range(3):
             aligned = align(labels, visible)
             wanted = range(len(aligned.picked))[rows]
-            passage = Passage(aligned, np.zeros(0, int), whole=not size)
+            selection = FrameSelection(aligned, np.zeros(0, int), whole=not size)
             kept, row = [], 0
-            for part in passage.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
+            for part in selection.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
                 first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
                 some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
                 kept.append(some if keep is None else keep(row, some))
                 row += len(part)
-            if passage.count == visible:
+            if selection.count == visible:
                 break
-            visible = passage.count
+            visible = selection.count
         else:
             raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
         if not size:
-            passage.check(recording)
+            selection.check(recording)
         return aligned, torch.cat(kept).numpy()

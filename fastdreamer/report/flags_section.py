@@ -47,7 +47,7 @@ def _phase(phase: Mapping[str, Any]) -> Html:
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     parts = [lead(f"{len(checks)} checks at step {phase.get('step', '?')}: {said}.")]
     parts.append(_standing(check for check in checks if check["verdict"] in ("red", "amber")))
-    parts += [_dreams(phase)] if "values" in phase else []
+    parts += [_rollouts(phase)] if "values" in phase else []
     rows = [
         (f"{check['group']}: {check['name']}", check["value"], check["expected"], _verdict("td", check))
         for check in checks
@@ -70,7 +70,7 @@ def _standing(checks: Iterable[Mapping[str, Any]]) -> Html:
     return joined(said)
 
 
-def _dreams(phase: Mapping[str, Any]) -> Html:
+def _rollouts(phase: Mapping[str, Any]) -> Html:
     """Values against returns; D+ and D-; imagined against real reward."""
     real = phase.get("real_reward")
     rewards = f"imagined reward {number(phase['imagined_reward'])} a frame" + (

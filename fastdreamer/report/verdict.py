@@ -69,11 +69,11 @@ def _sentences(evaluation: Mapping[str, Any]) -> list[str]:
         one, other = interval_of(policies[first]), interval_of(policies[second])
         known = differences.get(f"{first}_minus_{second}")
         verdict = compare(one, other, Interval.of(known) if known else None)
-        subject = "Behaviour cloning" if first == "phase2" else "Training in imagination"
+        loaded = "Behaviour cloning" if first == "phase2" else "Training in imagination"
         against = "random play" if second == "random" else "the cloned policy it started from"
         worlds = policies[first].get("episodes", "?")
         where = f" over {worlds} worlds" if second == "random" else ""
-        sentences.append(f"{subject} scores {say(one)} against {say(other)} for {against}{where}: {verdict}.")
+        sentences.append(f"{loaded} scores {say(one)} against {say(other)} for {against}{where}: {verdict}.")
     played = min((int(policy["episodes"]) for policy in policies.values()), default=FEW)
     if sentences and played < FEW:
         sentences.append(f"Only {played} worlds were played: bootstrap intervals of so few are too narrow to rely on.")

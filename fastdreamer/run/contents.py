@@ -36,7 +36,7 @@ WINDOWS = {
 }  # fmt: skip
 
 CHECK = {name: TEXT for name in ("group", "name", "value", "expected", "verdict", "remedy")}
-DREAMS = {
+ROLLOUTS = {
     "values": [PAIR], "positive": COUNT, "negative": COUNT, "imagined_reward": NUMBER, "real_reward?": Maybe(NUMBER),
 }  # fmt: skip
 AUDITED = {"states": COUNT, "points": [PAIR], "figures": Every(Maybe(INTERVAL))}
@@ -65,8 +65,8 @@ def world_model(value: Any) -> str:
 
 def phase(value: Any) -> str:
     """What is wrong with a phase of diagnosis.json."""
-    has_dreams = isinstance(value, dict) and "values" in value
-    return fault(value, {"step?": COUNT, "checks": [CHECK]} | (DREAMS if has_dreams else {}))
+    has_rollouts = isinstance(value, dict) and "values" in value
+    return fault(value, {"step?": COUNT, "checks": [CHECK]} | (ROLLOUTS if has_rollouts else {}))
 
 
 def audit(value: Any) -> str:

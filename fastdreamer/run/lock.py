@@ -113,7 +113,7 @@ def refuse_ranks(environment: Mapping[str, str] = os.environ) -> None:
     rank, _, world = (environment.get(name, "") for name in RANKS)
     if all(environment.get(name, "").isdigit() for name in RANKS) and int(world) > 1:
         raise UserError(
-            f"this is rank {rank} of {world} that torchrun started: a run trains in one process, on one card, so start "
+            f"this is rank {rank} of {world} that torchrun started: a run trains in one process, on one GPU, so start "
             "it without torchrun (runs with a --run-dir each may train beside one another)"
         )
 

@@ -24,13 +24,13 @@ class DataConfig:
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # the share of the episodes that is never trained on
     # A store larger than so many GiB is memory-mapped instead of read.
     memory_limit_gb: float = setting(4.0, at_least=0.0, free="always")
-    # Where training keeps the latents; ram maps a store beyond memory_limit_gb, auto is the card up to card_limit_gb.
+    # Where training keeps the latents; ram maps a store beyond memory_limit_gb, auto is the GPU up to card_limit_gb.
     resident: str = setting("auto", choices=("auto", "ram", "card"), free="always")
-    # GiB of latents that auto puts on the card at most.
+    # GiB of latents that auto puts on the GPU at most.
     card_limit_gb: float = setting(0.5, at_least=0.0, free="always")
-    # What decodes videos; auto: nvdec on a card with DALI, else pyav.
+    # What decodes videos; auto: nvdec on a GPU with DALI, else pyav.
     decoder: str = setting("auto", choices=("auto", "pyav", "nvdec"), free="always")
-    # What resamples frames; auto: dali on a card with DALI, else torch.
+    # What resamples frames; auto: dali on a GPU with DALI, else torch.
     resampler: str = setting("auto", choices=("auto", "torch", "dali"), free="always")
     # Episodes that are decoded at once; 0: one a core, at most 8.
     decode_threads: int = setting(0, at_least=0, free="always")

@@ -29,5 +29,5 @@ class ImaginationConfig:
     # Whether a step is committed with the first denoising pass of the next: K passes a step, not K + 1. auto: where the
     # policy reads latents. Compared with the plain order, in fp32, before it is used.
     merge_commit: str = setting("auto", choices=("auto", "on", "off"), free="always")
-    # What one CUDA graph holds. auto: a step on a card; horizon: the whole rollout (slower to capture).
+    # What one CUDA graph holds. auto: a step on a GPU; horizon: the whole rollout (slower to capture).
     capture: str = setting("auto", choices=("auto", "off", "step", "horizon"), free="always")

@@ -50,16 +50,16 @@ class EnginesConfig:
         "auto",
         choices=("auto", "eager", "inductor", "aot-inductor", "tensorrt_rtx", "tensorrt", "torch-tensorrt"),
     )
-    # The arithmetic of engines; auto: fp16 on a card, fp32 on a CPU.
+    # The arithmetic of engines; auto: fp16 on a GPU, fp32 on a CPU.
     precision: str = setting("auto", choices=("auto", "fp32", "fp16", "bf16"))
-    # Clips at once that engines are built for; empty: 1 and 4 on a CPU, 1, 4 and 16 on a card.
+    # Clips at once that engines are built for; empty: 1 and 4 on a CPU, 1, 4 and 16 on a GPU.
     batches: tuple[int, ...] = ()
     acting_frames: tuple[int, ...] = ()  # lengths in frames that are served for one clip besides the whole window
     resample_inside: bool = False  # whether the engine takes uint8 frames of data.frame_size
     pool_inside: bool = False  # whether the engine returns pooled tokens
-    channels_last: bool = False  # whether eager on a card runs in channels_last_3d
+    channels_last: bool = False  # whether eager on a GPU runs in channels_last_3d
     directory: str = ""  # where engines lie; empty: fastdreamer/engines in the user's cache
-    memory_gb: float = setting(0.0, at_least=0.0)  # GiB of activations of one chunk; 0: 0.25 on a CPU, 2 on a card
+    memory_gb: float = setting(0.0, at_least=0.0)  # GiB of activations of one chunk; 0: 0.25 on a CPU, 2 on a GPU
 
     def __post_init__(self) -> None:
         if any(n < 1 for n in (*self.batches, *self.acting_frames)):

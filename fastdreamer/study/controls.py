@@ -18,7 +18,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.rollout import Rollout
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 
@@ -29,11 +29,11 @@ class ShuffledRewards(ImaginationPhase):
     """
 
     def __init__(
-        self, config: Config, world: WorldModel, agent: Agent, prior: Policy, feed: Feed, backend: Backend
+        self, config: Config, world: WorldModel, agent: Agent, prior: Policy, loader: Loader, backend: Backend
     ) -> None:
         nn.init.zeros_(agent.value.net.out.weight)
         nn.init.zeros_(agent.value.net.out.bias)
-        super().__init__(config, world, agent, prior, feed, backend)
+        super().__init__(config, world, agent, prior, loader, backend)
         self.order = torch.Generator(backend.device).manual_seed(config.seed + 5)
         self.generators = {**self.generators, "order": self.order}
 

@@ -19,7 +19,7 @@ from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.policy import Policy
 from fastdreamer.imagination.rollout import Rollout
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 FIRST_WORLD = 100_000_000  # far from those that are recorded and evaluated
@@ -77,14 +77,14 @@ class RealGame(ImaginationPhase):
         world: WorldModel,
         agent: Agent,
         prior: Policy,
-        feed: Feed,
+        loader: Loader,
         backend: Backend,
         *,
         games: Players,
         encoder: Encoder,
         tasks: Sequence[str],
     ) -> None:
-        super().__init__(config, world, agent, prior, feed, backend)
+        super().__init__(config, world, agent, prior, loader, backend)
         count = games.count
         self.games, self.encoder = games, encoder
         self.numbers = np.arange(count) % len(tasks)

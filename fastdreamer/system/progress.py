@@ -39,7 +39,7 @@ def track(title: str, total: int, unit: str = "steps", start: int = 0) -> Iterat
 
 
 def memory_gb() -> float:
-    """Resident memory of this process, or what is reserved on the card once CUDA is in use, in GiB."""
+    """Resident memory of this process, or what is reserved on the GPU once CUDA is in use, in GiB."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.memory_reserved()) / 2**30

@@ -1,4 +1,4 @@
-"""Named ranges after the data flow: rows of a profiler's timeline, on a card also NVTX. Nothing where none runs.
+"""Named ranges after the data flow: rows of a profiler's timeline, on a GPU also NVTX. Nothing where none runs.
 
 A range belongs around compiled passes, never inside one: a compiled pass is one piece of machine code.
 """

@@ -1,4 +1,4 @@
-"""NVIDIA DALI: resampling on the CPU or the card, and decoding by the card's NVDEC. DALI is imported when used."""
+"""NVIDIA DALI: resampling on the CPU or the GPU, and decoding by the GPU's NVDEC. DALI is imported when used."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def dali_available() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
-def require_dali(setting: str, card: bool = False) -> None:
-    """Refuse a setting that needs DALI, or a CUDA card besides, where it is not there.
+def require_dali(setting: str, gpu: bool = False) -> None:
+    """Refuse a setting that needs DALI, or a CUDA GPU besides, where it is not there.
 
     Raises:
         UserError: with the way to install it.
     """
     if not dali_available():
         raise UserError(f"{setting} needs NVIDIA DALI, which is not installed; {INSTALL}")
-    if card and not torch.cuda.is_available():
-        raise UserError(f"{setting} needs a CUDA card and torch sees none; use auto, or pyav")
+    if gpu and not torch.cuda.is_available():
+        raise UserError(f"{setting} needs a CUDA GPU and torch sees none; use auto, or pyav")
 
 
 class DaliResampler:
@@ -92,9 +92,9 @@ class DaliResampler:
 
 
 def nvdec_blocks(path: Path, block: int, device: torch.device | None = None) -> Iterator[UInt8[Tensor, "n h w 3"]]:
-    """The visible frames of a file in order, RGB on the card, `block` at a time; the last blocks may be shorter.
+    """The visible frames of a file in order, RGB on the GPU, `block` at a time; the last blocks may be shorter.
 
-    Memory: the encoded file on the host, one block and eight frames on the card, and whatever blocks the caller holds:
+    Memory: the encoded file on the host, one block and eight frames on the GPU, and whatever blocks the caller holds:
     an hour of video takes no more than a minute.
 
     `fn.experimental.inputs.video` and not its two siblings, because it alone decodes from the first packet to the last
@@ -106,14 +106,14 @@ def nvdec_blocks(path: Path, block: int, device: torch.device | None = None) -> 
     Colours differ from PyAV's where they change from pixel to pixel: DALI interpolates them. Compare with a tolerance.
 
     Raises:
-        UserError: without DALI or a card, if NVDEC cannot take the file (`can_nvdec`), or if it fails in it.
+        UserError: without DALI or a GPU, if NVDEC cannot take the file (`can_nvdec`), or if it fails in it.
     """
-    require_dali("data.decoder=nvdec", card=True)
+    require_dali("data.decoder=nvdec", gpu=True)
     reason, is_visible = presentation(path)
     if reason:
         raise UserError(f"{path}: {reason}; use data.decoder=auto, or pyav")
-    card = torch.device("cuda", torch.cuda.current_device()) if device is None else device
-    yield from stream_blocks(path, is_visible, block, card)
+    gpu = torch.device("cuda", torch.cuda.current_device()) if device is None else device
+    yield from stream_blocks(path, is_visible, block, gpu)
 
 
 def stream_blocks(

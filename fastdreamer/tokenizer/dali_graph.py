@@ -56,10 +56,10 @@ def _cubic(frames: Any, frame_size: tuple[int, int], image_size: int) -> Any:
 def resample_pipeline(
     frame_size: tuple[int, int], image_size: int, half: bool, device_id: int | None, threads: int, batch: int
 ) -> Any:
-    """A built pipeline over `resample_graph`, fed by name, on a card or, with device_id None, on the CPU.
+    """A built pipeline over `resample_graph`, fed by name, on a GPU or, with device_id None, on the CPU.
 
     With exec_dynamic every run has buffers of its own, which live as long as somebody holds them. One run at a time:
-    each is fed just before it, so there is nothing to prefetch. On a CPU the input is read where it lies; on a card
+    each is fed just before it, so there is nothing to prefetch. On a CPU the input is read where it lies; on a GPU
     DALI keeps a copy of the small uint8 input, because it reads on a stream that torch's allocator does not know.
     """
     device = "cpu" if device_id is None else "gpu"
@@ -76,7 +76,7 @@ def resample_pipeline(
 def decode_pipeline(block: int, device_id: int | None, threads: int = 2) -> Any:
     """Fed one encoded file, every run gives its next `block` frames (the last run fewer), RGB uint8 FHWC.
 
-    NVDEC decodes on a card; with device_id None libav does, VP8, VP9 and MJPEG alone.
+    NVDEC decodes on a GPU; with device_id None libav does, VP8, VP9 and MJPEG alone.
     """
     device = "cpu" if device_id is None else "mixed"
     pipeline = dali.Pipeline(1, threads, device_id, exec_dynamic=True, prefetch_queue_depth=1, set_affinity=False)

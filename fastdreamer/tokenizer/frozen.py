@@ -180,7 +180,7 @@ class FrozenTokenizer:
         return ((decoded.clone() + 1) / 2).clamp(0, 1)
 
     def decode_pooled(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
-        """Raw pooled latents to pictures in [0, 1]: each token is repeated over its block (lossy, see the card)."""
+        """Raw pooled latents to pictures in [0, 1]: each token is repeated over its block (lossy, see the GPU)."""
         grid = latents.permute(0, 3, 1, 2).unflatten(-1, (int(TOKENS**0.5), -1))
         return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
 

@@ -1,4 +1,4 @@
-"""What NVDEC can take, read from a file's header and packets before anything is decoded, or any card is there.
+"""What NVDEC can take, read from a file's header and packets before anything is decoded, or any GPU is there.
 
 DALI's streaming decoder knows nothing of edit lists, trusts the container's frame count and puts frames in order in a
 buffer of eight; where any of that would give wrong frames, this says so and the file goes through PyAV.
@@ -11,7 +11,7 @@ import heapq
 from pathlib import Path
 from typing import Any
 
-# Smallest frame (width, height) by codec; the Video Codec SDK's support matrix. The largest is the weakest card's.
+# Smallest frame (width, height) by codec; the Video Codec SDK's support matrix. The largest is the weakest GPU's.
 SMALLEST = {
     "h264": (48, 16),
     "mpeg4": (48, 16),
@@ -29,7 +29,7 @@ EMPTY = -1  # a time that marks an empty place in that buffer
 
 
 def can_nvdec(path: Path) -> str:
-    """Why NVDEC must not decode this file, in a few words; empty if it may. Decodes one frame and needs no card.
+    """Why NVDEC must not decode this file, in a few words; empty if it may. Decodes one frame and needs no GPU.
 
     It does not prove that the frames are right: damaged data and frames that lean on missing ones are seen only by
     comparing with PyAV. That cannot be by hash: NVDEC's pictures are converted to RGB by DALI, which interpolates

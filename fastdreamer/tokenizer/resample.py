@@ -49,7 +49,7 @@ class TorchResampler:
 
 
 def resampler(config: Config, precision: str, device: torch.device) -> Resampler:
-    """The one that `data.resampler` names; auto is DALI on a card where it is installed, else torch.
+    """The one that `data.resampler` names; auto is DALI on a GPU where it is installed, else torch.
 
     On a CPU torch is the default: the encoder there takes a hundred times as long as either.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastdreamer.training.optim import Average
+from fastdreamer.training.optim import EMA
 from fastdreamer.training.phase import Phase
 
 LOOKS = 20
@@ -22,8 +22,8 @@ class Best:
         state: the averages that were kept, in host memory; empty before the first look.
     """
 
-    def __init__(self, phase: Phase[Any], average: Average, patience: float, steps: int) -> None:
-        self.phase, self.average, self.patience, self.steps = phase, average, patience, steps
+    def __init__(self, phase: Phase[Any], ema: EMA, patience: float, steps: int) -> None:
+        self.phase, self.ema, self.patience, self.steps = phase, ema, patience, steps
         self.state: dict[str, Tensor] = {}
         self.loss, self.step, self.waited = math.inf, 0, 0
 
@@ -39,7 +39,7 @@ class Best:
     def see(self, step: int) -> bool:
         """Looks at the averages after `step` steps; whether they are the best so far."""
         own = {name: value.clone() for name, value in self.phase.model.state_dict().items()}
-        self.phase.model.load_state_dict(self.average.state)
+        self.phase.model.load_state_dict(self.ema.state)
         try:
             loss = self.phase.held_out_loss()
         finally:
@@ -49,7 +49,7 @@ class Best:
         is_best = loss < self.loss
         if is_best:
             self.loss, self.step, self.waited = loss, step, 0
-            self.state = {name: value.to("cpu", copy=True) for name, value in self.average.state.items()}
+            self.state = {name: value.to("cpu", copy=True) for name, value in self.ema.state.items()}
         elif self.state:  # before a loss that is a number there is nothing to wait for
             self.waited += 1
         return is_best

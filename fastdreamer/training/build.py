@@ -12,7 +12,7 @@ from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.models import agent_from, prior_from, world_model_from
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.phase_data import held_out_batch, training_feed
+from fastdreamer.training.phase_data import held_out_batch, training_loader
 from fastdreamer.training.world_model_phase import WorldModelPhase
 
 Kind = Callable[..., Phase[Any]]
@@ -32,7 +32,7 @@ KINDS: Mapping[int, Kind] = {1: WorldModelPhase, 2: AgentPhase, 3: ImaginationPh
 def build_phase(
     config: Config,
     number: int,
-    data: LatentStore | Feed,
+    data: LatentStore | Loader,
     parent: Checkpoint | None,
     backend: Backend,
     kind: Kind | None = None,
@@ -50,13 +50,13 @@ def build_phase(
         is_fitted: off, a linear start is random too, which takes no pass through the store.
     """
     make, device = kind or KINDS[number], backend.device
-    store, feed = (None, data) if isinstance(data, Feed) else (data, training_feed(config, number, data, device))
+    store, loader = (None, data) if isinstance(data, Loader) else (data, training_loader(config, number, data, device))
     sizes = (store.space if store is not None else action_space(config.data.env)).sizes
     models = models or build_models(config, number, sizes, parent, device)
     if device.type != "cpu":  # fake weights of a memory plan would not let themselves be moved
         models = [model.to(device) for model in models]
     if store is None:
-        return make(config, *models, feed, backend)
+        return make(config, *models, loader, backend)
     world = models[0]
     assert isinstance(world, WorldModel)
     if number == 1 or parent is None:
@@ -64,9 +64,9 @@ def build_phase(
     if world.linear is not None and number == 1 and parent is None and is_fitted:
         fit_linear_start(world, store.split("train"))
     if number != 2:
-        return make(config, *models, feed, backend)
+        return make(config, *models, loader, backend)
     held_out = held_out_batch(config, store)
-    return make(config, *models, feed, backend, held_out.to(device) if held_out is not None else None)
+    return make(config, *models, loader, backend, held_out.to(device) if held_out is not None else None)
 
 
 def build_models(

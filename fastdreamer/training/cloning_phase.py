@@ -23,16 +23,16 @@ from fastdreamer.heads.policy import cloning_loss
 from fastdreamer.heads.reward import continuation_loss, shares_of
 from fastdreamer.imagination.returns import lambda_returns
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, Work
+from fastdreamer.training.phase import Phase, PhaseBatch
 
 TERMS = ("policy", "reward", "continue", "value")
 
 
 @dataclass(frozen=True)
-class CloningWork(Work):
+class CloningBatch(PhaseBatch):
     """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
 
     batch: Batch
@@ -46,7 +46,7 @@ class CloningWork(Work):
     states: Float[Tensor, "b l"]
 
 
-class AgentPhase(Phase[CloningWork]):
+class AgentPhase(Phase[CloningBatch]):
     """Heads on real latents. Where no reward is known the policy alone trains.
 
     Attributes:
@@ -54,7 +54,7 @@ class AgentPhase(Phase[CloningWork]):
     """
 
     number = 2
-    feed: Feed
+    loader: Loader
     scale: RunningScale
 
     def __init__(
@@ -62,31 +62,31 @@ class AgentPhase(Phase[CloningWork]):
         config: Config,
         world: WorldModel,
         agent: Agent,
-        feed: Feed,
+        loader: Loader,
         backend: Backend,
         held_out: Batch | None = None,
     ) -> None:
         self.config, self.agent, self.device = config, agent, backend.device
         self.world = world.eval().requires_grad_(False)
-        self.feed = feed
-        table = feed.sampler.table
+        self.loader = loader
+        table = loader.sampler.table
         self.terms = TERMS if table.fields["reward_valid"].any() else TERMS[:1]
         self.scale = RunningScale(self.terms).to(backend.device)
         self.model = nn.ModuleDict({"agent": agent, "scale": self.scale})
         self.frozen = {"world": world}
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 2)
-        self.generators = {"data": feed, "noise": self.noise}
+        self.generators = {"data": loader, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
         self.patience = config.phase2.patience
         self.at_once = config.phase2.micro_batch or config.phase2.batch_size
         self._check = self.work(held_out) if held_out is not None else None
         self._losses = backend.compiled(self.losses)
 
-    def draw(self) -> CloningWork:
+    def draw(self) -> CloningBatch:
         """Crops, and noise where agent tokens read a noised context."""
-        return self.work(self.feed.draw(), self.noise)
+        return self.work(self.loader.draw(), self.noise)
 
-    def loss(self, work: CloningWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, work: CloningBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The terms that train, each over its running size."""
         factors = self.scale.factors()
         total, figures = self._losses(work, [factors[name] for name in self.terms])
@@ -102,16 +102,16 @@ class AgentPhase(Phase[CloningWork]):
     @cached_property
     def majority(self) -> float:
         """What `bc_accuracy` has to beat."""
-        return majority_accuracy(self.feed.sampler.table, self.world.sizes)
+        return majority_accuracy(self.loader.sampler.table, self.world.sizes)
 
     @cached_property
     def recorded_spread(self) -> float:
         """Standard deviation of the recorded rewards a latent step, beside which `reward_std` is read."""
-        fields = self.feed.sampler.table.fields
+        fields = self.loader.sampler.table.fields
         return float(fields["rewards"][fields["reward_valid"]].std(correction=0))
 
     @torch.no_grad()
-    def check(self, pieces: slice = slice(None)) -> dict[str, Tensor]:
+    def check(self, micro_batches: slice = slice(None)) -> dict[str, Tensor]:
         """The figures on held-out crops, `at_once` of them at a time; nothing where there are none.
 
         `pieces` are those that are summed, all of them but for a memory plan, to which they are alike.
@@ -121,7 +121,7 @@ class AgentPhase(Phase[CloningWork]):
         self.model.eval()
         ones = [torch.ones((), device=self.device)] * len(self.terms)
         sums: dict[str, Tensor] = {}
-        for piece in self._check.split(-(-len(self._check.labelled) // self.at_once))[pieces]:
+        for piece in self._check.split(-(-len(self._check.labelled) // self.at_once))[micro_batches]:
             for name, value in self.losses(piece, ones)[1].items():
                 sums[name] = sums[name] + value if name in sums else value
         self.model.train()
@@ -136,11 +136,11 @@ class AgentPhase(Phase[CloningWork]):
         judged = [name for name in self.terms if name != "continue"]
         return sum(math.log(max(float(figures[f"loss/{name}"]), 1e-12)) for name in judged) if figures else None
 
-    def shrink(self, pieces: int) -> None:
+    def shrink(self, micro_batches: int) -> None:
         """Fewer held-out crops at once."""
-        self.at_once = -(-self.config.phase2.batch_size // pieces)
+        self.at_once = -(-self.config.phase2.batch_size // micro_batches)
 
-    def work(self, batch: Batch, generator: torch.Generator | None = None) -> CloningWork:
+    def work(self, batch: Batch, generator: torch.Generator | None = None) -> CloningBatch:
         """A batch with its shares; without a generator the noise is zero."""
         labelled = batch.next_valid & batch.labelled[:, None, None]
         arrived = batch.reward_valid.float()
@@ -153,7 +153,7 @@ class AgentPhase(Phase[CloningWork]):
         noise = batch.latents.new_zeros(batch.latents.shape if has_noise else (len(labelled), 0))
         if generator is not None:
             noise.normal_(generator=generator)
-        return CloningWork(
+        return CloningBatch(
             batch=batch,
             noise=noise,
             labelled=labelled,
@@ -165,7 +165,7 @@ class AgentPhase(Phase[CloningWork]):
             states=shares_of(torch.ones_like(arrived)),
         )
 
-    def losses(self, work: CloningWork, factors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, work: CloningBatch, factors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the terms, each times its factor, and the figures of a piece."""
         agent, config, batch = self.agent, self.config, work.batch
         factor = dict(zip(self.terms, factors, strict=True))

@@ -22,17 +22,17 @@ from fastdreamer.imagination.program import Program, build_program
 from fastdreamer.imagination.returns import rollout_returns, survival
 from fastdreamer.imagination.rollout import Rollout, draw_noise, joined
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.system.ranges import span
 from fastdreamer.training.critic import Calibration, SlowCopy
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, Work, bounds, rows_of
+from fastdreamer.training.phase import Phase, PhaseBatch, bounds, rows_of
 
 NO_REWARD = 1e-3  # a reward of less counts as none: the head's bins cancel to about 1e-6, a reward is 1 or so
 
 
 @dataclass(frozen=True)
-class DreamWork(Work):
+class RolloutBatch(PhaseBatch):
     """Imagined states with what was done and what it led to; shares sum to 1 over the whole batch."""
 
     states: Float[Tensor, "b h f"]
@@ -43,7 +43,7 @@ class DreamWork(Work):
 
 
 @dataclass(frozen=True)
-class Dreamed:
+class ImaginedFigures:
     """What a batch's rollouts came to, kept until it is logged."""
 
     rewards: Float[Tensor, "b h"]
@@ -70,16 +70,16 @@ class Dreamed:
         }
 
 
-class ImaginationPhase(Phase[DreamWork]):
+class ImaginationPhase(Phase[RolloutBatch]):
     """PMPO on imagined rollouts.
 
     Attributes:
-        dreams_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
+        rollouts_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
         proves, shuffles, steps: see `build_program`.
     """
 
     number = 3
-    feed: Feed
+    loader: Loader
     scale: RunningScale
 
     def __init__(
@@ -88,14 +88,14 @@ class ImaginationPhase(Phase[DreamWork]):
         world: WorldModel,
         agent: Agent,
         prior: Policy,
-        feed: Feed,
+        loader: Loader,
         backend: Backend,
         *,
         proves: bool = True,
         shuffles: bool = False,
         steps: int | None = None,
     ) -> None:
-        self.config, self.feed, self.backend = config, feed, backend
+        self.config, self.loader, self.backend = config, loader, backend
         self.world = world.eval().requires_grad_(False)
         self.agent = agent.eval().requires_grad_(False)
         for module in agent.policy.modules():
@@ -113,20 +113,20 @@ class ImaginationPhase(Phase[DreamWork]):
         self.rates = {"value.": settings.value_rate}
         self.frozen = {"world": world, "agent": agent, "prior": prior}
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 3)
-        self.generators = {"data": feed, "noise": self.noise}
+        self.generators = {"data": loader, "noise": self.noise}
         self.gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
-        self.dreams_at_once = config.phase3.micro_batch or config.phase3.batch_size
+        self.rollouts_at_once = config.phase3.micro_batch or config.phase3.batch_size
         self.proves, self.shuffles, self.steps = proves, shuffles, steps
         self._programs: dict[int, Program] = {}
         self._losses = backend.compiled(self.losses)
-        self._dreamed: Dreamed | None = None
+        self._imagined: ImaginedFigures | None = None
         self._advantages: list[Tensor] = []  # of batches that are drawn and not finished
 
     @torch.no_grad()
-    def draw(self) -> DreamWork:
+    def draw(self) -> RolloutBatch:
         """Rollouts from real crops, their returns and advantages."""
         settings, agent = self.config.imagination, self.agent
-        rollout = self.imagine(self.feed.draw())
+        rollout = self.imagine(self.loader.draw())
         weight = survival(rollout.continues)
         with span("heads"), self.backend.autocast():
             values = agent.returns_decoded(rollout.features)
@@ -134,8 +134,8 @@ class ImaginationPhase(Phase[DreamWork]):
         returns = rollout_returns(rollout, slow, self.gamma, settings.lambda_)
         advantage = returns - values[:, :-1]
         self._advantages.append(advantage)
-        self._dreamed = Dreamed(rollout.rewards, returns, values[:, :-1], weight)
-        return DreamWork(
+        self._imagined = ImaginedFigures(rollout.rewards, returns, values[:, :-1], weight)
+        return RolloutBatch(
             states=rollout.features[:, :-1],
             actions=rollout.actions,
             returns=returns,
@@ -144,15 +144,15 @@ class ImaginationPhase(Phase[DreamWork]):
         )
 
     def imagine(self, batch: Batch) -> Rollout:
-        """One rollout of all starts, `dreams_at_once` at a time; the dreams are the same however many that is."""
+        """One rollout of all starts, `rollouts_at_once` at a time; the dreams are the same however many that is."""
         count, context = batch.latents.shape[:2]
-        pieces = bounds(count, -(-count // self.dreams_at_once))
-        if len(pieces) == 1:
+        micro_batches = bounds(count, -(-count // self.rollouts_at_once))
+        if len(micro_batches) == 1:
             return self.program(count)(batch)
         noise = draw_noise(self.world, count, context, self.config.imagination.horizon, self.noise)
-        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in pieces])
+        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in micro_batches])
 
-    def loss(self, work: DreamWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, work: RolloutBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""
         losses, figures = self._losses(work, self.scale.factors()["value"])
         settings = self.config.imagination
@@ -173,11 +173,11 @@ class ImaginationPhase(Phase[DreamWork]):
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Those of the loss, of the rollout, and of the critic: its bias, and whether the policy may move."""
         critic = {"critic_bias": self.calibration.share, "calibrated": self.calibration.opened}
-        return sums | critic | (self._dreamed.figures() if self._dreamed is not None else {})
+        return sums | critic | (self._imagined.figures() if self._imagined is not None else {})
 
-    def shrink(self, pieces: int) -> None:
+    def shrink(self, micro_batches: int) -> None:
         """Fewer dreams a rollout."""
-        self.dreams_at_once = -(-self.config.phase3.batch_size // pieces)
+        self.rollouts_at_once = -(-self.config.phase3.batch_size // micro_batches)
         self._programs.clear()
         self._advantages.clear()
 
@@ -186,7 +186,7 @@ class ImaginationPhase(Phase[DreamWork]):
         """Those that were built so far."""
         return list(self._programs.values())
 
-    def losses(self, work: DreamWork, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, work: RolloutBatch, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The heads once more on the stored states: the objective, the value loss times its factor, and figures."""
         agent, settings = self.agent, self.config.imagination
         value = agent.value.loss(agent.value(work.states), work.returns, work.pmpo.all * factor)
@@ -203,9 +203,9 @@ class ImaginationPhase(Phase[DreamWork]):
         }
         return {"policy": terms["policy"], "value": value}, {name: x.detach() for name, x in figures.items()}
 
-    def program(self, dreams: int) -> Program:
+    def program(self, rollouts: int) -> Program:
         """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
-        if dreams not in self._programs:
-            given = self.config, self.world, self.agent, dreams, self.backend, self.noise
-            self._programs[dreams] = build_program(*given, self.proves, self.shuffles, self.steps)
-        return self._programs[dreams]
+        if rollouts not in self._programs:
+            given = self.config, self.world, self.agent, rollouts, self.backend, self.noise
+            self._programs[rollouts] = build_program(*given, self.proves, self.shuffles, self.steps)
+        return self._programs[rollouts]

@@ -19,7 +19,7 @@ from fastdreamer.device import Backend
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of, run_lock
 from fastdreamer.run.metrics import MetricsWriter
@@ -30,7 +30,7 @@ from fastdreamer.system.files import scratch_directory
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.progress import track
 from fastdreamer.training.best import Best
-from fastdreamer.training.optim import Average, learning_rate
+from fastdreamer.training.optim import EMA, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
 
@@ -63,23 +63,23 @@ def fit(
             them are saved. Or where the weights themselves are not finite: then the older checkpoints stay.
     """
     update = Update(phase, train, backend)
-    optimizers, average, name = update.optimizers, update.average, title or f"phase {phase.number}"
-    best = Best(phase, average, phase.patience, train.steps)
+    optimizers, ema, name = update.optimizers, update.ema, title or f"phase {phase.number}"
+    best = Best(phase, ema, phase.patience, train.steps)
     done = 0
     if resume_from is not None:
         done = resume_from.step
-        _restore(resume_from, phase, optimizers, average)
+        _restore(resume_from, phase, optimizers, ema)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
     run_dir, saved = run_dir.resolve(), done
 
     def save(step: int, skipped: tuple[int, int]) -> None:
         nonlocal saved
-        if broken := not_finite({"model": phase.model.state_dict(), "ema": average.state}):
+        if broken := not_finite({"model": phase.model.state_dict(), "ema": ema.state}):
             raise Stopped(_broken(phase.number, name, step, broken, train.learning_rate))
         groups = {
             "model": phase.model.state_dict(),
-            "ema": average.state,
+            "ema": ema.state,
             "best": best.state,
             "optimizer": _optimizer_tensors(optimizers),
             "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
@@ -105,7 +105,7 @@ def fit(
     phase.model.train()
     with (
         run_lock(run_dir),
-        phase.feed or nullcontext(),
+        phase.loader or nullcontext(),
         MetricsWriter(run_dir, phase.number, done) as metrics,
         track(name, total=train.steps, unit="steps", start=done) as bar,
         _stop_requests() as stop,
@@ -114,7 +114,7 @@ def fit(
             sweep(probe.parent)
         own = [gate for gate in forced if gate["phase"] == phase.number]
         watch = Watch(config, phase.number, run_dir, done, name, own)
-        waiting = _Waiting(phase.feed) if phase.feed is not None else None
+        waiting = _Waiting(phase.loader) if phase.loader is not None else None
         figures = watch.figures
         try:
             for step in range(done, done if best.is_over else train.steps):
@@ -187,15 +187,13 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
     )
 
 
-def _restore(
-    saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], average: Average
-) -> None:
+def _restore(saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], ema: EMA) -> None:
     with _fitting(saved):
         phase.model.load_state_dict(saved.tensors["model"])
         means = saved.tensors["ema"]
-        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.state.items()}:
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in ema.state.items()}:
             raise ValueError("its averages are not those of this phase's weights")
-        average.state = {k: v.to(average.state[k].device) for k, v in means.items()}
+        ema.state = {k: v.to(ema.state[k].device) for k, v in means.items()}
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
         for name, value in saved.tensors.get("optimizer", {}).items():
             owner, index, key = name.split(".", 2)
@@ -237,14 +235,14 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
 
 
 class _Waiting:
-    """Which share of the time since the last reading went by waiting for batches (see Feed.waited_s)."""
+    """Which share of the time since the last reading went by waiting for batches (see Loader.waited_s)."""
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
         self.restart()
 
     def restart(self) -> None:
-        self.began_s, self.waited_s = time.perf_counter(), self.feed.waited_s
+        self.began_s, self.waited_s = time.perf_counter(), self.loader.waited_s
 
     def share(self) -> float:
         """From 0 to 1; a new reading begins."""

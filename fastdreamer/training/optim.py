@@ -90,7 +90,7 @@ class RunningScale(nn.Module):
         self.weight.lerp_(weight, 1 - self.decay)
 
 
-class Average:
+class EMA:
     """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.optim import RunningScale
 
 
@@ -29,16 +29,16 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Work:
+class PhaseBatch:
     """A batch, ready for its loss; the first of its tensors has the batch's rows."""
 
-    def split(self: S, pieces: int) -> Sequence[S]:
+    def split(self: S, micro_batches: int) -> Sequence[S]:
         """The batch in pieces of about equal size, at most `pieces`, rows in order; one piece is the batch itself."""
         rows = _rows(self)
-        return [rows_of(self, *ends, rows) for ends in bounds(rows, pieces)] if pieces > 1 else [self]
+        return [rows_of(self, *ends, rows) for ends in bounds(rows, micro_batches)] if micro_batches > 1 else [self]
 
 
-W = TypeVar("W", bound=Work)
+W = TypeVar("W", bound=PhaseBatch)
 
 
 class Phase(ABC, Generic[W]):
@@ -51,7 +51,7 @@ class Phase(ABC, Generic[W]):
     """What it was built on: saved beside the model, never changed."""
     generators: Mapping[str, Stateful]
     """All randomness of the phase, and the data position."""
-    feed: Feed | None = None
+    loader: Loader | None = None
     """Where its batches come from, if it has to wait for them; the loop closes it."""
     rates: Mapping[str, float] = MappingProxyType({})
     """Factors of the learning rate, by the beginning of a parameter's name in `model`."""
@@ -79,7 +79,7 @@ class Phase(ABC, Generic[W]):
         """One figure of the model as it is on play that it does not learn from, smaller is better; None without any."""
         return None
 
-    def shrink(self, pieces: int) -> None:
+    def shrink(self, micro_batches: int) -> None:
         """Memory ran out: what `draw` holds at once should be a batch's share of `pieces` pieces."""
 
     def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
@@ -105,7 +105,7 @@ def _rows(work: Any) -> int:
     return len(first) if isinstance(first, Tensor) else _rows(first)
 
 
-def bounds(rows: int, pieces: int) -> list[tuple[int, int]]:
+def bounds(rows: int, micro_batches: int) -> list[tuple[int, int]]:
     """First and last row (exclusive) of pieces whose sizes differ by at most one; none is empty."""
-    pieces = max(1, min(pieces, rows))
-    return [(rows * i // pieces, rows * (i + 1) // pieces) for i in range(pieces)]
+    micro_batches = max(1, min(micro_batches, rows))
+    return [(rows * i // micro_batches, rows * (i + 1) // micro_batches) for i in range(micro_batches)]

@@ -11,7 +11,7 @@ from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.errors import UserError
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler, total_reward
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore
 from fastdreamer.shapes import LatentClock
@@ -19,14 +19,14 @@ from fastdreamer.shapes import LatentClock
 CPU = torch.device("cpu")
 
 
-def training_feed(config: Config, phase: int, store: LatentStore, device: torch.device) -> Feed:
+def training_loader(config: Config, phase: int, store: LatentStore, device: torch.device) -> Loader:
     """The batches of a phase; prints once where the store lives.
 
     Phase 1 takes unlabelled video too and crops of several lengths; phases 2 and 3 take labelled episodes, with the
     rewards of the configured tasks. Phase 3 dreams on from a crop's last step, so none ends where its episode did.
 
     Raises:
-        UserError: where the store lacks what the phase needs, or the card cannot hold it.
+        UserError: where the store lacks what the phase needs, or the GPU cannot hold it.
     """
     episodes, sampling = episodes_of(store, "train", phase), config.sampling
     if not episodes:
@@ -61,9 +61,9 @@ def training_feed(config: Config, phase: int, store: LatentStore, device: torch.
     window = config.imagination.start_context if phase == 3 else config.dynamics.window
     batch_size = config.phase(phase).batch_size
     sampler = _sampler(config, store, views, window, batch_size, sampling, home)
-    # A few gathers on the card, or copies within RAM for a CPU, would only contend with the step from a thread.
+    # A few gathers on the GPU, or copies within RAM for a CPU, would only contend with the step from a thread.
     is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
-    return Feed(sampler, device, config.sampling.prefetch if is_slow else 0)
+    return Loader(sampler, device, config.sampling.prefetch if is_slow else 0)
 
 
 def held_out_crops(config: Config) -> int:
@@ -133,21 +133,21 @@ def before_end(episode: Episode, clock: LatentClock) -> Episode:
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
-    """Where the training latents live: the card, or host memory; printed, so that nobody has to guess.
+    """Where the training latents live: the GPU, or host memory; printed, so that nobody has to guess.
 
     Raises:
-        UserError: if `data.resident` is card and there is none, or too little room on it.
+        UserError: if `data.resident` is GPU and there is none, or too little room on it.
     """
     settings, size_gb = config.data, store.size_bytes / 2**30
     size = f"{size_gb:.2f} GiB" if size_gb >= 0.1 else f"{size_gb * 1024:.1f} MiB"
     if settings.resident == "card" and device.type != "cuda":
-        raise UserError(f"data.resident is card but training runs on {device.type}: use data.resident=auto")
+        raise UserError(f"data.resident is GPU but training runs on {device.type}: use data.resident=auto")
     fits = settings.resident == "auto" and device.type == "cuda" and size_gb <= settings.card_limit_gb
     if settings.resident == "card" or fits:
         free_gb = torch.cuda.mem_get_info(device)[0] / 2**30
         if size_gb > free_gb:
-            raise UserError(f"the store ({size}) does not fit the card ({free_gb:.2f} GiB free): use data.resident=ram")
-        print(f"latent store: {size}, on the card", flush=True)
+            raise UserError(f"the store ({size}) does not fit the GPU ({free_gb:.2f} GiB free): use data.resident=ram")
+        print(f"latent store: {size}, on the GPU", flush=True)
         return device
     beyond = f"memory-mapped: over data.memory_limit_gb {settings.memory_limit_gb:g}"
     print(f"latent store: {size}, {beyond if store.is_mapped else 'in RAM'}", flush=True)

@@ -24,13 +24,13 @@ from fastdreamer.run.directory import RunDirectory
 from fastdreamer.tokenizer.pixels import PixelDecoder
 from fastdreamer.training.loop import fit
 from fastdreamer.training.models import fill, load_world_model
-from fastdreamer.training.phase import Phase, Work
+from fastdreamer.training.phase import Phase, PhaseBatch
 
 FRAMES_IN_MEMORY = 40_000
 
 
 @dataclass(frozen=True)
-class PictureWork(Work):
+class PictureBatch(PhaseBatch):
     """Normalised latents of steps, and their frames in [0, 1]."""
 
     latents: Float[Tensor, "b n z"]
@@ -38,7 +38,7 @@ class PictureWork(Work):
     shares: Float[Tensor, " b"]
 
 
-class DecoderPhase(Phase[PictureWork]):
+class DecoderPhase(Phase[PictureBatch]):
     """Pooled latents of a step to its c frames."""
 
     number = 0
@@ -54,14 +54,14 @@ class DecoderPhase(Phase[PictureWork]):
         self.data = torch.Generator().manual_seed(config.seed + 4)
         self.generators = {"data": self.data}
 
-    def draw(self) -> PictureWork:
+    def draw(self) -> PictureBatch:
         """Random steps."""
         rows = torch.randint(len(self.latents), (self.batch_size,), generator=self.data)
         frames = self.frames[rows].to(self.device).float() / 255
         shares = torch.full((self.batch_size,), 1 / self.batch_size, device=self.device)
-        return PictureWork(self.latents[rows].to(self.device), frames, shares)
+        return PictureBatch(self.latents[rows].to(self.device), frames, shares)
 
-    def loss(self, work: PictureWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, work: PictureBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error, with some absolute error for sharper edges."""
         apart = self.decoder(work.latents).float() - work.frames
         squared, absolute = ((x.mean((1, 2, 3, 4)) * work.shares).sum() for x in (apart.square(), apart.abs()))

@@ -15,7 +15,7 @@ from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
-from fastdreamer.training.optim import Average, build_optimizers, learning_rate
+from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
 from fastdreamer.training.phase import Phase
 
 
@@ -31,8 +31,8 @@ class Update:
         self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
         self.skips = Skips(backend.device)
         self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates, self.skips.found)
-        self.average = Average(phase.model, train.ema_decay)
-        self.pieces = Pieces(phase, train, backend)
+        self.ema = EMA(phase.model, train.ema_decay)
+        self.micro_batches = MicroBatches(phase, train, backend)
         self.is_whole = True
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -40,7 +40,7 @@ class Update:
 
         Where the loss or the norm is not finite, all stays as it was (see `Skips`).
         """
-        batches = self.pieces.gradients(step)
+        batches = self.micro_batches.gradients(step)
         return batches[-1], self.apply(step, batches)
 
     def apply(self, step: int, batches: Sequence[Mapping[str, Tensor]] = ()) -> Tensor:
@@ -59,12 +59,12 @@ class Update:
             for figures in batches:
                 self.phase.finish(figures, skipped)
         with span("average"):
-            self.average.update(self.phase.model, step)
+            self.ema.update(self.phase.model, step)
         self.is_whole = True
         return norm
 
 
-class Pieces:
+class MicroBatches:
     """Runs a phase's batches forward and backward; where memory runs out, once, in pieces of half the size.
 
     The pieces' gradients add up to the whole batch's, so nothing is learned differently.
@@ -76,7 +76,7 @@ class Pieces:
 
     def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
         self.phase, self.train, self.backend = phase, train, backend
-        self.pieces = -(-train.batch_size // (train.micro_batch or train.batch_size))
+        self.micro_batches = -(-train.batch_size // (train.micro_batch or train.batch_size))
         self.is_halved = False
 
     def gradients(self, step: int) -> list[dict[str, Tensor]]:
@@ -99,19 +99,19 @@ class Pieces:
         # Outside the handler: the exception's frames held the tensors of the step.
         self._rewind(before, random)
         name = f"phase{self.phase.number}"
-        if self.is_halved or self.pieces >= self.train.batch_size:
+        if self.is_halved or self.micro_batches >= self.train.batch_size:
             raise UserError(
-                f"{name}: out of memory at step {step + 1} with {self.pieces} pieces a batch ({reason}): lower "
+                f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
                 f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
             )
         self.is_halved = True
-        self.pieces = min(2 * self.pieces, self.train.batch_size)
+        self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
         print(
-            f"{name}: out of memory at step {step + 1}; going on with {self.pieces} pieces a batch (the same gradient)",
+            f"{name}: out of memory at step {step + 1}; going on with {self.micro_batches} micro-batches (the same gradient)",
             file=sys.stderr,
             flush=True,
         )
-        self.phase.shrink(self.pieces)
+        self.phase.shrink(self.micro_batches)
         torch.cuda.empty_cache()
         return self.gradients(step)
 
@@ -128,7 +128,7 @@ class Pieces:
             with span("draw"):
                 work = self.phase.draw()
             sums: dict[str, Tensor] = {}
-            for piece in work.split(self.pieces):
+            for piece in work.split(self.micro_batches):
                 with span("forward"), self.backend.autocast():
                     loss, figures = self.phase.loss(piece, step)
                 with span("backward"):

@@ -14,15 +14,15 @@ from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, draw_sampled_levels, forcing_loss, loss_shares
 from fastdreamer.dynamics.world_model import WorldModel
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.schedule import Share, derived_seed
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import RunningScale
-from fastdreamer.training.phase import Phase, Work, bounds
+from fastdreamer.training.phase import Phase, PhaseBatch, bounds
 
 
 @dataclass(frozen=True)
-class ForcingWork(Work):
+class ForcingBatch(PhaseBatch):
     """A batch of crops with their noise; the first `levels.boots` rows are bootstrap."""
 
     clean: Float[Tensor, "b l n z"]
@@ -34,15 +34,15 @@ class ForcingWork(Work):
     action_valid: Bool[Tensor, "b l c"]
     labelled: Bool[Tensor, " b"]
 
-    def split(self, pieces: int) -> list[ForcingWork]:
+    def split(self, micro_batches: int) -> list[ForcingBatch]:
         """Every piece gets its part of the bootstrap rows."""
-        if pieces <= 1:
+        if micro_batches <= 1:
             return [self]
-        boots, ends = self.levels.boots, bounds(len(self.clean), pieces)
+        boots, ends = self.levels.boots, bounds(len(self.clean), micro_batches)
         both = zip(ends, pairwise(boots * i // len(ends) for i in range(len(ends) + 1)), strict=True)
         return [self._rows(a, z, boots + first - a, boots + last - z) for (first, last), (a, z) in both]
 
-    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int) -> ForcingWork:
+    def _rows(self, boot_first: int, boot_last: int, flow_first: int, flow_last: int) -> ForcingBatch:
         def take(x: Tensor) -> Tensor:
             return torch.cat([x[boot_first:boot_last], x[flow_first:flow_last]])
 
@@ -56,7 +56,7 @@ def bootstrap_share(config: Config) -> Share:
     return Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
 
 
-class WorldModelPhase(Phase[ForcingWork]):
+class WorldModelPhase(Phase[ForcingBatch]):
     """Shortcut forcing on crops of `dynamics.window` steps, or fewer (see SamplingConfig).
 
     Attributes:
@@ -64,28 +64,28 @@ class WorldModelPhase(Phase[ForcingWork]):
     """
 
     number = 1
-    feed: Feed
+    loader: Loader
     scale: RunningScale
 
     def __init__(
-        self, config: Config, world: WorldModel, feed: Feed, backend: Backend, first_boot: int | None = None
+        self, config: Config, world: WorldModel, loader: Loader, backend: Backend, first_boot: int | None = None
     ) -> None:
-        self.config, self.world, self.feed, self.backend = config, world, feed, backend
+        self.config, self.world, self.loader, self.backend = config, world, loader, backend
         self.scale = RunningScale(["dynamics"]).to(backend.device)
         self.model = nn.ModuleDict({"world": world, "scale": self.scale})
         self.frozen = {}
         self.noise = torch.Generator(backend.device).manual_seed(config.seed + 1)
-        self.generators = {"data": feed, "noise": self.noise}
+        self.generators = {"data": loader, "noise": self.noise}
         self.boots = bootstrap_share(config)
         warmup = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
         self.first_boot = warmup if first_boot is None else first_boot
         self.steps = config.dynamics.window
         self._pass: Callable[..., Tensor] = backend.compiled(world.forward)
 
-    def draw(self) -> ForcingWork:
+    def draw(self) -> ForcingBatch:
         """Crops, noise and levels. From batch `first_boot` on the share of bootstrap rows is the configured one."""
-        number = self.feed.position
-        batch = self.feed.draw()
+        number = self.loader.position
+        batch = self.loader.draw()
         order = torch.rand(len(batch.latents), generator=self.noise, device=self.backend.device).argsort()
         batch = batch.take(order)  # the first rows, which are bootstrap, are no special ones
         with span("normalise"):
@@ -99,7 +99,7 @@ class WorldModelPhase(Phase[ForcingWork]):
             levels = draw_levels(rows, steps, finest, boots if number >= self.first_boot else 0, self.noise)
         else:
             levels = draw_sampled_levels(rows, steps, forcing, self.noise)
-        return ForcingWork(
+        return ForcingBatch(
             clean=clean,
             noise=torch.randn(clean.shape, generator=self.noise, device=clean.device),
             levels=levels,
@@ -110,7 +110,7 @@ class WorldModelPhase(Phase[ForcingWork]):
             labelled=batch.labelled,
         )
 
-    def loss(self, work: ForcingWork, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, work: ForcingBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Shortcut forcing. The pass alone is compiled: the loss and the half-steps share its graphs."""
         losses = self._losses(work)
         figures = {f"loss/{name}": value.detach() for name, value in losses.items()}
@@ -127,7 +127,7 @@ class WorldModelPhase(Phase[ForcingWork]):
         sums["loss/flow"] = sums["loss/flow"] / (1 - share)
         return sums | {"data/steps": torch.tensor(float(self.steps))}
 
-    def _losses(self, work: ForcingWork) -> dict[str, Tensor]:
+    def _losses(self, work: ForcingBatch) -> dict[str, Tensor]:
         action = self.world.embed_actions(work.actions, work.action_valid, work.labelled)
 
         def predict(noisy: Tensor, signal: Tensor, step_size: Tensor, rows: slice) -> Tensor:

@@ -1,6 +1,6 @@
 """Latent pooling and symlog two-hot losses as fused Triton kernels, with plain PyTorch beside each.
 
-Needs torch, and Triton where there is a card. Every operation is a dispatcher op that torch.compile sees through.
+Needs torch, and Triton where there is a GPU. Every operation is a dispatcher op that torch.compile sees through.
 """
 
 from fastdreamer_kernels.decode import two_hot_decode

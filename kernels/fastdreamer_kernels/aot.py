@@ -1,4 +1,4 @@
-"""Compiles every kernel variant for every architecture, with no card and no driver, and holds the machine code to it.
+"""Compiles every kernel variant for every architecture, with no GPU and no driver, and holds the machine code to it.
 
     python -m fastdreamer_kernels.aot            compare with kernels/aot_expected.json; exit 1 when something differs
     python -m fastdreamer_kernels.aot --update   write what this Triton gives into that file, for a person to commit

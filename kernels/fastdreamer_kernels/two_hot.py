@@ -240,7 +240,7 @@ def two_hot_loss(
 
     Args:
         logits: bf16, fp32, or fp16 (whose gradient waits in fp32, lest small weights underflow). `cols` is the number
-            of bins, or that number padded to a multiple of 8: padded rows are aligned, which a card reads at full
+            of bins, or that number padded to a multiple of 8: padded rows are aligned, which a GPU reads at full
             width. Padding is ignored and gets gradient 0.
         targets: clipped to the range of the centres.
         centres: fp32, strictly rising, symmetric about 0 (see `symexp_bins`); at most 512.

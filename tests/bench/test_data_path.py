@@ -1,4 +1,4 @@
-"""The data path's report, on a CPU and at a small size. On a card: python -m bench.suites data_path."""
+"""The data path's report, on a CPU and at a small size. On a GPU: python -m bench.suites data_path."""
 
 from __future__ import annotations
 

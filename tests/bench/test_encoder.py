@@ -1,4 +1,4 @@
-"""The encoder's report, on a CPU and at a small size. On a card: python -m bench.suites encoder --memory-gb 12."""
+"""The encoder's report, on a CPU and at a small size. On a GPU: python -m bench.suites encoder --memory-gb 12."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_eager_layouts_are_measured_and_a_failing_backend_says_why(
         (batch, precision, name) for batch in (1, 2) for precision in ("fp32", "bf16") for name in names
     ]
     check([row for row in rows if row["arm"] != "tensorrt"])
-    for row in rows[2::3]:  # needs a card, or is not installed
+    for row in rows[2::3]:  # needs a GPU, or is not installed
         assert "tensorrt" in row["reason"] and "\n" not in row["reason"] and len(row["reason"]) < 250
         assert row["ms_per_clip"] == row["speedup"] == row["gb_per_s"] == 0
     errors = {r["precision"]: r["relative_error"] for r in rows if r["arm"] == "channels_last"}
@@ -84,7 +84,7 @@ def test_where_eager_does_not_fit_the_backend_is_timed_alone(tmp_path: Path, mon
     [
         (["--backends", "eager,fast"], "fast: known are fp32"),
         (["--precisions", "fp8"], "fp8: known are fp32"),
-        (["--memory-gb", "12"], "--memory-gb 12: the card here has"),
+        (["--memory-gb", "12"], "--memory-gb 12: the GPU here has"),
         (["--size", "64", "tokenizer.seed=-1"], "tokenizer.seed"),
     ],
 )

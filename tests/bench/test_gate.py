@@ -205,7 +205,7 @@ def test_a_red_time_is_measured_again_in_a_new_process(recorded: Path, monkeypat
     [
         (["--only", "no such row"], "no row contains 'no such row'; there are imports"),
         (["--update", "--ci"], "--update writes whole files"),
-        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no card here")]),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no GPU here")]),
     ],
 )
 def test_a_users_mistake_is_one_line_and_2(

@@ -1,4 +1,4 @@
-"""The report of imagined steps, on a CPU and tiny. On a card: python -m bench.suites imagination --memory-gb 12."""
+"""The report of imagined steps, on a CPU and tiny. On a GPU: python -m bench.suites imagination --memory-gb 12."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from bench.phases import models
 from bench.suites import imagination
 from bench.suites.command import main
-from bench.suites.imagination import Bench, DreamRow, verdicts, weight_bytes
+from bench.suites.imagination import Bench, RolloutRow, verdicts, weight_bytes
 from bench.suites.results import read
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
@@ -77,13 +77,13 @@ def test_an_arm_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Program, "__call__", full)
     rows = report(tmp_path, "--dreams", "1")
-    assert [r["reason"] for r in rows] == ["", *["OutOfMemoryError: card is full and so on"] * 2]
+    assert [r["reason"] for r in rows] == ["", *["OutOfMemoryError: GPU is full and so on"] * 2]
     assert rows[1]["speedup"] == rows[1]["gb_per_s"] == 0
 
 
 def test_verdicts_are_given_on_what_was_promised() -> None:
-    def row(arm: str, dreams: int, ms: float, reason: str = "") -> DreamRow:
-        return DreamRow("", arm, "warm", 1e3 * ms, 1, 0, None, 0, 0, dreams, ms, reason=reason)
+    def row(arm: str, rollouts: int, ms: float, reason: str = "") -> RolloutRow:
+        return RolloutRow("", arm, "warm", 1e3 * ms, 1, 0, None, 0, 0, rollouts, ms, reason=reason)
 
     rows = [row("merged", 1, 4), row("captured", 1, 2), row("merged", 64, 4), row("captured", 64, 3)]
     lines = verdicts([*rows, row("merged", 256, 9), row("captured", 256, 0, "out of memory")])
@@ -95,7 +95,7 @@ def test_verdicts_are_given_on_what_was_promised() -> None:
     ("options", "message"),
     [
         (["--arms", "plain,fast"], "--arms fast: known are plain, program"),
-        (["--memory-gb", "12"], "--memory-gb 12: the card here has"),
+        (["--memory-gb", "12"], "--memory-gb 12: the GPU here has"),
         (["--config", "debugg"], "did you mean debug?"),
     ],
 )

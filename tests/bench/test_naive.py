@@ -20,9 +20,9 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.rollout import imagine
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.optim import Average, RunningScale, build_optimizers
+from fastdreamer.training.optim import EMA, RunningScale, build_optimizers
 
 SIZES = (3, 5)
 SMALL = [
@@ -158,7 +158,7 @@ def test_optimiser_steps_clipping_and_average_are_the_same(clip: float) -> None:
     trainer = Trainer(NaiveWorldModel.copy_of(world), train)
     scale = RunningScale(["dynamics"])
     model = nn.ModuleDict({"world": world, "scale": scale})
-    optimizers, average = build_optimizers(model.named_parameters(), train), Average(model, train.ema_decay)
+    optimizers, average = build_optimizers(model.named_parameters(), train), EMA(model, train.ema_decay)
     for number in range(3):
         rate = train.learning_rate * (number + 1)
         loss = our_loss(world, batch, noise, levels)
@@ -211,7 +211,7 @@ def test_rollouts_are_the_same_past_the_band_too(overrides: tuple[str, ...]) -> 
     assert float(ours.rewards.std()) > 0.1 and float(ours.continues.std()) > 0.02
 
 
-class OneBatch(Feed):
+class OneBatch(Loader):
     """Draws the same batch for ever."""
 
     def __init__(self, batch: Batch) -> None:
@@ -244,8 +244,8 @@ def test_phase_three_losses_and_gradients_are_the_same_with_an_empty_set_too(shi
     trained = [p for p in phase.model.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(ours, trained)
 
-    dreamed = imagine(world, agent, batch, config.imagination.horizon, torch.Generator().manual_seed(config.seed + 3))
-    policy, value = phase3.losses(dreamed, agent, prior, config.imagination, phase.gamma)
+    imagined = imagine(world, agent, batch, config.imagination.horizon, torch.Generator().manual_seed(config.seed + 3))
+    policy, value = phase3.losses(imagined, agent, prior, config.imagination, phase.gamma)
     assert_close(policy, figures["loss/policy"], rtol=1e-4, atol=1e-5)
     assert_close(value, figures["loss/value"], rtol=1e-4, atol=1e-5)
     naive = policy + value * running.factor()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.naive.arms import build, levels_of, our_dream, with_band
+from bench.naive.arms import build, levels_of, our_imagination, with_band
 from bench.suites import naive as compare
 from bench.suites.command import SUITES, main
 from fastdreamer.config import load_config
@@ -65,9 +65,9 @@ def test_the_command_prints_its_table(capsys: pytest.CaptureFixture[str]) -> Non
         compare.main("debug", [*SMALL, "phase1.optimizer=muon"])
 
 
-@pytest.mark.parametrize("spoil", ["naive_step", "naive_dream", "plain", "program", "merged"])
+@pytest.mark.parametrize("spoil", ["naive_step", "naive_imagination", "plain", "program", "merged"])
 def test_nothing_is_timed_where_the_arms_differ(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = spoil if spoil.startswith("naive") else "our_dream"
+    name = spoil if spoil.startswith("naive") else "our_imagination"
     arm: Callable[..., object] = getattr(compare, name)
 
     def other_weights(work: object, backend: Backend, *rest: object) -> object:
@@ -77,7 +77,7 @@ def test_nothing_is_timed_where_the_arms_differ(spoil: str, monkeypatch: pytest.
         return arm(spoiled, backend, *rest)
 
     monkeypatch.setattr(compare, name, other_weights)
-    with pytest.raises(RuntimeError, match=f"differ.*{spoil}" if name == "our_dream" else "differ"):
+    with pytest.raises(RuntimeError, match=f"differ.*{spoil}" if name == "our_imagination" else "differ"):
         compare.check(build(load_config("debug", [*SMALL, "seed=1"]), CPU), BACKEND)
 
 
@@ -86,7 +86,7 @@ def test_longer_dreams_get_a_band_that_they_may_pass_and_the_same_weights() -> N
     work = build(load_config("debug", SMALL), CPU)
     banded = with_band(work)
     assert banded.config.dynamics.context == 2 and with_band(banded) is banded
-    whole, short = (our_dream(one, BACKEND, "program", [5])(5) for one in (work, banded))
+    whole, short = (our_imagination(one, BACKEND, "program", [5])(5) for one in (work, banded))
     torch.testing.assert_close(short.latents[:, :2], whole.latents[:, :2])  # nothing is out of the band's reach yet
     assert not torch.allclose(short.latents[:, 3], whole.latents[:, 3])
 
@@ -101,9 +101,9 @@ def test_every_kind_of_rollout_is_what_it_is_called(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(WorldModel, "read", counted)
     for kind, wanted in (("plain", [1] * 11), ("program", [1] * 11), ("merged", [2, 1, 1, 1] * 2)):
-        dream = our_dream(work, BACKEND, kind, [2])
+        rollout = our_imagination(work, BACKEND, kind, [2])
         passes.clear()
-        dream(2)
+        rollout(2)
         assert passes == wanted, kind
 
 

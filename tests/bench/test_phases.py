@@ -35,7 +35,7 @@ def test_steps_are_those_of_the_training_loop(number: int, tmp_path: Path) -> No
     moved = [name for name, value in before.items() if not torch.equal(value, state[name])]
     assert len(moved) > 10 and optimisation.number == 4
     averages = load_checkpoint(tmp_path / "checkpoints" / f"phase{number}").tensors["ema"]
-    assert all(torch.equal(value, averages[name]) for name, value in optimisation.average.state.items())
+    assert all(torch.equal(value, averages[name]) for name, value in optimisation.ema.state.items())
     assert any(not torch.equal(averages[name], state[name]) for name in moved)
 
 

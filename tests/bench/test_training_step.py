@@ -1,4 +1,4 @@
-"""The report of optimisation steps, on a CPU and tiny; on a card: python -m bench.suites training_step."""
+"""The report of optimisation steps, on a CPU and tiny; on a GPU: python -m bench.suites training_step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.suites.training_step import StepRow, crop_flops, verdicts
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention
-from fastdreamer.training.step import Pieces
+from fastdreamer.training.step import MicroBatches
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 SMALL = ["dynamics.layers=2", "imagination.horizon=2", "precision=fp32"]
@@ -76,14 +76,14 @@ def test_flops_are_six_a_weight_and_token_and_attention_besides() -> None:
 
 
 def test_what_does_not_fit_in_one_piece_ends_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Pieces._gradients
+    plain = MicroBatches._gradients
 
-    def small_card(pieces: Pieces, step: int) -> Any:
-        if pieces.train.batch_size / pieces.pieces > 4:
+    def small_gpu(micro_batches: MicroBatches, step: int) -> Any:
+        if micro_batches.train.batch_size / micro_batches.micro_batches > 4:
             raise torch.OutOfMemoryError("card is full")
-        return plain(pieces, step)
+        return plain(micro_batches, step)
 
-    monkeypatch.setattr(Pieces, "_gradients", small_card)
+    monkeypatch.setattr(MicroBatches, "_gradients", small_gpu)
     out = tmp_path / "report.json"
     options = ["--device", "cpu", "--phases", "1", "--arms", "eager", "--crops", "4,8,16", "--out", str(out)]
     assert main(["training_step", *options, "phase1.batch_size=8", *SMALL]) == 0
@@ -127,7 +127,7 @@ def test_verdicts_are_given_on_what_was_promised() -> None:
     [
         (["--arms", "eager,fast"], "--arms fast: known are eager, compiled, naive"),
         (["--phases", "4"], "--phases 4: known are 1, 2, 3"),
-        (["--memory-gb", "12"], "--memory-gb 12: the card here has"),
+        (["--memory-gb", "12"], "--memory-gb 12: the GPU here has"),
         (["dynamics.dims=3"], "did you mean dynamics.dim?"),
     ],
 )

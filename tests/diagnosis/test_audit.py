@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imagination.worlds import TOKENS, dreams
+from imagination.worlds import TOKENS, rollouts
 from torch import Tensor
 
 from diagnosis.conftest import BACKEND
@@ -226,7 +226,7 @@ def test_an_audit_of_a_policy_that_saw_no_reward_is_refused(
 
 
 def test_branches_see_the_frames_of_the_moments_window_and_then_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = dreams("tokenizer.frames_per_latent=4", "tokenizer.window=9", "dynamics.layers=2")
+    made = rollouts("tokenizer.frames_per_latent=4", "tokenizer.window=9", "dynamics.layers=2")
     moment, reach = replayed(CHUNKED, 1, [60])[0], Reach(CHUNKED, 1)
     assert moment is not None
     seen: list[tuple[float, int]] = []
@@ -248,7 +248,7 @@ def test_branches_see_the_frames_of_the_moments_window_and_then_their_own(monkey
 
 
 def test_a_policy_with_agent_tokens_is_shown_the_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = dreams(*TOKENS, "tokenizer.frames_per_latent=1", "tokenizer.window=1", "dynamics.layers=2")
+    made = rollouts(*TOKENS, "tokenizer.frames_per_latent=1", "tokenizer.window=1", "dynamics.layers=2")
     actor, moment = Actor(made.world, made.agent), replayed(PLAIN, 3, [30])[0]
     assert moment is not None
     latents, positions = encode(PretendEncoder(PLAIN), [moment], Reach(PLAIN, 3))

@@ -19,7 +19,7 @@ from fastdreamer.health.checks import Check
 from fastdreamer.health.watch import checks_of
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
 from fastdreamer.tools.diagnosis import gates
-from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.tools.diagnosis import imagined as rollouts
 from fastdreamer.training.critic import Calibration
 
 NAN = math.nan
@@ -97,16 +97,16 @@ def test_the_other_checks_are_red_for_what_is_no_number():
             assert dynamics.control(name, Interval(*values)).verdict == "red"
     assert dynamics.drift(np.full((2, 3), NAN), np.ones((2, 3))).verdict == "red"
     assert dynamics.drift(np.ones((2, 3)), np.full((2, 3), NAN)).verdict == "red"
-    assert dreams.reality(NAN, 1.0).verdict == dreams.reality(1.0, NAN).verdict == "red"
+    assert rollouts.reality(NAN, 1.0).verdict == rollouts.reality(1.0, NAN).verdict == "red"
     values = torch.linspace(0, 1, 20).reshape(4, 5)
-    dream = dreams.Dreams(values, values, values, torch.ones(4, 5), torch.zeros(4))
-    assert dreams.calibration(dream).verdict == "ok"
+    rollout = rollouts.Imagined(values, values, values, torch.ones(4, 5), torch.zeros(4))
+    assert rollouts.calibration(rollout).verdict == "ok"
     broken = values.clone()
     broken[1, 2] = NAN
     for name in ("values", "returns"):
-        assert dreams.calibration(dataclasses.replace(dream, **{name: broken})).verdict == "red"
-    assert dreams.imagined_rewards(dataclasses.replace(dream, rewards=broken)).verdict == "red"
-    assert dreams.imagined_rewards(dream.of(1)).verdict == "not measured"  # another task's
+        assert rollouts.calibration(dataclasses.replace(rollout, **{name: broken})).verdict == "red"
+    assert rollouts.imagined_rewards(dataclasses.replace(rollout, rewards=broken)).verdict == "red"
+    assert rollouts.imagined_rewards(rollout.of(1)).verdict == "not measured"  # another task's
 
 
 def test_the_gate_before_phase_2_refuses_what_is_no_number(monkeypatch, capsys):

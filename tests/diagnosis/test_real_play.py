@@ -12,7 +12,7 @@ import pytest
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check
 from fastdreamer.tools.diagnosis import real_play
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 PHASE = SimpleNamespace(terms=("policy", "reward", "continue", "value"))
 
@@ -27,10 +27,10 @@ def diagnosed(run: Path, evaluation: dict[str, Any] | None, number: int = 2, pha
     run.mkdir(exist_ok=True)
     if evaluation is not None:
         (run / "evaluation.json").write_text(json.dumps(evaluation))
-    subject = SimpleNamespace(
+    loaded = SimpleNamespace(
         run=SimpleNamespace(path=run), phase=phase, number=number, checkpoint=SimpleNamespace(step=20)
     )
-    return {check.name: check for check in real_play.checks(cast(Subject, subject))}
+    return {check.name: check for check in real_play.checks(cast(LoadedPhase, loaded))}
 
 
 def judged(**entries: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fastdreamer.tools.doctor.ready import NEEDS
 from fastdreamer.tools.doctor.requirements import PACKAGE, declaration
 
 OTHERS = (
-    "Python", "fastdreamer", "configuration", "card", "cuDNN", "conv3d in bf16", "C++ compiler", "C compiler", "nsys",
+    "Python", "fastdreamer", "configuration", "GPU", "cuDNN", "conv3d in bf16", "C++ compiler", "C compiler", "nsys",
     "Minecraft", "embedded tokenizer", "tokenizer weights", "engines", "disk for runs", "memory", "cores", "PYTHONPATH",
     "standard library",    "TRITON_INTERPRET",
 )  # fmt: skip
@@ -65,10 +65,10 @@ def test_a_sound_machine(tmp_path: Path) -> None:
     assert len(parts) == len(found["parts"])  # none twice
     for part in found["parts"]:
         assert list(part) == ["part", "found", "verdict", "mend"] and part["verdict"] in ("ok", "missing")
-        assert part["mend"] or part["verdict"] == "ok" or part["part"] == "card"
+        assert part["mend"] or part["verdict"] == "ok" or part["part"] == "GPU"
     assert [row["command"] for row in found["commands"]] == list(NEEDS)
     assert found["demo"] and all(set(row) == {"command", "ready", "lacks", "mend", "note"} for row in found["commands"])
-    assert "checks the probe" in parts["conv3d in bf16"]["found"] or parts["card"]["verdict"] == "ok"
+    assert "checks the probe" in parts["conv3d in bf16"]["found"] or parts["GPU"]["verdict"] == "ok"
     assert done.stderr.strip() == "[]"  # nothing heavy in the command's own process
     paths = re.findall(r"(?<![\w.'=])/[\w./+-]+", done.stdout[: done.stdout.rindex('{"configuration"')])
     assert len(paths) == len(set(paths)), paths

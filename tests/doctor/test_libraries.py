@@ -10,9 +10,9 @@ import pytest
 
 from fastdreamer.tools.doctor import requirements
 from fastdreamer.tools.doctor.ask import Answer, ask
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.component import Component
 from fastdreamer.tools.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
-from fastdreamer.tools.doctor.machine import Card
+from fastdreamer.tools.doctor.machine import Gpu
 from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ MADE_UP = Requirement("made-up", ">=1.2,<2", "engines")
 CHECKOUT = Declaration(">=3.11", (MADE_UP,), is_checkout=True)
 WHEEL = Declaration(">=3.11", (MADE_UP,), is_checkout=False)
 TORCH = Requirement("torch", ">=2.11,<2.14")
-CARD = Card("NVIDIA GeForce RTX 3060", 12288, "580.65.06", "8.6")
+CARD = Gpu("NVIDIA GeForce RTX 3060", 12288, "580.65.06", "8.6")
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_versions_are_compared_by_their_numbers(versions: str, found: str, is_ac
 def test_a_library_that_is_there_is_ok(library) -> None:
     library("made-up", "1.3")
     part, is_worth_trying = at_rest(MADE_UP, CHECKOUT, False)
-    assert (part, is_worth_trying) == (Part("made-up", "1.3"), True)
+    assert (part, is_worth_trying) == (Component("made-up", "1.3"), True)
     answers = ask(import_tasks([MADE_UP], of_torch=False))
     assert tried(part, MADE_UP, answers["made-up"]).verdict == "ok"
 
 
 def test_a_missing_library_names_the_extra_that_brings_it() -> None:
     part, is_worth_trying = at_rest(MADE_UP, CHECKOUT, False)
-    assert part == Part("made-up", "", "missing", f"pip install -e '{PACKAGE.parent}[engines]'")
+    assert part == Component("made-up", "", "missing", f"pip install -e '{PACKAGE.parent}[engines]'")
     assert at_rest(MADE_UP, WHEEL, False)[0].mend == "pip install 'fastdreamer[engines]'"
     assert at_rest(Requirement("made-up", ">=1.2,<2"), WHEEL, False)[0].mend == "pip install 'made-up>=1.2,<2'"
     assert not is_worth_trying
@@ -60,7 +60,7 @@ def test_a_missing_library_names_the_extra_that_brings_it() -> None:
 def test_another_version_is_wrong(library) -> None:
     library("made-up", "2.0")
     part, is_worth_trying = at_rest(MADE_UP, CHECKOUT, False)
-    assert part == Part("made-up", "2.0, wanted >=1.2,<2", "wrong", "pip install 'made-up>=1.2,<2'")
+    assert part == Component("made-up", "2.0, wanted >=1.2,<2", "wrong", "pip install 'made-up>=1.2,<2'")
     assert not is_worth_trying
 
 
@@ -76,7 +76,7 @@ def test_one_folder_that_is_on_the_path_twice_is_one(library, monkeypatch, tmp_p
     folder = library("made-up", "1.3")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.syspath_prepend(str(tmp_path / "link"))
-    assert at_rest(MADE_UP, CHECKOUT, False)[0] == Part("made-up", "1.3")
+    assert at_rest(MADE_UP, CHECKOUT, False)[0] == Component("made-up", "1.3")
 
 
 def test_a_file_in_front_of_a_library_is_wrong_and_named(library, monkeypatch, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_import_that_fails_crashes_or_hangs_is_a_line_and_the_next_is_tried(l
     library("made-up", "1.3", body)
     library("another", "1.0")
     answers = ask(import_tasks([MADE_UP, Requirement("another", "")], of_torch=False), timeout_s=2)
-    part = tried(Part("made-up", "1.3"), MADE_UP, answers["made-up"])
+    part = tried(Component("made-up", "1.3"), MADE_UP, answers["made-up"])
     assert reason in part.found and "\n" not in part.found and (part.verdict == "wrong") == bool(reason)
     assert reason == "" or part.mend == "pip install --force-reinstall 'made-up>=1.2,<2'"
     assert answers["another"] == Answer({})
@@ -163,19 +163,19 @@ def test_a_wheel_says_the_same_as_the_checkout(monkeypatch, tmp_path: Path) -> N
 
 
 def _facts(**changed: object) -> dict[str, Answer]:
-    card = {"name": "RTX 3060", "gib": 12.0, "capability": "8.6"}
-    facts = {"version": "2.13.0", "cuda": "13.0", "card": card, "cudnn": 91500} | changed
-    return {"torch": Answer(facts), "convolution": Answer({"error": 2e-3, "is_sound": True, "on_card": True})}
+    gpu = {"name": "RTX 3060", "gib": 12.0, "capability": "8.6"}
+    facts = {"version": "2.13.0", "cuda": "13.0", "GPU": gpu, "cudnn": 91500} | changed
+    return {"torch": Answer(facts), "convolution": Answer({"error": 2e-3, "is_sound": True, "on_gpu": True})}
 
 
-def _torch(answers: dict[str, Answer], cards: tuple[Card, ...] = (CARD,)) -> dict[str, Part]:
-    return {part.name: part for part in torch_parts(Part("torch", "2.13.0"), TORCH, answers, cards)}
+def _torch(answers: dict[str, Answer], gpus: tuple[Gpu, ...] = (CARD,)) -> dict[str, Component]:
+    return {part.name: part for part in torch_parts(Component("torch", "2.13.0"), TORCH, answers, gpus)}
 
 
 def test_a_sound_card_is_ok() -> None:
     parts = _torch(_facts())
     assert {part.verdict for part in parts.values()} == {"ok"}
-    assert parts["card"].found == "RTX 3060, 12.0 GiB, compute capability 8.6, driver 580.65.06"
+    assert parts["GPU"].found == "RTX 3060, 12.0 GiB, compute capability 8.6, driver 580.65.06"
     assert parts["cuDNN"].found == "9.15.0"
 
 
@@ -184,8 +184,8 @@ def test_a_sound_card_is_ok() -> None:
     [
         ({"cudnn": 91002}, "cuDNN", "9.10.2, wanted >=9.15", "pip install --isolated"),
         ({"cudnn_error": "RuntimeError: cuDNN version incompatibility"}, "cuDNN", "incompatib", "LD_LIBRARY_PATH"),
-        ({"cuda": None, "card": None, "cudnn": None}, "torch", "for the CPU, beside a card", "pip install --isolated"),
-        ({"card": None}, "card", "torch sees none", "unset CUDA_VISIBLE_DEVICES, or install a driver for CUDA 13.0"),
+        ({"cuda": None, "GPU": None, "cudnn": None}, "torch", "for the CPU, beside a GPU", "pip install --isolated"),
+        ({"GPU": None}, "GPU", "torch sees none", "unset CUDA_VISIBLE_DEVICES, or install a driver for CUDA 13.0"),
     ],
 )
 def test_what_is_wrong_with_a_card_is_said(changed: dict[str, object], name: str, words: str, mend: str) -> None:
@@ -195,15 +195,15 @@ def test_what_is_wrong_with_a_card_is_said(changed: dict[str, object], name: str
 
 
 def test_a_convolution_that_is_off_is_wrong() -> None:
-    answers = _facts() | {"convolution": Answer({"error": float("nan"), "is_sound": False, "on_card": True})}
+    answers = _facts() | {"convolution": Answer({"error": float("nan"), "is_sound": False, "on_gpu": True})}
     assert _torch(answers)["conv3d in bf16"].verdict == "wrong"
     died = _facts() | {"convolution": Answer({}, "its process was ended by SIGABRT")}
     assert _torch(died)["conv3d in bf16"].found == "its process was ended by SIGABRT"
 
 
 def test_without_a_card_nothing_is_wrong() -> None:
-    parts = _torch(_facts(cuda=None, card=None, cudnn=None), ())
-    assert {name: part.verdict for name, part in parts.items() if part.verdict != "ok"} == {"card": "missing"}
+    parts = _torch(_facts(cuda=None, gpu=None, cudnn=None), ())
+    assert {name: part.verdict for name, part in parts.items() if part.verdict != "ok"} == {"GPU": "missing"}
 
 
 def test_torch_2_9_is_known_to_be_bad(library, monkeypatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fastdreamer import commands
 from fastdreamer.config import load_config
 from fastdreamer.tools.doctor import machine
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.component import Component
 from fastdreamer.tools.doctor.ready import NEEDS, run_parts
 from fastdreamer.tools.doctor.ready import commands as ready
 
@@ -36,12 +36,12 @@ def program(folder: Path, name: str, body: str = "exit 0") -> Path:
 def test_without_a_compiler_what_compiles_is_not_ready(bare: Path) -> None:
     part = machine.compiler_part("C++")
     assert (
-        part == Part("C++ compiler", "none", "missing", "install g++ or name one with CXX; or use compile=off")
+        part == Component("C++ compiler", "none", "missing", "install g++ or name one with CXX; or use compile=off")
         and machine.compiler_part("C").verdict == "missing"
     )
-    parts = {"C++ compiler": part, "Minecraft": Part("Minecraft", "")}
+    parts = {"C++ compiler": part, "Minecraft": Component("Minecraft", "")}
     for setting, lacking in (("auto", {"build-engines"}), ("on", {"build-engines", "train", "demo", "profile"})):
-        rows = ready(load_config("debug", [f"compile={setting}"]), parts, has_card=False)
+        rows = ready(load_config("debug", [f"compile={setting}"]), parts, has_gpu=False)
         assert {row.command for row in rows if row.lacks} == lacking
         assert all(row.mends == (part.mend,) for row in rows if row.lacks)
 
@@ -49,19 +49,19 @@ def test_without_a_compiler_what_compiles_is_not_ready(bare: Path) -> None:
 def test_a_compiler_is_found_by_the_variable_and_on_the_path(bare: Path, monkeypatch) -> None:
     monkeypatch.setenv("CXX", "mine -O3")
     mine = program(bare, "mine")
-    assert machine.compiler_part("C++") == Part("C++ compiler", str(mine))
+    assert machine.compiler_part("C++") == Component("C++ compiler", str(mine))
     monkeypatch.delenv("CXX")
     other = program(bare, "clang++")
     assert machine.compiler_part("C++").found == str(other)
 
 
 def test_the_driver_tells_its_cards(bare: Path) -> None:
-    assert machine.driver_cards() == ()
+    assert machine.driver_gpus() == ()
     program(bare, "nvidia-smi", "echo 'NVIDIA GeForce RTX 3060, 12288, 580.65.06, 8.6'; echo 'garbage'")
-    (card,) = machine.driver_cards()
-    assert str(card) == "NVIDIA GeForce RTX 3060, 12.0 GiB, compute capability 8.6, driver 580.65.06"
+    (gpu,) = machine.driver_gpus()
+    assert str(gpu) == "NVIDIA GeForce RTX 3060, 12.0 GiB, compute capability 8.6, driver 580.65.06"
     program(bare, "nvidia-smi", "echo 'NVIDIA-SMI has failed, 1, 2, 3'; exit 9")
-    assert machine.driver_cards() == ()
+    assert machine.driver_gpus() == ()
 
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_disk_is_that_of_the_nearest_folder_above(monkeypatch, tmp_path: Pat
 
 def test_what_is_odd_about_pythonpath_is_said_once(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert machine.python_path_part() == Part("PYTHONPATH", "not set")
+    assert machine.python_path_part() == Component("PYTHONPATH", "not set")
     gone = str(tmp_path / "gone")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "", ".", gone, gone]))
     found = machine.python_path_part().found
@@ -130,7 +130,7 @@ def test_what_a_run_lacks_is_named_with_the_command_that_makes_it(tmp_path: Path
     parts = {part.name: part for part in run_parts(config, run)}
     assert [part.verdict for part in parts.values()] == ["missing"] * 3
     assert parts["recordings"].mend == f"fastdreamer record --out {run / 'recordings'}"
-    rows = {row.command: row for row in ready(config, parts, has_card=False)}
+    rows = {row.command: row for row in ready(config, parts, has_gpu=False)}
     assert rows["train"].lacks == ("latent store",) and rows["encode"].lacks == ("recordings",)
     assert rows["eval"].lacks == ("phases", "latent store") and not rows["demo"].lacks
     (run / "recordings" / "crafter").mkdir(parents=True)
@@ -141,18 +141,18 @@ def test_what_a_run_lacks_is_named_with_the_command_that_makes_it(tmp_path: Path
 
 
 def test_a_card_needs_triton_and_a_compiler() -> None:
-    parts = {name: Part(name, "", "missing", f"get {name}") for name in ("triton", "C compiler")}
-    rows = {row.command: row for row in ready(load_config("debug"), parts, has_card=True)}
+    parts = {name: Component(name, "", "missing", f"get {name}") for name in ("triton", "C compiler")}
+    rows = {row.command: row for row in ready(load_config("debug"), parts, has_gpu=True)}
     assert rows["train"].lacks == ("triton", "C compiler") and rows["train"].mends == ("get triton", "get C compiler")
-    rows = {row.command: row for row in ready(load_config("debug", ["device=cpu"]), parts, has_card=True)}
+    rows = {row.command: row for row in ready(load_config("debug", ["device=cpu"]), parts, has_gpu=True)}
     assert rows["train"].lacks == ()
 
 
 def test_without_minecraft_the_world_model_is_evaluated_alone() -> None:
-    parts = {"Minecraft": Part("Minecraft", "MineStudio is not installed", "missing", "pip install it")}
-    rows = {row.command: row for row in ready(load_config("minerl_cosmos"), parts, has_card=False)}
+    parts = {"Minecraft": Component("Minecraft", "MineStudio is not installed", "missing", "pip install it")}
+    rows = {row.command: row for row in ready(load_config("minerl_cosmos"), parts, has_gpu=False)}
     assert rows["eval"].lacks == () and "the world model alone" in rows["eval"].note
     assert rows["record"].lacks == ("data.env",) and "--config crafter" in rows["record"].mends[0]
     named = load_config("minerl_cosmos", ["evaluation.backend=minestudio"])
-    rows = {row.command: row for row in ready(named, parts, has_card=False)}
+    rows = {row.command: row for row in ready(named, parts, has_gpu=False)}
     assert rows["eval"].lacks == ("Minecraft",)

@@ -9,7 +9,7 @@ import pytest
 
 from fastdreamer.config import load_config
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.component import Component
 from fastdreamer.tools.doctor.doctor_table import render
 from fastdreamer.tools.doctor.examine import commands_of, engines_of, simulator_of
 
@@ -27,9 +27,9 @@ def found(row: dict[str, Any], **changed: str) -> Answer:
 @pytest.mark.parametrize("blocks", [True, False])
 def test_only_an_engine_that_commands_would_take_keeps_them_from_running(blocks: bool) -> None:
     rows, part = engines_of(found(ROW | {"blocks": blocks}))
-    assert part == Part("engines", "1 in /engines, 1 unusable", "wrong", MEND)
-    parts = [part, Part("Minecraft", "")]
-    ready = commands_of(load_config("crafter"), parts, rows, has_card=False)
+    assert part == Component("engines", "1 in /engines, 1 unusable", "wrong", MEND)
+    parts = [part, Component("Minecraft", "")]
+    ready = commands_of(load_config("crafter"), parts, rows, has_gpu=False)
     lacking = {row.command for row in ready if "engines" in row.lacks}
     assert lacking == ({"demo", "encode", "eval"} if blocks else set())
     text = render(
@@ -47,7 +47,7 @@ def test_only_an_engine_that_commands_would_take_keeps_them_from_running(blocks:
 
 def test_sound_engines_missing_ones_and_unreadable_ones() -> None:
     sound = ROW | {"state": "verified", "mend": "", "reason": "", "blocks": False}
-    assert engines_of(found(sound))[1] == Part("engines", "1 in /engines")
+    assert engines_of(found(sound))[1] == Component("engines", "1 in /engines")
     assert engines_of(Answer(found(sound).value | {"rows": []}))[1].found == "none: eager runs the tokenizer"
     part = engines_of(found(sound, lacking="tensorrt"))[1]
     assert part.verdict == "missing" and "--backend tensorrt" in part.mend

@@ -19,7 +19,7 @@ import torch
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.encoding import pipeline as encode_module
 from fastdreamer.encoding import stream as stream_module
-from fastdreamer.encoding.manifest_writer import Ledger
+from fastdreamer.encoding.manifest_writer import ManifestWriter
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest, store_key
@@ -168,7 +168,7 @@ def test_what_bounds_the_rate_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     for stage, (owner, name) in {
         "decode": (stream_module, "count_frames"),
         "encode": (FrozenTokenizer, "encode_windows"),
-        "write": (Ledger, "enter"),
+        "write": (ManifestWriter, "enter"),
     }.items():
         plain = getattr(owner, name)
         with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastdreamer.encoding.producers import Background, Outlet, Stopped, Writer
+from fastdreamer.encoding.producers import BoundedQueue, Producers, Stopped, Writer
 
 BEFORE: set[threading.Thread] = set()
 
@@ -25,17 +25,17 @@ def new_threads() -> set[threading.Thread]:
 
 
 def items(count: int):
-    return lambda outlet: iter(range(count))
+    return lambda queue: iter(range(count))
 
 
 def test_every_item_is_worked_on_once_and_its_results_come_in_its_order() -> None:
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         for part in range(3):
-            outlet.reserve(10)
-            outlet.put((item, part), 10)
+            queue.reserve(10)
+            queue.put((item, part), 10)
 
-    with Background(items(50), work, 4, 35) as background:
-        results = list(background)
+    with Producers(items(50), work, 4, 35) as producers:
+        results = list(producers)
     assert len(results) == 150 and set(results) == {(i, p) for i in range(50) for p in range(3)}
     for item in range(50):
         assert [part for found, part in results if found == item] == [0, 1, 2]
@@ -46,13 +46,13 @@ def test_producers_work_while_the_consumer_does() -> None:
     """The consumer holds item 0 until item 1 has been started: without overlap this waits in vain."""
     started = [threading.Event() for _ in range(3)]
 
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         started[item].set()
-        outlet.reserve(1)
-        outlet.put(item, 1)
+        queue.reserve(1)
+        queue.put(item, 1)
 
-    with Background(items(3), work, 1, 100) as background:
-        for item in background:
+    with Producers(items(3), work, 1, 100) as producers:
+        for item in producers:
             assert item == 2 or started[item + 1].wait(10), "the next item waits for the consumer"
 
 
@@ -60,16 +60,16 @@ def test_producers_work_while_the_consumer_does() -> None:
 def test_what_waits_never_exceeds_the_limit(limit: int) -> None:
     held, most, lock = 0, 0, threading.Lock()
 
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         nonlocal held, most
-        outlet.reserve(10)
+        queue.reserve(10)
         with lock:
             held += 10
             most = max(most, held)
-        outlet.put(item, 10)
+        queue.put(item, 10)
 
-    with Background(items(60), work, 8, limit) as background:
-        for _ in background:
+    with Producers(items(60), work, 8, limit) as producers:
+        for _ in producers:
             time.sleep(0.002)
             with lock:
                 held -= 10
@@ -77,63 +77,63 @@ def test_what_waits_never_exceeds_the_limit(limit: int) -> None:
 
 
 def test_what_a_failed_item_reserved_is_free_again() -> None:
-    def work(item: int, outlet: Outlet) -> None:
-        outlet.reserve(10)
-        outlet.release(10)
-        outlet.put(item)
+    def work(item: int, queue: BoundedQueue) -> None:
+        queue.reserve(10)
+        queue.release(10)
+        queue.put(item)
 
-    with Background(items(20), work, 2, 10) as background:
-        assert sorted(background) == list(range(20))
+    with Producers(items(20), work, 2, 10) as producers:
+        assert sorted(producers) == list(range(20))
 
 
 def test_an_error_of_a_producer_is_the_consumers() -> None:
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         if item == 2:
             raise ZeroDivisionError("item 2")
-        outlet.put(item)
+        queue.put(item)
 
-    with pytest.raises(ZeroDivisionError, match="item 2"), Background(items(9), work, 1, 9) as background:
-        list(background)
+    with pytest.raises(ZeroDivisionError, match="item 2"), Producers(items(9), work, 1, 9) as producers:
+        list(producers)
     assert not new_threads()
 
 
 def test_an_error_among_the_items_is_the_consumers() -> None:
-    def broken(outlet: Outlet) -> Iterator[int]:
+    def broken(queue: BoundedQueue) -> Iterator[int]:
         yield 0
         raise ZeroDivisionError("no item 1")
 
-    with pytest.raises(ZeroDivisionError), Background(broken, lambda item, outlet: None, 3, 9) as background:
-        list(background)
+    with pytest.raises(ZeroDivisionError), Producers(broken, lambda item, queue: None, 3, 9) as producers:
+        list(producers)
 
 
 def test_a_consumer_that_leaves_ends_blocked_and_waiting_producers() -> None:
     ended = []
 
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         try:
             for _ in range(100):
-                outlet.reserve(10)
-                outlet.put(item, 10)
+                queue.reserve(10)
+                queue.put(item, 10)
         except Stopped:
             ended.append(item)
             raise
 
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), Background(items(4), work, 4, 20) as background:
-        for _ in background:
+    with pytest.raises(KeyboardInterrupt), Producers(items(4), work, 4, 20) as producers:
+        for _ in producers:
             raise KeyboardInterrupt
     assert len(ended) == 4 and time.monotonic() - began < 5
     assert not new_threads()
 
 
 def test_time_spent_waiting_is_counted() -> None:
-    def work(item: int, outlet: Outlet) -> None:
+    def work(item: int, queue: BoundedQueue) -> None:
         time.sleep(0.1)
-        outlet.put(item)
+        queue.put(item)
 
-    with Background(items(3), work, 1, 9) as background:
-        list(background)
-    assert 0.25 < background.waited < 2
+    with Producers(items(3), work, 1, 9) as producers:
+        list(producers)
+    assert 0.25 < producers.waited < 2
 
 
 def test_the_writer_writes_everything_in_order_and_waits_for_room() -> None:

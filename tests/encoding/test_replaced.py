@@ -65,10 +65,10 @@ def test_the_report_shows_what_was_encoded_or_nothing(run: RunDirectory, capsys:
 
 def test_diagnose_shows_a_red_flag_for_other_pixels(run: RunDirectory) -> None:
     store = LatentStore.open(run.path / "store")
-    subject: Any = SimpleNamespace(config=CONFIG, store=store, run=run, backend=SimpleNamespace(device="cpu"))
+    loaded: Any = SimpleNamespace(config=CONFIG, store=store, run=run, backend=SimpleNamespace(device="cpu"))
 
     def verdict() -> str:
-        return next(check.verdict for check in compared(subject) if check.name == "stored against fresh latents")
+        return next(check.verdict for check in compared(loaded) if check.name == "stored against fresh latents")
 
     assert verdict() == "ok"
     for seed in range(3):

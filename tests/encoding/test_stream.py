@@ -12,7 +12,7 @@ from recordings.fixtures import read_barcode, treechop_arrays, write_minerl_reco
 from torch import Tensor
 
 from fastdreamer.encoding import stream as stream_module
-from fastdreamer.encoding.producers import Outlet
+from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
@@ -37,12 +37,12 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 def stream(recording: Recording, streamer: Streamer, limit: int = 10**9) -> tuple[list[Tensor], Finished, int]:
     """All chunks after the last restart, what finished them, and how many restarts there were."""
-    outlet = Outlet(limit)
-    streamer.stream(recording, read_labels(recording, SPACE), outlet)
+    queue = BoundedQueue(limit)
+    streamer.stream(recording, read_labels(recording, SPACE), queue)
     chunks: list[Tensor] = []
     restarts = 0
     while True:
-        event, size = outlet.get()
+        event, size = queue.get()
         match event:
             case Chunk():
                 assert size == event.frames.numel()
@@ -51,7 +51,7 @@ def stream(recording: Recording, streamer: Streamer, limit: int = 10**9) -> tupl
                 chunks, restarts = [], restarts + 1
             case Finished():
                 return chunks, event, restarts
-        outlet.release(size)
+        queue.release(size)
 
 
 def joined(chunks: list[Tensor], clock: LatentClock) -> np.ndarray:
@@ -61,7 +61,7 @@ def joined(chunks: list[Tensor], clock: LatentClock) -> np.ndarray:
     return torch.cat([chunk[shared if i else 0 :] for i, chunk in enumerate(chunks)]).numpy()
 
 
-def card(path: Path, block: int, shift: int = 0, hidden: int = 0, drop: int = -1) -> Iterator[Tensor]:
+def gpu(path: Path, block: int, shift: int = 0, hidden: int = 0, drop: int = -1) -> Iterator[Tensor]:
     """A stand-in for NVDEC: PyAV's frames, rounded otherwise, with the defects that are asked for."""
     frames = decode_video(path)
     frames = np.roll(frames, shift, 0) if shift else frames
@@ -107,8 +107,8 @@ def test_packets_that_promise_too_few_are_not_believed(recording: Recording, mon
 @pytest.mark.parametrize("hidden", [0, 33])
 def test_a_card_that_shows_the_same_frames_is_used(recording: Recording, hidden: int) -> None:
     """Also one that shows frames which the edit list hides: the end is what counts."""
-    on_card = Streamer(COSMOS, 4, card=lambda path, block: card(path, block, hidden=hidden))
-    chunks, finished, restarts = stream(recording, on_card)
+    on_gpu = Streamer(COSMOS, 4, gpu=lambda path, block: gpu(path, block, hidden=hidden))
+    chunks, finished, restarts = stream(recording, on_gpu)
     assert restarts == (1 if hidden else 0)
     assert finished.proof["decoder"] == "nvdec" and "by_pyav" not in finished.proof
     expected = read_recording(recording, SPACE)
@@ -118,14 +118,14 @@ def test_a_card_that_shows_the_same_frames_is_used(recording: Recording, hidden:
 
 
 def broken(path: Path, block: int) -> Iterator[Tensor]:
-    yield next(card(path, block))
+    yield next(gpu(path, block))
     raise RuntimeError("NVDEC gave up")
 
 
 WRONG: dict[str, tuple[Callable[[Path, int], Iterator[Tensor]], str]] = {
-    "one late": (lambda path, block: card(path, block, shift=1), "frame"),
-    "one early": (lambda path, block: card(path, block, shift=-1), "frame"),
-    "a hole": (lambda path, block: card(path, block, drop=300), "frame"),
+    "one late": (lambda path, block: gpu(path, block, shift=1), "frame"),
+    "one early": (lambda path, block: gpu(path, block, shift=-1), "frame"),
+    "a hole": (lambda path, block: gpu(path, block, drop=300), "frame"),
     "broken": (broken, "NVDEC gave up"),
 }
 
@@ -133,14 +133,14 @@ WRONG: dict[str, tuple[Callable[[Path, int], Iterator[Tensor]], str]] = {
 @pytest.mark.parametrize("defect", WRONG)
 def test_a_card_that_shows_other_frames_gives_way_and_is_listed(recording: Recording, defect: str) -> None:
     decoder, words = WRONG[defect]
-    chunks, finished, restarts = stream(recording, Streamer(COSMOS, 4, card=decoder))
+    chunks, finished, restarts = stream(recording, Streamer(COSMOS, 4, gpu=decoder))
     assert restarts >= 1 and finished.proof["decoder"] == "pyav"
     assert words in str(finished.proof["by_pyav"])
     assert np.array_equal(joined(chunks, COSMOS)[: STEPS + 1], read_recording(recording, SPACE).frames)
 
 
 def test_what_a_card_cannot_take_goes_through_pyav_and_is_listed(recording: Recording) -> None:
-    streamer = Streamer(COSMOS, 4, card=broken, refused=lambda path: "lossless RGB")
+    streamer = Streamer(COSMOS, 4, gpu=broken, refused=lambda path: "lossless RGB")
     _, finished, restarts = stream(recording, streamer)
     assert restarts == 0 and finished.proof["by_pyav"] == "lossless RGB"
 
@@ -151,11 +151,11 @@ def test_damage_is_named_and_what_was_reserved_is_free(recording: Recording, mon
         raise DamagedVideo(f"{path}: frame 256 is corrupt")
 
     monkeypatch.setattr(stream_module, "decode_blocks", damaged)
-    outlet = Outlet(10**9)
+    queue = BoundedQueue(10**9)
     with pytest.raises(DamagedRecording, match=f"^recording {recording.name}: .* frame 256 is corrupt$"):
-        Streamer(COSMOS, 4).stream(recording, read_labels(recording, SPACE), outlet)
-    put = sum(outlet.get()[1] for _ in range(outlet._results.qsize()))
-    assert outlet._held == put, "the chunk in hand is still reserved"
+        Streamer(COSMOS, 4).stream(recording, read_labels(recording, SPACE), queue)
+    put = sum(queue.get()[1] for _ in range(queue._results.qsize()))
+    assert queue._held == put, "the chunk in hand is still reserved"
 
 
 def test_too_few_frames_are_refused(tmp_path: Path) -> None:

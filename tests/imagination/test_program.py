@@ -15,7 +15,7 @@ from fastdreamer.imagination import program as module
 from fastdreamer.imagination.merging import merged_difference, prove_merged
 from fastdreamer.imagination.program import build_program
 
-from .worlds import BAND, CPU, TOKENS, Dreams, dreams, largest_difference
+from .worlds import BAND, CPU, TOKENS, Imagined, largest_difference, rollouts
 
 LINEAR = ("dynamics.linear_start=true", "forcing.levels=sampled", "forcing.boot_fraction=0", "forcing.sample_steps=1")
 SINGLE = (
@@ -43,9 +43,9 @@ WITH_TOKENS = {
 }
 
 
-def made(case: str) -> tuple[Dreams, int]:
+def made(case: str) -> tuple[Imagined, int]:
     overrides, context, horizon = (CASES | WITH_TOKENS)[case]
-    return dreams(*overrides, context=context), horizon
+    return rollouts(*overrides, context=context), horizon
 
 
 @pytest.mark.parametrize("case", [*CASES, *WITH_TOKENS])
@@ -63,7 +63,7 @@ def test_merged_commits_give_the_plain_rollout_too(case: str) -> None:
 
 
 def test_two_rollouts_differ_and_a_seeded_sequence_repeats() -> None:
-    world = dreams()
+    world = rollouts()
     first, again = world.program(4), world.program(4)
     one, two = first(world.batch), first(world.batch)
     assert not torch.equal(one.latents, two.latents) and not torch.equal(one.actions, two.actions)
@@ -71,7 +71,7 @@ def test_two_rollouts_differ_and_a_seeded_sequence_repeats() -> None:
 
 
 def test_a_rollout_reads_the_policy_as_it_is_now() -> None:
-    world = dreams()
+    world = rollouts()
     program = world.program(4)
     before = program(world.batch)
     world.agent.policy.net.out.weight.mul_(-3)
@@ -83,7 +83,7 @@ def test_a_rollout_reads_the_policy_as_it_is_now() -> None:
 
 @pytest.mark.parametrize(("merges", "context"), [(False, 1), (True, 1), (False, 4), (True, 4)])
 def test_passes_a_step(merges: bool, context: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, passes = dreams("dynamics.window=16", "dynamics.context=16", context=context), []
+    world, passes = rollouts("dynamics.window=16", "dynamics.context=16", context=context), []
     read = world.world.read
     monkeypatch.setattr(world.world, "read", lambda x, *rest: (passes.append(x.shape[1]), read(x, *rest))[1])
     world.program(5, merges)(world.batch)
@@ -98,7 +98,7 @@ def test_passes_a_step(merges: bool, context: int, monkeypatch: pytest.MonkeyPat
 def test_merged_commits_are_proved_on_the_model_and_refused_where_they_differ(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = dreams(*BAND)
+    world = rollouts(*BAND)
     assert 0 < prove_merged(world.world) < 1e-5
     assert capsys.readouterr().out.startswith("imagination: merged commits differ from the plain order by ")
     whole = RingCache.view
@@ -117,11 +117,11 @@ def test_merged_commits_are_proved_on_the_model_and_refused_where_they_differ(
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be merged where the policy reads agent tokens"):
-        dreams(*TOKENS).program(2, merges=True)
+        rollouts(*TOKENS).program(2, merges=True)
     with pytest.raises(UserError, match="merge_commit is on but heads.readout is agent_tokens"):
-        dreams(*TOKENS, "imagination.merge_commit=on")
-    world = dreams("imagination.capture=step")
-    with pytest.raises(UserError, match="CUDA graphs need a card"):
+        rollouts(*TOKENS, "imagination.merge_commit=on")
+    world = rollouts("imagination.capture=step")
+    with pytest.raises(UserError, match="CUDA graphs need a GPU"):
         build_program(world.config, world.world, world.agent, 3, Backend(CPU, "fp32"), torch.Generator())
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused() -> None:
 def test_commits_are_merged_by_default_where_the_policy_reads_latents(
     overrides: tuple[str, ...], merges: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = dreams(*overrides)
+    world = rollouts(*overrides)
     program = build_program(world.config, world.world, world.agent, 3, Backend(CPU, "fp32"), torch.Generator())
     assert program.merges == merges and ("merged commits" in capsys.readouterr().out) == merges
 
@@ -142,7 +142,7 @@ def buffers(program: module.Program) -> dict[str, torch.Tensor]:
 
 
 def test_a_thousand_steps_move_no_buffer_keep_no_tensor_and_leave_no_gradient() -> None:
-    world = dreams(*BAND, "dynamics.layers=2", "forcing.sample_steps=1", count=1)
+    world = rollouts(*BAND, "dynamics.layers=2", "forcing.sample_steps=1", count=1)
     program = world.program(20, merges=True)
 
     def live() -> tuple[int, int]:
@@ -162,7 +162,7 @@ def test_a_thousand_steps_move_no_buffer_keep_no_tensor_and_leave_no_gradient() 
 
 
 def test_bf16_weights_cast_in_front_give_the_bits_of_casting_at_every_use() -> None:
-    world = dreams()
+    world = rollouts()
     backend = Backend(CPU, "bf16")
     with backend.autocast():
         expected = world.reference(3)
@@ -174,7 +174,7 @@ def test_bf16_weights_cast_in_front_give_the_bits_of_casting_at_every_use() -> N
 def test_every_noise_is_used_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one of the 2 noises a step is read twice or left out."""
     for merges in (False, True):
-        world, seen = dreams(context=2), []
+        world, seen = rollouts(context=2), []
         program = world.program(3, merges)
         row = module._row
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from .worlds import dreams, largest_difference
+from .worlds import largest_difference, rollouts
 
 COUNT, HORIZON = 6, 4
 
 
 @pytest.mark.parametrize("merges", [False, True])
 def test_the_world_hears_the_actions_of_other_dreams(merges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = dreams(count=COUNT)
+    world = rollouts(count=COUNT)
     program = world.program(HORIZON, merges, shuffles=True)
     given: list[Tensor] = []
     read = world.world.read
@@ -37,7 +37,7 @@ def test_the_world_hears_the_actions_of_other_dreams(merges: bool, monkeypatch: 
 
 def test_the_actions_that_are_scored_stay_the_policys_own() -> None:
     """The first chunk is chosen before any action is heard: the same with and without the control; dreams then part."""
-    world = dreams(count=COUNT)
+    world = rollouts(count=COUNT)
     plain, control = world.program(HORIZON)(world.batch), world.program(HORIZON, shuffles=True)(world.batch)
     assert torch.equal(plain.actions[:, 0], control.actions[:, 0])
     assert not torch.allclose(plain.latents[:, 1], control.latents[:, 1])
@@ -50,7 +50,7 @@ def test_the_actions_that_are_scored_stay_the_policys_own() -> None:
 
 
 def test_what_a_policy_remembers_is_what_the_world_heard() -> None:
-    world = dreams("heads.history=0.5", count=COUNT)
+    world = rollouts("heads.history=0.5", count=COUNT)
     program = world.program(1, shuffles=True)
     rollout = program(world.batch)
     history, known = world.agent.history, torch.ones(COUNT, world.world.clock.frames_per_latent, dtype=torch.bool)
@@ -61,7 +61,7 @@ def test_what_a_policy_remembers_is_what_the_world_heard() -> None:
 
 
 def test_the_reward_head_hears_what_the_world_hears() -> None:
-    world = dreams("heads.reward_reads=action", count=COUNT)
+    world = rollouts("heads.reward_reads=action", count=COUNT)
     program = world.program(HORIZON, shuffles=True)
     rollout = program(world.batch)
     rewards = [

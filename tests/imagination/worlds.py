@@ -31,7 +31,7 @@ BAND = ("dynamics.window=4", "dynamics.context=3", "evaluation.context=1")  # ro
 
 
 @dataclass(frozen=True)
-class Dreams:
+class Imagined:
     """All that a rollout needs."""
 
     config: Config
@@ -59,12 +59,12 @@ class Dreams:
         return imagine(self.world, self.agent, self.batch, horizon, generator)
 
 
-def dreams(*overrides: str, count: int = 3, context: int = 1, device: torch.device = CPU) -> Dreams:
+def rollouts(*overrides: str, count: int = 3, context: int = 1, device: torch.device = CPU) -> Imagined:
     """The debug preset, smaller still."""
-    return dreams_of(load_config("debug", ["dynamics.dim=16", *overrides]), count, context, device)
+    return rollouts_of(load_config("debug", ["dynamics.dim=16", *overrides]), count, context, device)
 
 
-def dreams_of(config: Config, count: int = 3, context: int = 1, device: torch.device = CPU) -> Dreams:
+def rollouts_of(config: Config, count: int = 3, context: int = 1, device: torch.device = CPU) -> Imagined:
     """Weights are drawn on the CPU, so that every device has the same."""
     sizes = action_space(config.data.env).sizes
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def dreams_of(config: Config, count: int = 3, context: int = 1, device: torch.de
             nn.init.normal_(layer.weight, std=0.1)  # type: ignore[union-attr, arg-type]
     for model in (world, agent):
         model.to(device).eval().requires_grad_(False)
-    return Dreams(config, world, agent, crops(config, sizes, count, context).to(device))
+    return Imagined(config, world, agent, crops(config, sizes, count, context).to(device))
 
 
 def crops(config: Config, sizes: tuple[int, ...], count: int, context: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Where the kernels run in these tests: on a card with `-m gpu`, else through Triton's interpreter."""
+"""Where the kernels run in these tests: on a GPU with `-m gpu`, else through Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def device(request: pytest.FixtureRequest) -> str:
     """A device on which the kernels run."""
     if request.param == "cuda":
         if not torch.cuda.is_available() or IS_INTERPRETED:
-            pytest.skip("needs a CUDA card, and TRITON_INTERPRET unset")
+            pytest.skip("needs a CUDA GPU, and TRITON_INTERPRET unset")
         return "cuda"
     if not IS_INTERPRETED:
         pytest.skip("runs with TRITON_INTERPRET=1, as make test does")

@@ -78,7 +78,7 @@ def test_any_incoming_gradient_costs_a_second_rounding_and_no_more(dtype: torch.
 
 
 def _interpreter_rounding(dtype: torch.dtype) -> float:
-    """Triton's interpreter cuts bf16 off where a card rounds it: up to one unit in the last place, relative."""
+    """Triton's interpreter cuts bf16 off where a GPU rounds it: up to one unit in the last place, relative."""
     return torch.finfo(dtype).eps if IS_INTERPRETED and dtype == torch.bfloat16 else 0.0
 
 

@@ -48,7 +48,7 @@ OPS = {
 @pytest.mark.parametrize("name", OPS)
 def test_ops_are_registered_as_torch_expects(name: str, where: str) -> None:
     if where == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a CUDA GPU")
     op, arguments = OPS[name]
     *values, _ = arguments()
     moved = [v.detach().to(where).requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v for v in values]
@@ -57,11 +57,11 @@ def test_ops_are_registered_as_torch_expects(name: str, where: str) -> None:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def compiling(request: pytest.FixtureRequest) -> str:
-    """A device to compile for: on a card the graph holds the kernels, on a CPU plain PyTorch."""
+    """A device to compile for: on a GPU the graph holds the kernels, on a CPU plain PyTorch."""
     if IS_INTERPRETED:
         pytest.skip("torch.compile cannot see through Triton's interpreter")
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a CUDA GPU")
     return str(request.param)
 
 

@@ -17,9 +17,9 @@ import torch
 from encoding.test_encode import CONFIG, _record, _trajectory
 from encoding.test_growth import clips
 
-from fastdreamer.encoding import manifest_writer as ledger_module
-from fastdreamer.encoding.episode_locks import Claims
-from fastdreamer.encoding.manifest_writer import Ledger
+from fastdreamer.encoding import manifest_writer as writer_module
+from fastdreamer.encoding.episode_locks import EpisodeLocks
+from fastdreamer.encoding.manifest_writer import ManifestWriter
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode
@@ -48,16 +48,16 @@ def recordings(root: Path, *names: str) -> list[Recording]:
 
 
 @contextmanager
-def opened(store: Path, root: Path, found: list[Recording]) -> Iterator[Ledger]:
-    with Claims(store) as claims:
-        ledger = Ledger(store, claims, root, 0.1)
-        ledger.open(HEADER, found)
-        yield ledger
+def opened(store: Path, root: Path, found: list[Recording]) -> Iterator[ManifestWriter]:
+    with EpisodeLocks(store) as claims:
+        manifest_writer = ManifestWriter(store, claims, root, 0.1)
+        manifest_writer.open(HEADER, found)
+        yield manifest_writer
 
 
-def enter(ledger: Ledger, name: str) -> None:
-    assert ledger.current(ledger.found[name]) is None
-    ledger.enter((episode(name), {}))
+def enter(manifest_writer: ManifestWriter, name: str) -> None:
+    assert manifest_writer.current(manifest_writer.found[name]) is None
+    manifest_writer.enter((episode(name), {}))
 
 
 def test_the_cost_of_an_episode_is_that_of_one_episode(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_the_cost_of_an_episode_is_that_of_one_episode(tmp_path: Path) -> None:
         write_manifest(store, {**HEADER, "tasks": ["env"], "episodes": episodes, "skipped": {}})
         new = recordings(root, *(f"new-{i}" for i in range(15)))
         times = []
-        with opened(store, root, [*old, *new]) as ledger:
+        with opened(store, root, [*old, *new]) as manifest_writer:
             for recording in new:
                 began = time.perf_counter()
-                enter(ledger, recording.name)
+                enter(manifest_writer, recording.name)
                 times.append(time.perf_counter() - began)
         seconds[count] = median(times)
         assert len(read_manifest(store)["episodes"]) == count + 15
@@ -85,21 +85,21 @@ def test_the_cost_of_an_episode_is_that_of_one_episode(tmp_path: Path) -> None:
 def test_what_a_killed_process_had_begun_to_write_is_not_read(tmp_path: Path) -> None:
     store, root = tmp_path / "store", tmp_path / "recordings"
     found = recordings(root, "a", "b", "c")
-    with opened(store, root, found) as ledger:
-        enter(ledger, "a")
-        enter(ledger, "b")
+    with opened(store, root, found) as manifest_writer:
+        enter(manifest_writer, "a")
+        enter(manifest_writer, "b")
     whole = (store / JOURNAL).read_bytes()
     first = whole.index(b"\n") + 1
     for length in range(first, len(whole)):
         (store / JOURNAL).write_bytes(whole[:length])
         assert list(read_manifest(store)["episodes"]) == ["a"], length
-    with opened(store, root, found) as ledger:
-        assert ledger.current(ledger.found["a"]) is not None
-        enter(ledger, "b")
+    with opened(store, root, found) as manifest_writer:
+        assert manifest_writer.current(manifest_writer.found["a"]) is not None
+        enter(manifest_writer, "b")
         assert (store / JOURNAL).read_bytes().count(b"\n") == 2
         assert list(read_manifest(store)["episodes"]) == ["a", "b"]
-        enter(ledger, "c")
-        assert list(ledger.close()) == ["a", "b", "c"]
+        enter(manifest_writer, "c")
+        assert list(manifest_writer.close()) == ["a", "b", "c"]
     assert not (store / JOURNAL).exists() and len(LatentStore.open(store).episodes) == 3
 
 
@@ -107,9 +107,9 @@ def test_every_changed_byte_of_the_journal_is_refused_or_says_the_same(tmp_path:
     """And `encode` goes on, with what of it is whole."""
     store, root = tmp_path / "store", tmp_path / "recordings"
     found = recordings(root, "a", "b")
-    with opened(store, root, found) as ledger:
+    with opened(store, root, found) as manifest_writer:
         for name in ("a", "b"):
-            enter(ledger, name)
+            enter(manifest_writer, name)
     data, known = (store / JOURNAL).read_bytes(), read_manifest(store)
     random.seed(0)
     for place in range(len(data) - 1):  # the last byte ends the line: without it the line is not whole
@@ -120,10 +120,10 @@ def test_every_changed_byte_of_the_journal_is_refused_or_says_the_same(tmp_path:
         except UserError as error:
             assert "journal" in str(error) and "\n" not in str(error)
     (store / JOURNAL).write_bytes(data.replace(b'"b"', b'"x"'))
-    with opened(store, root, found) as ledger:
-        assert ledger.current(ledger.found["a"]) is not None
-        enter(ledger, "b")
-        ledger.close()
+    with opened(store, root, found) as manifest_writer:
+        assert manifest_writer.current(manifest_writer.found["a"]) is not None
+        enter(manifest_writer, "b")
+        manifest_writer.close()
     assert read_manifest(store)["episodes"] == known["episodes"]
 
 
@@ -131,18 +131,18 @@ def test_a_journal_that_was_settled_already_says_nothing_more(tmp_path: Path) ->
     """Killed between the new manifest and the end of the journal."""
     store, root = tmp_path / "store", tmp_path / "recordings"
     found = recordings(root, "a", "b", "c")
-    with opened(store, root, found) as ledger:
+    with opened(store, root, found) as manifest_writer:
         for name in ("a", "b", "c"):
-            enter(ledger, name)
+            enter(manifest_writer, name)
         kept = (store / JOURNAL).read_bytes()
-        ledger.close()
+        manifest_writer.close()
     settled = (store / "manifest.json").read_bytes()
     (store / JOURNAL).write_bytes(kept)
     known = read_manifest(store)
     (root / "c.mp4").unlink()
-    with opened(store, root, found[:2]) as ledger:
-        assert not [r for r in ledger.found.values() if ledger.current(r) is None]
-        ledger.close()
+    with opened(store, root, found[:2]) as manifest_writer:
+        assert not [r for r in manifest_writer.found.values() if manifest_writer.current(r) is None]
+        manifest_writer.close()
     assert read_manifest(store)["episodes"].keys() == known["episodes"].keys() - {"c"}
     assert (store / "manifest.json").read_bytes() != settled and not (store / JOURNAL).exists()
 
@@ -150,10 +150,10 @@ def test_a_journal_that_was_settled_already_says_nothing_more(tmp_path: Path) ->
 def test_what_another_process_adds_is_not_what_left(tmp_path: Path) -> None:
     """The last to leave knew less than the other when it began."""
     store, root = tmp_path / "store", tmp_path / "recordings"
-    with opened(store, root, recordings(root, "a", "b")) as ledger:
-        enter(ledger, "a")
-        enter(ledger, "b")
-        ledger.close()
+    with opened(store, root, recordings(root, "a", "b")) as manifest_writer:
+        enter(manifest_writer, "a")
+        enter(manifest_writer, "b")
+        manifest_writer.close()
     with opened(store, root, recordings(root, "a")) as first:  # when it began, b had left
         found = recordings(root, "a", "b")
         (root / "b.mp4").write_text("another video")
@@ -165,10 +165,10 @@ def test_what_another_process_adds_is_not_what_left(tmp_path: Path) -> None:
 
 def test_what_has_left_leaves_with_the_last_process(tmp_path: Path) -> None:
     store, root = tmp_path / "store", tmp_path / "recordings"
-    with opened(store, root, recordings(root, "a", "b")) as ledger:
-        enter(ledger, "a")
-        enter(ledger, "b")
-        ledger.close()
+    with opened(store, root, recordings(root, "a", "b")) as manifest_writer:
+        enter(manifest_writer, "a")
+        enter(manifest_writer, "b")
+        manifest_writer.close()
     with opened(store, root, recordings(root, "a")) as alone:
         assert list(alone.close()) == ["a"]
 
@@ -177,19 +177,19 @@ def test_a_stopped_run_that_goes_on_leaves_the_same_bits(tmp_path: Path, monkeyp
     """The forced pick waits for the last of the episodes, however often the run is stopped; and no litter stays."""
     root = _record(tmp_path / "recordings", *range(4))
     encode_recordings(CONFIG, root, tmp_path / "whole")
-    plain = Ledger.enter
+    plain = ManifestWriter.enter
     store = tmp_path / "store"
     for _ in range(4):
         calls: list[str] = []
 
-        def once(self: Ledger, entry: ledger_module.Entry, calls: list[str] = calls) -> None:
+        def once(self: ManifestWriter, entry: writer_module.Entry, calls: list[str] = calls) -> None:
             if calls:
                 raise KeyboardInterrupt
             calls.append(entry[0].name)
             plain(self, entry)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Ledger, "enter", once)
+            patch.setattr(ManifestWriter, "enter", once)
             try:
                 encode_recordings(CONFIG, root, store)
             except KeyboardInterrupt:
@@ -206,8 +206,8 @@ def test_a_stopped_run_that_goes_on_leaves_the_same_bits(tmp_path: Path, monkeyp
 def test_a_full_disk_is_said_to_be_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, root = tmp_path / "store", tmp_path / "recordings"
     found = recordings(root, "a", "b")
-    with opened(store, root, found) as ledger:
-        enter(ledger, "a")
+    with opened(store, root, found) as manifest_writer:
+        enter(manifest_writer, "a")
         before = (store / JOURNAL).read_bytes()
 
         def full(handle: int) -> None:
@@ -215,17 +215,17 @@ def test_a_full_disk_is_said_to_be_the_stores(tmp_path: Path, monkeypatch: pytes
 
         monkeypatch.setattr("fastdreamer.latents.journal.os.fsync", full)
         with pytest.raises(UserError, match=r"journal.jsonl.*(No space left|the disk is full)"):
-            ledger._append({"name": "b", "reason": "x"})
+            manifest_writer._append({"name": "b", "reason": "x"})
         assert (store / JOURNAL).read_bytes() == before
 
 
 def test_a_copy_of_hard_links_is_another_store(tmp_path: Path) -> None:
     store, root, copy = tmp_path / "store", tmp_path / "recordings", tmp_path / "copy"
-    with opened(store, root, recordings(root, "a", "b")) as ledger:
-        enter(ledger, "a")
+    with opened(store, root, recordings(root, "a", "b")) as manifest_writer:
+        enter(manifest_writer, "a")
         shutil.copytree(store, copy, copy_function=os.link)
         before = (copy / JOURNAL).read_bytes()
-        enter(ledger, "b")
+        enter(manifest_writer, "b")
     assert (copy / JOURNAL).read_bytes() == before
     assert list(read_manifest(store)["episodes"]) == ["a", "b"] and list(read_manifest(copy)["episodes"]) == ["a"]
 
@@ -235,9 +235,9 @@ def test_opening_reads_the_manifest_once_and_settling_writes_it_once(
 ) -> None:
     root = _record(tmp_path / "recordings", 0, 1, 2)
     written: list[int] = []
-    plain = ledger_module.write_manifest
+    plain = writer_module.write_manifest
     monkeypatch.setattr(
-        ledger_module, "write_manifest", lambda path, m: (written.append(len(m["episodes"])), plain(path, m))
+        writer_module, "write_manifest", lambda path, m: (written.append(len(m["episodes"])), plain(path, m))
     )
     encode_recordings(CONFIG, root, tmp_path / "store")
     assert written == [0, 3]

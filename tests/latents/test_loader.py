@@ -14,7 +14,7 @@ from latents.episodes import MIXED, equal, mixed, numbered, sampler
 
 from fastdreamer.errors import UserError
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.shapes import LatentClock
 
 CPU = torch.device("cpu")
@@ -28,11 +28,11 @@ def threads() -> list[str]:
 @pytest.mark.parametrize("stop", [3, 4, 9, 31])  # an epoch of the labelled crops ends inside the tenth batch
 def test_a_resumed_feed_goes_on_as_if_uninterrupted(ahead: int, stop: int) -> None:
     expected = [sampler(mixed(), **MIXED).batch(i) for i in range(stop + 12)]
-    with Feed(sampler(mixed(), **MIXED), CPU, ahead) as feed:
+    with Loader(sampler(mixed(), **MIXED), CPU, ahead) as loader:
         for number in range(stop):
-            assert equal(feed.draw(), expected[number])
-        state = feed.get_state()
-    with Feed(sampler(mixed(), **MIXED), CPU, ahead) as resumed:
+            assert equal(loader.draw(), expected[number])
+        state = loader.get_state()
+    with Loader(sampler(mixed(), **MIXED), CPU, ahead) as resumed:
         resumed.draw()  # what it has made ahead by now is not the state's
         resumed.set_state(state)
         for number in range(stop, stop + 12):
@@ -40,9 +40,9 @@ def test_a_resumed_feed_goes_on_as_if_uninterrupted(ahead: int, stop: int) -> No
 
 
 def test_the_state_counts_batches_consumed_not_made() -> None:
-    with Feed(sampler(mixed()), CPU, ahead=4) as feed:
-        feed.draw()
-        assert feed.get_state().tolist() == [1]
+    with Loader(sampler(mixed()), CPU, ahead=4) as loader:
+        loader.draw()
+        assert loader.get_state().tolist() == [1]
 
 
 class Faulty(CropSampler):
@@ -61,27 +61,27 @@ class Faulty(CropSampler):
 def test_an_error_in_the_thread_is_raised_by_its_own_draw_as_itself(ahead: int) -> None:
     clock = LatentClock(1, 1)
     source = Faulty([numbered(40, clock)], clock, 4, 4, 0)
-    with Feed(source, CPU, ahead) as feed:
+    with Loader(source, CPU, ahead) as loader:
         for _ in range(3):
-            feed.draw()
+            loader.draw()
         with pytest.raises(UserError, match="the store is gone"):
-            feed.draw()
-        assert equal(feed.draw(), source.batch(3)), "nothing was skipped"
-        assert equal(feed.draw(), source.batch(4))
+            loader.draw()
+        assert equal(loader.draw(), source.batch(3)), "nothing was skipped"
+        assert equal(loader.draw(), source.batch(4))
 
 
 def test_closing_ends_the_thread_and_forgets_nothing() -> None:
     assert not threads()
-    feed = Feed(sampler(mixed()), CPU, ahead=2)
+    loader = Loader(sampler(mixed()), CPU, ahead=2)
     assert not threads(), "no thread before there is work"
-    feed.draw()
+    loader.draw()
     assert len(threads()) == 1
-    feed.close()
+    loader.close()
     assert not threads()
-    with feed:
-        assert equal(feed.draw(), sampler(mixed()).batch(1))
-    with pytest.raises(KeyboardInterrupt), feed:
-        feed.draw()
+    with loader:
+        assert equal(loader.draw(), sampler(mixed()).batch(1))
+    with pytest.raises(KeyboardInterrupt), loader:
+        loader.draw()
         raise KeyboardInterrupt
     assert not threads()
 
@@ -89,8 +89,8 @@ def test_closing_ends_the_thread_and_forgets_nothing() -> None:
 LEFT_OPEN = """
 import torch
 from latents.episodes import mixed, sampler
-from fastdreamer.latents.loader import Feed
-feed = Feed(sampler(mixed()), torch.device("cpu"), ahead=3)
+from fastdreamer.latents.loader import Loader
+feed = Loader(sampler(mixed()), torch.device("cpu"), ahead=3)
 feed.draw()
 {end}
 """
@@ -104,12 +104,12 @@ def test_a_feed_left_open_does_not_keep_the_process(end: str, code: int) -> None
 
 def test_a_data_position_of_an_older_version_is_refused() -> None:
     with pytest.raises(UserError, match="older FastDreamer"):
-        Feed(sampler(mixed()), CPU).set_state(torch.Generator().get_state())
+        Loader(sampler(mixed()), CPU).set_state(torch.Generator().get_state())
 
 
 def test_waiting_is_the_time_spent_in_draw() -> None:
-    feed = Feed(sampler(mixed()), CPU)
+    loader = Loader(sampler(mixed()), CPU)
     began = time.perf_counter()
     for _ in range(5):
-        feed.draw()
-    assert 0 < feed.waited_s <= time.perf_counter() - began
+        loader.draw()
+    assert 0 < loader.waited_s <= time.perf_counter() - began

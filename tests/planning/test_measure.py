@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.phases import feed_of, made_up
+from bench.phases import loader_of, made_up
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.crop_sampler import CropSampler
@@ -32,14 +32,14 @@ Small = Callable[..., Config]
 
 def real_peak(config: Config, number: int, backend: Backend) -> int:
     """Most bytes that torch's CPU allocator gave out while a real phase was built and trained for two steps."""
-    feed = feed_of(config, number, CPU)
+    loader = loader_of(config, number, CPU)
     held_out = CropSampler(made_up(config), config.tokenizer.clock, config.dynamics.window, held_out_crops(config), 0)
     gc.collect()  # garbage of other tests that ends in between would count as memory given back
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         kind: Kind | None = partial(ImaginationPhase, proves=False) if number == 3 else None
         if number == 2:
             kind = partial(AgentPhase, held_out=held_out.batch(0))
-        phase = build_phase(config, number, feed, None, backend, kind)
+        phase = build_phase(config, number, loader, None, backend, kind)
         update = Update(phase, config.phase(number), backend)
         phase.model.train()
         for step in range(2):
@@ -56,7 +56,7 @@ def real_peak(config: Config, number: int, backend: Backend) -> int:
 
 
 def compare(config: Config, number: int, backend: Backend, tolerance: float) -> None:
-    planned = measure(config, number, backend, is_card=False).used
+    planned = measure(config, number, backend, is_gpu=False).used
     real = real_peak(config, number, backend)
     print(f"phase {number}: planned {planned / MIB:.2f} MiB, real {real / MIB:.2f} MiB, {planned / real:.3f}")
     assert planned == pytest.approx(real, rel=tolerance)
@@ -117,11 +117,11 @@ def test_the_planned_peak_of_the_demo_is_that_of_a_real_run(number: int) -> None
 
 
 def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> None:
-    found = measure(small("phase3.micro_batch=3", "dynamics.layers=1"), 3, BF16, is_card=True)
+    found = measure(small("phase3.micro_batch=3", "dynamics.layers=1"), 3, BF16, is_gpu=True)
     assert set(found.parts) == set(PARTS) and all(found.parts[name] > 0 for name in PARTS if name != "gradients")
     assert found.used == sum(found.parts.values()) <= found.reserved
     assert found.reserved % (2 * MIB) < 1024 * 6 and found.graphs > 0
-    plain = measure(small(*ADAMW, "phase1.micro_batch=3", "dynamics.layers=1"), 1, BF16, is_card=True).parts
+    plain = measure(small(*ADAMW, "phase1.micro_batch=3", "dynamics.layers=1"), 1, BF16, is_gpu=True).parts
     weights = plain["parameters"]
     assert plain["gradients"] == pytest.approx(weights, rel=0.02)  # two pieces: the gradient of one meets the other
     assert plain["optimizer"] == pytest.approx(2 * weights, rel=0.02)
@@ -132,7 +132,7 @@ def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> N
 def test_pieces_and_recomputing_take_less(small: Small) -> None:
     def activations(*overrides: str) -> int:
         plain = ("forcing.boot_fraction=0", *ADAMW)
-        return measure(small(*plain, *overrides), 1, BF16, is_card=True).parts["activations"]
+        return measure(small(*plain, *overrides), 1, BF16, is_gpu=True).parts["activations"]
 
     whole, half = activations("phase1.micro_batch=6"), activations("phase1.micro_batch=3")
     assert 0.4 * whole < half < 0.65 * whole
@@ -143,7 +143,7 @@ def test_activations_are_affine_in_the_crops_at_once(small: Small) -> None:
     plain = ("phase1.batch_size=16", "forcing.boot_fraction=0", "dynamics.layers=1", *ADAMW)
 
     def activations(micro: int) -> int:
-        found = measure(small(f"phase1.micro_batch={micro}", *plain), 1, BF16, is_card=True)
+        found = measure(small(f"phase1.micro_batch={micro}", *plain), 1, BF16, is_gpu=True)
         return found.parts["activations"] + found.parts["gradients"]
 
     one, two, four = (activations(micro) for micro in (2, 4, 8))
@@ -153,12 +153,12 @@ def test_activations_are_affine_in_the_crops_at_once(small: Small) -> None:
 def test_a_card_in_bf16_keeps_less_than_a_cpu(small: Small) -> None:
     """One fused norm and fused attention, where a CPU in bf16 has the norm's parts and the scores."""
     config = small(*ADAMW)
-    card, cpu = (measure(config, 1, BF16, is_card=is_card).parts["activations"] for is_card in (True, False))
-    assert card < 0.8 * cpu
+    gpu, cpu = (measure(config, 1, BF16, is_gpu=is_gpu).parts["activations"] for is_gpu in (True, False))
+    assert gpu < 0.8 * cpu
 
 
 def test_planning_draws_no_random_numbers_and_computes_nothing(small: Small) -> None:
     before = torch.get_rng_state()
     config = load_config("minerl_cosmos_80gb", ["phase2.batch_size=4096", "dynamics.layers=1"])  # no memory holds it
-    measure(config, 2, BF16, is_card=True)
+    measure(config, 2, BF16, is_gpu=True)
     assert torch.equal(torch.get_rng_state(), before)

@@ -13,7 +13,7 @@ from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.tools.planning.gpus import CARDS_MIB, GIB, Budget, default_budget, named_card, parse_size, sized_card
+from fastdreamer.tools.planning.gpus import GIB, GPUS_MIB, Budget, default_budget, named_gpu, parse_size, sized_gpu
 from fastdreamer.tools.planning.plan import Plan, Planner
 from fastdreamer.tools.planning.plan_encode import encode_rows
 from fastdreamer.tools.planning.plan_table import change_of
@@ -37,7 +37,7 @@ class Affine(Planner):
 
 
 def planner(small: Small, limit_mib: int, *overrides: str, store_mib: int = 0, number: int = 1) -> Affine:
-    budget = Budget("a card", 2 * limit_mib * MIB, limit_mib * MIB, CPU)
+    budget = Budget("a GPU", 2 * limit_mib * MIB, limit_mib * MIB, CPU)
     return Affine(small("phase1.batch_size=32", *overrides), number, budget, store_mib * MIB)
 
 
@@ -127,12 +127,12 @@ def test_what_is_no_size_is_refused_in_a_line(text: str) -> None:
         ("a100 80GB", "a100-80gb"),
     ],
 )
-def test_cards_are_found_by_their_usual_names(name: str, card: str) -> None:
-    budget = named_card(load_config("debug"), name)
-    assert (budget.name, budget.memory) == (card, CARDS_MIB[card] * MIB)
+def test_cards_are_found_by_their_usual_names(name: str, gpu: str) -> None:
+    budget = named_gpu(load_config("debug"), name)
+    assert (budget.name, budget.memory) == (gpu, GPUS_MIB[gpu] * MIB)
     assert budget.limit == int(0.875 * budget.memory)
-    with pytest.raises(UserError, match=r"unknown card 'rtx-3061'; did you mean rtx-3060\?"):
-        named_card(load_config("debug"), "rtx-3061")
+    with pytest.raises(UserError, match=r"unknown GPU 'rtx-3061'; did you mean rtx-3060\?"):
+        named_gpu(load_config("debug"), "rtx-3061")
 
 
 def test_twelve_gibibytes_are_the_default_and_leave_ten_and_a_half() -> None:
@@ -140,28 +140,28 @@ def test_twelve_gibibytes_are_the_default_and_leave_ten_and_a_half() -> None:
     if not torch.cuda.is_available():
         assert (budget.memory, budget.limit) == (12 * GIB, 10.5 * GIB)
     assert default_budget(load_config("minerl_cosmos", ["memory_gb=8"])).memory == 8 * GIB
-    assert sized_card(load_config("debug", ["precision=fp32"]), "8").backend.precision == "fp32"
+    assert sized_gpu(load_config("debug", ["precision=fp32"]), "8").backend.precision == "fp32"
 
 
 def test_the_store_counts_where_it_would_lie(small: Small) -> None:
-    card = sized_card(small(), "12GiB")
-    cpu = replace(card, is_card=False)
+    gpu = sized_gpu(small(), "12GiB")
+    cpu = replace(gpu, is_gpu=False)
     limit = "data.card_limit_gb=0.5"
-    assert store_share(small(limit), card, None) == GIB // 2
-    assert store_share(small(limit), card, 1000) == 1000
-    assert store_share(small(limit), card, GIB) == 0
-    assert store_share(small(limit, "data.resident=card"), card, GIB) == GIB
-    assert store_share(small("data.resident=ram"), card, 1000) == store_share(small(), cpu, 1000) == 0
+    assert store_share(small(limit), gpu, None) == GIB // 2
+    assert store_share(small(limit), gpu, 1000) == 1000
+    assert store_share(small(limit), gpu, GIB) == 0
+    assert store_share(small(limit, "data.resident=card"), gpu, GIB) == GIB
+    assert store_share(small("data.resident=ram"), gpu, 1000) == store_share(small(), cpu, 1000) == 0
 
 
 def test_encode_has_the_encoder_and_its_largest_call() -> None:
     config = load_config("minerl_cosmos")
-    rows = encode_rows(config, sized_card(config, "12GiB"))
+    rows = encode_rows(config, sized_gpu(config, "12GiB"))
     assert rows["encoder weights (16 bits)"] == pytest.approx(2 * 42.9e6, rel=0.01)
     assert rows["activations of 16 windows"] == pytest.approx(1.97 * GIB, rel=0.05)
     assert sum(rows.values()) < 10.5 * GIB
     more = load_config("minerl_cosmos", ["engines.memory_gb=8", "engines.precision=fp32"])
-    assert "activations of 33 windows" in encode_rows(more, sized_card(more, "12GiB"))
+    assert "activations of 33 windows" in encode_rows(more, sized_gpu(more, "12GiB"))
 
 
 PRESETS = {"minerl_cosmos": "12", "minerl_cosmos_16gb": "16", "minerl_cosmos_24gb": "24", "minerl_cosmos_80gb": "h100"}
@@ -186,7 +186,7 @@ def test_presets_for_larger_cards_have_larger_dynamics_with_heads_of_64_or_128(p
 def fits(preset: str, number: int) -> None:
     config = load_config(preset)
     size = PRESETS[preset]
-    budget = named_card(config, size) if size.startswith("h") else sized_card(config, size)
+    budget = named_gpu(config, size) if size.startswith("h") else sized_gpu(config, size)
     plan = Planner(config, number, budget, store_share(config, budget, None)).configured()
     assert plan.fits and plan.rows["store"] == GIB // 2
     assert plan.reserved >= plan.rows["parameters"] + plan.rows["optimizer"] > 0

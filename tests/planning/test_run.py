@@ -80,8 +80,8 @@ def test_plan_says_what_fits_and_what_would(capsys: pytest.CaptureFixture[str]) 
     ("words", "message"),
     [
         ("--budget twelve", "budget 'twelve' is no size: give a number above 0 and GiB"),
-        ("--card rtx-3061", "unknown card 'rtx-3061'; did you mean rtx-3060?"),
-        ("--card 3060 --budget 12GiB", "--card 3060 and --budget 12GiB say the same thing: give one of them"),
+        ("--card rtx-3061", "unknown GPU 'rtx-3061'; did you mean rtx-3060?"),
+        ("--card 3060 --budget 12GiB", "--gpu 3060 and --budget 12GiB say the same thing: give one of them"),
         ("--phase 4", "phase is 4; there are phases 1, 2 and 3"),
     ],
 )
@@ -95,11 +95,11 @@ def test_a_mistake_in_what_to_plan_is_one_line_and_exit_2(
 def test_train_takes_the_pieces_that_fit_and_learns_the_same(
     new_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, pieces = new_run("whole"), new_run("pieces")
+    whole, micro_batches = new_run("whole"), new_run("pieces")
     train = ("train", "--phase", "1", "--config", "debug", *PLAIN)
     status, out, _, result = run(capsys, *train, "--run-dir", str(whole))
     assert status == 0 and "memory:" not in out and "memory" not in result
-    status, out, _, result = run(capsys, *train, "--run-dir", str(pieces), LIMIT)
+    status, out, _, result = run(capsys, *train, "--run-dir", str(micro_batches), LIMIT)
     memory = result["memory"]
     assert status == 0 and memory["at_once"] == 4
     planned, measured = [line for line in out.splitlines() if line.startswith("memory: ")]
@@ -107,11 +107,11 @@ def test_train_takes_the_pieces_that_fit_and_learns_the_same(
     assert "growth of resident memory" in measured and memory["measured"] == "growth of resident memory"
     assert 0 < memory["planned_gb"] <= memory["limit_gb"] == pytest.approx(0.875 * 0.042)
     assert memory["measured_gb"] >= 0  # so little may come out of what the process holds already
-    assert load_config(pieces / "config.yaml").phase1.micro_batch == 0
-    losses = [[row["loss"] for row in read_metrics(path)] for path in (whole, pieces)]
+    assert load_config(micro_batches / "config.yaml").phase1.micro_batch == 0
+    losses = [[row["loss"] for row in read_metrics(path)] for path in (whole, micro_batches)]
     assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-4)
     # The limit is no part of the run: it may be lifted, and the run goes on.
-    status, *_ = run(capsys, "train", "--phase", "1", "--run-dir", str(pieces), "--resume", "memory_gb=0")
+    status, *_ = run(capsys, "train", "--phase", "1", "--run-dir", str(micro_batches), "--resume", "memory_gb=0")
     assert status == 0
 
 
@@ -142,13 +142,13 @@ def test_a_cpu_without_a_limit_plans_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_card_is_planned_for_what_it_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
-    card = Backend(torch.device("cuda"), "bf16", compiles=True)
+    gpu = Backend(torch.device("cuda"), "bf16", compiles=True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some Card")
 
     def limit(free_gb: float, *overrides: str) -> float:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (int(free_gb * gib), 12 * gib))
-        budget = this_machine(load_config("minerl_cosmos", overrides), card)
-        assert budget is not None and budget.is_card and budget.name == "Some Card"
+        budget = this_machine(load_config("minerl_cosmos", overrides), gpu)
+        assert budget is not None and budget.is_gpu and budget.name == "Some Card"
         assert budget.backend.device.type == "cpu" and budget.backend.precision == "bf16"
         return budget.limit / gib
 

@@ -1,4 +1,4 @@
-"""Memory over time: the peak and who holds it, on a CPU and from a card's history."""
+"""Memory over time: the peak and who holds it, on a CPU and from a GPU's history."""
 
 from __future__ import annotations
 

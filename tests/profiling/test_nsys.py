@@ -45,7 +45,7 @@ def test_nsys_runs_the_same_work_and_its_reports_are_summed_up(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(nsys, "has_card", lambda: True)
+    monkeypatch.setattr(nsys, "has_gpu", lambda: True)
     log = tmp_path / "log"
     stand_in("nsys", NSYS.replace("PYTHON", sys.executable).replace("LOG", str(log)))
     words = ["profile", "--out", str(tmp_path / "out"), "--phase", "1", "--tool", "nsys", "--json", *QUICK, *SMALL]

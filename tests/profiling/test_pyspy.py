@@ -14,7 +14,7 @@ import torch
 
 from fastdreamer.errors import UserError
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.tools.profiling import flame, pyspy
 
 from .conftest import SMALL
@@ -35,9 +35,9 @@ def stuck_loader() -> Iterator[None]:
 
     def draw() -> None:
         with pytest.raises(KeyError):
-            feed.draw()
+            loader.draw()
 
-    feed = Feed(Sampler(), torch.device("cpu"), ahead=1)
+    loader = Loader(Sampler(), torch.device("cpu"), ahead=1)
     trainer = threading.Thread(target=draw, name="trainer")
     trainer.start()
     try:
@@ -45,15 +45,15 @@ def stuck_loader() -> Iterator[None]:
     finally:
         release.set()
         trainer.join()
-        feed.close()
+        loader.close()
 
 
 def test_the_stacks_of_a_stuck_loader_say_where_it_hangs(visible: None, run: Callable[..., dict[str, Any]]) -> None:
     with stuck_loader():
         found = run("--dump", str(os.getpid()))
     threads = {row["thread"]: row for row in found["threads"]}
-    assert "Feed._make" in threads["batches_0"]["ours"] and "feed.py" in threads["batches_0"]["ours"]
-    assert "Feed._next" in threads["trainer"]["ours"] and threads["trainer"]["state"] == "waiting"
+    assert "Loader._make" in threads["batches_0"]["ours"] and "feed.py" in threads["batches_0"]["ours"]
+    assert "Loader._next" in threads["trainer"]["ours"] and threads["trainer"]["state"] == "waiting"
     text = Path(found["files"]["stacks"]).read_text()
     assert "batches_0" in text and "Sampler.batch" in text and "libc.so" in text
 

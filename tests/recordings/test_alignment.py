@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoding.test_stream import card
+from encoding.test_stream import gpu
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -98,7 +98,7 @@ def misaligned(store: Path, first: int) -> int:
 
 
 def decoded_as_expected(entry: dict[str, Any], path: str) -> bool:
-    """A real card may leave a file to PyAV, if it says why."""
+    """A real GPU may leave a file to PyAV, if it says why."""
     if path.startswith("nvdec"):
         return entry["decoder"] == "nvdec" or bool(entry["by_pyav"])
     return bool(entry["decoder"] == ("nvdec" if path.startswith("card") else "pyav"))
@@ -106,14 +106,14 @@ def decoded_as_expected(entry: dict[str, Any], path: str) -> bool:
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One way from file to encoder; the card's decoder is a stand-in that also shows what edit lists hide."""
+    """One way from file to encoder; the GPU's decoder is a stand-in that also shows what edit lists hide."""
     name: str = request.param
     if name.endswith("dali"):
         pytest.importorskip("nvidia.dali")
     if name.startswith("card"):
 
         def streamer(config: Config, opened: FrozenTokenizer) -> Streamer:
-            return Streamer(opened.clock, opened.windows_at_once, lambda file, block: card(file, block, hidden=2))
+            return Streamer(opened.clock, opened.windows_at_once, lambda file, block: gpu(file, block, hidden=2))
 
         monkeypatch.setattr(encode_module, "_streamer", streamer)
     return name

@@ -17,7 +17,7 @@ from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.training.phase_data import training_feed
+from fastdreamer.training.phase_data import training_loader
 from fastdreamer.training.train import train
 from recordings.fixtures import obtain_arrays, write_minerl_recording
 from recordings.vpt_fixtures import write_vpt_recording
@@ -59,8 +59,8 @@ def test_tasks_from_recordings_to_an_agent(
     config = load_config("debug", [*SMALL, f"data.env={env}", f"tasks.names={tasks}"])
     encode_recordings(config, tmp_path / "recordings", tmp_path / "store")
     store = LatentStore.open(tmp_path / "store")
-    with training_feed(config, 2, store, torch.device("cpu")) as feed:
-        batches = [feed.draw() for _ in range(6)]
+    with training_loader(config, 2, store, torch.device("cpu")) as loader:
+        batches = [loader.draw() for _ in range(6)]
     for task in (0, 1):
         drawn = [batch.take(torch.nonzero(batch.task == task).flatten()) for batch in batches]
         assert all(batch.reward_valid[:, 1:].any() for batch in drawn if len(batch.task))

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from imagination.worlds import Dreams, dreams
+from imagination.worlds import Imagined, rollouts
 
 from fastdreamer.device import Backend
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 
 
-class SameStarts(Feed):
+class SameStarts(Loader):
     """A feed of one batch."""
 
     def __init__(self, batch: Batch) -> None:
@@ -29,12 +29,12 @@ class SameStarts(Feed):
 
 
 @pytest.fixture
-def phase_of() -> Callable[..., tuple[Any, Dreams]]:
+def phase_of() -> Callable[..., tuple[Any, Imagined]]:
     """Builds a phase 3 by its maker."""
 
-    def make(maker: Callable[..., ImaginationPhase], *overrides: str, count: int = 4) -> tuple[Any, Dreams]:
+    def make(maker: Callable[..., ImaginationPhase], *overrides: str, count: int = 4) -> tuple[Any, Imagined]:
         cheap = ("imagination.merge_commit=off", "dynamics.layers=2", f"phase3.batch_size={count}")
-        world = dreams(*cheap, *overrides, count=count)
+        world = rollouts(*cheap, *overrides, count=count)
         prior = copy.deepcopy(world.agent.policy)
         return maker(world.config, world.world, world.agent, prior, SameStarts(world.batch), BACKEND), world
 

@@ -1,4 +1,4 @@
-"""DALI's graph on the CPU against torch, what it gives to torch, and the card's graph as far as it goes without one."""
+"""DALI's graph on the CPU against torch, what it gives to torch, and the GPU's graph as far as it goes without one."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_latents_are_the_same_whichever_resampled() -> None:
     ).norm() <= 1e-3  # measured 5e-4; 3e-3 if the border is repeated
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a card")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
 @pytest.mark.parametrize("half", [False, True])
 def test_the_cards_graphs_are_right_up_to_the_missing_card(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def resample() -> None:
@@ -177,10 +177,10 @@ def test_the_setting_chooses_and_auto_on_a_cpu_is_torch() -> None:
 
 
 def test_without_dali_a_card_takes_torch_and_who_names_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = torch.device("cuda", 0)
-    assert dali_available() and resampler(Config(), "fp16", card).name == "dali"
+    gpu = torch.device("cuda", 0)
+    assert dali_available() and resampler(Config(), "fp16", gpu).name == "dali"
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert not dali_available() and resampler(Config(), "fp16", card).name == "torch"
+    assert not dali_available() and resampler(Config(), "fp16", gpu).name == "torch"
     with pytest.raises(UserError, match=r"^data.resampler=dali needs NVIDIA DALI, which is not installed; .*\[cuda\]"):
         resampler(Config(data=DataConfig(resampler="dali")), "fp32", CPU)
     with pytest.raises(UserError, match=r"^data.decoder=nvdec needs NVIDIA DALI"):

@@ -107,7 +107,7 @@ def test_packets_that_dalis_buffer_would_confuse_are_refused() -> None:
 
 @pytest.mark.parametrize("block", [1, 5, 12, 40])
 def test_blocks_are_the_files_frames_in_order(tmp_path: Path, block: int) -> None:
-    """The block's bookkeeping is the card's; VP9 and the CPU stand in for NVDEC."""
+    """The block's bookkeeping is the GPU's; VP9 and the CPU stand in for NVDEC."""
     pytest.importorskip("nvidia.dali", reason="DALI is for Linux on x86-64")
     path = encode(tmp_path / "a.mp4", "libvpx-vp9", size=(128, 128))
     assert can_nvdec(path) == ""
@@ -134,8 +134,8 @@ def test_another_number_of_frames_than_announced_is_an_error(tmp_path: Path) -> 
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a card")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
 def test_without_a_card_nvdec_says_so(tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is for Linux on x86-64")
-    with pytest.raises(UserError, match=r"^data.decoder=nvdec needs a CUDA card"):
+    with pytest.raises(UserError, match=r"^data.decoder=nvdec needs a CUDA GPU"):
         next(nvdec_blocks(tmp_path / "a.mp4", 8))

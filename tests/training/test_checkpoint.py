@@ -199,15 +199,15 @@ def test_a_kill_while_old_ones_are_removed_leaves_no_half_checkpoint(
 def test_weights_that_are_not_finite_are_not_saved(run: Path, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdreamer.training import optim
 
-    plain, calls = optim.Average.update, []
+    plain, calls = optim.EMA.update, []
 
-    def spoils(average: optim.Average, *given: object) -> None:
-        plain(average, *given)  # type: ignore[arg-type]
+    def spoils(ema: optim.EMA, *given: object) -> None:
+        plain(ema, *given)  # type: ignore[arg-type]
         calls.append(given)
         if len(calls) == 2:
-            next(value for value in average.state.values() if value.is_floating_point()).view(-1)[0] = math.nan
+            next(value for value in ema.state.values() if value.is_floating_point()).view(-1)[0] = math.nan
 
-    monkeypatch.setattr(optim.Average, "update", spoils)
+    monkeypatch.setattr(optim.EMA, "update", spoils)
     with pytest.raises(Stopped, match=r"step 9: ema \S+ is not finite, so nothing was saved and older") as caught:
         train(small("phase1.steps=9"), run, 1, resume=True)
     assert "--resume" not in str(caught.value)

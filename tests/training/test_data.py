@@ -18,11 +18,11 @@ from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.latents.batch import align
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.training.phase_data import before_end, choose_home, held_out_batch, training_feed
+from fastdreamer.training.phase_data import before_end, choose_home, held_out_batch, training_loader
 from fastdreamer.training.train import build_phase, train
 
 from .conftest import BACKEND, one_loss
@@ -32,8 +32,8 @@ Small = Callable[..., Config]
 MakeRun = Callable[..., Path]
 
 
-def feed_of(config: Config, phase: int, run: Path) -> Feed:
-    return training_feed(config, phase, LatentStore.open(run / "store"), CPU)
+def loader_of(config: Config, phase: int, run: Path) -> Loader:
+    return training_loader(config, phase, LatentStore.open(run / "store"), CPU)
 
 
 def test_phase_one_mixes_lengths_and_video_and_the_others_take_whole_labelled_crops(
@@ -45,8 +45,8 @@ def test_phase_one_mixes_lengths_and_video_and_the_others_take_whole_labelled_cr
     run = mixed_run(config)
     batches = {}
     for phase in (1, 2, 3):
-        with feed_of(config, phase, run) as feed:
-            batches[phase] = [feed.draw() for _ in range(8)]
+        with loader_of(config, phase, run) as loader:
+            batches[phase] = [loader.draw() for _ in range(8)]
     assert sorted(b.latents.shape[1] for b in batches[1]) == [1, 1, 2, 2, 2, 5, 5, 5]
     assert [int(b.labelled.sum()) for b in batches[1]] == [3] * 8
     for phase, length in ((2, 5), (3, config.imagination.start_context)):
@@ -72,7 +72,7 @@ def test_video_without_actions_alone_trains_phase_one_and_is_refused_by_phase_tw
         train(config, run, 2)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="phase 3"):
-        feed_of(config, 3, run)
+        loader_of(config, 3, run)
     assert held_out_batch(config, LatentStore.open(run / "store")) is None
 
 
@@ -105,7 +105,7 @@ def test_a_batch_without_a_reward_has_a_finite_loss_and_teaches_the_reward_nothi
     phase = build_phase(config, 2, store, RunDirectory(run).load(1, config), BACKEND)
     seen = set()
     for step in range(12):
-        known = bool(phase.feed.sampler.batch(step).reward_valid.any())  # type: ignore[union-attr]
+        known = bool(phase.loader.sampler.batch(step).reward_valid.any())  # type: ignore[union-attr]
         phase.model.zero_grad()
         loss, _ = one_loss(phase, step)
         loss.backward()
@@ -122,8 +122,8 @@ def test_no_dream_starts_where_an_episode_ended(small: Small, changed_run: MakeR
     run = changed_run(config, lambda i: {"split": "train"})
     ends = {}
     for phase in (2, 3):
-        with feed_of(config, phase, run) as feed:
-            batches = [feed.draw() for _ in range(40)]
+        with loader_of(config, phase, run) as loader:
+            batches = [loader.draw() for _ in range(40)]
         ends[phase] = sum(int((b.continues[:, -1] == 0).sum()) for b in batches)
         assert all((b.continues[:, :-1] == 1).all() for b in batches)
     assert ends[2] > 0 and ends[3] == 0
@@ -146,7 +146,7 @@ def test_rewards_to_draw_by_that_are_not_there_are_refused(small: Small, changed
     run = changed_run(config, lambda i: {"rewarded": False})
     for phase in (1, 2):
         with pytest.raises(UserError, match=r"reward_weighted is 0\.5, but no labelled .*: set it to 0"):
-            feed_of(config, phase, run)
+            loader_of(config, phase, run)
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_where_the_store_lives_is_printed(small: Small, new_run: MakeRun, capsys
         assert choose_home(config, LatentStore.open(path, memory_limit_gb=limit), CPU) == CPU
         printed = capsys.readouterr().out
         assert printed.startswith("latent store: 0.0 MiB, ") and printed.strip().endswith(expected)
-    with pytest.raises(UserError, match="resident is card but training runs on cpu"):
+    with pytest.raises(UserError, match="resident is GPU but training runs on cpu"):
         choose_home(small("data.resident=card"), LatentStore.open(path), CPU)
 
 
 @pytest.mark.gpu
 def test_a_store_lives_on_the_card_up_to_its_limit(small: Small, new_run: MakeRun) -> None:
-    card = torch.device("cuda", torch.cuda.current_device())
+    gpu = torch.device("cuda", torch.cuda.current_device())
     store = LatentStore.open(new_run(small()) / "store")
-    for overrides, home in ((), card), (["data.card_limit_gb=0"], CPU), (["data.resident=ram"], CPU):
-        feed = training_feed(small(*overrides), 1, store, card)
-        assert feed.sampler.table.device == home and (feed.ahead > 0) == (home == CPU)
-        assert feed.draw().latents.device == card
+    for overrides, home in ((), gpu), (["data.card_limit_gb=0"], CPU), (["data.resident=ram"], CPU):
+        loader = training_loader(small(*overrides), 1, store, gpu)
+        assert loader.sampler.table.device == home and (loader.ahead > 0) == (home == CPU)
+        assert loader.draw().latents.device == gpu
 
 
 def _slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -211,8 +211,8 @@ def test_the_share_of_time_spent_waiting_is_logged(
 def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdreamer.training import optim
 
-    inner = optim.Average.update
-    monkeypatch.setattr(optim.Average, "update", lambda average, *a: (time.sleep(0.2), inner(average, *a)))
+    inner = optim.EMA.update
+    monkeypatch.setattr(optim.EMA, "update", lambda ema, *a: (time.sleep(0.2), inner(ema, *a)))
     _slow(monkeypatch, 0.1)
     shares = []
     for ahead in (0, 2):
@@ -253,4 +253,4 @@ def test_a_thread_makes_batches_where_it_can_gain(small: Small, new_run: MakeRun
     ):
         config = small(*overrides)
         store = LatentStore.open(run / "store", memory_limit_gb=config.data.memory_limit_gb)
-        assert training_feed(config, 1, store, CPU).ahead == ahead
+        assert training_loader(config, 1, store, CPU).ahead == ahead

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from imagination.worlds import Dreams, dreams
+from imagination.worlds import Imagined, rollouts
 from jaxtyping import Float
 from torch import Tensor
 
 from fastdreamer.imagination.program import Program
 from fastdreamer.latents.batch import Batch
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 from .conftest import BACKEND
@@ -27,7 +27,7 @@ WORLD = (
 )  # fmt: skip
 
 
-class SameStarts(Feed):
+class SameStarts(Loader):
     """A feed of one batch."""
 
     def __init__(self, batch: Batch) -> None:
@@ -37,7 +37,7 @@ class SameStarts(Feed):
         return self.batch
 
 
-def worth(world: Dreams) -> Float[Tensor, " 17"]:
+def worth(world: Imagined) -> Float[Tensor, " 17"]:
     """The mean reward that each first action leads to, all under one noise."""
 
     def after(action: int) -> Tensor:
@@ -50,10 +50,10 @@ def worth(world: Dreams) -> Float[Tensor, " 17"]:
     return torch.stack([after(action) for action in range(17)])
 
 
-def trained_actions(world: Dreams) -> Float[Tensor, " 17"]:
+def trained_actions(world: Imagined) -> Float[Tensor, " 17"]:
     """Trains phase 3; how often each first action is taken at its end."""
-    prior, feed = deepcopy(world.agent.policy), SameStarts(world.batch)
-    phase = ImaginationPhase(world.config, world.world, world.agent, prior, feed, BACKEND)
+    prior, loader = deepcopy(world.agent.policy), SameStarts(world.batch)
+    phase = ImaginationPhase(world.config, world.world, world.agent, prior, loader, BACKEND)
     phase.model.train()
     optimizer = torch.optim.Adam([p for p in phase.model.parameters() if p.requires_grad], 1e-2)
     taken = torch.zeros(17)
@@ -99,7 +99,7 @@ BREAKS: dict[str, Callable[[Program], None]] = {
 def test_imagined_returns_rise_only_with_a_program_that_works(
     broken: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = dreams(*WORLD, count=96)
+    world = rollouts(*WORLD, count=96)
     torch.nn.init.normal_(world.world.tokens.actions.table.weight, std=1.0)  # what is done matters, noise does little
     world.world.tokens.spatial.weight.mul_(0.01)
     reward = worth(world)

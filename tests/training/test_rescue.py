@@ -108,7 +108,7 @@ def test_a_step_that_was_only_half_taken_in_is_not_saved(
     straight, broken = new_run(config, "straight"), new_run(config, "broken")
     train(config, straight, 1)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="ours"):
-        patch.setattr(optim.Average, "update", fails_at(5, optim.Average.update, RuntimeError("ours")))
+        patch.setattr(optim.EMA, "update", fails_at(5, optim.EMA.update, RuntimeError("ours")))
         train(config, broken, 1)
     assert load_checkpoint(broken / "checkpoints" / "phase1").step == 3
     train(config, broken, 1, resume=True)

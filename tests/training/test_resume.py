@@ -31,11 +31,11 @@ class StopAfter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         from fastdreamer.training import optim
 
-        self.calls, self.steps, self.inner = 0, steps, optim.Average.update
-        monkeypatch.setattr(optim.Average, "update", lambda average, *a: self.update(average, *a))
+        self.calls, self.steps, self.inner = 0, steps, optim.EMA.update
+        monkeypatch.setattr(optim.EMA, "update", lambda ema, *a: self.update(ema, *a))
 
-    def update(self, average: object, *args: object) -> None:
-        self.inner(average, *args)  # type: ignore[arg-type]
+    def update(self, ema: object, *args: object) -> None:
+        self.inner(ema, *args)  # type: ignore[arg-type]
         self.calls += 1
         if self.calls == self.steps:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -99,7 +99,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(
     for step in range(2):
         update(step)
     parameter = next(iter(update.optimizers[-1].state))
-    before, average = held(update), copy.deepcopy(update.average.state)
+    before, ema = held(update), copy.deepcopy(update.ema.state)
     phase.loss = loss  # type: ignore[method-assign]
     for step in range(2, 5):
         update(step)
@@ -107,8 +107,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(
     assert after.keys() == before.keys() and len(before) > 20
     assert [name for name in before if not torch.equal(after[name], before[name])] == []
     assert update.skips.read() == (3, 3) and float(update.skips.found) == 1
-    assert all(bool(value.isfinite().all()) for value in update.average.state.values())
-    assert any(not torch.equal(value, average[name]) for name, value in update.average.state.items())
+    assert all(bool(value.isfinite().all()) for value in update.ema.state.values())
+    assert any(not torch.equal(value, ema[name]) for name, value in update.ema.state.items())
     phase.loss = plain  # type: ignore[method-assign]
     update(5)
     assert update.skips.read() == (3, 0)

@@ -68,9 +68,9 @@ def test_a_batch_in_pieces_has_the_loss_figures_and_gradient_of_the_whole(
     phase = build(number, *overrides)
     work = phase.draw()
     found = []
-    for pieces in (1, 2, 3, 7):
-        parts = work.split(pieces)
-        assert len(parts) == pieces
+    for micro_batches in (1, 2, 3, 7):
+        parts = work.split(micro_batches)
+        assert len(parts) == micro_batches
         phase.model.zero_grad()
         total, sums = torch.zeros(()), dict[str, Tensor]()
         for part in parts:
@@ -164,7 +164,7 @@ def test_memory_that_runs_out_halves_the_pieces_once_says_so_and_changes_nothing
             train(config, short, phase)
         assert left == [0]
         said = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
-        assert said == [f"phase{phase}: out of memory at step 3; going on with 2 pieces a batch (the same gradient)"]
+        assert said == [f"phase{phase}: out of memory at step 3; going on with 2 micro-batches (the same gradient)"]
     expected, got = read_metrics(straight), read_metrics(short)
     assert len(expected) == len(got) > 12
     for one, other in zip(expected, got, strict=True):
@@ -243,8 +243,8 @@ def test_a_whole_step_waits_for_nothing(build: Build, number: int, overrides: tu
     train = phase.config.phase(number)  # type: ignore[attr-defined]
     phase.model.train()
     update = Update(phase, train, BACKEND)
-    batch, position = phase.feed.draw(), phase.feed.get_state()  # type: ignore[union-attr]
-    phase.feed.draw, phase.feed.get_state = lambda: batch, lambda: position  # type: ignore  # the host's own affairs
+    batch, position = phase.loader.draw(), phase.loader.get_state()  # type: ignore[union-attr]
+    phase.loader.draw, phase.loader.get_state = lambda: batch, lambda: position  # type: ignore  # the host's own affairs
 
     update(0)  # the first one makes what later ones keep
     if isinstance(phase, ImaginationPhase):

@@ -19,7 +19,7 @@ from fastdreamer.settings import dump_config
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.models import load_agent
-from fastdreamer.training.phase_data import training_feed
+from fastdreamer.training.phase_data import training_loader
 from fastdreamer.training.train import train
 
 from .conftest import BACKEND, one_loss
@@ -148,7 +148,7 @@ def test_only_the_best_play_is_cloned_and_valued_and_all_of_it_teaches_rewards(s
     built, whole = phase_two(config, run), phase_two(small("tasks.names=[logs]", "phase2.batch_size=6"), run)
     seen = set()
     for number in range(6):
-        batch, everything = (phase.feed.sampler.batch(number) for phase in (built, whole))
+        batch, everything = (phase.loader.sampler.batch(number) for phase in (built, whole))
         work, plain = built.work(batch), whole.work(everything)
         cloned = batch.next_valid.any(-1).any(-1)
         for share in (work.policy, work.chosen, work.value):
@@ -177,15 +177,15 @@ def test_what_is_cloned_may_be_chosen_by_another_return_than_the_trained_tasks(
     run = changed_run(config, lambda i: {"split": "train" if i < 2 else "held_out", "rewards": paid[i]})
     store = LatentStore.open(run / "store")
     for by, best in (("reward", 1), ("", 0)):
-        with training_feed(replace_clone_by(config, by), 2, store, BACKEND.device) as feed:
-            batches = [feed.draw() for _ in range(8)]
+        with training_loader(replace_clone_by(config, by), 2, store, BACKEND.device) as loader:
+            batches = [loader.draw() for _ in range(8)]
         own = store.episodes[best].latents.float()
         for batch in batches:
             for first, actions in zip(batch.latents[:, 0], batch.next_valid, strict=True):
                 assert bool(actions.any()) == any(torch.equal(first, step) for step in own)
     unknown = changed_run(config, lambda i: {"rewarded": False}, "unknown")
     with pytest.raises(UserError, match=r"clone_top is 0\.5, but no labelled"):
-        training_feed(config, 2, LatentStore.open(unknown / "store"), BACKEND.device)
+        training_loader(config, 2, LatentStore.open(unknown / "store"), BACKEND.device)
 
 
 def replace_clone_by(config: Config, by: str) -> Config:
@@ -197,8 +197,8 @@ def test_phase_three_takes_episodes_whose_rewards_only_some_tasks_know(small: Sm
     run = changed_run(config, lambda i: {"split": "train"})
     store = LatentStore.open(run / "store")
     store.episodes[0] = replace(store.episodes[0], counters={})
-    with training_feed(config, 3, store, BACKEND.device) as feed:
-        batches = [feed.draw() for _ in range(6)]
+    with training_loader(config, 3, store, BACKEND.device) as loader:
+        batches = [loader.draw() for _ in range(6)]
     assert {int(task) for batch in batches for task in batch.task} == {0, 1}
 
 

@@ -30,7 +30,7 @@ Small = Callable[..., Config]
 MakeRun = Callable[..., Path]
 BATCHES = ("phase1.batch_size=16", "phase2.batch_size=16", "phase3.batch_size=32", "dynamics.dim=32")
 LEARNING = ("phase2.steps=120", "phase2.learning_rate=0.002", "phase2.log_every=8", "phase2.checkpoint_every=120")
-DREAMING = ("phase2.learning_rate=0.003", "phase2.steps=20", "phase3.log_every=1")
+IMAGINING = ("phase2.learning_rate=0.003", "phase2.steps=20", "phase3.log_every=1")
 
 
 def rewrite(run: Path, change: Callable[[Episode], Episode]) -> None:
@@ -117,12 +117,12 @@ CAUSES = {
     "dead reward head": (2, dead_reward_head, learnable, LEARNING, {"spread of predicted rewards"}, "train phase 2"),
     "one action": (2, nothing, one_action, LEARNING, {"policy entropy", "bc accuracy"}, "heads.focal_gamma"),
     "collapsed policy": (2, collapsed_policy, learnable, (), {"policy entropy"}, "heads.policy_dropout"),
-    "no reward": (3, no_reward, learnable, DREAMING, {"imagined rewards", "D+ and D-"}, "group"),
+    "no reward": (3, no_reward, learnable, IMAGINING, {"imagined rewards", "D+ and D-"}, "group"),
     "one thing to do": (
         3,
         one_thing_to_do,
         learnable,
-        DREAMING,
+        IMAGINING,
         {"policy entropy", "KL to the cloned policy"},
         "imagination.beta",
     ),
@@ -225,10 +225,10 @@ def test_a_step_that_is_not_finite_says_nothing_of_the_rest(small: Small) -> Non
 def test_entropy_and_kl_are_judged_a_frame_not_a_chunk(small: Small, number: int, expected: set[str]) -> None:
     config = small()
     chunk = config.tokenizer.frames_per_latent
-    dreamed = {f"imagined_reward{end}": 0.5 for end in ("", "_std", "_share")}
+    imagined = {f"imagined_reward{end}": 0.5 for end in ("", "_std", "_share")}
 
     def raised(entropy: float, kl: float) -> set[str]:
-        one = row(1, **dreamed, entropy=entropy * chunk, kl_prior=kl * chunk, majority_accuracy=0.1)
+        one = row(1, **imagined, entropy=entropy * chunk, kl_prior=kl * chunk, majority_accuracy=0.1)
         return {check.name for check in checks_of(config, number, [one]) if check.is_raised}
 
     assert raised(entropy=0.9, kl=1.1) == expected and raised(entropy=1.1, kl=0.9) == set()

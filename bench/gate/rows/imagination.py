@@ -53,7 +53,10 @@ def rollout(place: Place) -> Work:
     """Dreams of the configured horizon, as phase 3 runs them, from the same starts under the same noise."""
     config = place.config("phase3.batch_size=8")
     horizon, work = config.imagination.horizon, arms.build(config, place.device)
-    ours, plain = arms.our_dream(work, place.backend, "merged", [horizon]), arms.naive_dream(work, place.backend)
+    ours, plain = (
+        arms.our_imagination(work, place.backend, "merged", [horizon]),
+        arms.naive_imagination(work, place.backend),
+    )
 
     def check() -> None:
         one, other = ours(horizon), plain(horizon)

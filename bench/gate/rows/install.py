@@ -136,12 +136,12 @@ def parameters(preset: str, place: Place) -> Work:
 
 
 def plan(preset: str, number: int, place: Place) -> Work:
-    """Bytes that the memory plan of a phase gives, on fake tensors of a card."""
+    """Bytes that the memory plan of a phase gives, on fake tensors of a GPU."""
     del place
 
     def counts() -> dict[str, int]:
         config = load_config(preset, [])
-        found = measure(config, number, Backend(torch.device("cpu"), "bf16"), is_card=True)
+        found = measure(config, number, Backend(torch.device("cpu"), "bf16"), is_gpu=True)
         return {"planned_used_bytes": found.used, "planned_reserved_bytes": found.reserved}
 
     return Work(check=nothing, counts=counts)

@@ -28,7 +28,7 @@ from bench.row import Arm
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
 """Timed; the interpreter counts each kernel's largest correctness shape."""
 ARCHITECTURE = 86
-"""A consumer card's; `python -m fastdreamer_kernels.aot` compiles for all of them."""
+"""A consumer GPU's; `python -m fastdreamer_kernels.aot` compiles for all of them."""
 
 
 def plain_pool(x: Tensor, pool: int) -> Tensor:

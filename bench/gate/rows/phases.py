@@ -17,12 +17,12 @@ from bench.gate.watch import counts_of
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
 from bench.naive.phase1 import RunningRms, clip_gradients
-from bench.phases import OneBatch, Optimisation, feed_of, made_up_phase
+from bench.phases import OneBatch, Optimisation, loader_of, made_up_phase
 from bench.row import Arm
 from fastdreamer.config import TrainConfig
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.mlp import MLP
-from fastdreamer.training.cloning_phase import AgentPhase, CloningWork, data_returns
+from fastdreamer.training.cloning_phase import AgentPhase, CloningBatch, data_returns
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.phase import Phase
@@ -82,7 +82,7 @@ class PlainTrainer:
         return total.detach()
 
 
-def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningWork) -> dict[str, Tensor]:
+def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningBatch) -> dict[str, Tensor]:
     """The four terms of phase 2 in plain calls, from the same batch and shares."""
     batch, centres = work.batch, agent.value.centres
     mean, std = phase.world.mean[batch.positions], phase.world.std[batch.positions]
@@ -109,9 +109,9 @@ def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningWork) -> dict[s
 class OneWork(AgentPhase):
     """Phase 2 that draws the same batch, with the same noise, for ever."""
 
-    work_drawn: CloningWork | None = None
+    work_drawn: CloningBatch | None = None
 
-    def draw(self) -> CloningWork:
+    def draw(self) -> CloningBatch:
         """The batch."""
         self.work_drawn = self.work_drawn or super().draw()
         return self.work_drawn
@@ -121,15 +121,15 @@ def phase_one(place: Place) -> tuple[Step, Step]:
     """Ours and the plain one."""
     config = place.config()
     work = arms.build(config, place.device)
-    feed = OneBatch(feed_of(config, 1, place.device))
-    phase = arms.OneWork(config, copy.deepcopy(work.world).train(), feed, place.backend, work.forcing)
+    loader = OneBatch(loader_of(config, 1, place.device))
+    phase = arms.OneWork(config, copy.deepcopy(work.world).train(), loader, place.backend, work.forcing)
     return _ours(phase, config.phase1, place, "loss/dynamics"), arms.naive_step(work, place.backend)
 
 
 def phase_two(place: Place) -> tuple[Step, Step]:
     """As `phase_one`; both draw the same batch for ever."""
     config = place.config()
-    phase = made_up_phase(config, 2, place.backend, OneBatch(feed_of(config, 2, place.device)), OneWork)
+    phase = made_up_phase(config, 2, place.backend, OneBatch(loader_of(config, 2, place.device)), OneWork)
     assert isinstance(phase, OneWork)
     work, agent = phase.draw(), plain_heads(phase.agent)
     ours, trainer = _ours(phase, config.phase2, place), PlainTrainer(agent, config.phase2, phase.terms)
@@ -139,9 +139,9 @@ def phase_two(place: Place) -> tuple[Step, Step]:
 def phase_three(place: Place) -> tuple[Step, Step]:
     """As `phase_one`; both dream from the same starts, under noise of their own after the first step."""
     config = place.config()
-    phase = made_up_phase(config, 3, place.backend, OneBatch(feed_of(config, 3, place.device)))
+    phase = made_up_phase(config, 3, place.backend, OneBatch(loader_of(config, 3, place.device)))
     assert isinstance(phase, ImaginationPhase)
-    batch = phase.feed.draw()
+    batch = phase.loader.draw()
     agent, prior = plain_heads(phase.agent), plain_heads(phase.agent).policy.requires_grad_(False)
     world = naive.NaiveWorldModel.copy_of(phase.world)
     trained = nn.ModuleDict({"policy": agent.policy, "value": agent.value})
@@ -149,8 +149,8 @@ def phase_three(place: Place) -> tuple[Step, Step]:
     generator = torch.Generator(place.device).manual_seed(config.seed + 3)
 
     def plain() -> Tensor:
-        dreamed = rollout.imagine(world, agent, batch, config.imagination.horizon, generator)
-        policy, value = phase3.losses(dreamed, agent, prior, config.imagination, phase.gamma)
+        imagined = rollout.imagine(world, agent, batch, config.imagination.horizon, generator)
+        policy, value = phase3.losses(imagined, agent, prior, config.imagination, phase.gamma)
         return trainer.step({"policy": policy, "value": value})
 
     return _ours(phase, config.phase3, place), plain

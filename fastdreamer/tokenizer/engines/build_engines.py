@@ -114,16 +114,16 @@ def plan(
     wanted = list(dict.fromkeys([*named, *([here] if also_here else [])])) or [here]
     jobs: list[Job] = []
     for target in wanted:
-        is_card = target.startswith("sm")
-        flavour = "tensorrt_rtx" if is_card and target != here else tensorrt_flavour(target)
-        names = list(backends) or ([flavour] if is_card else ["aot-inductor"])
-        if not backends and target == here and is_card:
+        is_gpu = target.startswith("sm")
+        flavour = "tensorrt_rtx" if is_gpu and target != here else tensorrt_flavour(target)
+        names = list(backends) or ([flavour] if is_gpu else ["aot-inductor"])
+        if not backends and target == here and is_gpu:
             names = [*_installed(flavour), "aot-inductor"]
         for name in names:
             maker = backend(name)
-            if target != here and not (maker.runs_elsewhere and is_card):
+            if target != here and not (maker.runs_elsewhere and is_gpu):
                 continue
-            if not is_card and maker.runs_elsewhere:
+            if not is_gpu and maker.runs_elsewhere:
                 continue
             if name == "tensorrt_rtx" and target not in RTX_TARGETS:
                 raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
@@ -136,16 +136,16 @@ def plan(
             if name not in got:
                 raise EngineError(
                     f"{kind} {name} cannot be built here ({here}): this machine builds aot-inductor for itself, and "
-                    "tensorrt_rtx for other cards with --target sm86; a CPU engine beside a card needs device=cpu"
+                    "tensorrt_rtx for other GPUs with --target sm86; a CPU engine beside a GPU needs device=cpu"
                 )
     return jobs
 
 
 def engine_spec(config: Config, part: str, target: str) -> EngineSpec:
     """The shapes, precision and options that the settings ask for on a target."""
-    tokenizer, settings, is_card = config.tokenizer, config.engines, target.startswith("sm")
-    precision = settings.precision if settings.precision != "auto" else ("fp16" if is_card else "fp32")
-    batches = settings.batches or ((1, 4, 16) if is_card else (1, 4))
+    tokenizer, settings, is_gpu = config.tokenizer, config.engines, target.startswith("sm")
+    precision = settings.precision if settings.precision != "auto" else ("fp16" if is_gpu else "fp32")
+    batches = settings.batches or ((1, 4, 16) if is_gpu else (1, 4))
     if part == "decoder":
         batches = (1,)  # pictures and play are decoded one by one
     shapes = [(b, tokenizer.window) for b in batches] + [(1, t) for t in settings.acting_frames]

@@ -244,7 +244,7 @@ def _proven(
     worst = verdict(checks)
     if not worst.is_within:
         raise EngineError(
-            f"engine {folder} is off by {worst.worst:.2g} at {worst.shape} on this card (limit {worst.limit:g}) and is "
+            f"engine {folder} is off by {worst.worst:.2g} at {worst.shape} on this GPU (limit {worst.limit:g}) and is "
             f"not used; rebuild it with: {_build(spec.part, backend=name, precision=spec.precision, replace=True)}, or "
             "use engines.backend=eager"
         )

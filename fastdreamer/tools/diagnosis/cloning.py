@@ -10,39 +10,39 @@ from torch import Tensor
 
 from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.tools.diagnosis.rewarded_windows import rewarded_windows
 from fastdreamer.training.cloning_phase import AgentPhase
 
 CERTAIN = 0.99
 
 
-def checks(subject: Subject) -> Iterator[Check]:
+def checks(loaded: LoadedPhase) -> Iterator[Check]:
     """After `run_steps`; on held-out crops where there are some."""
-    phase, figures = subject.phase, subject.figures
+    phase, figures = loaded.phase, loaded.figures
     assert isinstance(phase, AgentPhase)
     where = "held_out/" if "held_out/bc_accuracy" in figures else ""
-    chunk = subject.config.tokenizer.frames_per_latent
-    yield flags.cloning_accuracy(figures[f"{where}bc_accuracy"], phase.majority, subject.checkpoint.step)
+    chunk = loaded.config.tokenizer.frames_per_latent
+    yield flags.cloning_accuracy(figures[f"{where}bc_accuracy"], phase.majority, loaded.checkpoint.step)
     yield flags.policy_entropy(2, figures[f"{where}entropy"] / chunk)
-    yield certainty(subject, phase)
+    yield certainty(loaded, phase)
     yield check(
-        "policy", "latents' gradient", f"requires_grad {subject.batch.latents.requires_grad}", "False",
-        "the tokenizer is not frozen properly: detach its latents", red=subject.batch.latents.requires_grad,
+        "policy", "latents' gradient", f"requires_grad {loaded.batch.latents.requires_grad}", "False",
+        "the tokenizer is not frozen properly: detach its latents", red=loaded.batch.latents.requires_grad,
     )  # fmt: skip
-    yield rewarded_windows(subject, phase)
-    tasks = subject.config.tasks.names
+    yield rewarded_windows(loaded, phase)
+    tasks = loaded.config.tasks.names
     if len(tasks) > 1:
-        yield from (rewards(subject, phase, number).about(task) for number, task in enumerate(tasks))
+        yield from (rewards(loaded, phase, number).about(task) for number, task in enumerate(tasks))
     else:
-        yield rewards(subject, phase)
+        yield rewards(loaded, phase)
 
 
 @torch.no_grad()
-def certainty(subject: Subject, phase: AgentPhase) -> Check:
+def certainty(loaded: LoadedPhase, phase: AgentPhase) -> Check:
     """Share of the choices whose commonest label has nearly all probability."""
-    work = phase.work(subject.batch)
-    with subject.backend.autocast():
+    work = phase.work(loaded.batch)
+    with loaded.backend.autocast():
         logits = phase.agent.policy(phase.agent.sequence_features(phase.world, work.batch, work.noise))
     most = torch.stack([part.exp().amax(-1) for part in phase.agent.policy.log_softmax(logits)], -1)
     if not work.labelled.any():
@@ -56,12 +56,12 @@ def certainty(subject: Subject, phase: AgentPhase) -> Check:
     )  # fmt: skip
 
 
-def rewards(subject: Subject, phase: AgentPhase, task: int | None = None) -> Check:
+def rewards(loaded: LoadedPhase, phase: AgentPhase, task: int | None = None) -> Check:
     """Spread of the predictions, over as many batches as it takes to see a reward."""
     name, expected = "spread of predicted rewards", f"at least {flags.CONSTANT:g}"
     if "value" not in phase.terms:
         return Check("reward", name, "recordings without rewards", expected, "not measured")
-    predicted, recorded = sample_rewards(subject, phase, task)
+    predicted, recorded = sample_rewards(loaded, phase, task)
     if len(recorded) < 2 or not float(recorded.std()) > 0:
         return Check("reward", name, f"no reward in {len(recorded)} steps", expected, "too early")
     return reward_spread(predicted, recorded)
@@ -74,14 +74,14 @@ def reward_spread(predicted: Tensor, recorded: Tensor) -> Check:
 
 @torch.no_grad()
 def sample_rewards(
-    subject: Subject, phase: AgentPhase, task: int | None = None, batches: int = 8
+    loaded: LoadedPhase, phase: AgentPhase, task: int | None = None, batches: int = 8
 ) -> tuple[Tensor, Tensor]:
     """(predicted, recorded) at every valid step of some batches, of one task's crops or of all."""
     predicted, recorded = [], []
-    feed, agent = phase.feed, phase.agent
+    loader, agent = phase.loader, phase.agent
     for number in range(batches):
-        work = phase.work(feed.sampler.batch(number).to(subject.backend.device))
-        with subject.backend.autocast():
+        work = phase.work(loader.sampler.batch(number).to(loaded.backend.device))
+        with loaded.backend.autocast():
             features = agent.sequence_features(phase.world, work.batch, work.noise)
             found = agent.recorded_rewards(features, work.batch)
         valid = work.reward > 0

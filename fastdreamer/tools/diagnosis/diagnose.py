@@ -20,9 +20,9 @@ from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis import audit, cloning, inputs, real_play
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
-from fastdreamer.tools.diagnosis import imagined as dreams
+from fastdreamer.tools.diagnosis import imagined as rollouts
 from fastdreamer.tools.diagnosis import model_checks as models
-from fastdreamer.tools.diagnosis.loaded_phase import Subject, opened, run_steps
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase, opened, run_steps
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
 
@@ -70,29 +70,29 @@ def diagnose(
 def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
     if backend.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backend.device)
-    with opened(config, run, number, backend) as subject:
-        run_steps(subject)
-        dreamed = dreams.dream(subject, subject.phase) if isinstance(subject.phase, ImaginationPhase) else None
-        checks = list(_checks(subject, run.path / "diagnosis" / f"phase{number}", dreamed))
-        result: dict[str, Any] = {"step": subject.checkpoint.step, "verdict": worst(checks)}
-        if dreamed is not None:
-            result |= dreams.figures(subject, dreamed)
+    with opened(config, run, number, backend) as loaded:
+        run_steps(loaded)
+        imagined = rollouts.rollout(loaded, loaded.phase) if isinstance(loaded.phase, ImaginationPhase) else None
+        checks = list(_checks(loaded, run.path / "diagnosis" / f"phase{number}", imagined))
+        result: dict[str, Any] = {"step": loaded.checkpoint.step, "verdict": worst(checks)}
+        if imagined is not None:
+            result |= rollouts.figures(loaded, imagined)
     return result | {"checks": [check.to_dict() for check in checks]}
 
 
-def _checks(subject: Subject, pictures: Path, dreamed: dreams.Dreams | None) -> Iterator[Check]:
+def _checks(loaded: LoadedPhase, pictures: Path, imagined: rollouts.Imagined | None) -> Iterator[Check]:
     pictures.mkdir(parents=True, exist_ok=True)
-    yield from models.checks(subject)
-    if subject.number < 3:
-        yield from inputs.checks(subject, pictures)
-    if subject.number == 2:
-        yield from cloning.checks(subject)
-    if dreamed is not None:
-        yield from dreams.checks(subject, dreamed)
-    if subject.number > 1:
-        yield from real_play.checks(subject)
-    if subject.number != 2:
-        yield from dynamics.checks(subject, pictures)
+    yield from models.checks(loaded)
+    if loaded.number < 3:
+        yield from inputs.checks(loaded, pictures)
+    if loaded.number == 2:
+        yield from cloning.checks(loaded)
+    if imagined is not None:
+        yield from rollouts.checks(loaded, imagined)
+    if loaded.number > 1:
+        yield from real_play.checks(loaded)
+    if loaded.number != 2:
+        yield from dynamics.checks(loaded, pictures)
 
 
 def _kept(run_dir: Path) -> dict[str, Any]:

@@ -28,27 +28,27 @@ from fastdreamer.evaluation.open_loop import (
 from fastdreamer.health.checks import Check, check
 from fastdreamer.latents.batch import Batch
 from fastdreamer.system.advice import command
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 CROPS, SAMPLES, RESAMPLES = 24, 2, 500
 
 
-def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
+def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
     """On held-out crops, or on training ones where no held-out window is long enough."""
-    context = subject.config.evaluation.context
+    context = loaded.config.evaluation.context
     try:
-        crops, batch = _crops(subject, context)
+        crops, batch = _crops(loaded, context)
     except UserError as error:
         yield Check("actions", "controls", " ".join(str(error).split()), "measured on whole windows", "not measured")
         return
-    batch = batch.to(subject.backend.device)
+    batch = batch.to(loaded.backend.device)
     with torch.no_grad():
-        truth = subject.world.normalise(batch.latents, batch.positions)
-        replacing = {"real": None, **replacements(batch, context, subject.store.space.noop)}
+        truth = loaded.world.normalise(batch.latents, batch.positions)
+        replacing = {"real": None, **replacements(batch, context, loaded.store.space.noop)}
         if not batch.labelled.all():
             replacing = {"real": None}
             yield Check("actions", "controls", "windows without action labels", "labelled windows", "not measured")
-        imagine = imagining(subject.world, context, subject.backend.autocast)
+        imagine = imagining(loaded.world, context, loaded.backend.autocast)
         errors = {
             name: errors_of(imagine, batch, truth, actions, context, SAMPLES, 0).mean_of_samples
             for name, actions in replacing.items()
@@ -58,8 +58,8 @@ def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
         yield control(name, times_the_error(found, real, RESAMPLES, 0))
     yield drift(real, copy_errors(truth, context))
     with torch.no_grad():
-        yield one_step(next_step_errors(subject.world, batch))
-    draw(subject, crops, batch, truth, real, context, pictures)
+        yield one_step(next_step_errors(loaded.world, batch))
+    draw(loaded, crops, batch, truth, real, context, pictures)
 
 
 def replacements(batch: Batch, context: int, noop: tuple[int, ...]) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ def next_step_errors(world: WorldModel, batch: Batch) -> dict[str, tuple[float, 
 
 
 def draw(
-    subject: Subject,
+    loaded: LoadedPhase,
     crops: list[Crop],
     batch: Batch,
     truth: Tensor,
@@ -157,17 +157,17 @@ def draw(
     from fastdreamer.evaluation.pictures import write_filmstrips
     from fastdreamer.training.pixel_decoder import load_decoder
 
-    decoder = load_decoder(subject.run, subject.config, subject.backend.device)
+    decoder = load_decoder(loaded.run, loaded.config, loaded.backend.device)
     if decoder is None:
         return
     write_filmstrips(
-        to, crops, batch, real.mean(1), 1, truth, imagining(subject.world, context), decoder,
-        RealFrames(subject.config, subject.run), subject.store.clock, context, 0,
+        to, crops, batch, real.mean(1), 1, truth, imagining(loaded.world, context), decoder,
+        RealFrames(loaded.config, loaded.run), loaded.store.clock, context, 0,
     )  # fmt: skip
 
 
-def _crops(subject: Subject, context: int) -> tuple[list[Crop], Batch]:
-    store, window = subject.store, subject.config.dynamics.window
+def _crops(loaded: LoadedPhase, context: int) -> tuple[list[Crop], Batch]:
+    store, window = loaded.store, loaded.config.dynamics.window
     try:
         return choose_crops(store.split("held_out"), store.clock, window, context, CROPS, 0)
     except UserError:

@@ -49,7 +49,7 @@ class Gates:
         if phase == 2:
             checks = [actions_matter(config, world, store)]
         else:
-            checks = [dreams_reach(config, parent, store)]
+            checks = [rollouts_reach(config, parent, store)]
             agent = agent_from(parent, config, device).eval()
             if agent.reward.is_trained:  # else the phase itself refuses, whatever is forced
                 checks.append(rewards_differ(config, world, agent, store))
@@ -90,7 +90,7 @@ def actions_matter(config: Config, world: WorldModel, store: LatentStore) -> Che
     return flags.action_ratio(interval.mean, interval.low, interval.high)
 
 
-def dreams_reach(config: Config, parent: Checkpoint, store: LatentStore) -> Check:
+def rollouts_reach(config: Config, parent: Checkpoint, store: LatentStore) -> Check:
     """Whether dreams stay within what phase 1 was trained on: its window, and no episode is longer than itself."""
     dynamics = parent.state["architecture"]["dynamics"]
     longest = max((len(episode.latents) for episode in episodes_of(store, "train", 1)), default=0)

@@ -15,7 +15,7 @@ from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
 from fastdreamer.imagination.returns import rollout_returns, survival
 from fastdreamer.tools.diagnosis import real_play
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.training.imagination_phase import NO_REWARD, ImaginationPhase
 
 SHOWN = 200  # points of the plot of values against returns
@@ -24,7 +24,7 @@ FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added t
 
 
 @dataclass(frozen=True)
-class Dreams:
+class Imagined:
     """One rollout and what follows from it, on the CPU."""
 
     rewards: Tensor
@@ -33,10 +33,10 @@ class Dreams:
     weight: Tensor
     task: Tensor
 
-    def of(self, task: int) -> Dreams:
+    def of(self, task: int) -> Imagined:
         """The dreams of one task."""
         rows = self.task == task
-        return Dreams(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Imagined(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def advantage(self) -> Tensor:
@@ -44,58 +44,58 @@ class Dreams:
         return self.returns - self.values
 
 
-def checks(subject: Subject, dreams: Dreams) -> Iterator[Check]:
+def checks(loaded: LoadedPhase, rollouts: Imagined) -> Iterator[Check]:
     """After `run_steps`."""
-    figures, chunk = subject.figures, subject.config.tokenizer.frames_per_latent
-    advantage = dreams.advantage
+    figures, chunk = loaded.figures, loaded.config.tokenizer.frames_per_latent
+    advantage = rollouts.advantage
     yield flags.advantages(float(advantage.mean()), float(advantage.std()))
-    yield flags.advantage_sets(*sets(dreams))
-    tasks = subject.config.tasks.names
-    parts = {task: dreams.of(number) for number, task in enumerate(tasks)} if len(tasks) > 1 else {}
+    yield flags.advantage_sets(*sets(rollouts))
+    tasks = loaded.config.tasks.names
+    parts = {task: rollouts.of(number) for number, task in enumerate(tasks)} if len(tasks) > 1 else {}
     yield from (imagined_rewards(part).about(task) for task, part in parts.items())
     if not parts:
-        yield imagined_rewards(dreams)
-    yield calibration(dreams)
+        yield imagined_rewards(rollouts)
+    yield calibration(rollouts)
     yield flags.policy_entropy(3, figures["entropy"] / chunk)
     yield flags.kl_to_prior(figures["kl_prior"] / chunk)
     for task, part in ((task, part) for task, part in parts.items() if part.rewards.numel()):
-        yield reality(float(part.rewards.mean()) / chunk, real_reward(subject, task)).about(task)
+        yield reality(float(part.rewards.mean()) / chunk, real_reward(loaded, task)).about(task)
     if not parts:
-        yield reality(float(dreams.rewards.mean()) / chunk, real_reward(subject))
+        yield reality(float(rollouts.rewards.mean()) / chunk, real_reward(loaded))
 
 
-def imagined_rewards(dreams: Dreams) -> Check:
+def imagined_rewards(rollouts: Imagined) -> Check:
     """Whether something is ever earned."""
-    if not dreams.rewards.numel():  # of a task that no crop of the batch is of
+    if not rollouts.rewards.numel():  # of a task that no crop of the batch is of
         return Check("imagination", "imagined rewards", "no dream in the batch", "not all alike", "not measured")
-    fires = float((dreams.rewards.abs() > NO_REWARD).float().mean())
-    return flags.imagined_rewards(float(dreams.rewards.mean()), float(dreams.rewards.std()), fires)
+    fires = float((rollouts.rewards.abs() > NO_REWARD).float().mean())
+    return flags.imagined_rewards(float(rollouts.rewards.mean()), float(rollouts.rewards.std()), fires)
 
 
 @torch.no_grad()
-def dream(subject: Subject, phase: ImaginationPhase) -> Dreams:
+def rollout(loaded: LoadedPhase, phase: ImaginationPhase) -> Imagined:
     """A rollout from the sample batch's steps."""
-    settings, agent = subject.config.imagination, phase.agent
-    rollout = phase.imagine(subject.batch)
-    with subject.backend.autocast():
+    settings, agent = loaded.config.imagination, phase.agent
+    rollout = phase.imagine(loaded.batch)
+    with loaded.backend.autocast():
         values = agent.returns_decoded(rollout.features).float()
     returns = rollout_returns(rollout, values, phase.gamma, settings.lambda_)
     weight = survival(rollout.continues)
     found = [x.float().cpu() for x in (rollout.rewards, values[:, :-1], returns, weight)]
     rewards, values, returns, weight = found
-    return Dreams(rewards, values, returns, weight, subject.batch.task.cpu())
+    return Imagined(rewards, values, returns, weight, loaded.batch.task.cpu())
 
 
-def sets(dreams: Dreams) -> tuple[int, int]:
+def sets(rollouts: Imagined) -> tuple[int, int]:
     """Sizes of D+ and D-, of the steps that are likely before the end."""
-    advantage = dreams.advantage[dreams.weight > 0.5]
+    advantage = rollouts.advantage[rollouts.weight > 0.5]
     positive = int((advantage >= 0).sum())
     return positive, advantage.numel() - positive
 
 
-def calibration(dreams: Dreams) -> Check:
+def calibration(rollouts: Imagined) -> Check:
     """Values against lambda-returns: correlation, and bias in spreads of the returns (see ALIKE)."""
-    values, returns = dreams.values.flatten(), dreams.returns.flatten()
+    values, returns = rollouts.values.flatten(), rollouts.returns.flatten()
     spread = float(returns.std())
     if spread < 1e-6:
         return check(
@@ -125,13 +125,13 @@ def reality(imagined: float, real: float | None) -> Check:
     )  # fmt: skip
 
 
-def real_reward(subject: Subject, task: str | None = None) -> float | None:
+def real_reward(loaded: LoadedPhase, task: str | None = None) -> float | None:
     """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks.
 
     A damaged evaluation is said by the checks of `real_play`.
     """
     try:
-        evaluations = real_play.played(subject)
+        evaluations = real_play.played(loaded)
     except UserError:
         return None
     entry = next(iter(evaluations.values())) if task is None else evaluations.get(task, {})
@@ -139,18 +139,18 @@ def real_reward(subject: Subject, task: str | None = None) -> float | None:
     return None if policy is None else float(policy["return_mean"]) / max(1.0, float(policy["length_mean"]))
 
 
-def figures(subject: Subject, dreams: Dreams) -> dict[str, Any]:
+def figures(loaded: LoadedPhase, rollouts: Imagined) -> dict[str, Any]:
     """For the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
-    positive, negative = sets(dreams)
-    imagined = float(dreams.rewards.mean()) / subject.config.tokenizer.frames_per_latent
-    tasks = subject.config.tasks.names
-    known = [real_reward(subject, task) for task in (tasks if len(tasks) > 1 else (None,))]
+    positive, negative = sets(rollouts)
+    imagined = float(rollouts.rewards.mean()) / loaded.config.tokenizer.frames_per_latent
+    tasks = loaded.config.tasks.names
+    known = [real_reward(loaded, task) for task in (tasks if len(tasks) > 1 else (None,))]
     real = [reward for reward in known if reward is not None]
     rewards = {"imagined_reward": imagined, "real_reward": sum(real) / len(real) if real else None}
-    return {"positive": positive, "negative": negative, "values": _plotted(dreams)} | rewards
+    return {"positive": positive, "negative": negative, "values": _plotted(rollouts)} | rewards
 
 
-def _plotted(dreams: Dreams) -> list[tuple[float, float]]:
-    pairs = torch.stack([dreams.returns.flatten(), dreams.values.flatten()], 1)
+def _plotted(rollouts: Imagined) -> list[tuple[float, float]]:
+    pairs = torch.stack([rollouts.returns.flatten(), rollouts.values.flatten()], 1)
     step = max(1, len(pairs) // SHOWN)
     return [(round(float(x), 4), round(float(y), 4)) for x, y in pairs[::step][:SHOWN]]

@@ -15,7 +15,7 @@ from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.system.advice import command
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 CLIP = 33  # frames that go through the tokenizer, where a window is not longer
 WINDOWS = 2  # whose reconstruction is measured
@@ -24,21 +24,21 @@ SHOWN = 4  # commonest actions and rewards
 SKIPPED = 0.05  # share of recordings that were left out
 
 
-def checks(subject: Subject, pictures: Path) -> Iterator[Check]:
+def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
     """Of the store and the batch; of frames, where the recordings are there."""
-    yield from store(subject)
-    yield normalised(subject)
-    yield lengths(subject)
+    yield from store(loaded)
+    yield normalised(loaded)
+    yield lengths(loaded)
     try:
-        yield from tokenizer(subject)
-        yield reconstruction(subject, pictures)
+        yield from tokenizer(loaded)
+        yield reconstruction(loaded, pictures)
     except UserError as error:
         yield Check("frames", "tokenizer", " ".join(str(error).split()), "frames to latents", "not measured")
 
 
-def store(subject: Subject) -> Iterator[Check]:
+def store(loaded: LoadedPhase) -> Iterator[Check]:
     """Episodes left out; commonest action; rewards."""
-    manifest, episodes = subject.store.manifest, subject.store.episodes
+    manifest, episodes = loaded.store.manifest, loaded.store.episodes
     skipped = manifest.get("skipped", {})
     share = len(skipped) / (len(skipped) + len(episodes))
     first = f" ({next(iter(skipped))})" if skipped else ""
@@ -47,9 +47,9 @@ def store(subject: Subject) -> Iterator[Check]:
         f"each is named with its reason by: {command('inspect')}; mend them, then encode again: {command('encode')}",
         amber=share > 0, red=share > SKIPPED,
     )  # fmt: skip
-    yield imbalance(subject)
-    tasks = subject.config.tasks.names if subject.number > 1 else ()
-    for task, view in zip(tasks or ("",), relabelled(subject.store, episodes, tasks), strict=True):
+    yield imbalance(loaded)
+    tasks = loaded.config.tasks.names if loaded.number > 1 else ()
+    for task, view in zip(tasks or ("",), relabelled(loaded.store, episodes, tasks), strict=True):
         yield earned(view).about(task) if task else earned(view)
 
 
@@ -66,20 +66,20 @@ def earned(episodes: Sequence[Episode]) -> Check:
     )  # fmt: skip
 
 
-def imbalance(subject: Subject) -> Check:
+def imbalance(loaded: LoadedPhase) -> Check:
     """The commonest whole actions and their shares of the data."""
-    taken = [e.actions for e in subject.store.episodes if e.labelled]
+    taken = [e.actions for e in loaded.store.episodes if e.labelled]
     if not taken:
         return Check("actions", "commonest action", "no labelled episode", "at most 90 % of the data", "not measured")
     found, counts = torch.cat(taken).unique(dim=0, return_counts=True)
-    shares, components = counts / counts.sum(), subject.store.space.components
+    shares, components = counts / counts.sum(), loaded.store.space.components
 
     def said(place: int) -> str:
         taken = [(c, c.labels[i]) for c, i in zip(components, found[place].tolist(), strict=True) if i != c.noop]
         labels = [c.name if label == "1" else f"{c.name}={label}" for c, label in taken]
         return f"{float(shares[place]):.1%} {' and '.join(labels) or 'nothing'}"
 
-    share, gamma = float(shares.max()), subject.config.heads.focal_gamma
+    share, gamma = float(shares.max()), loaded.config.heads.focal_gamma
     commonest = [said(int(place)) for place in shares.argsort(descending=True)[:SHOWN]]
     return check(
         "actions", "commonest action", ", ".join(commonest), "at most 90 % of the data",
@@ -88,9 +88,9 @@ def imbalance(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def normalised(subject: Subject) -> Check:
+def normalised(loaded: LoadedPhase) -> Check:
     """Normalised latents of the batch are near zero mean and unit spread."""
-    batch, world = subject.batch, subject.world
+    batch, world = loaded.batch, loaded.world
     with torch.no_grad():
         latents = world.normalise(batch.latents, batch.positions)[batch.target_valid]
     mean, std = float(latents.mean()), float(latents.std())
@@ -102,9 +102,9 @@ def normalised(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def lengths(subject: Subject) -> Check:
+def lengths(loaded: LoadedPhase) -> Check:
     """Actions are as long as latents."""
-    batch = subject.batch
+    batch = loaded.batch
     steps, actions, taken = batch.latents.shape[1], batch.actions.shape[1], batch.next_actions.shape[1]
     return check(
         "actions", "action length", f"{actions} and {taken} chunks", f"{steps}, as there are latent steps",
@@ -113,23 +113,23 @@ def lengths(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def tokenizer(subject: Subject) -> Iterator[Check]:
+def tokenizer(loaded: LoadedPhase) -> Iterator[Check]:
     """Frames of one recording through the tokenizer, beside what the store holds of them."""
     from fastdreamer.recordings.identity import behind
     from fastdreamer.recordings.read import find_recordings, how_to_read, read_recording
     from fastdreamer.tokenizer.engines.installed import open_tokenizer
     from fastdreamer.tokenizer.preprocess import preprocess
 
-    config, held = subject.config, {episode.name: episode for episode in subject.store.episodes}
-    folder = subject.run.recordings(config)
+    config, held = loaded.config, {episode.name: episode for episode in loaded.store.episodes}
+    folder = loaded.run.recordings(config)
     if not folder.is_dir():
         raise UserError(f"no recordings at {folder}")
-    entries = subject.store.manifest["episodes"]
+    entries = loaded.store.manifest["episodes"]
     recording = next(iter(behind(find_recordings(folder), entries, folder).values()), None)
     if recording is None:
         raise UserError(f"no recording in {folder} is in the store")
-    frozen = open_tokenizer(config, subject.backend.device)
-    frames = read_recording(recording, subject.store.space, size=config.data.frame_size, **how_to_read(config)).frames[
+    frozen = open_tokenizer(config, loaded.backend.device)
+    frames = read_recording(recording, loaded.store.space, size=config.data.frame_size, **how_to_read(config)).frames[
         : max(CLIP, frozen.clock.window)
     ]
     clip = torch.from_numpy(frames)[None].permute(0, 1, 4, 2, 3)
@@ -184,19 +184,19 @@ def output(latents: Tensor, frames: int, clock: LatentClock) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def reconstruction(subject: Subject, pictures: Path) -> Check:
+def reconstruction(loaded: LoadedPhase, pictures: Path) -> Check:
     """PSNR unpooled and pooled; writes the picture."""
     from fastdreamer.encoding.reconstruction import MAX_DROP, measure_reconstruction
 
-    config = subject.config
+    config = loaded.config
     file = pictures / "reconstruction.png"
-    found = measure_reconstruction(subject.run.recordings(config), config, config.data.env, WINDOWS, pictures=file)
+    found = measure_reconstruction(loaded.run.recordings(config), config, config.data.env, WINDOWS, pictures=file)
     if "not_measured" in found:
         return Check("reconstruction", "reconstruction", found["not_measured"], "PSNR", "not measured")
     pooled, unpooled, mean = found["pooled_db"], found["unpooled_db"], found["mean_frame_db"]
     is_worthless = not max(pooled, unpooled) >= mean
-    recordings = subject.run.recordings(config)
-    fit = command("fit-tokenizer", recordings=recordings, out=subject.run.path / "tokenizer")
+    recordings = loaded.run.recordings(config)
+    fit = command("fit-tokenizer", recordings=recordings, out=loaded.run.path / "tokenizer")
     remedy = (
         f"the mean picture alone has {mean:.1f} dB: fit a tokenizer to these recordings: {fit}"
         if is_worthless

@@ -28,7 +28,7 @@ BRIEF_S = 0.002  # a shorter wait a step is nothing that a loader could do bette
 
 
 @dataclass
-class Subject:
+class LoadedPhase:
     """A phase with its averaged weights, on a sample batch.
 
     Attributes:
@@ -71,7 +71,7 @@ class Subject:
 
 
 @contextmanager
-def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> Iterator[Subject]:
+def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> Iterator[LoadedPhase]:
     """The run's phase `number`.
 
     Raises:
@@ -87,31 +87,31 @@ def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> 
     phase.model.load_state_dict(fitting, strict=False)
     phase.model.eval()
     missing, unexpected = sorted(own.keys() - fitting.keys()), sorted(saved.keys() - own.keys())
-    feed = phase.feed
-    assert feed is not None
-    with feed:
-        batch = feed.sampler.batch(0).to(backend.device)
-        yield Subject(config, run, number, backend, store, checkpoint, phase, missing, unexpected, batch)
+    loader = phase.loader
+    assert loader is not None
+    with loader:
+        batch = loader.sampler.batch(0).to(backend.device)
+        yield LoadedPhase(config, run, number, backend, store, checkpoint, phase, missing, unexpected, batch)
 
 
-def run_steps(subject: Subject) -> None:
+def run_steps(loaded: LoadedPhase) -> None:
     """Fills in loss, gradient norm, waiting and figures; no weight changes."""
-    phase, feed, step = subject.phase, subject.phase.feed, subject.checkpoint.step
-    assert feed is not None
+    phase, loader, step = loaded.phase, loaded.phase.loader, loaded.checkpoint.step
+    assert loader is not None
     times: list[tuple[float, float]] = []
     for _ in range(1 + STEPS):
-        began, waited = time.perf_counter(), feed.waited_s
+        began, waited = time.perf_counter(), loader.waited_s
         phase.model.zero_grad(set_to_none=True)
         work = phase.draw()
-        with subject.backend.autocast():
+        with loaded.backend.autocast():
             loss, sums = phase.loss(work, step)
         loss.backward()
-        subject.loss = float(loss.detach())  # waits for the device, as a step's end
-        times.append((feed.waited_s - waited, time.perf_counter() - began))
+        loaded.loss = float(loss.detach())  # waits for the device, as a step's end
+        times.append((loader.waited_s - waited, time.perf_counter() - began))
     wait, whole = (statistics.median(column) for column in zip(*times[1:], strict=True))
-    subject.waiting = wait / whole if wait > BRIEF_S else 0.0
+    loaded.waiting = wait / whole if wait > BRIEF_S else 0.0
     gradients = [p.grad for p in phase.model.parameters() if p.grad is not None]
-    subject.norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+    loaded.norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
     with torch.no_grad():
-        subject.figures = {name: float(value) for name, value in phase.figures(sums, step).items()}
+        loaded.figures = {name: float(value) for name, value in phase.figures(sums, step).items()}
     phase.model.eval()

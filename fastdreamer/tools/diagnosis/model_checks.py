@@ -13,36 +13,36 @@ from fastdreamer.health import limits as flags
 from fastdreamer.health.checks import Check, check
 from fastdreamer.run.metrics import read_curves
 from fastdreamer.system.advice import command
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 TRAINS = {1: ("world.",), 2: ("agent.",), 3: ("policy.", "value.")}
 """Beginnings of the names of what a phase trains, in its model."""
 CURVES = {1: "loss/dynamics", 2: "loss/policy"}
 """What should fall; phase 3's losses carry no verdict."""
 GIB = 2**30
-FULL = 11 / 12  # of a card
+FULL = 11 / 12  # of a GPU
 
 
-def checks(subject: Subject) -> Iterator[Check]:
+def checks(loaded: LoadedPhase) -> Iterator[Check]:
     """All of them, after `run_steps`."""
-    yield from devices(modules_of(subject), subject.backend.device)
-    yield trained(subject)
-    yield frozen(subject)
-    yield reached(subject)
-    yield names(subject)
-    number = subject.number
-    yield flags.finite(number, subject.loss)
-    yield flags.gradient_norm(number, subject.norm)
-    yield flags.wait_share(subject.waiting, number)
+    yield from devices(modules_of(loaded), loaded.backend.device)
+    yield trained(loaded)
+    yield frozen(loaded)
+    yield reached(loaded)
+    yield names(loaded)
+    number = loaded.number
+    yield flags.finite(number, loaded.loss)
+    yield flags.gradient_norm(number, loaded.norm)
+    yield flags.wait_share(loaded.waiting, number)
     if number in CURVES:
-        yield loss_curve(subject)
-    yield memory(subject)
+        yield loss_curve(loaded)
+    yield memory(loaded)
 
 
-def modules_of(subject: Subject) -> dict[str, nn.Module]:
+def modules_of(loaded: LoadedPhase) -> dict[str, nn.Module]:
     """The phase's model's parts and what it was built on, by name."""
-    parts = {name: module for name, module in subject.phase.model.named_children() if name != "scale"}
-    return {**dict(subject.phase.frozen), **parts}
+    parts = {name: module for name, module in loaded.phase.model.named_children() if name != "scale"}
+    return {**dict(loaded.phase.frozen), **parts}
 
 
 def devices(modules: Mapping[str, nn.Module], device: torch.device) -> Iterator[Check]:
@@ -58,11 +58,11 @@ def devices(modules: Mapping[str, nn.Module], device: torch.device) -> Iterator[
         )  # fmt: skip
 
 
-def trained(subject: Subject) -> Check:
+def trained(loaded: LoadedPhase) -> Check:
     """The optimisers hold exactly what should train."""
-    begins = TRAINS[subject.number]
-    wanted = {name for name, _ in subject.phase.model.named_parameters() if name.startswith(begins)}
-    held = set(subject.trained)
+    begins = TRAINS[loaded.number]
+    wanted = {name for name, _ in loaded.phase.model.named_parameters() if name.startswith(begins)}
+    held = set(loaded.trained)
     wrong = sorted(wanted ^ held)
     what = f"{len(held)} tensors" + (f"; {wrong[0]} is {'held' if wrong[0] in held else 'missing'}" if wrong else "")
     return check(
@@ -71,12 +71,12 @@ def trained(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def frozen(subject: Subject) -> Check:
+def frozen(loaded: LoadedPhase) -> Check:
     """Nothing that is frozen requires a gradient or has one."""
-    held = {id(p) for p in subject.trained.values()}
+    held = {id(p) for p in loaded.trained.values()}
     loose = [
         f"{part}.{name}"
-        for part, module in subject.phase.frozen.items()
+        for part, module in loaded.phase.frozen.items()
         for name, p in module.named_parameters()
         if id(p) not in held and (p.requires_grad or p.grad is not None)
     ]
@@ -87,9 +87,9 @@ def frozen(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def reached(subject: Subject) -> Check:
+def reached(loaded: LoadedPhase) -> Check:
     """The gradient reaches what should train."""
-    trained = subject.trained
+    trained = loaded.trained
     dead = [name for name, p in trained.items() if p.grad is None and p.numel()]
     return check(
         "models", "gradient reaches", f"{len(trained) - len(dead)} of {len(trained)} tensors", "all of them",
@@ -98,10 +98,10 @@ def reached(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def names(subject: Subject) -> Check:
+def names(loaded: LoadedPhase) -> Check:
     """The checkpoint's parameters are the model's, without compile's prefixes."""
-    prefixed = [n for tensors in subject.checkpoint.tensors.values() for n in tensors if "_orig_mod." in n]
-    missing, unexpected = subject.missing, subject.unexpected
+    prefixed = [n for tensors in loaded.checkpoint.tensors.values() for n in tensors if "_orig_mod." in n]
+    missing, unexpected = loaded.missing, loaded.unexpected
     found = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(prefixed)} with a compile prefix"
     first = [*missing, *unexpected, *prefixed][:1]
     return check(
@@ -111,24 +111,24 @@ def names(subject: Subject) -> Check:
     )  # fmt: skip
 
 
-def loss_curve(subject: Subject) -> Check:
+def loss_curve(loaded: LoadedPhase) -> Check:
     """From the run's metrics."""
-    points = read_curves(subject.run.path).get(subject.number, {}).get(CURVES[subject.number], [])
+    points = read_curves(loaded.run.path).get(loaded.number, {}).get(CURVES[loaded.number], [])
     if not points:
         return Check("loss", "loss curve", "no metrics.jsonl", "falls, without spikes", "not measured")
-    return flags.loss_curve(subject.number, [value for _, value in points])
+    return flags.loss_curve(loaded.number, [value for _, value in points])
 
 
-def memory(subject: Subject) -> Check:
+def memory(loaded: LoadedPhase) -> Check:
     """What a step takes, against the budget."""
-    given, device = subject.config.memory_gb, subject.backend.device
+    given, device = loaded.config.memory_gb, loaded.backend.device
     if device.type == "cuda":
         used = torch.cuda.max_memory_reserved(device)
         total = int(given * GIB) or torch.cuda.get_device_properties(device).total_memory
     else:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         total = int(given * GIB) or _physical()
-    name = f"phase{subject.number}"
+    name = f"phase{loaded.number}"
     return check(
         "memory", "memory", f"{used / GIB:.2f} of {total / GIB:.1f} GiB", f"at most {FULL:.0%}",
         f"lower {name}.micro_batch or set {name}.recompute=true; what fits is said by: {command('plan')}",

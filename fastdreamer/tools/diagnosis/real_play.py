@@ -13,7 +13,7 @@ from fastdreamer.health.checks import Check
 from fastdreamer.run.run_files import EVALUATION
 from fastdreamer.system.advice import command as command_of
 from fastdreamer.system.json_files import COUNT, NUMBER, Every, Maybe
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 MEAN, BOUND = {"mean": NUMBER}, {"mean": Maybe(NUMBER)}
 JUDGED = {
@@ -30,19 +30,19 @@ NEEDED = PLAYED | {"tasks?": Every(PLAYED)}
 NAMES = (("reward", "predicted against paid reward"), ("value", "value on real play"))
 
 
-def checks(subject: Subject) -> Iterator[Check]:
+def checks(loaded: LoadedPhase) -> Iterator[Check]:
     """Of the phase's sampled policy, for every task that was played; nothing where no reward head was trained."""
-    if "value" not in getattr(subject.phase, "terms", ("value",)):
+    if "value" not in getattr(loaded.phase, "terms", ("value",)):
         return
     try:
-        evaluations, policy = played(subject), f"phase{subject.number}"
+        evaluations, policy = played(loaded), f"phase{loaded.number}"
     except UserError as error:
         yield from (Check(*name, str(error), "measured on real play", "not measured") for name in NAMES)
         return
     for task, evaluation in evaluations.items():
         title = f" ({task})" if len(evaluations) > 1 else ""
         entry = evaluation.get("reward_calibration", {}).get(policy)
-        found = _unknown(subject, entry)
+        found = _unknown(loaded, entry)
         for check in found or judged(entry):
             yield replace(check, name=check.name + title)
 
@@ -58,13 +58,13 @@ def judged(entry: Mapping[str, Any]) -> list[Check]:
     return found
 
 
-def played(subject: Subject) -> dict[str, dict[str, Any]]:
+def played(loaded: LoadedPhase) -> dict[str, dict[str, Any]]:
     """What `eval` wrote, by task; the one that has no name where there is one alone, or no evaluation.
 
     Raises:
         UserError: if it is damaged.
     """
-    evaluation = EVALUATION.read(subject.run.path, shape=NEEDED, remedy=f"run {_command(subject)}")
+    evaluation = EVALUATION.read(loaded.run.path, shape=NEEDED, remedy=f"run {_command(loaded)}")
     return dict(evaluation.get("tasks") or {"": evaluation})
 
 
@@ -73,13 +73,13 @@ def _huge_where_null(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def _command(subject: Subject) -> str:
-    return command_of("eval", run_dir=subject.run.path)
+def _command(loaded: LoadedPhase) -> str:
+    return command_of("eval", run_dir=loaded.run.path)
 
 
-def _unknown(subject: Subject, entry: Mapping[str, Any] | None) -> list[Check]:
+def _unknown(loaded: LoadedPhase, entry: Mapping[str, Any] | None) -> list[Check]:
     """The checks where there is nothing to read, or it is of another checkpoint."""
-    if entry is not None and entry["step"] == subject.checkpoint.step:
+    if entry is not None and entry["step"] == loaded.checkpoint.step:
         return []
     what = "not played yet" if entry is None else f"played at step {entry['step']}"
-    return [Check(*name, f"{what}: run {_command(subject)}", "measured on real play", "not measured") for name in NAMES]
+    return [Check(*name, f"{what}: run {_command(loaded)}", "measured on real play", "not measured") for name in NAMES]

@@ -13,7 +13,7 @@ from fastdreamer.evaluation.calibration import auc, correlation, features_of, pr
 from fastdreamer.health.checks import Check, check
 from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.latents.relabel import relabelled
-from fastdreamer.tools.diagnosis.loaded_phase import Subject
+from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.phase_data import episodes_of
 
@@ -23,26 +23,26 @@ NAME, EXPECTED = "dreams of rewarded play", "AUC above 0.5"
 
 
 @torch.no_grad()
-def rewarded_windows(subject: Subject, phase: AgentPhase) -> Check:
+def rewarded_windows(loaded: LoadedPhase, phase: AgentPhase) -> Check:
     """The reward head's sum over H steps of held-out play, on the real states and on imagined ones.
 
     How well it tells windows with a reward from others (AUC), its correlation with the recorded sum, and how the
     imagined change of value goes with the real one.
     """
-    config, agent, world = subject.config, phase.agent, phase.world
+    config, agent, world = loaded.config, phase.agent, phase.world
     context, horizon = config.evaluation.context, config.imagination.horizon
-    (episodes,) = relabelled(subject.store, episodes_of(subject.store, "held_out", 2), config.tasks.names[:1])
-    known = [align(episode, subject.store.clock) for episode in episodes if episode.rewarded]
+    (episodes,) = relabelled(loaded.store, episodes_of(loaded.store, "held_out", 2), config.tasks.names[:1])
+    known = [align(episode, loaded.store.clock) for episode in episodes if episode.rewarded]
     pools = windows(known, context, horizon)
     count = min(WINDOWS, *map(len, pools))
     if "value" not in phase.terms or count < FEW:
         return Check("imagination", NAME, f"{count} windows with and without a reward", EXPECTED, "too early")
-    batch = stack([window for pool in pools for window in pool[:count]]).to(subject.backend.device)
+    batch = stack([window for pool in pools for window in pool[:count]]).to(loaded.backend.device)
     recorded = batch.rewards[:, context:].sum(1).float().cpu().numpy()
     said, changes = {}, []
-    with subject.backend.autocast():
-        dreamt = open_loop(world, batch, context, torch.Generator().manual_seed(0)).float()
-        imagined = replace(batch, latents=world.denormalise(dreamt, batch.positions))
+    with loaded.backend.autocast():
+        imagined_batch = open_loop(world, batch, context, torch.Generator().manual_seed(0)).float()
+        imagined = replace(batch, latents=world.denormalise(imagined_batch, batch.positions))
         for name, play in (("real", batch), ("imagined", imagined)):
             features = features_of(world, agent, play)
             sums = predicted_rewards(agent, features, play)[:, context:].sum(1).cpu().numpy()

@@ -83,13 +83,13 @@ class Trial:
         drawn = draw_noise(world, self.tries, self.reach.context, self.horizon, generator)
         drawn = Noise(drawn.normal.repeat(1, self.actions, 1, 1), drawn.uniform.repeat(1, self.actions, 1, 1))
         with self.backend.autocast():
-            dream = imagine(world, agent, context, self.horizon, generator, first=held, drawn=drawn)
-            logits = agent.policy(dream.features[:1, 0])
+            rollout = imagine(world, agent, context, self.horizon, generator, first=held, drawn=drawn)
+            logits = agent.policy(rollout.features[:1, 0])
             real = self._play(moment, context, held, drawn.uniform.to(device), seed)
         shape = (self.actions, self.tries, self.horizon)
         return Tried(
             real=real.reshape(shape),
-            imagined=(dream.rewards * survival(dream.continues)).float().cpu().numpy().reshape(shape),
+            imagined=(rollout.rewards * survival(rollout.continues)).float().cpu().numpy().reshape(shape),
             policy=logits[0].softmax(-1).mean(0).float().cpu().numpy(),
         )
 

@@ -61,7 +61,7 @@ def _run(tasks: Sequence[Task], timeout_s: float) -> tuple[list[dict[str, Any]],
     path = "\n".join(os.path.abspath(entry) for entry in sys.path)
     words = json.dumps([[task.name, task.kind, task.arguments] for task in tasks])
     command = [sys.executable, "-I", "-c", RUN, path, words]
-    # torch then asks the driver's library whether there is a card, and makes no context to find out.
+    # torch then asks the driver's library whether there is a GPU, and makes no context to find out.
     environment = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     try:
         done = subprocess.run(

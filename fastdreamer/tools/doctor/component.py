@@ -9,7 +9,7 @@ Verdict = Literal["ok", "missing", "wrong"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """Something that a command may need.
 
     Attributes:

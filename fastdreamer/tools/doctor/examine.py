@@ -14,7 +14,7 @@ from fastdreamer.system.advice import command
 from fastdreamer.system.folders import expanded
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
-from fastdreamer.tools.doctor.component import Part, one_line
+from fastdreamer.tools.doctor.component import Component, one_line
 from fastdreamer.tools.doctor.libraries import OF_TORCH, at_rest, import_tasks, nsys_part, own_part, torch_parts, tried
 from fastdreamer.tools.doctor.ready import Ready, commands, run_parts
 from fastdreamer.tools.doctor.requirements import PACKAGE, declaration
@@ -39,8 +39,8 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
         UserError: for a mistake in the configuration.
     """
     config, configured = _configuration(name, overrides)
-    declared, cards = declaration(), machine.driver_cards()
-    resting = {one.name: at_rest(one, declared, bool(cards)) for one in declared.libraries}
+    declared, gpus = declaration(), machine.driver_gpus()
+    resting = {one.name: at_rest(one, declared, bool(gpus)) for one in declared.libraries}
     has_torch = resting["torch"][1]
     tried_here = [one for one in declared.libraries if resting[one.name][1]]
     with_torch: list[Task] = []
@@ -57,7 +57,7 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
 
     libraries = [tried(resting[one.name][0], one, answers.get(one.name)) for one in declared.libraries]
     wanted = next(one for one in declared.libraries if one.name == "torch")
-    of_torch = torch_parts(resting["torch"][0], wanted, answers, cards)
+    of_torch = torch_parts(resting["torch"][0], wanted, answers, gpus)
     if "torch" not in answers or answers["torch"].error:
         libraries = [_waits_for_torch(part) if part.name in OF_TORCH else part for part in libraries]
     engines, engines_part = engines_of(answers.get("engines"))
@@ -70,7 +70,7 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
         machine.disk_part(run_dir or Path("runs")), machine.memory_part(), machine.cores_part(),
         machine.standard_library_part(), machine.python_path_part(), machine.interpreter_part(),
     ]  # fmt: skip
-    rows = commands_of(config, parts, engines, any(part.name == "card" and part.verdict == "ok" for part in parts))
+    rows = commands_of(config, parts, engines, any(part.name == "GPU" and part.verdict == "ok" for part in parts))
     demo = next(row for row in rows if row.command == "demo")
     refused = {part.name: part.found for part in parts if part.verdict == "wrong"}
     if demo.lacks:
@@ -85,14 +85,14 @@ def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) ->
     }
 
 
-def _configuration(name: str, overrides: Sequence[str]) -> tuple[Config | None, Part]:
+def _configuration(name: str, overrides: Sequence[str]) -> tuple[Config | None, Component]:
     """The configuration; a broken PyYAML is a finding, a mistake in the settings is the user's."""
     try:
-        return load_config(name, overrides), Part("configuration", name)
+        return load_config(name, overrides), Component("configuration", name)
     except UserError:
         raise
     except Exception as error:  # whatever a broken library raises
-        return None, Part("configuration", f"{name} cannot be read: {one_line(error)}", "wrong", "see pyyaml")
+        return None, Component("configuration", f"{name} cannot be read: {one_line(error)}", "wrong", "see pyyaml")
 
 
 def _tokenizer_tasks(config: Config | None, name: str, overrides: Sequence[str], run_dir: Path | None) -> list[Task]:
@@ -106,63 +106,65 @@ def _tokenizer_tasks(config: Config | None, name: str, overrides: Sequence[str],
     ]
 
 
-def _waits_for_torch(part: Part) -> Part:
+def _waits_for_torch(part: Component) -> Component:
     if part.verdict == "missing":
         return part
-    return Part(part.name, f"{part.found.partition(',')[0]}, needs torch", "wrong", "see torch")
+    return Component(part.name, f"{part.found.partition(',')[0]}, needs torch", "wrong", "see torch")
 
 
-def _embedded() -> Part:
+def _embedded() -> Component:
     folder = PACKAGE / "tokenizer" / "embedded"
     is_there = all((folder / name).is_file() for name in ("config.json", "diffusion_pytorch_model.safetensors"))
     if is_there:
-        return Part("embedded tokenizer", "there")
-    return Part("embedded tokenizer", "not in the package", "wrong", "install fastdreamer again")
+        return Component("embedded tokenizer", "there")
+    return Component("embedded tokenizer", "not in the package", "wrong", "install fastdreamer again")
 
 
-def _weights(answer: Answer | None) -> Part:
+def _weights(answer: Answer | None) -> Component:
     if answer is None or answer.error:
         reason = answer.error if answer else "not read"
-        return Part("tokenizer weights", reason, "wrong", "mend the libraries above first")
+        return Component("tokenizer weights", reason, "wrong", "mend the libraries above first")
     row = answer.value
-    return Part(row["part"], row["found"], row["verdict"], row["mend"])
+    return Component(row["part"], row["found"], row["verdict"], row["mend"])
 
 
-def engines_of(answer: Answer | None) -> tuple[list[dict[str, Any]], Part]:
+def engines_of(answer: Answer | None) -> tuple[list[dict[str, Any]], Component]:
     """The rows of the installed engines, and the part that sums them up."""
     if answer is None or answer.error:
-        return [], Part("engines", answer.error if answer else "not read", "wrong", "mend the libraries above first")
+        why = answer.error if answer else "not read"
+        return [], Component("engines", why, "wrong", "mend the libraries above first")
     value = answer.value
     rows: list[dict[str, Any]] = value["rows"]
     if value["error"]:
-        return [], Part("engines", value["error"], "wrong", "or name another folder: engines.directory")
+        return [], Component("engines", value["error"], "wrong", "or name another folder: engines.directory")
     if value["lacking"]:
         mend = f"{command('build-engines', backend=value['lacking'])}, or engines.backend=auto"
         found = f"{len(rows)} in {value['root']}, no {value['lacking']} for this machine"
-        return rows, Part("engines", found, "missing", mend)
+        return rows, Component("engines", found, "missing", mend)
     bad = [row for row in rows if row["mend"]]
     if bad:
-        return rows, Part("engines", f"{len(rows)} in {value['root']}, {len(bad)} unusable", "wrong", bad[0]["mend"])
-    return rows, Part("engines", f"{len(rows)} in {value['root']}" if rows else "none: eager runs the tokenizer")
+        found = f"{len(rows)} in {value['root']}, {len(bad)} unusable"
+        return rows, Component("engines", found, "wrong", bad[0]["mend"])
+    return rows, Component("engines", f"{len(rows)} in {value['root']}" if rows else "none: eager runs the tokenizer")
 
 
-def simulator_of(answer: Answer) -> Part:
+def simulator_of(answer: Answer) -> Component:
     """The part of Minecraft: its simulator, or the first thing that is missing for it."""
     if answer.error:
-        return Part("Minecraft", answer.error, "wrong")
+        return Component("Minecraft", answer.error, "wrong")
     if "missing" not in answer.value:
-        return Part("Minecraft", str(answer.value["backend"]))
+        return Component("Minecraft", str(answer.value["backend"]))
     said, separator, mend = answer.value["missing"].partition("; ")
     if not separator:
         said, _, mend = said.partition(": ")
-    return Part("Minecraft", said, "missing", mend)
+    return Component("Minecraft", said, "missing", mend)
 
 
 def commands_of(
-    config: Config | None, parts: Sequence[Part], engines: Sequence[Mapping[str, Any]], has_card: bool
+    config: Config | None, parts: Sequence[Component], engines: Sequence[Mapping[str, Any]], has_gpu: bool
 ) -> list[Ready]:
     """Every command; a bad engine that nothing here would load keeps none of them from running."""
     known = {part.name: part for part in parts}
     if engines and known["engines"].verdict == "wrong" and not any(row["blocks"] for row in engines):
-        known["engines"] = Part("engines", "none that commands here would take is unusable")
-    return commands(config, known, has_card)
+        known["engines"] = Component("engines", "none that commands here would take is unusable")
+    return commands(config, known, has_gpu)

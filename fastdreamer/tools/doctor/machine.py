@@ -1,4 +1,4 @@
-"""The machine itself: Python, cards, compilers, memory, cores, disk and the environment. Nothing is imported for it."""
+"""The machine itself: Python, GPUs, compilers, memory, cores, disk and the environment. Nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.component import Component
 from fastdreamer.tools.doctor.places import in_front_of_python
 from fastdreamer.tools.doctor.requirements import accepts
 
@@ -25,8 +25,8 @@ COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang", "cc")
 
 
 @dataclass(frozen=True)
-class Card:
-    """What the driver says of a card."""
+class Gpu:
+    """What the driver says of a GPU."""
 
     name: str
     mib: int
@@ -37,16 +37,16 @@ class Card:
         return f"{self.name}, {self.mib / 1024:.1f} GiB, compute capability {self.capability}, driver {self.driver}"
 
 
-def python_part(versions: str) -> Part:
+def python_part(versions: str) -> Component:
     """The interpreter."""
     found = f"{platform.python_version()} in {sys.prefix}"
     if accepts(versions, platform.python_version()):
-        return Part("Python", found)
-    return Part("Python", found, "wrong", f"make an environment with Python {versions}")
+        return Component("Python", found)
+    return Component("Python", found, "wrong", f"make an environment with Python {versions}")
 
 
-def driver_cards() -> tuple[Card, ...]:
-    """The NVIDIA cards that the driver knows, whatever torch can use."""
+def driver_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that the driver knows, whatever torch can use."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
@@ -55,27 +55,27 @@ def driver_cards() -> tuple[Card, ...]:
         done = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    cards = []
+    gpus = []
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 4 and fields[1].isdigit():
-            cards.append(Card(fields[0], int(fields[1]), fields[2], fields[3]))
-    return tuple(cards)
+            gpus.append(Gpu(fields[0], int(fields[1]), fields[2], fields[3]))
+    return tuple(gpus)
 
 
-def compiler_part(kind: str) -> Part:
-    """A compiler for torch.compile and its engines; C is for a card's."""
+def compiler_part(kind: str) -> Component:
+    """A compiler for torch.compile and its engines; C is for a GPU's."""
     variable, *names = COMPILERS[kind]
     named = os.environ.get(variable, "").split()
     found = next((path for name in (*named[:1], *names) if (path := shutil.which(name))), None)
     if found:
-        return Part(f"{kind} compiler", found)
-    return Part(
+        return Component(f"{kind} compiler", found)
+    return Component(
         f"{kind} compiler", "none", "missing", f"install {names[0]} or name one with {variable}; or use compile=off"
     )
 
 
-def memory_part() -> Part:
+def memory_part() -> Component:
     """RAM, and the limit of the container or session if there is one."""
     values: dict[str, int] = {}
     with suppress(OSError, ValueError):
@@ -84,17 +84,17 @@ def memory_part() -> Part:
             values[name] = int(rest.split()[0]) * 1024
     total = values.get("MemTotal", 0)
     if not total:
-        return Part("memory", "unknown: there is no /proc/meminfo")
+        return Component("memory", "unknown: there is no /proc/meminfo")
     limit = _cgroup_limit("memory.max", "memory/memory.limit_in_bytes")
     most = min(total, limit or total)
     found = f"{total / GIB:.1f} GiB, {values.get('MemAvailable', 0) / GIB:.1f} GiB free"
     found += f", of which {most / GIB:.1f} GiB may be used here (cgroup)" if most < total else ""
     if most >= LEAST_MEMORY:
-        return Part("memory", found)
-    return Part("memory", found, "wrong", f"give it {LEAST_MEMORY // GIB} GiB or more")
+        return Component("memory", found)
+    return Component("memory", found, "wrong", f"give it {LEAST_MEMORY // GIB} GiB or more")
 
 
-def cores_part() -> Part:
+def cores_part() -> Component:
     """Cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{cores} of {os.cpu_count() or cores}"
@@ -102,10 +102,10 @@ def cores_part() -> Part:
         quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
         found += f", time of {int(quota) / int(period):g} (cgroup)" if quota.isdigit() else ""
     threads = os.environ.get("OMP_NUM_THREADS")
-    return Part("cores", found + (f", OMP_NUM_THREADS={threads}" if threads else ""))
+    return Component("cores", found + (f", OMP_NUM_THREADS={threads}" if threads else ""))
 
 
-def disk_part(folder: Path) -> Part:
+def disk_part(folder: Path) -> Component:
     """Room where runs go: in the folder, or in the nearest one above that is there."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
@@ -113,43 +113,45 @@ def disk_part(folder: Path) -> Part:
     try:
         usage = shutil.disk_usage(there)
     except OSError as error:
-        return Part("disk for runs", f"{there}: {error.strerror}", "wrong", "name another folder with --run-dir")
+        return Component("disk for runs", f"{there}: {error.strerror}", "wrong", "name another folder with --run-dir")
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in {there}"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Part("disk for runs", f"{there} cannot be written to", "wrong", "name another folder with --run-dir")
+        return Component(
+            "disk for runs", f"{there} cannot be written to", "wrong", "name another folder with --run-dir"
+        )
     if usage.free < LEAST_DISK:
-        return Part("disk for runs", found, "wrong", "free space, or name another folder with --run-dir")
-    return Part("disk for runs", found)
+        return Component("disk for runs", found, "wrong", "free space, or name another folder with --run-dir")
+    return Component("disk for runs", found)
 
 
-def standard_library_part() -> Part:
+def standard_library_part() -> Component:
     """Modules of Python itself that a file of the user's hides."""
     hidden = in_front_of_python()
     if not hidden:
-        return Part("standard library", "nothing hides it")
+        return Component("standard library", "nothing hides it")
     found = f"hidden by {', '.join(map(str, hidden))}"
-    return Part("standard library", found, "wrong", "rename it, or start elsewhere")
+    return Component("standard library", found, "wrong", "rename it, or start elsewhere")
 
 
-def python_path_part() -> Part:
+def python_path_part() -> Component:
     """PYTHONPATH and what is odd about it; what it really hides is said of the library that is hidden."""
     text = os.environ.get("PYTHONPATH")
     if not text:
-        return Part("PYTHONPATH", "not set")
+        return Component("PYTHONPATH", "not set")
     entries = text.split(os.pathsep)
     said = [f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"]
     said += ["an empty one, which is the current folder"] if "" in entries else []
     said += ["relative ones, which mean something else in another folder"] if any(map(_is_relative, entries)) else []
     said += [f"{entry} does not exist" for entry in dict.fromkeys(entries) if entry and not Path(entry).exists()]
-    return Part("PYTHONPATH", "; ".join(said))
+    return Component("PYTHONPATH", "; ".join(said))
 
 
-def interpreter_part() -> Part:
+def interpreter_part() -> Component:
     """Triton's interpreter, which is for tests."""
     value = os.environ.get("TRITON_INTERPRET", "0")
     if value in ("", "0"):
-        return Part("TRITON_INTERPRET", "not set")
-    return Part(
+        return Component("TRITON_INTERPRET", "not set")
+    return Component(
         "TRITON_INTERPRET", f"{value}: kernels run in Python, which is for tests", "wrong", "unset TRITON_INTERPRET"
     )
 

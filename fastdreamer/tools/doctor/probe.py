@@ -56,10 +56,10 @@ def import_module(target: str) -> dict[str, Any]:
 
 
 def torch_facts() -> dict[str, Any]:
-    """What torch was built for, and the card it sees; a CUDA context is made where there is a card, and only there."""
+    """What torch was built for, and the GPU it sees; a CUDA context is made where there is a GPU, and only there."""
     import torch
 
-    facts: dict[str, Any] = {"version": torch.__version__, "cuda": torch.version.cuda, "card": None, "cudnn": None}
+    facts: dict[str, Any] = {"version": torch.__version__, "cuda": torch.version.cuda, "GPU": None, "cudnn": None}
     if torch.version.cuda is None:
         return facts
     try:
@@ -67,28 +67,28 @@ def torch_facts() -> dict[str, Any]:
     except RuntimeError as error:  # another cuDNN on the library path than torch was built with
         facts["cudnn_error"] = one_line(error)
     if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        capability = f"{card.major}.{card.minor}"
-        facts["card"] = {"name": card.name, "gib": card.total_memory / 2**30, "capability": capability}
+        gpu = torch.cuda.get_device_properties(0)
+        capability = f"{gpu.major}.{gpu.minor}"
+        facts["GPU"] = {"name": gpu.name, "gib": gpu.total_memory / 2**30, "capability": capability}
     return facts
 
 
 def convolution() -> dict[str, Any]:
-    """One conv3d of the tokenizer's kind in bf16, on the card or else on the CPU, against fp32 on the CPU."""
+    """One conv3d of the tokenizer's kind in bf16, on the GPU or else on the CPU, against fp32 on the CPU."""
     import torch
     from torch.nn.functional import conv3d
 
-    has_card = torch.cuda.is_available()
-    channels, frames, size = (64, 9, 32) if has_card else (16, 5, 16)
+    has_gpu = torch.cuda.is_available()
+    channels, frames, size = (64, 9, 32) if has_gpu else (16, 5, 16)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, channels, frames, size, size, generator=generator).bfloat16()
     weight = torch.randn(channels, channels, 3, 3, 3, generator=generator).div((27 * channels) ** 0.5).bfloat16()
-    device = torch.device("cuda" if has_card else "cpu")
+    device = torch.device("cuda" if has_gpu else "cpu")
     with torch.inference_mode():
         exact = conv3d(inputs.float(), weight.float())
         found = conv3d(inputs.to(device), weight.to(device)).float().cpu()
     error = float((found - exact).norm() / exact.norm())
-    return {"error": error, "is_sound": error <= CONVOLUTION_LIMIT, "on_card": has_card}
+    return {"error": error, "is_sound": error <= CONVOLUTION_LIMIT, "on_gpu": has_gpu}
 
 
 def weights(config: str, overrides: list[str], run_dir: str | None, store: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.run.run_files import checkpoints_of, recordings_of, store_of
 from fastdreamer.system.advice import command
-from fastdreamer.tools.doctor.component import Part
+from fastdreamer.tools.doctor.component import Component
 
 CORE = ("Python", "torch", "numpy", "pyyaml", "safetensors", "jaxtyping", "memory")
 VIDEO = ("av",)
@@ -30,7 +30,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "profile": CORE,
     "diagnose": (*CORE, "phases", "latent store"),
     "profile --tool pyspy": (*CORE, "py-spy"),
-    "profile --tool nsys": (*CORE, "nsys", "card"),
+    "profile --tool nsys": (*CORE, "nsys", "GPU"),
     "eval": (*CORE, *VIDEO, *TOKENIZER, "phases", "latent store"),
     "report": ("Python", "numpy", "pyyaml", "jaxtyping"),
 }
@@ -53,14 +53,14 @@ class Ready:
         return ready | {"mend": list(self.mends), "note": self.note}
 
 
-def commands(config: Config | None, parts: Mapping[str, Part], has_card: bool) -> list[Ready]:
+def commands(config: Config | None, parts: Mapping[str, Component], has_gpu: bool) -> list[Ready]:
     """Every command with what it lacks; a part that was not looked for (a run's, without a run) counts as there."""
     rows = []
     if config is not None and config.data.env != "crafter":
-        only = Part("data.env", config.data.env, "missing", "only crafter is recorded here: --config crafter")
+        only = Component("data.env", config.data.env, "missing", "only crafter is recorded here: --config crafter")
         parts = {**parts, "data.env": only}
     for name, needs in NEEDS.items():
-        extra, note = _besides(name, config, parts, has_card)
+        extra, note = _besides(name, config, parts, has_gpu)
         lacking = [parts[part] for part in (*needs, *extra) if part in parts and parts[part].verdict != "ok"]
         names, mends = (
             (part.name for part in lacking),
@@ -70,7 +70,7 @@ def commands(config: Config | None, parts: Mapping[str, Part], has_card: bool) -
     return rows
 
 
-def run_parts(config: Config, run_dir: Path) -> list[Part]:
+def run_parts(config: Config, run_dir: Path) -> list[Component]:
     """What lies in a run: recordings, latents, trained phases; each with the command that makes it."""
     recordings, store = recordings_of(config, run_dir), store_of(config, run_dir)
     has_recordings = recordings.is_dir() and any(recordings.iterdir())
@@ -79,21 +79,25 @@ def run_parts(config: Config, run_dir: Path) -> list[Part]:
     encode, train = command("encode", run_dir=run_dir), command("train", run_dir=run_dir, phase=1)
     has = {"recordings": has_recordings, "latent store": (store / "manifest.json").is_file()}
     found = {"recordings": play, "latent store": encode}
-    parts = [Part(what, "there") if has[what] else Part(what, "", "missing", line) for what, line in found.items()]
+    parts = [
+        Component(what, "there") if has[what] else Component(what, "", "missing", line) for what, line in found.items()
+    ]
     trained = f"trained: {', '.join(map(str, phases))}"
-    return [*parts, Part("phases", trained) if phases else Part("phases", "", "missing", train)]
+    return [*parts, Component("phases", trained) if phases else Component("phases", "", "missing", train)]
 
 
-def _besides(command: str, config: Config | None, parts: Mapping[str, Part], has_card: bool) -> tuple[list[str], str]:
+def _besides(
+    command: str, config: Config | None, parts: Mapping[str, Component], has_gpu: bool
+) -> tuple[list[str], str]:
     """What a command needs besides under this configuration on this machine; and a note."""
     if config is None:
         return ["configuration"], ""
-    on_card = has_card and config.device != "cpu"
+    on_gpu = has_gpu and config.device != "cpu"
     needs: list[str] = []
     if command in ("train", "demo", "profile"):
-        needs += ["triton"] if on_card else []
-        if config.compile == "on" or (config.compile == "auto" and on_card):
-            needs.append("C compiler" if on_card else "C++ compiler")
+        needs += ["triton"] if on_gpu else []
+        if config.compile == "on" or (config.compile == "auto" and on_gpu):
+            needs.append("C compiler" if on_gpu else "C++ compiler")
     if command == "build-engines":
         needs.append("C++ compiler")
     if command == "record":

@@ -23,7 +23,7 @@ from fastdreamer.tokenizer.engines.installed import engine_key
 from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
 from fastdreamer.tokenizer.model_card import check_weights
-from fastdreamer.tools.doctor.component import Part, one_line
+from fastdreamer.tools.doctor.component import Component, one_line
 
 WEIGHTS = "tokenizer weights"
 HASHED_BYTES = 2**30
@@ -32,14 +32,14 @@ STALE, DAMAGED = "stale", "damaged"
 OF_ANOTHER = "name its configuration with --config, which then says how to rebuild it"
 
 
-def weights_part(config: Config, store: Path | None = None) -> Part:
+def weights_part(config: Config, store: Path | None = None) -> Component:
     """Whether the weights are there, whole, of the configured architecture, and those that made the run's latents."""
     tokenizer = config.tokenizer
     try:
         folder = None if tokenizer.weights == "random" else weights_folder(tokenizer)
     except UserError:
         where = expanded(tokenizer.weights)
-        return Part(
+        return Component(
             WEIGHTS, "not there", "missing", fetch_command(where) if can_be_fetched(tokenizer) else "mend the path"
         )
     try:
@@ -56,8 +56,8 @@ def weights_part(config: Config, store: Path | None = None) -> Part:
     if made_by not in (None, SYNTHETIC, fingerprint):
         found += f", but the run's latents are of {str(made_by)[:12]}"
         mend = f"set tokenizer.weights back, or encode again: {command('encode', replace=True)}"
-        return Part(WEIGHTS, found, "wrong", mend)
-    return Part(WEIGHTS, found)
+        return Component(WEIGHTS, found, "wrong", mend)
+    return Component(WEIGHTS, found)
 
 
 def engine_rows(config: Config) -> dict[str, Any]:
@@ -171,10 +171,10 @@ def _tokenizer_of(store: Path | None) -> str | None:
     return str(read_store(store)["key"].get("tokenizer"))
 
 
-def _wrong(error: Exception) -> Part:
+def _wrong(error: Exception) -> Component:
     """What is wrong before the first semicolon, what mends it behind."""
     said, _, mend = str(error).partition("; ")
-    return Part(WEIGHTS, one_line(said), "wrong", mend)
+    return Component(WEIGHTS, one_line(said), "wrong", mend)
 
 
 def _without(folder: Path, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What torch's caching allocator would take from a card for a trace of allocations: reserved memory, not only used.
+"""What torch's caching allocator would take from a GPU for a trace of allocations: reserved memory, not only used.
 
 Source: c10/cuda/CUDACachingAllocator.cpp of torch 2.13, default settings (one stream, no expandable segments). Sizes
 are rounded up to 512 bytes; a request of up to 1 MiB is cut from segments of 2 MiB, one below 10 MiB from segments of

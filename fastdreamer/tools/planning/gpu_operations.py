@@ -1,4 +1,4 @@
-"""A card's operations in a CPU's place: what a fake run on a CPU must do otherwise to hold what a card would hold."""
+"""A GPU's operations in a CPU's place: what a fake run on a CPU must do otherwise to hold what a GPU would hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastdreamer.dynamics.attention import Attention
 from fastdreamer.dynamics.norm import RMSNorm
 
 
-def use_card_operations(model: nn.Module) -> None:
+def use_gpu_operations(model: nn.Module) -> None:
     """Attention is fused in bf16 too, and RMSNorm is one operation.
 
     A CPU build of torch takes the norm apart and keeps three fp32 copies of its input.

@@ -15,14 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.tools.planning.allocator import replay, rounded
-from fastdreamer.tools.planning.gpu_operations import use_card_operations
+from fastdreamer.tools.planning.gpu_operations import use_gpu_operations
 from fastdreamer.tools.planning.stand_in import blank_phase
 from fastdreamer.tools.planning.tracker import Tracker
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
-from fastdreamer.training.world_model_phase import ForcingWork
+from fastdreamer.training.world_model_phase import ForcingBatch
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
 """Of what torch's allocator gives out. Caches (keys, values) and buffers (noise, what a rollout leaves): phase 3's."""
@@ -55,7 +55,7 @@ class Fake(FakeTensorMode):
         return self
 
 
-def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fake: bool = True) -> Footprint:
+def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake: bool = True) -> Footprint:
     """An update of a phase, with its `micro_batch` and `recompute`, that finds the optimisers' states there.
 
     Of the pieces of a batch the largest goes through, and meets the gradient of one before it where there are several:
@@ -66,7 +66,7 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
         config: settled; micro_batch 0 is the whole batch.
         number: phase 1, 2 or 3.
         backend: a CPU, in the precision that is planned.
-        is_card: plan a card's operations, not this CPU's.
+        is_gpu: plan a GPU's operations, not this CPU's.
         is_fake: False runs real tensors, to compare with.
     """
     left = 0
@@ -77,16 +77,16 @@ def measure(config: Config, number: int, backend: Backend, is_card: bool, is_fak
         forcing = replace(config.forcing, sample_steps=min(2, config.forcing.sample_steps))
         config = replace(config, phase3=replace(train, batch_size=rows), forcing=forcing)
     train = config.phase(number)
-    tracker = Tracker(is_card, is_fake)
+    tracker = Tracker(is_gpu, is_fake)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own, as it copies one
         stack.enter_context(Fake() if is_fake else nullcontext())
         stack.enter_context(tracker)
         phase = blank_phase(config, number, backend)
-        if is_card:
+        if is_gpu:
             for module in (phase.model, *phase.frozen.values()):
-                use_card_operations(module)
+                use_gpu_operations(module)
         return _run(phase, train, backend, tracker, left)
 
 
@@ -101,15 +101,15 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     before = len(tracker.trace)
     work = phase.draw()
     transient = _growth(tracker.trace, before)
-    pieces = work.split(update.pieces.pieces)
-    if len(pieces) > 1:
+    micro_batches = work.split(update.micro_batches.micro_batches)
+    if len(micro_batches) > 1:
         _blank_gradients(update)
     with backend.autocast():
-        loss, _ = phase.loss(max(pieces, key=_size), 1)
+        loss, _ = phase.loss(max(micro_batches, key=_size), 1)
     (loss / train.accumulate).backward()
     gradients = tracker.numbers(p.grad for p in update.parameters if p.grad is not None)
     work_bytes = sum(rounded(t.untyped_storage().nbytes()) for t in _tensors_of(work))
-    del work, pieces, loss
+    del work, micro_batches, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
         phase.check(slice(-1, None))  # of pieces that differ by a row the last is a largest
@@ -117,7 +117,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
         "parameters": tracker.numbers(_state_of(phase.model)),
         "gradients": gradients,
         "optimizer": tracker.numbers(_tensors_of([o.state for o in update.optimizers])),
-        "average": tracker.numbers(update.average.state.values()),
+        "average": tracker.numbers(update.ema.state.values()),
         "frozen": tracker.numbers(t for module in phase.frozen.values() for t in _state_of(module)),
     }
     programs = phase.programs if isinstance(phase, ImaginationPhase) else []
@@ -145,7 +145,7 @@ def _blank_gradients(update: Update) -> None:
 def _size(piece: Any) -> tuple[int, int]:
     """Rows, and bootstrap rows among them."""
     rows = max(len(tensor) for tensor in _tensors_of(piece) if tensor.ndim)
-    return rows, piece.levels.boots if isinstance(piece, ForcingWork) else 0
+    return rows, piece.levels.boots if isinstance(piece, ForcingBatch) else 0
 
 
 def _growth(trace: Sequence[tuple[int, int]], start: int) -> int:

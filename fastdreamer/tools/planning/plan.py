@@ -29,7 +29,7 @@ class Plan:
         train: the phase's settings, `micro_batch` settled.
         rows: bytes by component; their sum is what torch's allocator reserves.
         limit: what it may reserve; `context`: what lies outside of it.
-        in_ram: the latent store is not on the card, where it would be as configured.
+        in_ram: the latent store is not on the GPU, where it would be as configured.
     """
 
     number: int
@@ -67,7 +67,7 @@ class Planner:
         config: as configured.
         number: phase 1, 2 or 3.
         budget: what it must fit.
-        store_bytes: the latent store's share of the card.
+        store_bytes: the latent store's share of the GPU.
     """
 
     def __init__(self, config: Config, number: int, budget: Budget, store_bytes: int = 0) -> None:
@@ -95,9 +95,9 @@ class Planner:
         return self.most_at_once(*next(one for one in tried if self._least(*one).fits))
 
     def most_at_once(self, train: TrainConfig, in_ram: bool = False) -> Plan:
-        """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the card."""
+        """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the GPU."""
         batch = train.batch_size
-        sizes = sorted({-(-batch // pieces) for pieces in range(1, batch + 1)})
+        sizes = sorted({-(-batch // micro_batches) for micro_batches in range(1, batch + 1)})
         return _largest(lambda size: self.at(replace(train, micro_batch=size), in_ram), sizes)
 
     def room(self) -> Plan:
@@ -118,14 +118,14 @@ class Planner:
 
     def _measured(self, train: TrainConfig) -> Plan:
         config = self.config.with_phase(self.number, train)
-        is_card = self.budget.is_card
-        found = measure(config, self.number, self.budget.backend, is_card)
+        is_gpu = self.budget.is_gpu
+        found = measure(config, self.number, self.budget.backend, is_gpu)
         rows = {name: found.parts[name] for name in PARTS}
         rows["fragmentation"] = found.reserved - found.used
-        if is_card:
+        if is_gpu:
             captures = self.number == 3 and config.imagination.capture != "off"
             rows |= {"graphs": found.graphs if captures else 0, "store": self.store_bytes, "workspaces": WORKSPACES}
-        return Plan(self.number, train, rows, self.budget.limit, CONTEXT if is_card else 0)
+        return Plan(self.number, train, rows, self.budget.limit, CONTEXT if is_gpu else 0)
 
     @property
     def _recomputes(self) -> bool:

@@ -1,4 +1,4 @@
-"""What `encode` takes of a card. No fake run: an engine's memory is its compiler's, so only what is known is sized."""
+"""What `encode` takes of a GPU. No fake run: an engine's memory is its compiler's, so only what is known is sized."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastdreamer.shapes import CHANNELS
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
 from fastdreamer.tools.planning.gpus import CONTEXT, Budget
 
-CARD_BATCH = 16
-"""Windows in the largest call of a card's engine, unless `engines.batches` says otherwise."""
+GPU_BATCH = 16
+"""Windows in the largest call of a GPU's engine, unless `engines.batches` says otherwise."""
 SURFACES = 8
 """Decoded frames that NVDEC holds beside a block."""
 BUFFERS = 2
@@ -27,7 +27,7 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     encoder's 120 bytes a pixel in fp32 (60 in half precision) for one chunk of windows, and surfaces are the arrays
     that DALI is asked for.
     """
-    if not budget.is_card:
+    if not budget.is_gpu:
         return {}
     from fastdreamer.recordings.decode import BLOCK  # the decoder's libraries are not for those who train
 
@@ -35,7 +35,7 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     width = 4 if engines.precision == "fp32" else 2
     pixels = tokenizer.window * tokenizer.image_size**2
     allowed = int((engines.memory_gb or CHUNK_GB["cuda"]) * 2**30) // (BYTES_PER_PIXEL * pixels)
-    windows = max(1, allowed, *(engines.batches or (CARD_BATCH,)))
+    windows = max(1, allowed, *(engines.batches or (GPU_BATCH,)))
     frame = 3 * config.data.frame_size**2
     recorded = windows * tokenizer.window * frame
     rows = {

@@ -1,4 +1,4 @@
-"""`fastdreamer plan`: the plans of some phases for a card, and what would fit where they do not."""
+"""`fastdreamer plan`: the plans of some phases for a GPU, and what would fit where they do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_run(
         config: as configured.
         budget: what must hold it.
         phases: which.
-        store: the run's latent store, if it is there; else the most that may lie on the card is counted.
+        store: the run's latent store, if it is there; else the most that may lie on the GPU is counted.
 
     Returns:
         The same numbers; `refused` says that some phase does not fit as configured.

@@ -19,7 +19,7 @@ LABELS = {
     "activations": "activations and temporaries",
     "fragmentation": "allocator's fragmentation",
     "graphs": "CUDA graphs' pool",
-    "store": "latent store on the card",
+    "store": "latent store on the GPU",
     "workspaces": "cuBLAS workspaces (assumed)",
 }
 CHOSEN = ("micro_batch", "recompute", "batch_size", "accumulate")

@@ -57,7 +57,7 @@ class RunMemory:
         if self.plan is None:
             return {}
         if self._device.type == "cuda":
-            measured, what = torch.cuda.max_memory_reserved(self._device), "reserved on the card"
+            measured, what = torch.cuda.max_memory_reserved(self._device), "reserved on the GPU"
         else:
             measured, what = _status("VmHWM") - self._before, "growth of resident memory"
         planned = self.plan.reserved
@@ -77,10 +77,10 @@ class RunMemory:
 
 
 def store_share(config: Config, budget: Budget, store_bytes: int | None) -> int:
-    """What the latent store takes of a card (see `choose_home`); of a store that is not there yet, the most."""
+    """What the latent store takes of a GPU (see `choose_home`); of a store that is not there yet, the most."""
     settings = config.data
     most = int(settings.card_limit_gb * GIB)
-    if not budget.is_card or settings.resident == "ram":
+    if not budget.is_gpu or settings.resident == "ram":
         return 0
     if store_bytes is None:
         return most

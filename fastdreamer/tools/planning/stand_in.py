@@ -11,7 +11,7 @@ from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.training.build import KINDS, Kind, build_phase
@@ -43,7 +43,7 @@ class BlankSampler(CropSampler):
         return blank(self.config, self.count, self.steps)
 
 
-class BlankFeed(Feed):
+class BlankLoader(Loader):
     """Batches of zeros, that of phase 1 always the one with the most bootstrap rows."""
 
     def __init__(self, config: Config, number: int) -> None:
@@ -70,4 +70,4 @@ def blank_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
         2: lambda *parts: KINDS[2](*parts, blank(config, held_out_crops(config), config.dynamics.window)),
         3: partial(ImaginationPhase, proves=False, steps=1),  # the other steps of a rollout would be like the first
     }
-    return build_phase(config, number, BlankFeed(config, number), None, backend, kinds[number])
+    return build_phase(config, number, BlankLoader(config, number), None, backend, kinds[number])

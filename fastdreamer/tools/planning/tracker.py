@@ -22,19 +22,19 @@ class Tracker(TorchDispatchMode):
     """Records storages while it is active.
 
     What an operation takes inside and gives back before it ends is not seen, but for two that matter: the two-hot
-    losses' plain version on a CPU, and the fused attention's backward pass on a card.
+    losses' plain version on a CPU, and the fused attention's backward pass on a GPU.
 
     Attributes:
         trace: (number, bytes) of every storage in order, (number, -1) where it ends.
 
     Args:
-        is_card: the operations stand for those of a card (see `card.py`).
+        is_gpu: the operations stand for those of a GPU (see `GPU.py`).
         is_fake: tensors have no values, so that the host is given made-up ones.
     """
 
-    def __init__(self, is_card: bool, is_fake: bool = True) -> None:
+    def __init__(self, is_gpu: bool, is_fake: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_card, self.is_fake = is_card, is_fake
+        self.is_gpu, self.is_fake = is_gpu, is_fake
         self.trace: list[tuple[int, int]] = []
         self._alive: dict[int, tuple[int, Any]] = {}
 
@@ -44,10 +44,10 @@ class Tracker(TorchDispatchMode):
             return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if func is torch.ops.aten._local_scalar_dense.default and self.is_fake:
             return MADE_UP[args[0].dtype]
-        if func is torch.ops.fastdreamer.two_hot.default and not self.is_card and self.is_fake:
+        if func is torch.ops.fastdreamer.two_hot.default and not self.is_gpu and self.is_fake:
             with self:
                 return _plain_two_hot(*args)
-        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default and self.is_card:
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default and self.is_gpu:
             with self:
                 _flash_backward_space(args[1], args[2])
         out = func(*args, **(kwargs or {}))

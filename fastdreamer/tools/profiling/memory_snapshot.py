@@ -1,6 +1,6 @@
 """`--tool memory`: what is allocated while steps run, when the most is held, and by what.
 
-On a card torch's own snapshot is written too, a pickle because torch.cuda.memory's viewer reads that; nothing here
+On a GPU torch's own snapshot is written too, a pickle because torch.cuda.memory's viewer reads that; nothing here
 reads it back.
 """
 
@@ -22,27 +22,27 @@ from fastdreamer.system.files import write_atomic
 from fastdreamer.system.progress import memory_gb
 from fastdreamer.system.ranges import RANGES
 from fastdreamer.tools.profiling.blocks import Change, Timeline, replay
-from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.tools.profiling.profiled_work import ProfiledSteps, profiled_steps
 from fastdreamer.tools.profiling.torch_trace import recorder
 
 TOP = 10
 MIB = 2**20
-ENTRIES = 1_000_000  # of the card's history
+ENTRIES = 1_000_000  # of the GPU's history
 FREED = "free_completed"
 
 
-def memory(work: Work, warmup: int, steps: int, stem: Path) -> dict[str, Any]:
-    """Records `steps` steps after `warmup` plain ones; writes STEM.json, STEM.svg and, on a card, STEM.pickle.
+def memory(work: ProfiledSteps, warmup: int, steps: int, stem: Path) -> dict[str, Any]:
+    """Records `steps` steps after `warmup` plain ones; writes STEM.json, STEM.svg and, on a GPU, STEM.pickle.
 
     Returns:
-        peak_mib beyond what was held before (weights, optimiser, averages), held_before_mib (on a card; on a CPU
+        peak_mib beyond what was held before (weights, optimiser, averages), held_before_mib (on a GPU; on a CPU
         resident_mib, the whole process), and `at_peak`: who holds it.
     """
     profiled_steps(work, warmup)
     files = {"picture": stem.with_suffix(".svg"), "numbers": stem.with_suffix(".json")}
     if work.device.type == "cuda":
         files["snapshot (drop it on https://pytorch.org/memory_viz)"] = stem.with_suffix(".pickle")
-        changes, numbers = _on_card(work, steps, stem.with_suffix(".pickle"))
+        changes, numbers = _on_gpu(work, steps, stem.with_suffix(".pickle"))
     else:
         changes, numbers = _on_cpu(work, steps), {"resident_mib": memory_gb() * 1024}
     timeline = replay(changes)
@@ -75,7 +75,7 @@ def _content(timeline: Timeline, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"times_ms": timeline.times_ms, "total_bytes": timeline.total, "at_peak": rows}
 
 
-def _on_cpu(work: Work, steps: int) -> list[Change]:
+def _on_cpu(work: ProfiledSteps, steps: int) -> list[Change]:
     """From the profiler's trace, where allocations carry their address."""
     with recorder(work, steps, memory=True) as profiler:
         profiled_steps(work, 1 + steps, after=profiler.step)
@@ -106,7 +106,7 @@ def changes_in_trace(events: list[dict[str, Any]]) -> Iterator[Change]:
         yield Change(event["ts"] / 1e3, int(detail["Addr"]), size, f"{within}: {operator}" if operator else within)
 
 
-def _on_card(work: Work, steps: int, file: Path) -> tuple[list[Change], dict[str, Any]]:
+def _on_gpu(work: ProfiledSteps, steps: int, file: Path) -> tuple[list[Change], dict[str, Any]]:
     """From the allocator's own history."""
     before = torch.cuda.memory_allocated(work.device)
     torch.cuda.reset_peak_memory_stats(work.device)

@@ -1,4 +1,4 @@
-"""`--tool nsys`: Nsight Systems around the steps: the card's kernels under the named ranges."""
+"""`--tool nsys`: Nsight Systems around the steps: the GPU's kernels under the named ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 from fastdreamer.errors import UserError
 from fastdreamer.system.advice import shell
-from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.tools.profiling.profiled_work import ProfiledSteps, profiled_steps
 
 APT = ("apt-get", "install", "nsight-systems-cli")
 INSTALL = f"install Nsight Systems from its web page, or from NVIDIA's package source: {shell(*APT)}"
@@ -48,14 +48,14 @@ def record(words: Sequence[str], file: Path) -> dict[str, Any]:
     """Prints the command, runs it, and sums up what it wrote.
 
     Raises:
-        UserError: if nsys is not installed, there is no card, or it fails.
+        UserError: if nsys is not installed, there is no GPU, or it fails.
     """
     program = shutil.which("nsys")
     if program is None:
         raise UserError(f"nsys is not on the PATH: {INSTALL}")
-    if not has_card():
+    if not has_gpu():
         raise UserError(
-            "nsys shows what a card does, and torch sees none here: use --tool torch or pyspy; "
+            "nsys shows what a GPU does, and torch sees none here: use --tool torch or pyspy; "
             "--print-command prints the line for another machine"
         )
     line = command(program, words, file)
@@ -83,8 +83,8 @@ def summary(program: str, report: str, file: Path) -> list[dict[str, str]]:
     return rows[:TOP]
 
 
-def bare(work: Work, warmup: int, steps: int) -> dict[str, Any]:
-    """The steps under no profiler of ours; on a card between cudaProfilerStart and -Stop, with NVTX ranges.
+def bare(work: ProfiledSteps, warmup: int, steps: int) -> dict[str, Any]:
+    """The steps under no profiler of ours; on a GPU between cudaProfilerStart and -Stop, with NVTX ranges.
 
     Returns:
         step_ms: median.
@@ -101,6 +101,6 @@ def bare(work: Work, warmup: int, steps: int) -> dict[str, Any]:
     return {"step_ms": 1e3 * statistics.median(seconds)}
 
 
-def has_card() -> bool:
+def has_gpu() -> bool:
     """Whether torch sees one."""
     return torch.cuda.is_available()

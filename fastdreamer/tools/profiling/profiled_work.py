@@ -31,7 +31,7 @@ EPISODES, WINDOWS = 8, 4  # of the made-up store: episodes, and windows that eac
 
 
 @dataclass(frozen=True)
-class Work:
+class ProfiledSteps:
     """A step that can be taken again and again.
 
     Attributes:
@@ -47,12 +47,12 @@ class Work:
     device: torch.device
 
     def wait(self) -> None:
-        """Until the card has done what was asked of it."""
+        """Until the GPU has done what was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def profiled_steps(work: Work, count: int, after: Callable[[], object] = lambda: None) -> list[float]:
+def profiled_steps(work: ProfiledSteps, count: int, after: Callable[[], object] = lambda: None) -> list[float]:
     """Takes `count` steps and calls `after` behind each; returns how long each took in seconds.
 
     Flame graphs are searched for this function's name: what lies under it is the work.
@@ -68,7 +68,7 @@ def profiled_steps(work: Work, count: int, after: Callable[[], object] = lambda:
 
 
 @contextmanager
-def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[Work]:
+def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[ProfiledSteps]:
     """The work that `--phase` names: the run's own data and newest weights, or made-up ones without a run.
 
     Nothing is written into the run.
@@ -86,9 +86,9 @@ def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[Wor
             return
         number = 3 if target == "imagine" else int(target)
         phase, about = _phase(config, number, run_dir, Path(folder), backend)
-        with phase.feed or nullcontext():
+        with phase.loader or nullcontext():
             step = _rollouts(phase) if target == "imagine" else _updates(phase, config, number, backend)
-            yield Work(TARGETS[target], about, step, backend.device)
+            yield ProfiledSteps(TARGETS[target], about, step, backend.device)
 
 
 def _updates(phase: Phase[Any], config: Config, number: int, backend: Backend) -> Callable[[], object]:
@@ -96,8 +96,8 @@ def _updates(phase: Phase[Any], config: Config, number: int, backend: Backend) -
     train = config.phase(number)
     begins = round(config.forcing.boot_warmup * train.steps) if number == 1 else config.imagination.critic_steps
     done = max(train.steps // 2, begins)
-    assert phase.feed is not None
-    phase.feed.set_state(torch.tensor([done * train.accumulate]))
+    assert phase.loader is not None
+    phase.loader.set_state(torch.tensor([done * train.accumulate]))
     phase.model.train()
     update = Update(phase, train, backend)
 
@@ -114,7 +114,7 @@ def _rollouts(phase: Phase[Any]) -> Callable[[], object]:
 
     def step() -> None:
         with torch.no_grad():
-            phase.imagine(phase.feed.draw())
+            phase.imagine(phase.loader.draw())
 
     return step
 
@@ -141,7 +141,7 @@ def _phase(
     return phase, about
 
 
-def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Backend) -> Work:
+def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Backend) -> ProfiledSteps:
     """A step encodes one recording, by the command's own code, into a store of its own."""
     from fastdreamer.encoding.pipeline import encode_recordings
     from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
@@ -166,4 +166,4 @@ def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Back
             recordings.remove(recording)  # `inspect` says why it cannot be read; the others go on
             step()
 
-    return Work("encode", f"{about}; {describe(tokenizer)}", step, backend.device)
+    return ProfiledSteps("encode", f"{about}; {describe(tokenizer)}", step, backend.device)

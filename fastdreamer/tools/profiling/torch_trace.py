@@ -15,14 +15,14 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.ranges import RANGES
-from fastdreamer.tools.profiling.profiled_work import Work, profiled_steps
+from fastdreamer.tools.profiling.profiled_work import ProfiledSteps, profiled_steps
 from fastdreamer.tools.profiling.timeline import step_picture
 
 TOP = 10
 STEP = "ProfilerStep"
 
 
-def recorder(work: Work, steps: int, shapes: bool = False, memory: bool = False) -> profile:
+def recorder(work: ProfiledSteps, steps: int, shapes: bool = False, memory: bool = False) -> profile:
     """A profiler that warms up for one step and records `steps`: all threads, or with `memory` the one that steps."""
     return profile(
         activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (work.device.type == "cuda"),
@@ -34,7 +34,7 @@ def recorder(work: Work, steps: int, shapes: bool = False, memory: bool = False)
     )
 
 
-def trace(work: Work, warmup: int, steps: int, stem: Path, shapes: bool = False) -> dict[str, Any]:
+def trace(work: ProfiledSteps, warmup: int, steps: int, stem: Path, shapes: bool = False) -> dict[str, Any]:
     """Profiles `steps` steps after `warmup` plain ones; writes STEM.json.gz, and the last step's picture as STEM.svg.
 
     Returns:
@@ -53,7 +53,7 @@ def trace(work: Work, warmup: int, steps: int, stem: Path, shapes: bool = False)
         "step_ms": 1e3 * statistics.median(plain[1:] or plain),
         "profiled_step_ms": 1e3 * seconds / steps,
         "ranges": range_table(events, steps, seconds),
-        "operators": operator_table(profiler.key_averages(), steps, on_card=work.device.type == "cuda"),
+        "operators": operator_table(profiler.key_averages(), steps, on_gpu=work.device.type == "cuda"),
         "files": {"trace (open it at https://ui.perfetto.dev)": trace_file, "picture of a step": picture},
     }
 
@@ -65,23 +65,23 @@ def range_table(events: Iterable[FunctionEvent], steps: int, seconds: float) -> 
     """
     main = next((e.thread for e in events if e.name.startswith(STEP)), None)
     host: dict[str, float] = defaultdict(float)
-    card: dict[str, float] = defaultdict(float)
+    gpu: dict[str, float] = defaultdict(float)
     for event in sorted(events, key=lambda e: e.time_range.start):
         if event.name in RANGES:
             path = _path(event) + ("" if event.thread == main else " (another thread)")
             host[path] += event.time_range.elapsed_us()
-            card[path] += event.device_time_total
-    has_card = any(card.values())
+            gpu[path] += event.device_time_total
+    has_gpu = any(gpu.values())
     return [
         {"range": path, "ms": us / 1e3 / steps, "share": us / 1e6 / seconds if seconds else 0.0}
-        | ({"card_ms": card[path] / 1e3 / steps} if has_card else {})
+        | ({"card_ms": gpu[path] / 1e3 / steps} if has_gpu else {})
         for path, us in host.items()
     ]
 
 
-def operator_table(averages: Iterable[Any], steps: int, on_card: bool = False) -> list[dict[str, Any]]:
-    """The operators with the most time of their own: the card's where there is one, else the host's."""
-    column = "self_device_time_total" if on_card else "self_cpu_time_total"
+def operator_table(averages: Iterable[Any], steps: int, on_gpu: bool = False) -> list[dict[str, Any]]:
+    """The operators with the most time of their own: the GPU's where there is one, else the host's."""
+    column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = [a for a in averages if a.key not in RANGES and not a.key.startswith(STEP)]
     total = sum(getattr(a, column) for a in rows) or 1.0
     rows.sort(key=lambda a: -getattr(a, column))

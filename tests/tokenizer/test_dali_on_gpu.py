@@ -1,4 +1,4 @@
-"""From file to encoder input on a CUDA card, against PyAV + torch on the CPU. Runs with make gpu; parts need DALI."""
+"""From file to encoder input on a CUDA GPU, against PyAV + torch on the CPU. Runs with make gpu; parts need DALI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 
-CARD, CPU = torch.device("cuda"), torch.device("cpu")
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
 LEVEL = 2 / 255  # one of 256 levels, in [-1, 1]
 HALF = {"fp32": 0.0, "fp16": 2.0**-12, "bf16": 2.0**-9}  # rounding at 1
 SIZES = [(64, 64, 256), (360, 640, 256), (50, 70, 64), (16, 16, 256), (64, 64, 64)]
@@ -32,7 +32,7 @@ def compare(given: Resampler, windows: Tensor, size: int, precision: str) -> Non
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize(("height", "width", "size"), SIZES)
 def test_torch_resamples_on_the_card_as_on_the_cpu(height: int, width: int, size: int, precision: str) -> None:
-    compare(TorchResampler(size, precision, CARD), noise(2, 5, height, width), size, precision)
+    compare(TorchResampler(size, precision, GPU), noise(2, 5, height, width), size, precision)
 
 
 @pytest.mark.parametrize("precision", HALF)
@@ -41,19 +41,19 @@ def test_dali_resamples_on_the_card_as_torch_on_the_cpu(height: int, width: int,
     pytest.importorskip("nvidia.dali")
     from fastdreamer.tokenizer.dali import DaliResampler
 
-    dali = DaliResampler(size, precision, CARD, batch=2)
+    dali = DaliResampler(size, precision, GPU, batch=2)
     for batch, frames in ((2, 33), (1, 1), (3, 5)):
         windows = noise(batch, frames, height, width)
         compare(dali, windows, size, precision)
-        compare(dali, windows.to(CARD), size, precision)
+        compare(dali, windows.to(GPU), size, precision)
 
 
 def test_a_kept_result_lives_and_a_dropped_one_is_not_reused_too_early() -> None:
     pytest.importorskip("nvidia.dali")
     from fastdreamer.tokenizer.dali import DaliResampler
 
-    dali, windows = DaliResampler(256, "fp16", CARD), noise(4, 33, 64, 64).to(CARD)
-    kept, copy = dali(windows), TorchResampler(256, "fp32", CARD)(windows)
+    dali, windows = DaliResampler(256, "fp16", GPU), noise(4, 33, 64, 64).to(GPU)
+    kept, copy = dali(windows), TorchResampler(256, "fp32", GPU)(windows)
     levels = []
     for turn in range(50):
         images = dali(torch.full_like(windows, 5 * turn))
@@ -78,7 +78,7 @@ def test_frames_decoded_on_the_cpu_are_resampled_on_the_card(tmp_path: Path) -> 
     from fastdreamer.recordings.decode import decode_video
 
     frames = torch.from_numpy(decode_video(path))
-    compare(TorchResampler(256, "fp16", CARD), frames.unflatten(0, (3, 33)), 256, "fp16")
+    compare(TorchResampler(256, "fp16", GPU), frames.unflatten(0, (3, 33)), 256, "fp16")
 
 
 @pytest.mark.parametrize("size", [(64, 64), (640, 360)])
@@ -98,7 +98,7 @@ def test_nvdec_and_dali_give_pyavs_frames_in_order(tmp_path: Path, size: tuple[i
     shifted = (found[1:].float() - expected[:-1].float()).abs().mean((1, 2, 3))
     assert errors.max() < 3 and (shifted > 2 * errors[1:]).all()
     windows = blocks[0][None, :33]
-    compare(DaliResampler(256, "fp16", CARD), windows, 256, "fp16")
+    compare(DaliResampler(256, "fp16", GPU), windows, 256, "fp16")
 
 
 def test_nvdec_leaves_out_what_an_edit_list_hides(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""On a card: a captured rollout is the uncaptured one bit for bit, nothing waits for the device, no memory grows.
+"""On a GPU: a captured rollout is the uncaptured one bit for bit, nothing waits for the device, no memory grows.
 
 The same bodies run on a CPU, where a stand-in replays by calling the function; there they show that the tests are
 sound, and nothing about CUDA.
@@ -22,7 +22,7 @@ from fastdreamer.imagination import program as module
 from fastdreamer.imagination.merging import TOLERANCE, merged_difference, prove_merged
 from fastdreamer.imagination.rollout import Rollout
 
-from .worlds import Dreams, dreams_of, largest_difference, tiny
+from .worlds import Imagined, largest_difference, rollouts_of, tiny
 
 PRECISIONS = ("fp32", "bf16")
 CAPTURES = ("step", "horizon")
@@ -31,22 +31,22 @@ HORIZON = 4
 
 
 def cases(names: str, *axes: Sequence[Any]) -> pytest.MarkDecorator:
-    """Every combination on a card, on a CPU the first values of each axis. An axis of tuples has several names."""
+    """Every combination on a GPU, on a CPU the first values of each axis. An axis of tuples has several names."""
 
     def flat(values: Sequence[Any]) -> list[Any]:
         return [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
 
     few = [[axis[i % len(axis)] for axis in axes] for i in range(min(3, max(map(len, axes), default=1)))]
     on_cpu = [pytest.param("cpu", *flat(values)) for values in few]
-    on_card = [pytest.param("cuda", *flat(values), marks=pytest.mark.gpu) for values in product(*axes)]
-    return pytest.mark.parametrize(f"device,{names}".rstrip(","), on_cpu + on_card, indirect=["device"])
+    on_gpu = [pytest.param("cuda", *flat(values), marks=pytest.mark.gpu) for values in product(*axes)]
+    return pytest.mark.parametrize(f"device,{names}".rstrip(","), on_cpu + on_gpu, indirect=["device"])
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """A card, or the CPU with a stand-in for capturing."""
+    """A GPU, or the CPU with a stand-in for capturing."""
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a CUDA GPU")
     if request.param == "cpu":
         monkeypatch.setattr(module, "capture", uncaptured)
     yield torch.device(request.param)
@@ -66,7 +66,7 @@ def uncaptured(function: Callable[[], None], before: Callable[[], object] = lamb
 
 @contextmanager
 def waits_are_errors(device: torch.device) -> Iterator[None]:
-    """Whatever makes the host wait for the card raises."""
+    """Whatever makes the host wait for the GPU raises."""
     if device.type == "cpu":
         yield
         return
@@ -78,8 +78,8 @@ def waits_are_errors(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def world_on(device: torch.device, context: int = 3, agent_tokens: int = 0, real: int = 1) -> Dreams:
-    return dreams_of(tiny(context, agent_tokens), count=3, context=real, device=device)
+def world_on(device: torch.device, context: int = 3, agent_tokens: int = 0, real: int = 1) -> Imagined:
+    return rollouts_of(tiny(context, agent_tokens), count=3, context=real, device=device)
 
 
 def same(a: Rollout, b: Rollout) -> bool:
@@ -170,10 +170,10 @@ def test_a_rollout_never_waits_for_the_card(
 
 @pytest.mark.gpu
 def test_waiting_for_the_card_is_noticed() -> None:
-    card = torch.device("cuda")
-    x = torch.ones(3, device=card)
+    gpu = torch.device("cuda")
+    x = torch.ones(3, device=gpu)
     for wait in (lambda: float(x.sum()), lambda: x[x > 0], lambda: x.cpu()):
-        with pytest.raises(RuntimeError, match="synchronizing"), waits_are_errors(card):
+        with pytest.raises(RuntimeError, match="synchronizing"), waits_are_errors(gpu):
             wait()
     assert float(x.sum()) == 3  # the mode is put back
 
@@ -201,13 +201,13 @@ def test_a_compiled_rollout_is_the_eager_one(captures: str, merges: bool) -> Non
     if "beartype" in sys.modules:
         pytest.skip("run-time shape checks and torch.compile do not mix: make gpu runs this without them")
     torch._dynamo.reset()
-    card = torch.device("cuda")
-    world = world_on(card)
+    gpu = torch.device("cuda")
+    world = world_on(gpu)
     expected = world.program(HORIZON, merges)(world.batch)
     assert moves(expected)
-    program = world.program(HORIZON, merges, backend=Backend(card, "fp32", compiles=True), captures=captures)
+    program = world.program(HORIZON, merges, backend=Backend(gpu, "fp32", compiles=True), captures=captures)
     found = program(world.batch)
     assert largest_difference(found, expected) <= 1e-5 * float(expected.latents.abs().max().clamp(min=1))
     program(world.batch)
-    with torch._dynamo.config.patch(error_on_recompile=True), waits_are_errors(card):
+    with torch._dynamo.config.patch(error_on_recompile=True), waits_are_errors(gpu):
         program(world.batch)

@@ -1,4 +1,4 @@
-"""On a card: the store lies there, batches are cut there or come from pinned memory, and are those of the CPU."""
+"""On a GPU: the store lies there, batches are cut there or come from pinned memory, and are those of the CPU."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from latents.episodes import CLOCK, MIXED, equal, mixed, sampler
 from fastdreamer.config import SamplingConfig
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 
 
 def test_a_card_holds_the_store_and_cuts_the_same_batches() -> None:
-    card = torch.device("cuda", torch.cuda.current_device())
+    gpu = torch.device("cuda", torch.cuda.current_device())
     plain, resident = (
-        CropSampler(mixed(), CLOCK, 4, 8, 0, sampling=SamplingConfig(**MIXED), device=device) for device in (None, card)
+        CropSampler(mixed(), CLOCK, 4, 8, 0, sampling=SamplingConfig(**MIXED), device=device) for device in (None, gpu)
     )
     for number in range(20):
         batch = resident.batch(number)
-        assert all(getattr(batch, f.name).device == card for f in fields(Batch))
+        assert all(getattr(batch, f.name).device == gpu for f in fields(Batch))
         assert equal(batch.to(CPU), plain.batch(number))
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_batches_reach_the_card_from_pinned_memory(ahead: int) -> None:
-    with Feed(sampler(mixed(), **MIXED), torch.device("cuda"), ahead) as feed:
-        assert feed._make(0).latents.is_pinned()
+    with Loader(sampler(mixed(), **MIXED), torch.device("cuda"), ahead) as loader:
+        assert loader._make(0).latents.is_pinned()
         for number in range(20):
-            assert equal(feed.draw().to(CPU), feed.sampler.batch(number))
+            assert equal(loader.draw().to(CPU), loader.sampler.batch(number))

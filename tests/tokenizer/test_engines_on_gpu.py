@@ -1,4 +1,4 @@
-"""Engines on a CUDA card: built, compared, chosen and run there. Runs with make gpu."""
+"""Engines on a CUDA GPU: built, compared, chosen and run there. Runs with make gpu."""
 
 from __future__ import annotations
 

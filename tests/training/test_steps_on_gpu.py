@@ -1,4 +1,4 @@
-"""On a card: whole optimisation steps never wait for it, keep no memory, compile to the same, and survive its end.
+"""On a GPU: whole optimisation steps never wait for it, keep no memory, compile to the same, and survive its end.
 
 The same bodies run on a CPU where they mean something there.
 """
@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.phases import Optimisation, feed_of, made_up_phase
+from bench.phases import Optimisation, loader_of, made_up_phase
 from fastdreamer.config import (
     CloningConfig,
     Config,
@@ -28,7 +28,7 @@ from fastdreamer.config import (
     TrainConfig,
 )
 from fastdreamer.device import Backend
-from fastdreamer.latents.loader import Feed
+from fastdreamer.latents.loader import Loader
 
 CPU = torch.device("cpu")
 READOUTS = ("latents", "agent_tokens")
@@ -63,7 +63,7 @@ def optimisation(config: Config, number: int, backend: Backend) -> Optimisation:
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA card")
+        pytest.skip("needs a CUDA GPU")
     yield torch.device(request.param)
     gc.collect()
     if request.param == "cuda":
@@ -74,7 +74,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 @contextmanager
 def waits_are_errors(device: torch.device) -> Iterator[None]:
-    """Whatever makes the host wait for the card raises."""
+    """Whatever makes the host wait for the GPU raises."""
     if device.type == "cpu":
         yield
         return
@@ -89,7 +89,7 @@ def waits_are_errors(device: torch.device) -> Iterator[None]:
 def gradients(one: Optimisation) -> dict[str, Tensor]:
     """Of the next batch, by parameter; nothing is updated."""
     one.phase.model.zero_grad()
-    one.pieces.gradients(5)
+    one.micro_batches.gradients(5)
     return {n: p.grad.clone() for n, p in one.phase.model.named_parameters() if p.grad is not None}
 
 
@@ -109,7 +109,7 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def test_a_whole_step_never_waits_for_the_card(device: torch.device, number: int, readout: str, precision: str) -> None:
     backend = Backend(device, precision)  # type: ignore[arg-type]
     one = optimisation(config_of(readout), number, backend)
-    assert one.phase.feed is not None and one.phase.feed.sampler.table.device == device
+    assert one.phase.loader is not None and one.phase.loader.sampler.table.device == device
     for _ in range(2):  # makes what later steps keep: programs, states of the optimisers, compiled kernels
         one.step()
     before = {name: p.detach().clone() for name, p in one.phase.model.named_parameters() if p.requires_grad}
@@ -140,11 +140,11 @@ def test_a_thousand_steps_take_no_more_memory(number: int) -> None:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_captured_rollout_can_be_made_while_a_thread_makes_batches(number: int) -> None:
     """The store lies in host memory, so batches come from a thread that allocates page-locked memory."""
-    card = torch.device("cuda")
-    one = optimisation(config_of(), number, Backend(card, "fp32"))
-    feed = Feed(feed_of(config_of(), number, CPU).sampler, card, ahead=2)
-    one.phase.feed = feed
-    with feed:
+    gpu = torch.device("cuda")
+    one = optimisation(config_of(), number, Backend(gpu, "fp32"))
+    loader = Loader(loader_of(config_of(), number, CPU).sampler, gpu, ahead=2)
+    one.phase.loader = loader
+    with loader:
         losses = [float(one.step()["loss"]) for _ in range(5)]
     assert torch.tensor(losses).isfinite().all()
 
@@ -155,24 +155,24 @@ def test_a_compiled_step_is_the_eager_one(number: int, readout: str) -> None:
     if "beartype" in sys.modules:
         pytest.skip("run-time shape checks and torch.compile do not mix: make gpu runs this without them")
     torch._dynamo.reset()
-    card, config = torch.device("cuda"), config_of(readout)
+    gpu, config = torch.device("cuda"), config_of(readout)
     found = []
     for compiles in (False, True):
-        one = optimisation(config, number, Backend(card, "fp32", compiles))
+        one = optimisation(config, number, Backend(gpu, "fp32", compiles))
         found.append((gradients(one), one.phase, one))
     assert apart(found[1][0], found[0][0]) <= 1e-4
     eager, compiled = (phase.loss(phase.draw(), 5)[0] for _, phase, _ in found)
     torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
     one = found[1][2]
     one.step()
-    with torch._dynamo.config.patch(error_on_recompile=True), waits_are_errors(card):
+    with torch._dynamo.config.patch(error_on_recompile=True), waits_are_errors(gpu):
         one.step()
 
 
 def test_a_batch_in_pieces_has_the_gradient_of_the_whole(device: torch.device) -> None:
     for number in (1, 2, 3):
         whole, halves = (optimisation(config_of(), number, Backend(device, "fp32")) for _ in range(2))
-        halves.pieces.pieces = 2
+        halves.micro_batches.micro_batches = 2
         assert apart(gradients(halves), gradients(whole)) < 1e-4
 
 
@@ -181,15 +181,15 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(device: torch.device) -
 def test_where_a_batch_does_not_fit_it_goes_on_in_halves_with_the_same_gradient(
     number: int, batch: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = torch.device("cuda")
+    gpu = torch.device("cuda")
     config = config_of(dim=256, window=32, batch=batch, layers=4)
     config = replace(config, heads=replace(config.heads, hidden=1024, layers=2))
-    backend, total = Backend(card, "fp32"), torch.cuda.get_device_properties(card).total_memory
+    backend, total = Backend(gpu, "fp32"), torch.cuda.get_device_properties(gpu).total_memory
 
-    def peak(pieces: int) -> tuple[int, dict[str, Tensor]]:
+    def peak(micro_batches: int) -> tuple[int, dict[str, Tensor]]:
         """Bytes reserved at most, and the gradient (on the host)."""
         one = optimisation(config, number, backend)
-        one.pieces.pieces = pieces
+        one.micro_batches.micro_batches = micro_batches
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -205,9 +205,9 @@ def test_where_a_batch_does_not_fit_it_goes_on_in_halves_with_the_same_gradient(
     one = optimisation(config, number, backend)
     torch.cuda.set_per_process_memory_fraction((whole + halves) / 2 / total)
     found = {name: value.cpu() for name, value in gradients(one).items()}
-    assert one.pieces.pieces == 2 and one.pieces.is_halved
+    assert one.micro_batches.micro_batches == 2 and one.micro_batches.is_halved
     said = capsys.readouterr().err
-    assert f"phase{number}: out of memory at step 6; going on with 2 pieces a batch (the same gradient)" in said
+    assert f"phase{number}: out of memory at step 6; going on with 2 micro-batches (the same gradient)" in said
     assert apart(found, expected) < 1e-4
     one.step()
-    assert one.pieces.pieces == 2
+    assert one.micro_batches.micro_batches == 2
