@@ -188,8 +188,11 @@ def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise recording.damaged(f"{path.name} is no file")
     try:
-        with zipfile.ZipFile(path) as packed:
-            check_bytes(path, sum(member.file_size for member in packed.infolist()), MOST_ARRAY_BYTES, "what is in it")
+        held = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                held = sum(member.file_size for member in packed.infolist())
+        check_bytes(path, held, MOST_ARRAY_BYTES, "what is in it")
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 arrays[canonical_key(key)] = archive[key]

@@ -107,7 +107,8 @@ class MicroBatches:
         self.is_halved = True
         self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
         print(
-            f"{name}: out of memory at step {step + 1}; going on with {self.micro_batches} micro-batches (the same gradient)",
+            f"{name}: out of memory at step {step + 1}; going on with {self.micro_batches} micro-batches "
+            "(the same gradient)",
             file=sys.stderr,
             flush=True,
         )

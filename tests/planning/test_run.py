@@ -165,6 +165,7 @@ def test_the_settled_configuration_has_pieces_and_is_otherwise_the_same() -> Non
 def test_the_limit_is_free_to_change(tmp_path: Path) -> None:
     config: Config = load_config("debug")
     dump_config(config, tmp_path / "config.yaml")
+    (tmp_path / "checkpoints" / "phase1" / "step-00000001").mkdir(parents=True)  # what a configuration binds
     check_run(tmp_path, load_config("debug", ["memory_gb=8", "phase1.micro_batch=2", "phase1.recompute=true"]))
     with pytest.raises(UserError, match="phase1.batch_size"):
         check_run(tmp_path, load_config("debug", ["phase1.batch_size=2"]))

@@ -52,7 +52,7 @@ def test_the_stacks_of_a_stuck_loader_say_where_it_hangs(visible: None, run: Cal
     with stuck_loader():
         found = run("--dump", str(os.getpid()))
     threads = {row["thread"]: row for row in found["threads"]}
-    assert "Loader._make" in threads["batches_0"]["ours"] and "feed.py" in threads["batches_0"]["ours"]
+    assert "Loader._make" in threads["batches_0"]["ours"] and "loader.py" in threads["batches_0"]["ours"]
     assert "Loader._next" in threads["trainer"]["ours"] and threads["trainer"]["state"] == "waiting"
     text = Path(found["files"]["stacks"]).read_text()
     assert "batches_0" in text and "Sampler.batch" in text and "libc.so" in text

@@ -140,7 +140,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         shutil.copytree(source, copy)
         kind = damage(copy, number, [folder for folder in good if folder != source])
         found[f"{number:03d}"] = {"kind": kind, "folder": copy}
-    script = f"from pathlib import Path; from data.test_damage import work; work(Path({str(root)!r}))"
+    script = f"from pathlib import Path; from recordings.test_damage import work; work(Path({str(root)!r}))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     for line in done.stdout.splitlines():

@@ -65,7 +65,7 @@ def test_a_broken_tensorboard_is_one_line_that_names_it(tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     (folder / "tensorboard").mkdir(parents=True)
     (folder / "tensorboard" / "__init__.py").write_text("raise TypeError('Descriptors cannot be created directly')\n")
-    for name in [n for n in sys.modules if n.partition(".")[0] == "tensorboard" or n.endswith("training.board")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "tensorboard" or n.endswith("run.board")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(folder)
     with pytest.raises(UserError, match="used.*tensorboard is broken: pip install --force-reinstall tensorboard$"):

@@ -90,6 +90,7 @@ def test_a_run_is_found_from_every_folder(monkeypatch, tmp_path):
     saved = load_config(run / "config.yaml")
     assert saved.data.store == str(tmp_path / "my store") and saved.tokenizer.weights == str(tmp_path / "w/vae")
     check_run(run, config("data.store=my store", "tokenizer.weights=w/vae"))
+    (run / "checkpoints" / "phase1" / "step-00000001").mkdir(parents=True)  # what a configuration binds
     monkeypatch.chdir("/")
     check_run(run, resolve(SimpleNamespace(run_dir=run, config=None, overrides=[])))  # type: ignore
     with pytest.raises(UserError, match="was made with data.store="):

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fastdreamer.training.update import Update
 
 from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.run.checkpoint import Damaged, load_checkpoint, steps_in
 from fastdreamer.training import loop
+from fastdreamer.training.step import Update
 from fastdreamer.training.train import train
 from tests.training.test_resume import checkpoints_equal
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from diagnosis.conftest import Found, edit_checkpoint, found, raised
 from torch import Tensor
 
+from diagnosis.conftest import Found, edit_checkpoint, found, raised
 from fastdreamer.config import Config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.health import limits as flags
