@@ -32,7 +32,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
 
     Args:
         config: the run's.
-        number: of the phase.
+        number: the phase's number.
         rows: all logged steps so far, in order.
     """
     now, train = rows[-1], getattr(config, flags.section(number))
@@ -123,7 +123,7 @@ class Watch:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Those of the last logged step; empty before it."""
+        """The figures of the last logged step; empty before it."""
         return {name: value for name, value in (self._rows or [{}])[-1].items() if name not in ("phase", "step")}
 
     def see(self, step: int, figures: Mapping[str, float]) -> None:
