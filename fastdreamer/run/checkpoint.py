@@ -37,7 +37,7 @@ SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
 TASKS = "tasks.names"
 MANIFEST, STATE = "manifest.json", "state.json"
 STEP = re.compile(r"step-\d{8}")
-NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
+NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # names a file in a checkpoint, never a path
 GROUPS = ("model", "ema")  # what every checkpoint holds
 CONTENT = {
     "phase": Leaf("a phase", lambda value: type(value) is int and 0 <= value <= 3),
@@ -221,7 +221,7 @@ def _object(found: Path, name: str, shape: Any) -> dict[str, Any]:
 
 
 def _damaged(found: Path, reason: str) -> Damaged:
-    """With the command that goes on from the checkpoint before it, which is then written again."""
+    """The error of a damaged checkpoint, with the command that goes on from the one before it and writes it again."""
     text = f"checkpoint {found} is damaged ({reason})"
     phase, older = found.parent.name.removeprefix("phase"), [p for p in steps_in(found.parent) if p.name < found.name]
     if found.parent.parent.name != CHECKPOINTS or phase not in ("0", "1", "2", "3"):
@@ -255,7 +255,7 @@ def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
-    """As `check_architecture`, and the phase's own training settings too: a resumed run equals an uninterrupted one.
+    """Checks as `check_architecture`, and the phase's training settings: a resumed run equals an uninterrupted one.
 
     What is free may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
 

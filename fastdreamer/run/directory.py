@@ -45,7 +45,7 @@ class RunDirectory:
         return bool(steps_in(self.checkpoints(phase)))
 
     def step(self, phase: int) -> int:
-        """Of a phase's newest checkpoint."""
+        """Step of a phase's newest checkpoint."""
         return int(steps_in(self.checkpoints(phase))[-1].name.removeprefix("step-"))
 
     def load(self, phase: int, config: Config) -> Checkpoint:
