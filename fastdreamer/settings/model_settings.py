@@ -49,8 +49,8 @@ class ForcingConfig:
     # The share of sequences that is trained as bootstrap.
     boot_fraction: float = setting(0.25, at_least=0.0, at_most=1.0)
     boot_warmup: float = setting(0.1, at_least=0.0, at_most=1.0)  # the share of the run before any bootstrap
-    # Where training puts its steps. grid: all of tau's levels, weighed by P's ramp. sampled: where imagination has
-    # them, which is context_share at the context's level and the rest at the K levels it samples through, all weighed
+    # The signal levels of training. grid: all of tau's, weighed by P's ramp. sampled: those of imagination,
+    # which is context_share at the context's level and the rest at the K levels it samples through, all weighed
     # alike.
     levels: str = setting("grid", choices=("grid", "sampled"))
     # The share of the steps that sampled levels put at the context's level.
@@ -84,7 +84,7 @@ class HeadsConfig:
     reward_members: int = setting(1, at_least=1)  # how many heads learn the reward alike; the least of them counts
     # The exponent of the focal loss of the policy; 0 is plain cross-entropy.
     focal_gamma: float = setting(0.0, at_least=0.0)
-    # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
+    # The factor a step by which a trace of past actions fades that heads on latents also read; 0: they read none.
     history: float = setting(0.0, at_least=0.0, below=1.0)
     input_noise: float = setting(0.0, at_least=0.0)  # the spread of the noise on the latents that heads learn from
     # Dropout of the policy while cloning; off in imagination.
