@@ -90,7 +90,7 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
 
 
 def stretches(frames: int, share: float, length: int) -> Bool[Tensor, " t"]:
-    """Which of so many frames are kept: stretches of `length`, evenly spread, of that share in all; at least one."""
+    """Mask of the frames that are kept: stretches of `length`, evenly spread, of that share in all; at least one."""
     count = max(1, int(frames * share / length))
     starts = np.linspace(0, max(frames - length, 0), count).round().astype(int) if count > 1 else [0]
     rows = torch.zeros(frames, dtype=torch.bool)
