@@ -22,7 +22,7 @@ from .conftest import SMALL
 
 @contextmanager
 def stuck_loader() -> Iterator[None]:
-    """A feed whose thread makes a batch that never comes, and somebody who waits for it."""
+    """A loader whose thread makes a batch that never comes, and somebody who waits for it."""
     release = threading.Event()
 
     class Sampler(CropSampler):

@@ -34,7 +34,7 @@ CROPS, SAMPLES, RESAMPLES = 24, 2, 500
 
 
 def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
-    """On held-out crops, or on training ones where no held-out window is long enough."""
+    """The checks on held-out crops, or on training ones where no held-out window is long enough."""
     context = loaded.config.evaluation.context
     try:
         crops, batch = _crops(loaded, context)
@@ -102,7 +102,7 @@ def drift(real: Float[ndarray, "b s"], copy: Float[ndarray, "b s"]) -> Check:
 
 
 def one_step(errors: Mapping[str, tuple[float, float, float]]) -> Check:
-    """Of one step's mean and sample: the error, that with the last action shuffled, and that of copying."""
+    """Check one step's mean and sample: the error, that with the last action shuffled, and that of copying."""
     found = "; ".join(f"{name} {e:.3f}, shuffled {wrong:.3f}" for name, (e, wrong, _) in errors.items())
     error, wrong, copying = errors["mean"]
     return check(

@@ -17,7 +17,7 @@ from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.phase_data import episodes_of
 
-WINDOWS, FEW = 32, 8  # with a reward, and as many without; fewer tell nothing
+WINDOWS, FEW = 32, 8  # windows with a reward, and as many without; fewer tell nothing
 REWARD = 0.5  # and above counts as one: a reward is 1 or so
 NAME, EXPECTED = "dreams of rewarded play", "AUC above 0.5"
 

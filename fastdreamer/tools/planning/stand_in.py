@@ -31,7 +31,7 @@ class BlankSteps(ResidentSteps):
 
 
 class BlankSampler(CropSampler):
-    """Long crops of a phase."""
+    """A sampler that stands for the crops of a phase, with their lengths and no data."""
 
     def __init__(self, config: Config, number: int) -> None:
         self.table = BlankSteps()
@@ -39,7 +39,7 @@ class BlankSampler(CropSampler):
         self.steps = config.imagination.start_context if number == 3 else config.dynamics.window
 
     def batch(self, number: int) -> Batch:
-        """Whichever it is, zeros."""
+        """A batch of zeros, whatever its number."""
         return blank(self.config, self.count, self.steps)
 
 
@@ -53,7 +53,7 @@ class BlankLoader(Loader):
 
     @property
     def position(self) -> int:
-        """Always the same batch."""
+        """Position of the next batch, which is always the same one."""
         return self.number
 
 

@@ -97,7 +97,7 @@ def operator_table(averages: Iterable[Any], steps: int, on_gpu: bool = False) ->
 
 
 def _path(event: FunctionEvent) -> str:
-    """draw > rollout > denoise."""
+    """Path of nested ranges, such as draw > rollout > denoise."""
     names, above = [event.name], event.cpu_parent
     while above is not None:
         if above.name in RANGES:
