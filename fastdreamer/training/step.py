@@ -1,4 +1,4 @@
-"""One step of a phase: its gradient, in as many pieces as the memory needs; whether it counts; what takes it in."""
+"""One step of a phase: its gradient, in as many micro-batches as the memory needs, and whether and how it counts."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Update:
 
 
 class MicroBatches:
-    """Runs a phase's batches forward and backward; where memory runs out, once, in pieces of half the size.
+    """Runs a phase's batches forward and backward; where memory runs out, once, in micro-batches of half the size.
 
-    The pieces' gradients add up to the whole batch's, so nothing is learned differently.
+    Their gradients add up to the whole batch's, so nothing is learned differently.
 
     Attributes:
-        pieces: in how many a batch goes through now.
+        micro_batches: the number of micro-batches in which a batch goes through now.
         is_halved: whether memory ran out.
     """
 
@@ -85,7 +85,7 @@ class MicroBatches:
         Where it fails, all randomness is put back to where the step began.
 
         Raises:
-            UserError: if memory runs out with halved pieces too.
+            UserError: if memory runs out with halved micro-batches too.
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = torch.get_rng_state()
@@ -166,7 +166,7 @@ class Skips:
         return is_bad
 
     def read(self) -> tuple[int, int]:
-        """In all, and in a row. Waits for the device."""
+        """Skipped steps in all, and in a row. Waits for the device."""
         total, in_a_row = self.counts.tolist()
         return int(total), int(in_a_row)
 
