@@ -189,13 +189,13 @@ OPTIONS = ALL
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     parser.add_argument("--dreams", type=numbers, help="sequences at once: 1,64,256")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     is_gpu = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     arms = chosen.arms or (list(ARMS) if is_gpu else ["plain", "program", "merged"])

@@ -76,7 +76,7 @@ OPTIONS = ("device", "out")
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if IS_INTERPRETED:
         raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
     is_gpu = chosen.device == "cuda"

@@ -55,12 +55,12 @@ OPTIONS = ("device", "config", "overrides")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own option."""
+    """Add the benchmark's own option."""
     parser.add_argument("--compile", action="store_true", help="the compiled step and program too")
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """The command."""
+    """Run the command."""
     main(chosen.config or "crafter", [f"device={chosen.device}", *chosen.overrides], compiles=chosen.compile)
 
 
@@ -72,7 +72,7 @@ def main(
     horizons: Sequence[int] = HORIZONS,
     compiles: bool = False,
 ) -> None:
-    """Measures and prints.
+    """Measure and print.
 
     Raises:
         UserError: for an optimiser that the naive arm lacks, or a compiler that is not there.

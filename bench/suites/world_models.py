@@ -55,7 +55,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Kind:
-    """A trained kind."""
+    """A kind of world model that is trained."""
 
     config: Config
     world: WorldModel
@@ -97,14 +97,14 @@ OPTIONS = ("overrides",)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--dreams", type=int, default=256)
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Trains, measures, times and prints."""
+    """Train, measure, time and print."""
     trained_run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
     shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.rollouts}"]
     own = load_config(base, shared)
