@@ -82,8 +82,8 @@ class TrainConfig:
 class CloningConfig(TrainConfig):
     """Phase 2: behaviour cloning."""
 
-    # Above 0: of the averaged heads those with the least held-out loss count, looked for at every twentieth of the
-    # steps; and the phase ends after this share of its steps without better ones.
+    # The share of the steps without better averaged heads after which the phase ends; those with the least held-out
+    # loss count, looked for at every twentieth of the steps. 0: the phase runs to its end, and the last heads count.
     patience: float = setting(0.0, at_least=0.0, at_most=1.0)
 
 
