@@ -1,7 +1,7 @@
 """Milliseconds of an imagined step by every way of running it, against the floor that the weights' bytes set.
 
     PYTHONPATH=.:kernels:engines python -m bench.suites imagination [--device cuda|cpu] [--config minerl_cosmos]
-        [--memory-gb 12] [--dreams 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
+        [--memory-gb 12] [--rollouts 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
 
 A whole rollout is timed, from the real crops to its rewards, and divided by its horizon; every arm in turns with
 `rollout.imagine` on the same random weights. On a GPU minerl_cosmos at 1, 64 and 256 dreams, to
@@ -190,7 +190,7 @@ OPTIONS = ALL
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's own options."""
-    parser.add_argument("--dreams", type=numbers, help="sequences at once: 1,64,256")
+    parser.add_argument("--rollouts", type=numbers, help="sequences at once: 1,64,256")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
 
 

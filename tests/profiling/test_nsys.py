@@ -74,7 +74,7 @@ def test_on_a_card_the_bare_steps_lie_between_start_and_stop_with_nvtx_ranges(mo
     monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: seen.append("stop"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: seen.append("wait"))
     monkeypatch.setattr(torch.autograd.profiler, "emit_nvtx", emit_nvtx)
-    made = work.Work("phase1", "", lambda: seen.append("step"), torch.device("cuda"))
+    made = work.ProfiledSteps("phase1", "", lambda: seen.append("step"), torch.device("cuda"))
     assert nsys.bare(made, warmup=1, steps=2)["step_ms"] > 0
     assert seen == ["step", "wait", "start", "nvtx", "step", "wait", "step", "wait", "stop"]
 
