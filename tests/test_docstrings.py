@@ -1,4 +1,4 @@
-"""Docstrings are sentences or complete noun phrases: none begins in the middle of one."""
+"""Docstrings are sentences or complete noun phrases, and describe arguments and attributes that are there."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
             ):
                 text = part.value.value
                 yield part.lineno, text
-                yield from ((part.lineno + line, item) for line, item in items(text))
+                yield from ((part.lineno + line, item) for line, _, item in items(text))
 
 
-def items(docstring: str) -> Iterator[tuple[int, str]]:
-    """Line, counted from the docstring's first, and description of everything under Args and Attributes."""
+def items(docstring: str) -> Iterator[tuple[int, str, str]]:
+    """Line, counted from the docstring's first, names and description of everything under Args and Attributes."""
     first, *rest = docstring.split("\n")
     margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
     is_listed = False
@@ -44,7 +44,20 @@ def items(docstring: str) -> Iterator[tuple[int, str]]:
         if line and not line.startswith(" "):
             is_listed = line in ("Args:", "Attributes:")
         elif is_listed and (found := ITEM.fullmatch(line)):
-            yield number, found[2]
+            yield number, found[1], found[2]
+
+
+def strangers(source: str) -> Iterator[tuple[int, str]]:
+    """Line and name of what a docstring describes although nothing in its function or class is called so."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and (docstring := ast.get_docstring(node, clean=False)):
+            known = {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+            if isinstance(node, ast.ClassDef):
+                known |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+                known |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+                known |= {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            for number, names, _ in items(docstring):
+                yield from ((node.body[0].lineno + number, n) for n in names.split(", ") if n.strip("*") not in known)
 
 
 @pytest.mark.parametrize("folder", SOURCES)
@@ -54,6 +67,13 @@ def test_no_docstring_is_a_fragment(folder: str) -> None:
     assert len(files) > 5 and len(found) > 50
     wrong = [f"{path.relative_to(ROOT)}:{line}: {text}" for path, line, text in found if FRAGMENT.match(text)]
     assert wrong == [], "say what it is, or what it does:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_what_is_described_is_there(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    found = [(path, *one) for path in files for one in strangers(path.read_text(encoding="utf-8"))]
+    assert [f"{path.relative_to(ROOT)}:{line}: {name}" for path, line, name in found] == []
 
 
 def test_fragments_are_told_from_sentences() -> None:
@@ -80,3 +100,4 @@ def c():
     """Total of all."""
 '''
     assert [line for line, text in texts(source) if FRAGMENT.match(text)] == [3, 6, 14, 18]
+    assert list(strangers(source)) == [(14, "left"), (14, "right")]

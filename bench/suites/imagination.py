@@ -58,10 +58,10 @@ ARMS = {
 
 @dataclass(frozen=True)
 class RolloutRow(Measured):
-    """One arm at one number of dreams; times, bytes and launches are of a step, `speedup` is over `plain`.
+    """One arm at one number of rollouts; times, bytes and launches are of a step, `speedup` is over `plain`.
 
     Attributes:
-        dreams: sequences at once.
+        rollouts: sequences at once.
         ms_per_step: a rollout's time over its horizon; `floor_ms`: the weights' bytes at the copy's bandwidth.
         noise: relative standard error of the speed-up.
         allocated_bytes, reserved_bytes: torch's peaks in this arm, models included; 0 on a CPU.
@@ -154,7 +154,7 @@ class Bench:
         return loader_of(config, 3, self.backend.device).draw()
 
     def rows(self, arms: list[str], rollouts: list[int]) -> Iterator[RolloutRow]:
-        """Every arm at every number of dreams."""
+        """Every arm at every number of rollouts."""
         for number in rollouts:
             for name in arms:
                 print(f"measuring {name} at {number} dreams", flush=True)
@@ -174,7 +174,7 @@ def table(rows: list[RolloutRow]) -> str:
 
 
 def verdicts(rows: list[RolloutRow]) -> list[str]:
-    """What is promised on a GPU: the captured step over the same region uncaptured, at every number of dreams."""
+    """What is promised on a GPU: the captured step over the same region uncaptured, at every number of rollouts."""
     found = {(row.rollouts, row.arm): row for row in rows if not row.reason}
     lines = []
     for rollouts in dict.fromkeys(row.rollouts for row in rows):

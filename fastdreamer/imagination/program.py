@@ -29,12 +29,12 @@ from fastdreamer.system.ranges import span
 
 
 class Program:
-    """Rollouts of `dreams` sequences over `horizon` latent steps, from `context` real ones.
+    """Imagines `rollouts` sequences over `horizon` latent steps, from `context` real ones.
 
     Args:
         world: frozen world model.
         agent: policy that acts; reward and continuation heads that score. Its weights are read anew at every call.
-        dreams: sequences at once.
+        rollouts: sequences at once.
         context: real steps of every start.
         horizon: H in latent steps.
         backend: device, precision, and whether to compile.
