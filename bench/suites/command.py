@@ -99,7 +99,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.set_defaults(result=f"-{chosen.replace('_', '-')}")
     try:
         parsed = parser.parse_intermixed_args(rest)
-        _check_card(parsed)
+        _check_gpu(parsed)
         suite.run(parsed)
     except UserError as error:
         parser.exit(2, f"bench.suites {chosen}: {error}\n")
@@ -111,7 +111,7 @@ def _listed() -> str:
     return "\n".join(["python -m bench.suites NAME [--help]; the names:", *lines])
 
 
-def _check_card(chosen: argparse.Namespace) -> None:
+def _check_gpu(chosen: argparse.Namespace) -> None:
     """Refuses a GPU, or memory of it, that is not there."""
     is_gpu, memory_gb = getattr(chosen, "device", "cpu") == "cuda", getattr(chosen, "memory_gb", 0.0)
     if is_gpu and not torch.cuda.is_available():

@@ -106,10 +106,10 @@ def paths(video: Path, image_size: int, device: torch.device) -> dict[str, Route
     if dali_available():
         found["pyav+dali"] = through(DaliResampler(image_size, "fp32", cpu, torch.get_num_threads()))
     if device.type == "cuda":
-        found["pyav+torch-card"] = through(TorchResampler(image_size, "fp16", device))
+        found["pyav+torch-gpu"] = through(TorchResampler(image_size, "fp16", device))
         if dali_available():
             dali = DaliResampler(image_size, "fp16", device)
-            found["pyav+dali-card"] = through(dali)
+            found["pyav+dali-gpu"] = through(dali)
             found["nvdec+dali"] = lambda: map(dali, batches(torch.cat(list(nvdec_blocks(video, 256, device)))))
     return found
 

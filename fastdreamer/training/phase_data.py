@@ -141,7 +141,7 @@ def choose_home(config: Config, store: LatentStore, device: torch.device) -> tor
     settings, size_gb = config.data, store.size_bytes / 2**30
     size = f"{size_gb:.2f} GiB" if size_gb >= 0.1 else f"{size_gb * 1024:.1f} MiB"
     if settings.resident == "card" and device.type != "cuda":
-        raise UserError(f"data.resident is GPU but training runs on {device.type}: use data.resident=auto")
+        raise UserError(f"data.resident is card but training runs on {device.type}: use data.resident=auto")
     fits = settings.resident == "auto" and device.type == "cuda" and size_gb <= settings.card_limit_gb
     if settings.resident == "card" or fits:
         free_gb = torch.cuda.mem_get_info(device)[0] / 2**30

@@ -58,7 +58,7 @@ def test_nsys_runs_the_same_work_and_its_reports_are_summed_up(
     assert found["ranges"] == [{"share": "60 %", "ms": "5.000", "calls": "1", "name": ":draw"}]
     called = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"--capture-range=cudaProfilerApi", "--trace=cuda,nvtx,osrt"} <= set(called[0])
-    assert "dynamics.dim=16" in called[0] and "debug" in called[0]
+    assert "dynamics.dim=16" in called[0] and "--config=debug" in called[0]
     assert [words[:3] for words in called[1:]] == [["stats", "--report", r] for r in nsys.REPORTS.values()]
 
 
