@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.run.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
+from fastdreamer.run.checkpoint import Checkpoint, load_checkpoint, steps_in
+from fastdreamer.run.compatibility import check_architecture
 from fastdreamer.run.kept_config import run_config
 from fastdreamer.run.run_files import CONFIG, checkpoints_of, recordings_of, store_of
 from fastdreamer.settings import dump_config
