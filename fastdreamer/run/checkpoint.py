@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,13 +82,18 @@ class Checkpoint:
 def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
     sections = {name: getattr(config, name) for name in SECTIONS}
-    parts = {name: _without(to_dict(part), free_settings(type(part))) for name, part in sections.items()}
+    parts = {name: without(to_dict(part), free_settings(type(part))) for name, part in sections.items()}
     return {"env": config.data.env, TASKS: list(config.tasks.names)} | parts
 
 
 def training(config: Config, phase: int) -> dict[str, Any]:
     """The settings of a phase, as its checkpoints carry them."""
     return to_dict(config.phase(phase) if phase else config.decoder)
+
+
+def without(tree: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A copy of `tree` that lacks `names`."""
+    return {name: value for name, value in tree.items() if name not in names}
 
 
 def save_checkpoint(

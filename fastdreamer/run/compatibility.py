@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.run.checkpoint import SECTIONS, TASKS, Checkpoint, architecture, training
+from fastdreamer.run.checkpoint import SECTIONS, TASKS, Checkpoint, architecture, training, without
 from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import free_settings
 from fastdreamer.system.folders import whole
@@ -49,7 +49,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     wanted, defaults = training(config, checkpoint.phase), to_dict(schema())
     saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
     free = free_settings(schema)
-    then, now = _without(saved, free), _without(wanted, free)
+    then, now = without(saved, free), without(wanted, free)
     _refuse_difference(then, now, checkpoint.path, f"{section}.")
     done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
     if steps < done:
@@ -72,10 +72,6 @@ def check_latents(checkpoint: Checkpoint, fingerprint: str, where: str) -> None:
             f"checkpoint {checkpoint.path} was trained on latents of tokenizer {checkpoint.state['latents'][:12]}, "
             f"{where} has {fingerprint[:12]}: use the tokenizer it was trained with, or train phase 1 again"
         )
-
-
-def _without(tree: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in tree.items() if name not in names}
 
 
 def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:
