@@ -195,7 +195,7 @@ def _steps(config: Config, phase: int) -> int:
 
 def table(rows: Sequence[StepRow]) -> str:
     """The rows as text, reasons last."""
-    head = f"{'row':26}{'arm':>10}{'pieces':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
+    head = f"{'row':26}{'arm':>10}{'micro':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
     lines = [head + f"{'x eager':>9}{'MFU %':>8}{'alloc GiB':>11}{'reserved':>10}"]
     for r in rows:
         times = f"{r.micro_batches:8}{r.ms_per_step:10.2f}{r.noise:7.2f}{r.host_ms:10.2f}"

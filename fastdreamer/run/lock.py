@@ -43,9 +43,12 @@ def run_lock(run_dir: Path, shared: bool = False) -> Iterator[None]:
 
     Raises:
         UserError: if another process holds it, or the disk refuses.
+        Stopped: if the caller's was moved or removed.
     """
     real = Path(os.path.realpath(run_dir))  # `resolve` raises where links lead in a circle
     if real in _held:
+        if (now := place_of(run_dir)) != run_dir:
+            raise Stopped(f"{run_dir} was moved to {now} meanwhile, and nothing was lost: start again there")
         yield
         return
     path, made = real / LOCK, [folder for folder in (real, *real.parents) if not folder.exists()]

@@ -7,6 +7,7 @@ key; who can do without it says so and goes on (`read_or_note`). Writing is whol
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,11 +47,13 @@ class RunFile:
         name: the file's path below the run directory.
         shape: what must stand in it (see `json_files`).
         remedy: what helps where it is damaged.
+        has_nulls: whether numbers that are not finite are written as null, for they are what the file has to tell.
     """
 
     name: str
     shape: Any
     remedy: str = AGAIN
+    has_nulls: bool = False
 
     def path(self, run_dir: Path) -> Path:
         """Path of the file in a run."""
@@ -79,8 +82,18 @@ class RunFile:
             return {}
 
     def write(self, run_dir: Path, value: Mapping[str, Any]) -> None:
-        """Writes the file whole or not at all; what is not a finite number is a bug, not a value."""
-        write_atomic(self.path(run_dir), (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        """Writes the file whole or not at all; what is not finite is a bug, not a value, unless it `has_nulls`."""
+        told = _without_nan(value) if self.has_nulls else value
+        write_atomic(self.path(run_dir), (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    """A copy with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_stderr(line: str) -> None:
@@ -90,7 +103,7 @@ def _to_stderr(line: str) -> None:
 EVALUATION = RunFile("evaluation.json", contents.EVALUATION)
 WORLD_MODEL = RunFile("world_model.json", contents.world_model)
 PICTURES = RunFile("pictures/pictures.json", contents.PICTURES)
-DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)})
+DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)}, has_nulls=True)
 AUDIT = RunFile("diagnosis/audit.json", contents.audit)
 FLAGS = RunFile("flags.json", contents.FLAGS, "move it elsewhere, and training writes it anew")
 TIMINGS = RunFile("timings.json", Every(contents.SECONDS))

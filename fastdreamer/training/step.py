@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
+from fastdreamer.health.limits import section
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
@@ -98,11 +99,11 @@ class MicroBatches:
             raise
         # Outside the handler: the exception's frames held the tensors of the step.
         self._rewind(before, random)
-        name = f"phase{self.phase.number}"
+        name = section(self.phase.number)
         if self.is_halved or self.micro_batches >= self.train.batch_size:
             raise UserError(
                 f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
-                f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
+                f"{name}.batch_size{self._other_ways(name)}"
             )
         self.is_halved = True
         self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
@@ -115,6 +116,9 @@ class MicroBatches:
         self.phase.shrink(self.micro_batches)
         torch.cuda.empty_cache()
         return self.gradients(step)
+
+    def _other_ways(self, name: str) -> str:
+        return f" or set {name}.recompute=true; what fits is said by: {command('plan')}" if self.phase.number else ""
 
     def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:
         for parameter in self.phase.model.parameters():

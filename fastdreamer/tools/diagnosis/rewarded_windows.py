@@ -30,8 +30,10 @@ def rewarded_windows(loaded: LoadedPhase, phase: AgentPhase) -> Check:
     imagined change of value goes with the real one.
     """
     config, agent, world = loaded.config, phase.agent, phase.world
-    context, horizon = config.evaluation.context, config.imagination.horizon
-    (episodes,) = relabelled(loaded.store, episodes_of(loaded.store, "held_out", 2), config.tasks.names[:1])
+    context, horizon, trained = config.evaluation.context, config.imagination.horizon, config.dynamics
+    if trained.context == trained.window:  # without a band nothing longer was seen
+        horizon = min(horizon, trained.window - context)
+    episodes, *_ = relabelled(loaded.store, episodes_of(loaded.store, "held_out", 2), config.tasks.names)
     known = [align(episode, loaded.store.clock) for episode in episodes if episode.rewarded]
     pools = windows(known, context, horizon)
     count = min(WINDOWS, *map(len, pools))

@@ -74,7 +74,7 @@ def range_table(events: Iterable[FunctionEvent], steps: int, seconds: float) -> 
     has_gpu = any(gpu.values())
     return [
         {"range": path, "ms": us / 1e3 / steps, "share": us / 1e6 / seconds if seconds else 0.0}
-        | ({"card_ms": gpu[path] / 1e3 / steps} if has_gpu else {})
+        | ({"gpu_ms": gpu[path] / 1e3 / steps} if has_gpu else {})
         for path, us in host.items()
     ]
 
