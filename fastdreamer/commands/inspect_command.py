@@ -19,7 +19,7 @@ def _arguments(parser: ArgumentParser) -> None:
         type=number,
         default=4,
         metavar="N",
-        help="windows that go through the tokenizer and back; 0: none",
+        help="windows that go through the tokenizer and back; 0: none (default: 4)",
     )
     parser.add_argument("--pictures", type=folder, metavar="FILE", help="PNG of a window: original, unpooled, pooled")
 
