@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines and TensorBoard events, there under the names of the Dreamer 4 plan too."""
+"""Metrics of a run: JSON lines and TensorBoard events, there under a second set of names too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAN_NAMES = {
         "n_negative": "negative",
     },
 }
-"""Names, by phase, that the plan's debugging tables have for some of our figures."""
+"""Names, by phase, that a common plan for implementing Dreamer 4 has for some of our figures."""
 
 
 class MetricsWriter:
