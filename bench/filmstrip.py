@@ -20,7 +20,7 @@ from PIL import Image
 from bench.probe import ROOT
 from fastdreamer.errors import UserError
 from fastdreamer.plotting.png import png
-from fastdreamer.run.run_files import PICTURES
+from fastdreamer.run.run_files import PICTURE_FOLDER, PICTURES
 from fastdreamer.system.files import write_atomic
 
 OUT = ROOT / "docs/pictures/filmstrip.png"
@@ -71,7 +71,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     parsed = parser.parse_args(given)
     try:
-        write_atomic(parsed.out, png(filmstrip(parsed.run / "pictures")))
+        write_atomic(parsed.out, png(filmstrip(parsed.run / PICTURE_FOLDER)))
     except UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(parsed.out)

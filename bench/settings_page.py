@@ -32,7 +32,7 @@ A setting is named by its section and its own name, as in `phase1.steps`. It sta
 2000}`) or behind any command (`fastdreamer train --phase 1 --run-dir RUN phase1.steps=2000`). `--config` names the
 file, or one of the presets in `configs/`; a file that begins with `base: NAME` starts from another one. Names that do
 not exist, wrong types and values out of bounds are refused in one line. The defaults here are those of no preset:
-`RUN/config.yaml` holds what a run really uses.
+`RUN/config.yaml` holds what a run really uses. P is the Dreamer 4 paper, arXiv:2509.24527.
 
 The last column says whether a setting may change in a run that has begun. Where it says "no", latents or weights
 depend on the setting, so another value needs another `--run-dir`. "Until phase 2" means that it may change until

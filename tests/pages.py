@@ -45,6 +45,13 @@ def settings(page: Path) -> list[str]:
     return sorted(set(dotted))
 
 
+def paths(page: Path) -> list[str]:
+    """Folders and files of ours that the page names, as it names them; without a top folder those in Python."""
+    pattern = r"[\w./-]+(/|\.py)|(fastdreamer|kernels|engines|bench|tests|configs|docs)/[\w./-]+"
+    found = {word for span in spans(page) for word in span.split() if re.fullmatch(pattern, word)}
+    return sorted(word for word in found if word.strip("./"))
+
+
 def of_every_phase(text: str) -> list[str]:
     """The text for each phase that phaseN stands for."""
     return [text.replace("phaseN", f"phase{n}") for n in (1, 2, 3)] if "phaseN" in text else [text]

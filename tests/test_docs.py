@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, anchors, commands, links, of_every_phase, overrides, settings, words
+from pages import PAGES, ROOT, anchors, commands, links, of_every_phase, overrides, paths, settings, words
 
 from fastdreamer.cli import build_parser
 from fastdreamer.commands import COMMANDS
@@ -73,6 +74,33 @@ def test_every_setting_and_override_is_known(page: Path) -> None:
                 load_config("minerl_cosmos", [one])
 
 
+def there() -> set[str]:
+    """Every file of the repository with each of its folders, the latter with a slash behind, from the root."""
+    found = set[str]()
+    for folder, below, files in os.walk(ROOT):
+        below[:] = [name for name in below if name not in ("__pycache__", "runs", "build", "dist") and name[0] != "."]
+        place = Path(folder).relative_to(ROOT)
+        found |= {f"/{place / name}" for name in files}
+        found |= {f"/{above}/" for above in (place, *place.parents) if files}
+    return found
+
+
+def not_there(page: Path, there: set[str]) -> list[str]:
+    """Paths on the page that no file or folder has, though they may leave out the folders in front."""
+    return [name for name in paths(page) if not any(one.endswith((f"/{name}", f"/{name}/")) for one in there)]
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_path_for_contributors_exists(name: str) -> None:
+    assert len(paths(ROOT / name)) > 8 and not_there(ROOT / name, there()) == []
+
+
+def test_a_path_to_nothing_is_told(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`find.py`, `fastdreamer/recordings/`, `fastdreamer/data/`, `python tests/gone.py --write`, `1/2`")
+    assert not_there(page, there()) == ["fastdreamer/data/", "tests/gone.py"]
+
+
 def test_the_pages_are_read() -> None:
     assert len(PAGES) > 15 and sum(len(links(page)) for page in PAGES) > 80
     assert sum(len(commands(page)) for page in PAGES) > 60 and sum(len(settings(page)) for page in PAGES) > 100
@@ -88,7 +116,7 @@ def test_the_readme_is_a_door() -> None:
 
 
 def test_no_paragraph_is_a_wall_of_text() -> None:
-    """Of the two pages that strangers meet first."""
+    """The two pages that strangers meet first have short paragraphs."""
     for page in PAGES[:2]:
         paragraphs = page.read_text(encoding="utf-8").split("\n\n")
         long = [text for text in paragraphs if len(text.splitlines()) > 8 and text.lstrip()[0] not in "|*1`"]

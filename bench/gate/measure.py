@@ -16,7 +16,7 @@ import torch
 
 from bench.gate.expectations import Timed
 from bench.gate.ratio import until_precise
-from bench.gate.rows import GateRow, Place, Work, Wrong
+from bench.gate.rows import GateRow, Place, RowWork, Wrong
 
 BUDGET_S = {"short": 4.0, "full": 10.0}
 """Seconds that a row's pairs may take, where they are not precise before."""
@@ -86,7 +86,7 @@ def _let_go(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _gpu_memory(work: Work, device: torch.device) -> dict[str, int]:
+def _gpu_memory(work: RowWork, device: torch.device) -> dict[str, int]:
     """Peaks of torch's allocator over one call, what the row holds before it included."""
     assert work.ours is not None
     torch.cuda.synchronize(device)

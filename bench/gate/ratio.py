@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from bench.gate.expectations import Timed
-from bench.gate.rows.base import Work
+from bench.gate.rows.base import RowWork
 from bench.timing import seconds_of
 
 PRECISE = 0.12 / 3
@@ -24,7 +24,7 @@ TARGET_S = 0.004
 LEAST_PAIRS = 16
 
 
-def until_precise(work: Work, budget_s: float) -> Timed:
+def until_precise(work: RowWork, budget_s: float) -> Timed:
     """Pairs of the row's two arms, at least LEAST_PAIRS, until the error is AIM or the time is up."""
     ours, reference = work.ours, work.reference
     assert ours is not None and reference is not None

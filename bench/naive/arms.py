@@ -41,7 +41,7 @@ KINDS = ("plain", "program", "merged")
 
 
 @dataclass(frozen=True)
-class Work:
+class NaivePhase:
     """Models and data that all arms are given.
 
     Attributes:
@@ -79,12 +79,12 @@ class Work:
         )
 
 
-def build(config: Config, device: torch.device) -> Work:
+def build(config: Config, device: torch.device) -> NaivePhase:
     """Make the work: random weights and made-up latents."""
     world, agent = models(config, device)
     crops = loader_of(config, 1, device).draw()
     generator = torch.Generator(device).manual_seed(config.seed)
-    return Work(
+    return NaivePhase(
         config=config,
         world=world.eval(),
         agent=agent.eval().requires_grad_(False),
@@ -102,7 +102,7 @@ def levels_of(config: Config, generator: torch.Generator) -> Levels:
     return draw_levels(count, config.dynamics.window, forcing.finest_steps, boots, generator)
 
 
-def naive_step(work: Work, backend: Backend) -> Step:
+def naive_step(work: NaivePhase, backend: Backend) -> Step:
     """The plain optimisation step."""
     train = work.config.phase1
     trainer = Trainer(NaiveWorldModel.copy_of(work.world), train)
@@ -131,7 +131,7 @@ class OneWork(WorldModelPhase):
         return self.work
 
 
-def our_step(work: Work, backend: Backend) -> Step:
+def our_step(work: NaivePhase, backend: Backend) -> Step:
     """The optimisation step of `fastdreamer.training.loop.fit` for phase 1."""
     world = copy.deepcopy(work.world).train()
     phase = OneWork(work.config, world, loader_of(work.config, 1, work.device), backend, work.forcing)
@@ -139,7 +139,7 @@ def our_step(work: Work, backend: Backend) -> Step:
     return lambda: optimisation.step()["loss/dynamics"]
 
 
-def naive_imagination(work: Work, backend: Backend) -> ImaginedRollout:
+def naive_imagination(work: NaivePhase, backend: Backend) -> ImaginedRollout:
     """Imagination by recomputing everything."""
     model = NaiveWorldModel.copy_of(work.world)
 
@@ -151,7 +151,7 @@ def naive_imagination(work: Work, backend: Backend) -> ImaginedRollout:
     return rollout
 
 
-def our_imagination(work: Work, backend: Backend, kind: str, horizons: Sequence[int]) -> ImaginedRollout:
+def our_imagination(work: NaivePhase, backend: Backend, kind: str, horizons: Sequence[int]) -> ImaginedRollout:
     """Imagination on the ring cache.
 
     Args:
@@ -181,7 +181,7 @@ def our_imagination(work: Work, backend: Backend, kind: str, horizons: Sequence[
     return run
 
 
-def with_band(work: Work) -> Work:
+def with_band(work: NaivePhase) -> NaivePhase:
     """The same work with time attention over half a window where it is a whole one, so that dreams may be longer."""
     dynamics = work.config.dynamics
     if dynamics.context < dynamics.window:

@@ -23,8 +23,8 @@ from bench.naive.arms import (
     KINDS,
     PAPERS,
     ImaginedRollout,
+    NaivePhase,
     Step,
-    Work,
     build,
     naive_imagination,
     naive_step,
@@ -96,7 +96,7 @@ def main(
     print("\n".join([*lines, over_horizons(work, backend, horizons, rounds)]))
 
 
-def steps(work: Work, backend: Backend, pairs: int) -> list[str]:
+def steps(work: NaivePhase, backend: Backend, pairs: int) -> list[str]:
     """The phase-1 step: a row, and what is promised of it."""
     train, boots = work.config.phase1, work.levels.boots
     name = (
@@ -107,7 +107,7 @@ def steps(work: Work, backend: Backend, pairs: int) -> list[str]:
     return [at_least(f"{name}, naive over ours", pair.ratio, least, pair.ratio * pair.error)]
 
 
-def rollouts(work: Work, backend: Backend, pairs: int) -> list[str]:
+def rollouts(work: NaivePhase, backend: Backend, pairs: int) -> list[str]:
     """A rollout of every kind of ours: rows, and what is promised of the cache on a CPU."""
     pairs = max(2, pairs // 2)  # the naive rollout takes long
     horizon, naive, verdicts = work.config.imagination.horizon, naive_imagination(work, backend), []
@@ -120,7 +120,7 @@ def rollouts(work: Work, backend: Backend, pairs: int) -> list[str]:
     return verdicts
 
 
-def compiled(work: Work, backend: Backend, compiling: Backend, pairs: int) -> list[str]:
+def compiled(work: NaivePhase, backend: Backend, compiling: Backend, pairs: int) -> list[str]:
     """The compiled step and the compiled program over the eager ones: rows, and that compiling does not slow down."""
     horizon = work.config.imagination.horizon
     pair = _timed("compiled phase-1 step, eager", our_step(work, compiling), our_step(work, backend), pairs)
@@ -132,7 +132,7 @@ def compiled(work: Work, backend: Backend, compiling: Backend, pairs: int) -> li
     ]
 
 
-def over_horizons(work: Work, backend: Backend, horizons: Sequence[int], rounds: int) -> str:
+def over_horizons(work: NaivePhase, backend: Backend, horizons: Sequence[int], rounds: int) -> str:
     """What a step of the program costs at several horizons, and that it does not grow with them."""
     banded = with_band(work)
     print(f"our program at context {banded.config.dynamics.context}, {rounds} rounds:")
@@ -157,7 +157,7 @@ def line(name: str, pair: Paired) -> str:
     return f"{name:48}{times}{pair.ratio:8.2f}{pair.ratio * pair.error:8.2f}{pair.pairs:7}"
 
 
-def check(work: Work, backend: Backend, horizon: int = 3) -> None:
+def check(work: NaivePhase, backend: Backend, horizon: int = 3) -> None:
     """Compares the eager arms in fp32: losses of the first two steps, and a short rollout of every kind.
 
     Raises:

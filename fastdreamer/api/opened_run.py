@@ -74,7 +74,7 @@ class Run:
 
     @property
     def dynamics(self) -> WorldModel:
-        """The world model, by the name that the plan's scripts use."""
+        """The world model, by the name of its room."""
         return self.world_model
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The quick checks of the Dreamer 4 plan's debugging guide."""
+"""The quick checks of a phase, for a notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastdreamer.tools.diagnosis.inputs import output
 def diagnose_phase(
     phase: int, model_dict: Mapping[str, nn.Module], sample_batch: Mapping[str, Tensor], device: torch.device
 ) -> list[Check]:
-    """The plan's quick script: where models are, what the tokenizer gives for `sample_batch["frames"]`, memory.
+    """A quick look at a phase: where models are, what the tokenizer gives for `sample_batch["frames"]`, memory.
 
     Prints a line a check and returns them; what fails is a red check, never an exception.
     """

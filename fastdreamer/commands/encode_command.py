@@ -24,12 +24,10 @@ def call(arguments: Namespace) -> dict[str, Any]:
         if getattr(arguments, name) is not None:
             arguments.overrides.append(f"data.{name}={getattr(arguments, name).absolute()}")
     config, run_dir = resolve(arguments), arguments.run_dir
-    found = {}
-    for name in ("recordings", "store"):
-        named = getattr(config.data, name)
-        if not named and run_dir is None:
-            raise UserError(f"no {name} named: give --{name}, or --run-dir for the run's own")
-        found[name] = Path(named) if named else run_dir / name
+    from fastdreamer.run.run_files import recordings_of, store_of
+
+    recordings = _known("recordings", recordings_of(config, run_dir))
+    store = _known("store", store_of(config, run_dir))
     announce(config)
     from fastdreamer.encoding.pipeline import encode_recordings
     from fastdreamer.run.kept_config import kept_configuration
@@ -38,8 +36,14 @@ def call(arguments: Namespace) -> dict[str, Any]:
         if arguments.replace:
             from fastdreamer.encoding.replace import replace_store
 
-            return show(replace_store(config, found["recordings"], found["store"]))
-        return show(encode_recordings(config, found["recordings"], found["store"]))
+            return show(replace_store(config, recordings, store))
+        return show(encode_recordings(config, recordings, store))
+
+
+def _known(name: str, path: Path | None) -> Path:
+    if path is None:
+        raise UserError(f"no {name} named: give --{name}, or --run-dir for the run's own")
+    return path
 
 
 COMMAND = Command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from fastdreamer.commands.command import Command, folder, number
@@ -19,7 +18,7 @@ def _arguments(parser: ArgumentParser) -> None:
         type=number,
         default=4,
         metavar="N",
-        help="windows that go through the tokenizer and back; 0: none",
+        help="windows that go through the tokenizer and back; 0: none (default: 4)",
     )
     parser.add_argument("--pictures", type=folder, metavar="FILE", help="PNG of a window: original, unpooled, pooled")
 
@@ -35,11 +34,12 @@ def call(arguments: Namespace) -> dict[str, Any]:
     if recordings is None and run_dir is None:
         raise UserError("no recordings named: give their folder, or --run-dir for the run's own")
     config = resolve(arguments)
-    recordings = recordings or (Path(config.data.recordings) if config.data.recordings else run_dir / "recordings")
     is_told = arguments.config is not None or run_dir is not None
     has_space = is_told or any(word.startswith("data.env=") for word in arguments.overrides)
     from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+    from fastdreamer.run.run_files import recordings_of
 
+    recordings = recordings or recordings_of(config, run_dir)
     space = config.data.env if has_space else "auto"
     result = inspect_recordings(recordings, space, decode=not arguments.no_decode)
     print(render_inspection(result))

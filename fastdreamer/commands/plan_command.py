@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from fastdreamer.commands.command import Command, given, number
@@ -27,6 +26,7 @@ def call(arguments: Namespace) -> dict[str, Any]:
     if arguments.gpu and arguments.budget:
         raise UserError(f"--gpu {arguments.gpu} and --budget {arguments.budget} say the same thing: give one of them")
     config = resolve(arguments)
+    from fastdreamer.run.run_files import store_of
     from fastdreamer.tools.planning.gpus import default_budget, named_gpu, sized_gpu
     from fastdreamer.tools.planning.plan_run import plan_run
 
@@ -34,8 +34,7 @@ def call(arguments: Namespace) -> dict[str, Any]:
         budget = named_gpu(config, arguments.gpu)
     else:
         budget = sized_gpu(config, arguments.budget) if arguments.budget else default_budget(config)
-    run_dir = arguments.run_dir
-    store = Path(config.data.store) if config.data.store else None if run_dir is None else run_dir / "store"
+    store = store_of(config, arguments.run_dir)
     return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
 
 

@@ -14,7 +14,7 @@ from fastdreamer.system.output import show
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--phase", type=number, metavar="1|2|3", required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this phase")
-    parser.add_argument("--checkpoint", type=folder, metavar="FILE", help="the earlier phase's; default: the run's")
+    parser.add_argument("--checkpoint", type=folder, metavar="DIR", help="the earlier phase's; default: the run's")
     parser.add_argument(
         "--force", action="store_true", help="go on where a gate between phases refuses; it is recorded"
     )

@@ -248,8 +248,8 @@ def evaluate_open_loop(
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")
         return result
     drawn = write_filmstrips(
-        run.path / "pictures", crops, batch, errors, STRIPS, truth, imagine, decoder, RealFrames(config, run),
-        store.clock, settings.context, settings.seed,
+        run.path / run_files.PICTURE_FOLDER, crops, batch, errors, STRIPS, truth, imagine, decoder,
+        RealFrames(config, run), store.clock, settings.context, settings.seed,
     )  # fmt: skip
     run_files.PICTURES.write(run.path, drawn)
     return result

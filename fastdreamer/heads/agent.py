@@ -1,6 +1,6 @@
 """The agent: what the heads read, and the four heads (policy, reward, continuation, value).
 
-Read-out `latents` (the plan's): the flattened (b, l, 256) normalised latents. Read-out `agent_tokens` (Dreamer 4,
+Read-out `latents`: the flattened (b, l, 256) normalised latents. Read-out `agent_tokens` (Dreamer 4,
 section 3.3): agent tokens that read the frozen transformer; only their own embeddings train, and nothing reads them,
 so the world model stays bit-identical.
 """

@@ -1,6 +1,6 @@
 """The limits of what is healthy, as checks of plain figures: the training loop and `diagnose` ask the same questions.
 
-Sources: the limits named in the Dreamer 4 plan's debugging tables; entropy is in nats a frame, summed over the
+Sources: the debugging tables of a common plan for implementing Dreamer 4; entropy is in nats a frame, summed over the
 components of an action.
 """
 

@@ -36,7 +36,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
         number: the phase's number.
         rows: all logged steps so far, in order.
     """
-    now, train = rows[-1], getattr(config, flags.section(number))
+    now, train = rows[-1], config.phase(number) if number else config.decoder
     yield flags.finite(number, now["loss"])
     yield flags.skipped_steps(number, int(now["skipped_steps"]), train.max_skipped)
     yield flags.gradient_norm(number, now["grad_norm"])

@@ -1,6 +1,6 @@
 """PMPO: the policy objective that needs only the sign of the advantage.
 
-Source: Dreamer 4 (arXiv:2509.24527), Eq. 11; Abdolmaleki et al. 2024, arXiv:2410.04166. The plan's -(A log pi) is the
+Source: Dreamer 4 (arXiv:2509.24527), Eq. 11; Abdolmaleki et al. 2024, arXiv:2410.04166. The plain -(A log pi) is the
 special case without the separate means and the prior; those are kept because without them the larger set dominates
 and the policy leaves the data.
 """

@@ -1,6 +1,6 @@
 """Imagined rollouts: the policy acts in the world model, the reward head scores what it arrives in.
 
-Source: Dreamer 4 (arXiv:2509.24527), section 3.3 and the plan's phase 3. Nothing here has a gradient.
+Source: Dreamer 4 (arXiv:2509.24527), section 3.3. Nothing here has a gradient.
 """
 
 from __future__ import annotations

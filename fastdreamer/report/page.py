@@ -107,7 +107,7 @@ def write_report(run_dir: Path) -> dict[str, str]:
         raise UserError(
             f"{run_dir} holds no config.yaml, metrics or evaluation; train there first, or name another run"
         )
-    path = run_dir / "report.html"
+    path = run_dir / run_files.REPORT
     write_atomic(path, render(run).encode("utf-8"))
     return {"path": str(path)}
 
@@ -125,7 +125,7 @@ def render(run: Run) -> str:
             "The world model",
             joined(
                 [
-                    world_model_section(run.world_model, run.pictures, run.path / "pictures"),
+                    world_model_section(run.world_model, run.pictures, run.path / run_files.PICTURE_FOLDER),
                     one_sample_section(run.world_model),
                 ]
             ),

@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines and TensorBoard events, there under the names of the Dreamer 4 plan too."""
+"""Metrics of a run: JSON lines and TensorBoard events, there under a second set of names too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.run.run_files import BOARD_FOLDER, METRICS
 from fastdreamer.system.broken import mend
 from fastdreamer.system.files import unwritable, write_atomic
 from fastdreamer.system.json_files import COUNT, NUMBER, fault, parse
@@ -31,7 +32,7 @@ PLAN_NAMES = {
         "n_negative": "negative",
     },
 }
-"""Names, by phase, that the plan's debugging tables have for some of our figures."""
+"""Names, by phase, that a common plan for implementing Dreamer 4 has for some of our figures."""
 
 
 class MetricsWriter:
@@ -44,7 +45,7 @@ class MetricsWriter:
     """
 
     def __init__(self, run_dir: Path, phase: int, first_step: int = 0) -> None:
-        self.path, self.phase, self.step = run_dir / "metrics.jsonl", phase, first_step
+        self.path, self.phase, self.step = run_dir / METRICS, phase, first_step
         run_dir.mkdir(parents=True, exist_ok=True)
         lines = _lines(self.path)
         kept = [line for line in lines if _is_before(line, phase, first_step)]
@@ -54,7 +55,7 @@ class MetricsWriter:
             self._file = io.FileIO(self.path, "a", opener=_open)  # type: ignore[arg-type]
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self._board = _tensorboard(run_dir / "tensorboard" / f"phase{phase}", first_step)
+        self._board = _tensorboard(run_dir / BOARD_FOLDER / f"phase{phase}", first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line, whole or not at all; values that are not finite become null.
@@ -92,7 +93,7 @@ class MetricsWriter:
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Every line of a run's metrics, in order; a line cut off by a kill, or damaged, is left out."""
-    rows = (_row(line) for line in _lines(run_dir / "metrics.jsonl"))
+    rows = (_row(line) for line in _lines(run_dir / METRICS))
     return [row for row in rows if row is not None]
 
 

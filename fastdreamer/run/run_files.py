@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
@@ -21,7 +21,8 @@ from fastdreamer.system.files import write_atomic
 from fastdreamer.system.folders import expanded
 from fastdreamer.system.json_files import AGAIN, ANYTHING, Every, read_object
 
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CONFIG, CHECKPOINTS, METRICS, REPORT = "config.yaml", "checkpoints", "metrics.jsonl", "report.html"
+BOARD_FOLDER, PICTURE_FOLDER, DIAGNOSIS_FOLDER = "tensorboard", "pictures", "diagnosis"
 
 
 def checkpoints_of(run_dir: Path, phase: int) -> Path:
@@ -29,14 +30,28 @@ def checkpoints_of(run_dir: Path, phase: int) -> Path:
     return run_dir / CHECKPOINTS / f"phase{phase}"
 
 
-def recordings_of(config: Config, run_dir: Path) -> Path:
-    """Folder of a run's recordings: the one that its configuration names, else its own."""
-    return expanded(config.data.recordings) if config.data.recordings else run_dir / "recordings"
+@overload
+def recordings_of(config: Config, run_dir: Path) -> Path: ...
+@overload
+def recordings_of(config: Config, run_dir: Path | None) -> Path | None: ...
+def recordings_of(config: Config, run_dir: Path | None) -> Path | None:
+    """Folder of a run's recordings: the one that its configuration names, else its own; None without either."""
+    return _named_or_own(config.data.recordings, run_dir, "recordings")
 
 
-def store_of(config: Config, run_dir: Path) -> Path:
-    """Folder of a run's latent store: the one that its configuration names, else its own."""
-    return expanded(config.data.store) if config.data.store else run_dir / "store"
+@overload
+def store_of(config: Config, run_dir: Path) -> Path: ...
+@overload
+def store_of(config: Config, run_dir: Path | None) -> Path | None: ...
+def store_of(config: Config, run_dir: Path | None) -> Path | None:
+    """Folder of a run's latent store: the one that its configuration names, else its own; None without either."""
+    return _named_or_own(config.data.store, run_dir, "store")
+
+
+def _named_or_own(named: str, run_dir: Path | None, own: str) -> Path | None:
+    if named:
+        return expanded(named)
+    return None if run_dir is None else run_dir / own
 
 
 @dataclass(frozen=True)
@@ -102,9 +117,9 @@ def _to_stderr(line: str) -> None:
 
 EVALUATION = RunFile("evaluation.json", contents.EVALUATION)
 WORLD_MODEL = RunFile("world_model.json", contents.world_model)
-PICTURES = RunFile("pictures/pictures.json", contents.PICTURES)
+PICTURES = RunFile(f"{PICTURE_FOLDER}/pictures.json", contents.PICTURES)
 DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)}, has_nulls=True)
-AUDIT = RunFile("diagnosis/audit.json", contents.audit)
+AUDIT = RunFile(f"{DIAGNOSIS_FOLDER}/audit.json", contents.audit)
 FLAGS = RunFile("flags.json", contents.FLAGS, "move it elsewhere, and training writes it anew")
 TIMINGS = RunFile("timings.json", Every(contents.SECONDS))
 RECORDED = RunFile("recordings.json", Every(ANYTHING))

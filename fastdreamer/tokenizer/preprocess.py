@@ -24,7 +24,7 @@ def preprocess(
     Raises:
         UserError: for an ambiguous or impossible shape, or values outside their range.
 
-    Source: ALGORITHM 1, the plan's "Preprocessing". Bicubic is a=-0.5 (torch with antialias, as PIL and DALI), not
+    Bicubic is a=-0.5 (torch with antialias, as PIL and DALI), not
     the a=-0.75 of torch's default, which is 46 dB away from it.
     """
     frames = channels_first(frames, layout)

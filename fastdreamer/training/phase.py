@@ -1,7 +1,7 @@
-"""What a phase gives the training loop: a batch with all its randomness, and the loss of any piece of it.
+"""What a phase gives the training loop: a batch with all its randomness, and the loss of any micro-batch of it.
 
-A loss is a sum over rows, each times its share of the whole batch, so the pieces' gradients add up to the batch's, and
-a step that does not fit the memory can go through in pieces without changing what is learned.
+A loss is a sum over rows, each times its share of the whole batch, so the micro-batches' gradients add up to the
+batch's, and a step that does not fit the memory can go through in micro-batches without changing what is learned.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.gate.expectations import Timed
-from bench.gate.rows import GateRow, Work
+from bench.gate.rows import GateRow, RowWork
 from bench.row import Arm
 
 
@@ -15,7 +15,7 @@ def timed(ratio: float, error: float = 0.02) -> Timed:
 
 
 def row(name: str = "sum", **changes: Any) -> GateRow:
-    work = Work(check=lambda: None, counts=lambda: {"launches": 1}, ours=Arm(lambda _: None), reference=Arm(len))
-    work = replace(work, **{key: value for key, value in changes.items() if key in Work.__dataclass_fields__})
-    rest = {key: value for key, value in changes.items() if key not in Work.__dataclass_fields__}
+    work = RowWork(check=lambda: None, counts=lambda: {"launches": 1}, ours=Arm(lambda _: None), reference=Arm(len))
+    work = replace(work, **{key: value for key, value in changes.items() if key in RowWork.__dataclass_fields__})
+    rest = {key: value for key, value in changes.items() if key not in RowWork.__dataclass_fields__}
     return GateRow(name, lambda place: work, **rest)

@@ -70,7 +70,7 @@ def test_a_backend_that_is_wrong_is_reported_and_never_the_fastest(
 
 def test_where_eager_does_not_fit_the_backend_is_timed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("card is full")
+        raise torch.OutOfMemoryError("GPU is full")
 
     plain = encoder.eager_engine
     monkeypatch.setattr(encoder.Bench, "_engine", lambda self, name, spec, folder: plain(self.graph, spec))

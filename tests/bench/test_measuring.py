@@ -10,7 +10,7 @@ import torch
 from bench.gate import measure
 from bench.gate.__main__ import judge
 from bench.gate.ratio import is_precise, median_error, until_precise
-from bench.gate.rows import Work, Wrong
+from bench.gate.rows import RowWork, Wrong
 from bench.row import Arm
 
 from .recorded import row
@@ -51,7 +51,7 @@ def test_rows_that_are_not_for_here_are_left_out_with_the_reason() -> None:
     } and list(measured.counts) == ["f"]  # fmt: skip
 
 
-def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) -> Work:
+def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) -> RowWork:
     """A row whose reference takes 1 ms on a made-up clock, and whose calls are stretched by `noise` in turns."""
     now, calls = [0.0], [0]
 
@@ -64,7 +64,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) 
 
     for module in ("bench.timing", "bench.gate.ratio"):
         monkeypatch.setattr(f"{module}.time.perf_counter", lambda: now[0])
-    return Work(lambda: None, dict, spend(ours_s), spend(0.001), items=3, unit="frames")
+    return RowWork(lambda: None, dict, spend(ours_s), spend(0.001), items=3, unit="frames")
 
 
 def test_pairs_go_on_until_the_error_is_small_or_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

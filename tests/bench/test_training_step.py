@@ -80,7 +80,7 @@ def test_what_does_not_fit_in_one_piece_ends_its_sizes(tmp_path: Path, monkeypat
 
     def small_gpu(micro_batches: MicroBatches, step: int) -> Any:
         if micro_batches.train.batch_size / micro_batches.micro_batches > 4:
-            raise torch.OutOfMemoryError("card is full")
+            raise torch.OutOfMemoryError("GPU is full")
         return plain(micro_batches, step)
 
     monkeypatch.setattr(MicroBatches, "_gradients", small_gpu)

@@ -1,4 +1,4 @@
-"""A trained run in a notebook: what it holds, and the snippets of the plan's debugging guide as written there."""
+"""A trained run in a notebook: what it holds, and the snippets of a debugging guide as written there."""
 
 from __future__ import annotations
 

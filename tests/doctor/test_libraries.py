@@ -20,7 +20,7 @@ MADE_UP = Requirement("made-up", ">=1.2,<2", "engines")
 CHECKOUT = Declaration(">=3.11", (MADE_UP,), is_checkout=True)
 WHEEL = Declaration(">=3.11", (MADE_UP,), is_checkout=False)
 TORCH = Requirement("torch", ">=2.11,<2.14")
-CARD = Gpu("NVIDIA GeForce RTX 3060", 12288, "580.65.06", "8.6")
+RTX_3060 = Gpu("NVIDIA GeForce RTX 3060", 12288, "580.65.06", "8.6")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def _facts(**changed: object) -> dict[str, Answer]:
     return {"torch": Answer(facts), "convolution": Answer({"error": 2e-3, "is_sound": True, "on_gpu": True})}
 
 
-def _torch(answers: dict[str, Answer], gpus: tuple[Gpu, ...] = (CARD,)) -> dict[str, Component]:
+def _torch(answers: dict[str, Answer], gpus: tuple[Gpu, ...] = (RTX_3060,)) -> dict[str, Component]:
     return {part.name: part for part in torch_parts(Component("torch", "2.13.0"), TORCH, answers, gpus)}
 
 

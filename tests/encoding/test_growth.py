@@ -32,7 +32,7 @@ def clips(folder: Path, count: int, first: int = 0) -> None:
 
 
 def what_is_there(store: Path) -> dict[str, tuple[str, str, str, str]]:
-    """Of each episode: its latents, its split and its task by name and number."""
+    """Returns each episode's latents, its split and its task by name and number."""
     manifest = read_manifest(store)
     return {
         name: (entry["sha256"], entry["split"], entry["task"], manifest["tasks"][entry["task"]])

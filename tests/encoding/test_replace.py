@@ -19,7 +19,7 @@ NEW = "new key"
 
 
 class Encoder:
-    """In the place of `encode_recordings`: writes two episodes, and stops where it is told to."""
+    """Stands in the place of `encode_recordings`: writes two episodes, and stops where it is told to."""
 
     def __init__(self) -> None:
         self.stop_after: int | None = None

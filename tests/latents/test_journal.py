@@ -104,7 +104,7 @@ def test_what_a_killed_process_had_begun_to_write_is_not_read(tmp_path: Path) ->
 
 
 def test_every_changed_byte_of_the_journal_is_refused_or_says_the_same(tmp_path: Path) -> None:
-    """And `encode` goes on, with what of it is whole."""
+    """`encode` then goes on with what of the journal is whole."""
     store, root = tmp_path / "store", tmp_path / "recordings"
     found = recordings(root, "a", "b")
     with opened(store, root, found) as manifest_writer:

@@ -143,12 +143,12 @@ def test_a_cpu_without_a_limit_plans_nothing(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_card_is_planned_for_what_it_has_free(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     gpu = Backend(torch.device("cuda"), "bf16", compiles=True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some Card")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
 
     def limit(free_gb: float, *overrides: str) -> float:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (int(free_gb * gib), 12 * gib))
         budget = this_machine(load_config("minerl_cosmos", overrides), gpu)
-        assert budget is not None and budget.is_gpu and budget.name == "Some Card"
+        assert budget is not None and budget.is_gpu and budget.name == "Some GPU"
         assert budget.backend.device.type == "cpu" and budget.backend.precision == "bf16"
         return budget.limit / gib
 

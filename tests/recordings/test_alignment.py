@@ -37,7 +37,7 @@ CLOCKS = {
     "c1": TokenizerConfig(weights="random", frames_per_latent=1, window=1, image_size=64, pool=2),
 }
 SMALL = {"encoder_channels": (8,) * 4, "decoder_channels": (8,) * 4}
-PATHS = ("pyav-torch", "pyav-dali", "card-torch", pytest.param("nvdec-dali", marks=pytest.mark.gpu))
+PATHS = ("pyav-torch", "pyav-dali", "gpu-torch", pytest.param("nvdec-dali", marks=pytest.mark.gpu))
 
 
 class Reader:
@@ -101,7 +101,7 @@ def decoded_as_expected(entry: dict[str, Any], path: str) -> bool:
     """A real GPU may leave a file to PyAV, if it says why."""
     if path.startswith("nvdec"):
         return entry["decoder"] == "nvdec" or bool(entry["by_pyav"])
-    return bool(entry["decoder"] == ("nvdec" if path.startswith("card") else "pyav"))
+    return bool(entry["decoder"] == ("nvdec" if path.startswith("gpu") else "pyav"))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     name: str = request.param
     if name.endswith("dali"):
         pytest.importorskip("nvidia.dali")
-    if name.startswith("card"):
+    if name.startswith("gpu"):
 
         def streamer(config: Config, opened: FrozenTokenizer) -> Streamer:
             return Streamer(opened.clock, opened.windows_at_once, lambda file, block: gpu(file, block, hidden=2))

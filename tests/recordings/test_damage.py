@@ -92,7 +92,7 @@ def judge(rows: np.ndarray, frames: np.ndarray, clean: dict[int, np.ndarray]) ->
 
 
 def work(root: Path) -> None:
-    """In a process of its own, one line of JSON a copy: what became of it. A copy that hangs ends the process."""
+    """Runs in a process of its own and prints what became of each copy as JSON; a copy that hangs ends the process."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     clean = {}
     for recording in find_recordings(root / "good"):

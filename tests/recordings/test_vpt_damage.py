@@ -99,7 +99,7 @@ def test_lengths_that_differ_a_little_are_cut_to_the_shorter(tmp_path: Path, lin
 
 @pytest.mark.parametrize(("lines", "frames"), [(40, 45), (45, 40), (2400, 2190), (1, 40)])
 def test_lengths_that_differ_by_much_are_refused(tmp_path: Path, lines: int, frames: int):
-    """By more than a tenth, or by more than 200 frames."""
+    """Much is more than a tenth, or more than 200 frames."""
     write_vpt_recording(tmp_path, lines, frames)
     with pytest.raises(DamagedRecording, match=f"{frames} frames.* {lines} lines: they cannot belong together"):
         read(tmp_path, frames=False)

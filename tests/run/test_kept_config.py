@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_no_flipped_byte_is_accepted_with_another_content(run: Path) -> None:
-    """Of 7 of 600 that were."""
+    """Of 600 flipped bytes 7 were accepted once."""
     clean, config = (run / "config.yaml").read_bytes(), load_config("debug")
     chance, refused = random.Random(0), 0
     for _ in range(150):

@@ -20,7 +20,7 @@ from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 
 @pytest.fixture
 def homeless(monkeypatch):
-    """As for an account without a home directory."""
+    """Makes this an account without a home directory."""
 
     def fail(path: Path) -> Path:
         if str(path).startswith("~"):

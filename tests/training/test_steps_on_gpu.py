@@ -87,7 +87,7 @@ def waits_are_errors(device: torch.device) -> Iterator[None]:
 
 
 def gradients(one: Optimisation) -> dict[str, Tensor]:
-    """Of the next batch, by parameter; nothing is updated."""
+    """The next batch's gradients by parameter; nothing is updated."""
     one.phase.model.zero_grad()
     one.micro_batches.gradients(5)
     return {n: p.grad.clone() for n, p in one.phase.model.named_parameters() if p.grad is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.gate.rows import compiled, imagination, install, kernels, phases, recordings, store, tokenizer, training
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 
 ROWS: tuple[GateRow, ...] = (
     *install.ROWS,
@@ -17,4 +17,4 @@ ROWS: tuple[GateRow, ...] = (
     *training.ROWS,
 )
 
-__all__ = ["ROWS", "GateRow", "Place", "Work", "Wrong"]
+__all__ = ["ROWS", "GateRow", "Place", "RowWork", "Wrong"]

@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Work:
+class RowWork:
     """The work of a row, built and ready to run.
 
     Attributes:
@@ -80,7 +80,7 @@ class GateRow:
     """
 
     name: str
-    build: Callable[[Place], Work]
+    build: Callable[[Place], RowWork]
     needs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     is_short: bool = True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.phases import Optimisation, made_up_phase
 from fastdreamer.device import Backend
 
@@ -25,7 +25,7 @@ class Tracing(Backend):
         return torch.compile(function, backend="eager", dynamic=False)
 
 
-def graphs(number: int, place: Place) -> Work:
+def graphs(number: int, place: Place) -> RowWork:
     """A phase's compiled functions over a few steps."""
 
     def step_of(backend: Backend) -> Optimisation:
@@ -50,7 +50,7 @@ def graphs(number: int, place: Place) -> Work:
         breaks = sum(counters["graph_break"].values())
         return {"graphs": made[-1], "graph_breaks": breaks, "recompiles": made[-1] - made[1]}
 
-    return Work(check=check, counts=counts)
+    return RowWork(check=check, counts=counts)
 
 
 class Eager(Backend):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.gate.rows.base import GateRow, Place, Work, close
+from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.watch import counts_of
 from bench.naive import arms
 from bench.naive.model import NaiveWorldModel
@@ -14,7 +14,7 @@ from fastdreamer.dynamics.forcing import context_index
 from fastdreamer.dynamics.sampler import as_context, commit, sample_next
 
 
-def sampling_step(place: Place) -> Work:
+def sampling_step(place: Place) -> RowWork:
     """The next step after a full window but one, from the cache; the cache is filled once."""
     config = place.config("phase3.batch_size=8")
     work = arms.build(config, place.device)
@@ -39,7 +39,7 @@ def sampling_step(place: Place) -> Work:
     def reference() -> torch.Tensor:
         return sample_plainly(plain, noised, action, start, context_index(config.forcing))
 
-    return Work(
+    return RowWork(
         check=lambda: close("the sampled step", ours(), reference(), 1e-4),
         counts=lambda: counts_of(ours, place.device),
         ours=Arm(lambda _: ours()),
@@ -49,7 +49,7 @@ def sampling_step(place: Place) -> Work:
     )
 
 
-def rollout(place: Place) -> Work:
+def rollout(place: Place) -> RowWork:
     """Dreams of the configured horizon, as phase 3 runs them, from the same starts under the same noise."""
     config = place.config("phase3.batch_size=8")
     horizon, work = config.imagination.horizon, arms.build(config, place.device)
@@ -64,7 +64,7 @@ def rollout(place: Place) -> Work:
         for name in ("latents", "rewards", "continues"):
             close(f"the {name}", getattr(one, name), getattr(other, name), 1e-3)
 
-    return Work(
+    return RowWork(
         check=check,
         counts=lambda: counts_of(lambda: ours(horizon), place.device),
         ours=Arm(lambda _: ours(horizon)),

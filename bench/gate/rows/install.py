@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, nothing
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, nothing
 from bench.probe import ROOT
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
@@ -34,7 +34,7 @@ PYTHON = "3.11"
 """The Python whose standard library the expectations of imports were counted with."""
 
 
-def imports(code: str, place: Place) -> Work:
+def imports(code: str, place: Place) -> RowWork:
     """Modules of ours, and packages of others with their modules but torch's, that are there after `code`."""
     del place
     script = f"import sys; {code}; import json; print(json.dumps(sorted(sys.modules)))"
@@ -53,7 +53,7 @@ def imports(code: str, place: Place) -> Work:
             "has_torch": int("torch" in tops),
         }
 
-    return Work(check=nothing, counts=counts)
+    return RowWork(check=nothing, counts=counts)
 
 
 def other_python() -> str:
@@ -87,7 +87,7 @@ def core() -> dict[str, importlib.metadata.Distribution]:
     return found
 
 
-def installed(place: Place) -> Work:
+def installed(place: Place) -> RowWork:
     """Megabytes of the core's files as pip recorded them, without torch, whose builds differ; and our own."""
     del place
 
@@ -104,7 +104,7 @@ def installed(place: Place) -> Work:
         own = sum(f.stat().st_size for top in folders for f in top.rglob("*") if f.is_file() and f.suffix != ".pyc")
         return {"distributions": len(core()), "megabytes": round(size / 1e6), "own_megabytes": -(-own // 1_000_000)}
 
-    return Work(check=check, counts=counts)
+    return RowWork(check=check, counts=counts)
 
 
 def _dependencies() -> list[str]:
@@ -118,7 +118,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def parameters(preset: str, place: Place) -> Work:
+def parameters(preset: str, place: Place) -> RowWork:
     """Parameters of the world model and the agent of a preset, built without memory."""
     del place
 
@@ -132,10 +132,10 @@ def parameters(preset: str, place: Place) -> Work:
             "agent": sum(p.numel() for p in agent.parameters()),
         }
 
-    return Work(check=nothing, counts=counts)
+    return RowWork(check=nothing, counts=counts)
 
 
-def plan(preset: str, number: int, place: Place) -> Work:
+def plan(preset: str, number: int, place: Place) -> RowWork:
     """Bytes that the memory plan of a phase gives, on fake tensors of a GPU."""
     del place
 
@@ -144,7 +144,7 @@ def plan(preset: str, number: int, place: Place) -> Work:
         found = measure(config, number, Backend(torch.device("cpu"), "bf16"), is_gpu=True)
         return {"planned_used_bytes": found.used, "planned_reserved_bytes": found.reserved}
 
-    return Work(check=nothing, counts=counts)
+    return RowWork(check=nothing, counts=counts)
 
 
 ROWS = (

@@ -20,7 +20,7 @@ from fastdreamer_kernels.specs import SPECS, KernelSpec
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, close, nothing
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
 from bench.gate.watch import counts_of
 from bench.naive import two_hot
 from bench.row import Arm
@@ -49,7 +49,7 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def operation(spec: KernelSpec, place: Place) -> Work:
+def operation(spec: KernelSpec, place: Place) -> RowWork:
     """Forward and, where there is one, backward, as training calls it."""
     x, others = spec.make(SHAPES[spec.name], torch.float32, place.device.type)
     is_decoding = spec.name == "two_hot_decode"
@@ -65,7 +65,7 @@ def operation(spec: KernelSpec, place: Place) -> Work:
         for name, ours, plain in zip(("result", "gradient"), run(spec.call), run(PLAIN[spec.name]), strict=True):
             close(f"the {name}", ours, plain, 1e-4)
 
-    return Work(
+    return RowWork(
         check=check,
         counts=lambda: counts_of(lambda: run(spec.call), place.device),
         ours=Arm(lambda _: run(spec.call)),
@@ -73,10 +73,10 @@ def operation(spec: KernelSpec, place: Place) -> Work:
     )
 
 
-def interpreted(spec: KernelSpec, place: Place) -> Work:
+def interpreted(spec: KernelSpec, place: Place) -> RowWork:
     """Launches and distinct bytes of the kernel."""
     del place
-    return Work(check=nothing, counts=lambda: _interpreter()[spec.name])
+    return RowWork(check=nothing, counts=lambda: _interpreter()[spec.name])
 
 
 @cache
@@ -111,14 +111,14 @@ def count_interpreted() -> dict[str, dict[str, int]]:
     return found
 
 
-def machine_code(spec: KernelSpec, place: Place) -> Work:
+def machine_code(spec: KernelSpec, place: Place) -> RowWork:
     """Registers, spills, loads and stores of every variant."""
     del place
 
     def counts() -> dict[str, int]:
         return _figures({f"{v.name} sm_{ARCHITECTURE}": aot.compile_variant(v, ARCHITECTURE) for v in spec.variants})
 
-    return Work(check=nothing, counts=counts)
+    return RowWork(check=nothing, counts=counts)
 
 
 def expected_code(spec: KernelSpec) -> dict[str, int] | None:

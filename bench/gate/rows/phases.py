@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.gate.watch import counts_of
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
@@ -162,7 +162,7 @@ def _ours(phase: Phase[Any], train: TrainConfig, place: Place, figure: str = "lo
     return lambda: optimisation.step()[figure]
 
 
-def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> Work:
+def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> RowWork:
     """The row of a phase; its first two losses must agree."""
 
     def check() -> None:
@@ -173,7 +173,7 @@ def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> Work:
                 raise Wrong(f"the loss of step {number} is {a:.6g}, the reference's {b:.6g}")
 
     ours, plain = make(place)
-    return Work(
+    return RowWork(
         check=check,
         counts=lambda: counts_of(ours, place.device),
         ours=Arm(lambda _: ours()),

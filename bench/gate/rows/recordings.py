@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.count import count
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, close
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.watch import counts_of
 from bench.row import Arm
 
@@ -37,7 +37,7 @@ def plain_decode(path: Path) -> np.ndarray:
     return np.stack(frames)
 
 
-def decode(place: Place) -> Work:
+def decode(place: Place) -> RowWork:
     """Decoding a MineRL-like file by `decode_video`."""
     from bench.suites.data_path import write_video
     from fastdreamer.recordings.decode import decode_video
@@ -55,7 +55,7 @@ def decode(place: Place) -> Work:
         return {"frames": len(frames), "bytes": frames.nbytes, "opened": opened[0]}
 
     plain = Arm(lambda _: plain_decode(path))
-    return Work(check, counts, Arm(lambda _: decode_video(path)), plain, FRAMES, "frames")
+    return RowWork(check, counts, Arm(lambda _: decode_video(path)), plain, FRAMES, "frames")
 
 
 def plain_upsample(windows: Tensor, size: int) -> Tensor:
@@ -65,14 +65,14 @@ def plain_upsample(windows: Tensor, size: int) -> Tensor:
     return (images * 2 - 1).unflatten(0, windows.shape[:2]).transpose(1, 2).contiguous()
 
 
-def upsample(place: Place) -> Work:
+def upsample(place: Place) -> RowWork:
     """One window of 33 frames, 64 to 128 pixels a side."""
     from fastdreamer.tokenizer.resample import TorchResampler
 
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 256, (1, 33, 64, 64, 3), generator=generator, dtype=torch.uint8).to(place.device)
     resample = TorchResampler(128, "fp32", place.device)
-    return Work(
+    return RowWork(
         check=lambda: close("the frames", resample(windows), plain_upsample(windows, 128), 2 / 255),
         counts=lambda: counts_of(lambda: resample(windows), place.device),
         ours=Arm(lambda _: resample(windows)),
@@ -103,7 +103,7 @@ def write_recordings(root: Path) -> None:
         write_recording(root / "Bench" / trajectory.name, trajectory, space, {})
 
 
-def into_the_store(place: Place) -> Work:
+def into_the_store(place: Place) -> RowWork:
     """`encode_recordings` with a small random tokenizer, against decode, resample, encode, pool and save in turns."""
     from safetensors.torch import save_file
 
@@ -167,7 +167,7 @@ def into_the_store(place: Place) -> Work:
             "fsyncs": calls[1],
         }
 
-    return Work(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), EPISODES * (STEPS + 1), "frames")
+    return RowWork(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), EPISODES * (STEPS + 1), "frames")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, close
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.rows.recordings import counted_calls
 from bench.gate.watch import counts_of
 from bench.phases import models
@@ -35,7 +35,7 @@ def _store(place: Place) -> Path:
     return place.folder / "store"
 
 
-def opening(place: Place) -> Work:
+def opening(place: Place) -> RowWork:
     """`LatentStore.open`: every file read, hashed and parsed, and the manifest."""
     from safetensors.torch import load
 
@@ -60,10 +60,10 @@ def opening(place: Place) -> Work:
         return {"episodes": len(store.episodes), "bytes": store.size_bytes}
 
     ours = Arm(lambda _: LatentStore.open(path))
-    return Work(check, counts, ours, Arm(lambda _: plain()), EPISODES, "episodes")
+    return RowWork(check, counts, ours, Arm(lambda _: plain()), EPISODES, "episodes")
 
 
-def reading(place: Place) -> Work:
+def reading(place: Place) -> RowWork:
     """`CropSampler.batch` of 32 crops of 16 steps from RAM, against cutting and stacking them one by one."""
     config = place.config()
     episodes = LatentStore.open(_store(place)).episodes
@@ -91,7 +91,7 @@ def reading(place: Place) -> Work:
         for field in fields(Batch):
             close(f"the batch's {field.name}", getattr(one, field.name), getattr(other, field.name), 0)
 
-    return Work(
+    return RowWork(
         check=check,
         counts=lambda: counts_of(ours, torch.device("cpu")),
         ours=Arm(lambda _: ours()),
@@ -101,7 +101,7 @@ def reading(place: Place) -> Work:
     )
 
 
-def saving(place: Place) -> Work:
+def saving(place: Place) -> RowWork:
     """`save_checkpoint` of a model, its average and its optimiser's moments: files that are synced and hashed."""
     from safetensors.torch import save_file
 
@@ -146,7 +146,7 @@ def saving(place: Place) -> Work:
             "fsyncs": synced[0],
         }
 
-    return Work(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), 1, "checkpoints")
+    return RowWork(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), 1, "checkpoints")
 
 
 ROWS = (

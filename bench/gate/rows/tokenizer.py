@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, Work, close
+from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.rows.recordings import TINY, plain_upsample
 from bench.gate.watch import counts_of
 from bench.row import Arm
 
 
-def eager(place: Place) -> Work:
+def eager(place: Place) -> RowWork:
     """Encoding two windows by `FrozenTokenizer.encode_windows`."""
     from fastdreamer.tokenizer.cosmos import load_autoencoder
     from fastdreamer.tokenizer.frozen import FrozenTokenizer
@@ -35,7 +35,7 @@ def eager(place: Place) -> Work:
         tokens = pooled.flatten(2).transpose(1, 2).unflatten(0, (2, -1)).cpu()
         return torch.cat([tokens[0], tokens[1, 1:]])
 
-    return Work(
+    return RowWork(
         check=lambda: close("the latents", tokenizer.encode_windows(frames), plain(), 1e-3),
         counts=lambda: counts_of(lambda: tokenizer.encode_windows(frames), place.device),
         ours=Arm(lambda _: tokenizer.encode_windows(frames)),
@@ -45,7 +45,7 @@ def eager(place: Place) -> Work:
     )
 
 
-def compiled(name: str, place: Place) -> Work:
+def compiled(name: str, place: Place) -> RowWork:
     """An engine of one static shape, against the eager one."""
     from fastdreamer_engines import BACKENDS, LIMITS, Engine, Exports, eager_engine, local_target
     from fastdreamer_engines.spec import count_work
@@ -78,7 +78,7 @@ def compiled(name: str, place: Place) -> Work:
         parameters, gflop = count_work(graph, spec, shape)
         return {"parameters": parameters, "flops": round(1e9 * gflop)}
 
-    return Work(check, counts, Arm(lambda _: run(engine)), Arm(lambda _: run(plain)), 2 * config.window, "frames")
+    return RowWork(check, counts, Arm(lambda _: run(engine)), Arm(lambda _: run(plain)), 2 * config.window, "frames")
 
 
 def no_compiler() -> str:

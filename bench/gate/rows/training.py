@@ -9,7 +9,7 @@ import shutil
 from functools import partial
 from typing import Any
 
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.gate.rows.phases import phase_one, phase_three, phase_two
 from bench.gate.rows.recordings import counted_calls
 from bench.phases import made_up_phase
@@ -20,7 +20,7 @@ from fastdreamer.training.phase import Phase
 STEPS = 6
 
 
-def run(number: int, place: Place) -> Work:
+def run(number: int, place: Place) -> RowWork:
     """`fit` for a few steps, logged at the first and the last, saved once."""
     keys = f"phase{number}={{steps: {STEPS}, log_every: 1000, checkpoint_every: 1000}}"
     config = place.config(keys)
@@ -51,7 +51,7 @@ def run(number: int, place: Place) -> Work:
         return {"fsyncs": synced[0], "files": sum("tfevents" not in file.name for file in files), "bytes": tensors}
 
     step = make(place)[1]
-    return Work(check, counts, Arm(ours, fresh), Arm(plain), STEPS, "steps")
+    return RowWork(check, counts, Arm(ours, fresh), Arm(plain), STEPS, "steps")
 
 
 ROWS = tuple(GateRow(f"train phase {number}", partial(run, number), is_short=False) for number in (1, 2, 3))

@@ -14,7 +14,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check, worst
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
-from fastdreamer.run.run_files import AUDIT, DIAGNOSIS
+from fastdreamer.run.run_files import AUDIT, DIAGNOSIS, DIAGNOSIS_FOLDER
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.progress import track
@@ -64,7 +64,7 @@ def diagnose(
     DIAGNOSIS.write(run_dir, result)
     audited = {} if effort is None else {"audit": audit.audit(config, run, backend, effort)}
     red = sum(check["verdict"] == "red" for part in [*found.values(), *audited.values()] for check in part["checks"])
-    return {"phases": found, **audited, "red": red, "pictures": str(run_dir / "diagnosis")}
+    return {"phases": found, **audited, "red": red, "pictures": str(run_dir / DIAGNOSIS_FOLDER)}
 
 
 def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _phase(config: Config, run: RunDirectory, number: int, backend: Backend) -> 
     with opened(config, run, number, backend) as loaded:
         run_steps(loaded)
         imagined = rollouts.rollout(loaded, loaded.phase) if isinstance(loaded.phase, ImaginationPhase) else None
-        checks = list(_checks(loaded, run.path / "diagnosis" / f"phase{number}", imagined))
+        checks = list(_checks(loaded, run.path / DIAGNOSIS_FOLDER / f"phase{number}", imagined))
         result: dict[str, Any] = {"step": loaded.checkpoint.step, "verdict": worst(checks)}
         if imagined is not None:
             result |= rollouts.figures(loaded, imagined)

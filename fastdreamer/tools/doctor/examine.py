@@ -10,8 +10,8 @@ from typing import Any
 from fastdreamer import __version__
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
+from fastdreamer.run.run_files import store_of
 from fastdreamer.system.advice import command
-from fastdreamer.system.folders import expanded
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
 from fastdreamer.tools.doctor.component import Component, one_line
@@ -98,7 +98,7 @@ def _configuration(name: str, overrides: Sequence[str]) -> tuple[Config | None, 
 def _tokenizer_tasks(config: Config | None, name: str, overrides: Sequence[str], run_dir: Path | None) -> list[Task]:
     if config is None:
         return []
-    store = expanded(config.data.store) if config.data.store else run_dir / "store" if run_dir else None
+    store = store_of(config, run_dir)
     given = {"config": name, "overrides": list(overrides), "run_dir": str(run_dir) if run_dir else None}
     return [
         Task("weights", "weights", given | {"store": str(store) if store else None}),

@@ -1,6 +1,6 @@
 """The plan of a phase: what it takes as configured, whether that fits, and the nearest settings that would.
 
-Pieces of a batch, recomputed activations and the store's place change no gradient, so they are tried first and in that
+Micro-batches, recomputed activations and the store's place change no gradient, so they are tried first and in that
 order; smaller batches that are accumulated are the last resort.
 """
 
