@@ -40,10 +40,13 @@ class FrameTimes:
         """Frames a second, as they usually come; 0 where that is not known.
 
         A container with a coarse unit (mkv: 1 ms) rounds the times of its frames, so their mean says it; and so short
-        of it that the rate is whole, or whole by 1000/1001, as nearly all are, that is meant.
+        of it that the rate is whole, or whole by 1000/1001, as nearly all are, that is meant. A unit of one frame, as
+        in avi, rounds nothing.
         """
         if not self.step:
             return 0.0
+        if self.step == 1 and self.ticks is not None:
+            return float(f"{float(1 / self.unit):.4g}")
         steps = np.diff(self.times)
         usual = steps[np.abs(steps - self.step) <= max(1, self.step / 4)]
         rate = float(1 / (usual.mean() * self.unit))

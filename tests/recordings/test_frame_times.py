@@ -39,6 +39,21 @@ def test_a_frame_an_hour_has_a_rate():
     assert FrameTimes(np.arange(5) * 3600, Fraction(1)).per_s == pytest.approx(1 / 3600, rel=1e-3)
 
 
+@pytest.mark.parametrize("lost", [[], [7], [3, 4, 12]], ids=["whole", "a hole", "two holes"])
+@pytest.mark.parametrize(
+    ("unit", "frames", "rate"),
+    [
+        (Fraction(2, 25), 20, 12.5),
+        (Fraction(1001, 30000), 300, 29.97),
+        (Fraction(1001, 24000), 20, 23.98),
+        (Fraction(1, 20), 20, 20),
+    ],
+)
+def test_a_unit_of_one_frame_is_the_rate(unit: Fraction, frames: int, rate: float, lost: list[int]):
+    """Nothing is rounded there, however short the video is, and frames that are missing do not slow it."""
+    assert FrameTimes(np.delete(np.arange(frames), lost), unit).per_s == rate
+
+
 @pytest.mark.parametrize(("rate", "unit"), [(480, MILLISECOND), (20, Fraction(1, 24))])
 def test_a_coarse_unit_says_nothing_of_missing_frames(rate: float, unit: Fraction):
     assert rounded(rate, 300, unit).ticks is None
