@@ -122,6 +122,11 @@ class Match:
         """The pairs before which something is missing."""
         return np.flatnonzero(self.missing)
 
+    def is_by_number(self, count: int) -> bool:
+        """Whether the pairs are all frames and lines of the same number, of which there are `count`."""
+        numbers = np.arange(count)
+        return np.array_equal(self.frames, numbers) and np.array_equal(self.lines, numbers)
+
 
 def match(clocks: Sequence[Clock], times: FrameTimes) -> Match:
     """The frames and lines of one tick, by the clock that leaves the fewest without the other.
