@@ -53,8 +53,7 @@ def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels:
     for name in ("actions", "rewards", "terminals", "valid"):
         if not np.array_equal(getattr(found, name), getattr(episode, name).numpy()):
             return None
-    is_by_number = np.array_equal(aligned.picked, np.arange(len(aligned.picked)))
-    if is_aligned_before(entry) and recording.format == "vpt" and not is_by_number:
+    if is_aligned_before(entry) and recording.format == "vpt" and not aligned.is_by_number:
         return None
     proof = {name: entry[name] for name in PROOF if name in entry}
     proof |= {"alignment": ALIGNMENT} if found.labelled else {}

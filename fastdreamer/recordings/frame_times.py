@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
@@ -28,7 +29,7 @@ class FrameTimes:
     unit: Fraction
     start: int = 0
 
-    @property
+    @cached_property
     def step(self) -> int:
         """The usual distance of two frames, in units; 0 with fewer than two."""
         steps = np.sort(np.diff(self.times))
@@ -39,10 +40,13 @@ class FrameTimes:
         """Frames a second, as they usually come; 0 where that is not known.
 
         A container with a coarse unit (mkv: 1 ms) rounds the times of its frames, so their mean says it; and so short
-        of it that the rate is whole, or whole by 1000/1001, as nearly all are, that is meant.
+        of it that the rate is whole, or whole by 1000/1001, as nearly all are, that is meant. A unit of one frame, as
+        in avi, rounds nothing.
         """
         if not self.step:
             return 0.0
+        if self.step == 1 and self.ticks is not None:
+            return float(f"{float(1 / self.unit):.4g}")
         steps = np.diff(self.times)
         usual = steps[np.abs(steps - self.step) <= max(1, self.step / 4)]
         rate = float(1 / (usual.mean() * self.unit))
@@ -77,8 +81,10 @@ class FrameTimes:
 
     def _is_jitter(self, number: int) -> bool:
         """Whether the frame after one only comes early: those around the two are where they would be."""
-        phases = self.times - self.step * np.arange(len(self.times))
-        before, after = phases[max(number - SETTLED, 0) : number + 1], phases[number + 1 : number + 2 + SETTLED]
+        low = max(number - SETTLED, 0)
+        around = self.times[low : number + 2 + SETTLED]
+        phases = around - self.step * np.arange(len(around))
+        before, after = phases[: number + 1 - low], phases[number + 1 - low :]
         return bool(abs(np.median(after) - np.median(before)) < self.step / 2)
 
     def place(self, number: int) -> str:

@@ -104,7 +104,7 @@ class MineRLLabels:
             rewarded=self.rewarded,
             counters=self.counters,
         )
-        return Aligned(trajectory, np.arange(visible - needed, visible), digest)
+        return Aligned(trajectory, np.arange(visible - needed, visible), is_by_number=visible == needed, sha256=digest)
 
     def _check_times(self, visible: int, needed: int, is_counted: bool) -> None:
         """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""

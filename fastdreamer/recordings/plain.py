@@ -51,4 +51,4 @@ class PlainLabels:
             labelled=False,
             rewarded=False,
         )
-        return Aligned(trajectory, np.arange(visible))
+        return Aligned(trajectory, np.arange(visible), is_by_number=True)

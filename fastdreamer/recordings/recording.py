@@ -76,6 +76,8 @@ class Aligned:
     Attributes:
         trajectory: all but the pixels: its `frames` are (t, 0, 0, 3).
         picked: the numbers of the decoded frames that are the trajectory's t frames, strictly ascending.
+        is_by_number: each row's frame has its row's number, and as far as there are both; before any were left out
+            because nothing was done at them (`data.skip_null`).
         sha256: hash of the picked frames' bytes, where the recording says it.
         mended: what was wrong and could be put right, a line each.
         retouch: changes a decoded frame in place, given its number, before anything sees it; None leaves all as is.
@@ -83,6 +85,7 @@ class Aligned:
 
     trajectory: Trajectory
     picked: Int[np.ndarray, " t"]
+    is_by_number: bool
     sha256: str | None = None
     mended: tuple[str, ...] = ()
     retouch: Callable[[int, UInt8[np.ndarray, "h w 3"]], None] | None = None

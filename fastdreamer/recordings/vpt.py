@@ -126,7 +126,9 @@ class VPTLabels:
         )
         cursors = {int(f): self.cursors[int(n)] for f, n in zip(picked, lines, strict=True) if int(n) in self.cursors}
         retouch = partial(_draw, cursors) if cursors else None
-        return Aligned(trajectory, picked, mended=self._mended(found, visible, names, unread), retouch=retouch)
+        mended = self._mended(found, visible, names, unread)
+        is_by_number = found.is_by_number(min(visible, len(self.actions)))
+        return Aligned(trajectory, picked, is_by_number, mended=mended, retouch=retouch)
 
     def _match(self, visible: int) -> Match:
         try:

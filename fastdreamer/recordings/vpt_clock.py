@@ -50,7 +50,7 @@ def line_clocks(ticks: Sequence[object], millis: Sequence[object]) -> list[Clock
         found.append(Clock(by_tick))
     by_milli = _whole(millis)
     if by_milli is not None:
-        found += _machines(by_milli)
+        found += [_held_to(clock, found[0]) if found else clock for clock in _machines(by_milli)]
     if not found and by_tick is not None and (by_tick != by_tick[0]).any():
         line = int(np.flatnonzero(np.diff(by_tick) <= 0)[0]) + 1
         raise ValueError(f"line {line + 1} has tick {by_tick[line]} after {by_tick[line - 1]}")
@@ -61,6 +61,15 @@ def _whole(values: Sequence[object]) -> Ticks | None:
     """The values rounded, if all of them are numbers."""
     good = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1 << 53]
     return np.rint(np.array(good)).astype(np.int64) if values and len(good) == len(values) else None
+
+
+def _held_to(machines: Clock, exact: Clock) -> Clock:
+    """A machine's clock, by which no fewer ticks pass from one line to the next than the game says itself.
+
+    The game may hang, but is never early: somebody set the clock back there, or its jitter hides what is missing.
+    """
+    steps = np.maximum(np.diff(machines.ticks), np.diff(exact.ticks))
+    return replace(machines, ticks=np.append(machines.ticks[0], machines.ticks[0] + np.cumsum(steps)))
 
 
 def _machines(millis: Ticks) -> list[Clock]:
@@ -121,6 +130,11 @@ class Match:
     def gaps(self) -> Int[np.ndarray, " g"]:
         """The pairs before which something is missing."""
         return np.flatnonzero(self.missing)
+
+    def is_by_number(self, count: int) -> bool:
+        """Whether the pairs are all frames and lines of the same number, of which there are `count`."""
+        numbers = np.arange(count)
+        return np.array_equal(self.frames, numbers) and np.array_equal(self.lines, numbers)
 
 
 def match(clocks: Sequence[Clock], times: FrameTimes) -> Match:

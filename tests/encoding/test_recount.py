@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from recordings.fixtures import obtain_arrays, write_minerl_recording
-from recordings.vpt_fixtures import write_vpt_recording
+from recordings.vpt_fixtures import vpt_line, write_vpt_recording
 
 from fastdreamer.config import Config, DataConfig, TokenizerConfig
 from fastdreamer.encoding import recount
@@ -112,3 +113,34 @@ def test_episodes_aligned_by_number_alone_are_checked_once_and_encoded_again_whe
     assert {name: entry["sha256"] for name, entry in opened.manifest["episodes"].items()} == files
     assert not aligned_before(opened)
     assert encode_recordings(config, recordings, store)["kept"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ticks", "is_kept"),
+    [
+        pytest.param([*range(40)], True, id="nothing lost"),
+        pytest.param([*range(37)], True, id="frames at the end"),
+        pytest.param([*range(20), *range(22, 40)], False, id="frames on the way"),
+        pytest.param([*range(39), 45], False, id="the last frame is not the last line's"),
+    ],
+)
+def test_null_frames_that_are_left_out_are_no_reason_to_encode_again(
+    tmp_path: Path, ticks: list[int], is_kept: bool
+) -> None:
+    """A store from before times were read has the same actions each time, but not the same frames."""
+    recordings, store = tmp_path / "recordings", tmp_path / "store"
+    config = replace(CONFIG, data=DataConfig(env="vpt", skip_null=True))
+
+    def change(lines: list[Any]) -> None:
+        for tick in (4, 11, 20, 21, 38):
+            lines[tick] = vpt_line()
+
+    write_vpt_recording(recordings, 40, len(ticks), change=change, times=ticks.__getitem__)
+    assert encode_recordings(config, recordings, store)["encoded_frames"] < len(ticks)
+    manifest = read_manifest(store)
+    (entry,) = manifest["episodes"].values()
+    assert entry.pop("alignment") == 2
+    write_manifest(store, manifest)
+    result = encode_recordings(config, recordings, store)
+    assert result["kept"] == is_kept and (result["encoded_frames"] == 0) == is_kept
+    assert not aligned_before(LatentStore.open(store))
