@@ -96,13 +96,24 @@ def conversion(path: Path, stream: Any) -> str:
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
     target = path.name if is_mp4 else f"{path.stem}.mkv"
     here, fresh = f"./{path.name}", f"./.{path.stem}.new{'.mp4' if is_mp4 else '.mkv'}"  # neither option nor protocol
-    options = ["-map", f"0:{stream.index}", "-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-c:v", "libx264", "-qp", "0"]
+    options = [
+        "-map",
+        f"0:{stream.index}",
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1/90000",
+        "-c:v",
+        "libx264",
+        "-qp",
+        "0",
+    ]
     if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
         options += ["-pix_fmt", "yuv444p"]
     wanted = [f"./{name}" for name in (target, f"{path.name}.original") if name != path.name]  # `mv -n` skips and is 0
     steps = (
         shell("cd", folder),
-        *(f"{{ ! {shell('test', '-e', it)} || ! {shell('echo', it, 'is in the way')}; }}" for it in wanted),
+        *(f"{{ ! {shell('test', '-e', it)} || ! {shell('echo', it, 'exists')}; }}" for it in wanted),
         shell("ffmpeg", "-i", here, *options, "-y", fresh),
         shell("mv", "-n", here, f"{here}.original"),
         shell("mv", "-n", fresh, f"./{target}"),
@@ -134,8 +145,8 @@ def check_index(path: Path, stream: Any) -> None:
         if b"moof" in kinds and kinds[-1] != b"mfra" and not _indexed_whole(file, boxes, size):
             # Libav takes a file whose last fragments are missing for a shorter one.
             raise DamagedVideo(
-                f"{path.name}: the video is in fragments and may be truncated (its closing index is missing); if it is "
-                f"whole, {conversion(path, stream)}"
+                f"{path.name}: the video is in fragments (its closing index is missing); unless "
+                f"truncated, {conversion(path, stream)}"
             )
 
 

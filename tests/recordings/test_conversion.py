@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.inspect import inspect_recordings
 from fastdreamer.recordings.read import find_recordings, read_recording
@@ -97,15 +98,21 @@ def test_what_has_the_name_already_stays_and_the_recording_does_not_vanish(here:
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     damaged = {found["name"]: found["reason"] for found in inspect_recordings(here, "auto")["damaged"]}
     done = paste(next(reason for reason in damaged.values() if "clip.webm" in reason))
-    assert done.returncode != 0 and done.stdout.decode() == f"./{taken} is in the way\n"
+    assert done.returncode != 0 and done.stdout.decode() == f"./{taken} exists\n"
     assert before.items() <= {path.name: path.read_bytes() for path in here.iterdir()}.items()
 
 
-def test_a_deep_folder_leaves_a_line_that_can_be_read(tmp_path: Path) -> None:
-    folder = tmp_path / ("d" * (129 - len(str(tmp_path))))
-    plain(folder, "clip.mp4").rename(folder / "clip.webm")
-    (damaged,) = inspect_recordings(folder, "auto")["damaged"]
-    assert len(str(folder)) == 130 and len(damaged["reason"]) + len("recording clip: ") < 600, damaged
+@pytest.mark.parametrize("is_minerls", [True, False])
+def test_a_deep_folder_leaves_a_line_that_can_be_read(tmp_path: Path, is_minerls: bool) -> None:
+    below = "MineRLTreechop-v0/v3_absolute_grape_changeling-0_100-139" if is_minerls else ""
+    root = tmp_path / ("d" * (129 - len(str(tmp_path / below))))
+    if is_minerls:
+        in_fragments(write_minerl_recording(root, treechop_arrays(FRAMES - 1)) / "recording.mp4")
+    else:
+        plain(root, "clip.mp4").rename(root / "clip.webm")
+    with pytest.raises(UserError, match="convert it: ") as error:
+        read_recording(find_recordings(root)[0], action_space("minerl_treechop" if is_minerls else "vpt"))
+    assert len(str(root / below)) in (129, 130) and len(str(error.value)) < 600, str(error.value)
 
 
 def test_the_video_is_converted_and_not_the_picture_before_it(here: Path) -> None:
