@@ -90,7 +90,8 @@ def conversion(path: Path, stream: Any) -> str:
 
     It names the folder: what is said before it names the file alone, for a message has one line. The old file stays,
     under a name that is no video's; nothing is overwritten: it does nothing where a name is taken, and says which.
-    Nothing moves before the new file is whole. One in MineRL's folder keeps its name, and the labels beside others are found by the stem.
+    Nothing moves before the new file is whole. One in MineRL's folder keeps its name, and the labels beside others are
+    found by the stem.
     """
     folder = str(path.parent) if path.is_absolute() else f"./{path.parent}"  # else `cd` takes it for an option
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")

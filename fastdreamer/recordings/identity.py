@@ -131,9 +131,9 @@ def without_links(
     suspects = [(file, recording) for file, group in groups.items() for recording in group]
     same: defaultdict[object, list[Recording]] = defaultdict(list)
     beside = _by_threads(_beside, [recording for _, recording in suspects])
-    for (file, recording), others in zip(suspects, beside, strict=True):
-        if others is not None:
-            same[file, others].append(recording)
+    for (file, recording), labels in zip(suspects, beside, strict=True):
+        if labels is not None:
+            same[file, labels].append(recording)
     known = set(known)
     links: dict[str, str] = {}
     for group in same.values():
