@@ -141,7 +141,10 @@ class ManifestWriter:
     def _start(self, header: Mapping[str, Any], anew: bool = False) -> None:
         if anew or not (self.store / MANIFEST).exists():
             empty: dict[str, Any] = {"tasks": [], "episodes": {}, "skipped": {}}
-            write_manifest(self.store, {**header, **empty, "held_out": self.held_out, **self._heirlooms})
+            content = {**header, **empty, "held_out": self.held_out, **self._heirlooms}
+            if content["held_out"] is None:  # the store that it replaces does not say what its splits follow
+                del content["held_out"]
+            write_manifest(self.store, content)
         self._before, base = read_settled(self.store)
         self._manifest = {"tasks": [], "skipped": {}} | self._before
         self._journal = Journal(self.store, base)

@@ -42,8 +42,10 @@ def replace_store(
             return encode_recordings(config, recordings, store, tokenizer)
         except OtherStore:
             _check_is_store(store)
-    print(f"the store in {store} stays until the new one is whole", flush=True)
-    kept = heirlooms(store, config.data.held_out)
+    if store.exists():
+        print(f"the store in {store} stays until the new one is whole", flush=True)
+    source = next((folder for folder in (store, fresh, old) if (folder / MANIFEST).is_file()), store)
+    kept = heirlooms(source, config.data.held_out)
     try:
         result = encode_recordings(config, recordings, fresh, tokenizer, kept)
     except OtherStore:  # begun under other settings, and never finished
@@ -59,7 +61,8 @@ def replace_store(
 def heirlooms(store: Path, held_out: float) -> dict[str, Any]:
     """What the new store's manifest takes over: a recording that the old one knew keeps its name, split and task.
 
-    The split begins anew where another share of the episodes is to be held out.
+    The split begins anew where another share of the episodes is to be held out. Stores of before that was noted do not
+    say what it was: their splits stay, and it is not noted in the new one either.
     """
     try:
         old = read_manifest(store)
@@ -67,11 +70,19 @@ def heirlooms(store: Path, held_out: float) -> dict[str, Any]:
         print(f"names and splits in {store} cannot be read: the new store's begin anew", flush=True)
         return {}
     entries = {name: {what: entry[what] for what in _KEPT if what in entry} for name, entry in old["episodes"].items()}
-    if (before := old.get("held_out", held_out)) != held_out:
-        print(f"data.held_out was {before:g} and is {held_out:g}: splits begin anew", flush=True)
+    kept = {"tasks": list(old.get("tasks", [])), HEIRLOOMS: entries}
+    if "held_out" not in old:
+        print(
+            f"the store in {store} does not note what data.held_out was: splits stay; for new ones choose another "
+            "--store",
+            flush=True,
+        )
+        return kept | {"held_out": None}
+    if old["held_out"] != held_out:
+        print(f"data.held_out was {old['held_out']:g} and is {held_out:g}: splits begin anew", flush=True)
         for entry in entries.values():
             entry.pop("split")
-    return {"tasks": list(old.get("tasks", [])), HEIRLOOMS: entries}
+    return kept
 
 
 def _check_is_store(folder: Path) -> None:

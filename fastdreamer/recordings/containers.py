@@ -88,18 +88,33 @@ def has_own_times(container: Any) -> bool:
 def conversion(path: Path, stream: Any) -> str:
     """The command that puts a file in its place that holds the frames a player shows, none lost and none twice.
 
-    The old file stays, under a name that is no video's; nothing is overwritten, and nothing moves before the new file
-    is whole. One in MineRL's folder keeps its name, and the labels beside others are found by the stem.
+    It names the folder: what is said before it names the file alone, for a message has one line. The old file stays,
+    under a name that is no video's; nothing is overwritten: it does nothing where a name is taken, and says which.
+    Nothing moves before the new file is whole. One in MineRL's folder keeps its name, and the labels beside others are
+    found by the stem.
     """
     folder = str(path.parent) if path.is_absolute() else f"./{path.parent}"  # else `cd` takes it for an option
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
     target = path.name if is_mp4 else f"{path.stem}.mkv"
     here, fresh = f"./{path.name}", f"./.{path.stem}.new{'.mp4' if is_mp4 else '.mkv'}"  # neither option nor protocol
-    options = ["-map", "0:V:0", "-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-c:v", "libx264", "-qp", "0"]
+    options = [
+        "-map",
+        f"0:{stream.index}",
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1/90000",
+        "-c:v",
+        "libx264",
+        "-qp",
+        "0",
+    ]
     if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
         options += ["-pix_fmt", "yuv444p"]
+    wanted = [f"./{name}" for name in (target, f"{path.name}.original") if name != path.name]  # `mv -n` skips and is 0
     steps = (
         shell("cd", folder),
+        *(f"{{ ! {shell('test', '-e', it)} || ! {shell('echo', it, 'exists')}; }}" for it in wanted),
         shell("ffmpeg", "-i", here, *options, "-y", fresh),
         shell("mv", "-n", here, f"{here}.original"),
         shell("mv", "-n", fresh, f"./{target}"),
@@ -124,15 +139,15 @@ def check_index(path: Path, stream: Any) -> None:
     if count and count != len(entries):
         raise DamagedVideo(f"{path}: the index is damaged (it has {len(entries)} of {count} frames)")
     if entries and entries[-1][0] != stream.index_entries[-1].pos:
-        raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {conversion(path, stream)}")
+        raise DamagedVideo(f"{path.name}: {HIDDEN_LATE}; {conversion(path, stream)}")
     with path.open("rb") as file:
         boxes = list(_boxes(file, size))
         kinds = [kind for kind, _, _ in boxes]
         if b"moof" in kinds and kinds[-1] != b"mfra" and not _indexed_whole(file, boxes, size):
             # Libav takes a file whose last fragments are missing for a shorter one.
             raise DamagedVideo(
-                f"{path}: the video is in fragments and may be truncated (its closing index is missing); if it is "
-                f"whole, {conversion(path, stream)}"
+                f"{path.name}: the video is in fragments (its closing index is missing); unless "
+                f"truncated, {conversion(path, stream)}"
             )
 
 

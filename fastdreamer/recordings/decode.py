@@ -217,7 +217,7 @@ class _Times:
         """
         shown = [time for time in self.visible if time >= first or not self.is_timed]
         if self.hidden and max(self.hidden) > min(shown, default=first):
-            raise DamagedVideo(f"{path}: {HIDDEN_LATE}; {self.convert}")
+            raise DamagedVideo(f"{path.name}: {HIDDEN_LATE}; {self.convert}")
         return shown
 
 
@@ -245,7 +245,7 @@ def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
         if packet.size and not known.is_timed:
             packet.pts = packet.dts
         if packet.size and packet.pts is None:
-            raise DamagedVideo(f"{path}: a frame has no time, so the order of frames is unknown; {known.convert}")
+            raise DamagedVideo(f"{path.name}: a frame has no time, so the order of frames is unknown; {known.convert}")
         if not known.visible and not known.hidden:
             known.first, known.sent_first = packet.pts, packet.dts
         if packet.is_discard:  # libav would drop the frame unseen; the mark cannot be taken off

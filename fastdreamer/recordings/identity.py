@@ -10,11 +10,11 @@ import glob
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.bounds import MOST_LABEL_BYTES, MOST_VIDEO_BYTES, check_bytes
@@ -23,14 +23,14 @@ from fastdreamer.system.cores import count_cores
 from fastdreamer.system.files import sha256_file
 
 LONGEST_NUMBERED = 50  # characters, which are at most 200 bytes: a store's file of that name has a longer one
+T = TypeVar("T")
 KINDS = (".mp4", ".npz", ".json", ".jsonl")  # files that a recording can have
 
 
 class Content(NamedTuple):
-    """SHA-256 of a recording: of its files with their names, of the files alone, and of its video."""
+    """SHA-256 of a recording: of its files with their names, and of its video."""
 
     source: str
-    files: str
     video: str
 
 
@@ -44,24 +44,10 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
     Raises:
         DamagedRecording: if a file cannot be read.
     """
-    path = recording.path
     with recording.reading():
-        if path.is_dir():
-            near = [p for p in path.iterdir() if p.suffix in (*KINDS, path.suffix)]
-        elif is_old:
-            near = [p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix in (*KINDS, path.suffix)]
-        else:
-            near = [path.with_suffix(kind) for kind in {*KINDS, path.suffix}]
-        files = [file for file in sorted(near) if file.is_file()]
-        for file in files:
-            most = MOST_LABEL_BYTES if file.suffix in KINDS[1:] else MOST_VIDEO_BYTES
-            check_bytes(file, file.stat().st_size, most)
-        hashes = {file: sha256_file(file) for file in files}
-    labels = {p: p.name if path.is_dir() else p.suffix for p in hashes}
-    parts = sorted(f"{labels[p]}:{found}" for p, found in hashes.items())
-    return Content(
-        _hash(f"{p.name}:{found}" for p, found in hashes.items()), _hash(parts), hashes.get(video_of(recording), "")
-    )
+        hashes = {file: sha256_file(file) for file in _files_of(recording, is_old)}
+    source = _hash(f"{p.name}:{found}" for p, found in hashes.items())
+    return Content(source, hashes.get(video_of(recording), ""))
 
 
 def video_of(recording: Recording) -> Path:
@@ -131,7 +117,7 @@ def without_links(
     """The recordings, each once, and the names of links to others with the name of what they lead to.
 
     A link would put one clip into both splits. What the store knows is kept before what it does not, and a file before
-    a link to it. Of a video with other labels beside it both stay.
+    a link to it. Of a video with other labels beside it both stay. No video is read: those that are one file are alike.
 
     Args:
         found: recordings under their names in the store, where there is one.
@@ -141,12 +127,13 @@ def without_links(
     alike: defaultdict[object, list[Recording]] = defaultdict(list)
     for recording in found:
         alike[_file_of(recording)].append(recording)
-    groups = [group for file, group in alike.items() if file is not None and len(group) > 1]
-    suspects = [recording for group in groups for recording in group]
-    same: defaultdict[str, list[Recording]] = defaultdict(list)
-    for recording, content in zip(suspects, contents(suspects), strict=True):
-        if content is not None:
-            same[content.files].append(recording)
+    groups = {file: group for file, group in alike.items() if file is not None and len(group) > 1}
+    suspects = [(file, recording) for file, group in groups.items() for recording in group]
+    same: defaultdict[object, list[Recording]] = defaultdict(list)
+    beside = _by_threads(_beside, [recording for _, recording in suspects])
+    for (file, recording), labels in zip(suspects, beside, strict=True):
+        if labels is not None:
+            same[file, labels].append(recording)
     known = set(known)
     links: dict[str, str] = {}
     for group in same.values():
@@ -157,10 +144,51 @@ def without_links(
 
 def contents(recordings: Sequence[Recording]) -> list[Content | None]:
     """Content of each, read by several threads; None where it cannot be read, which is said when it is encoded."""
+    return _by_threads(content_of, recordings)
+
+
+def _by_threads(read: Callable[[Recording], T], recordings: Sequence[Recording]) -> list[T | None]:
+    """What is read of each; None where it cannot be."""
+
+    def read_or_none(recording: Recording) -> T | None:
+        try:
+            return read(recording)
+        except UserError:
+            return None
+
     if not recordings:
         return []
     with ThreadPoolExecutor(count_cores()) as pool:
-        return list(pool.map(_content_or_none, recordings))
+        return list(pool.map(read_or_none, recordings))
+
+
+def _files_of(recording: Recording, is_old: bool = False) -> list[Path]:
+    """All files of a recording, none of them larger than such a file can be; `is_old` as for `content_of`."""
+    path = recording.path
+    if path.is_dir():
+        near = [p for p in path.iterdir() if p.suffix in (*KINDS, path.suffix)]
+    elif is_old:
+        near = [p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p.suffix in (*KINDS, path.suffix)]
+    else:
+        near = [path.with_suffix(kind) for kind in {*KINDS, path.suffix}]
+    files = [file for file in sorted(near) if file.is_file()]
+    for file in files:
+        most = MOST_LABEL_BYTES if file.suffix in KINDS[1:] else MOST_VIDEO_BYTES
+        check_bytes(file, file.stat().st_size, most)
+    return files
+
+
+def _role(recording: Recording, file: Path) -> str:
+    """What tells a recording's files apart, whatever the recording is called."""
+    return file.name if recording.path.is_dir() else file.suffix
+
+
+def _beside(recording: Recording) -> frozenset[tuple[str, str]]:
+    """The roles of a recording's files with their hashes; of the video the role alone: it may be a day long."""
+    video = video_of(recording)
+    with recording.reading():
+        files = _files_of(recording)
+        return frozenset((_role(recording, p), "" if p == video else sha256_file(p)) for p in files)
 
 
 def _by_place(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -> dict[Recording, str]:
@@ -179,13 +207,6 @@ def _free(name: str, known: set[str]) -> str:
         number += 1
         free = f"{name[:LONGEST_NUMBERED]}~{number}"
     return free
-
-
-def _content_or_none(recording: Recording) -> Content | None:
-    try:
-        return content_of(recording)
-    except UserError:
-        return None
 
 
 def _file_of(recording: Recording) -> tuple[int, int] | None:

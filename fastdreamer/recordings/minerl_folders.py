@@ -17,6 +17,7 @@ from fastdreamer.recordings.bounds import MOST_JSON_BYTES, check_bytes
 
 BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
 VERSIONS = ("3", "4")
+_SHOWN = 80  # characters of a version that is none of these: the file may be anything
 _VERSION_PREFIX = re.compile(r"v[0-9]+_")
 _FOLDER = re.compile(r"v[0-9]+_(?P<stream>.+-[0-9]+)_[0-9]+-[0-9]+")
 
@@ -32,7 +33,7 @@ def check_version(root: Path) -> None:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
     if version not in VERSIONS:
-        raise UserError(f"{file} says {version!r}; readable versions are {' and '.join(VERSIONS)}")
+        raise UserError(f"{file} says {version[:_SHOWN]!r}; readable versions are {' and '.join(VERSIONS)}")
 
 
 def claims(path: Path, names: list[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastdreamer.config import Config
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.encoding.replace import replace_store
 from fastdreamer.latents.entries import HEIRLOOMS, fault
+from fastdreamer.latents.manifest import write_manifest
 from fastdreamer.latents.splits import divide, natural_split, same_videos
 from fastdreamer.latents.store import LatentStore, read_manifest
 
@@ -73,6 +75,64 @@ def test_another_share_to_hold_out_divides_anew(grown: tuple[Path, Path], capsys
     there = what_is_there(store)
     natural = {name: natural_split(name, 0.5) for name in names}
     assert {name: split for name, (split, _) in there.items()} == divide(natural, dict.fromkeys(names, ""), {})
+
+
+def without_note(store: Path) -> None:
+    """As stores were written before they noted what is held out."""
+    manifest = read_manifest(store)
+    del manifest["held_out"]
+    write_manifest(store, manifest)
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0.5])
+def test_where_what_was_held_out_is_not_noted_splits_stay_and_it_is_said(
+    grown: tuple[Path, Path], capsys: pytest.CaptureFixture[str], held_out: float
+):
+    """The new share was taken for the old one: splits stayed without a word, and the new store noted a wrong one."""
+    recordings, store = grown
+    without_note(store)
+    old = what_is_there(store)
+    replace_store(replace(OTHERWISE, data=replace(OTHERWISE.data, held_out=held_out)), recordings, store)
+    assert what_is_there(store) == old
+    assert "does not note what data.held_out was: splits stay" in capsys.readouterr().out
+    assert "held_out" not in read_manifest(store)
+
+
+def killed_between_the_renames(recordings: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def until_the_second(source: Path, target: Path) -> None:
+        if target == store:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastdreamer.encoding.replace.os.rename", until_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            replace_store(OTHERWISE, recordings, store)
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("window", [OTHERWISE.tokenizer.window, 9])
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_a_stop_between_the_renames_keeps_them_whatever_comes_next(
+    grown: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    window: int,
+    is_readable: bool,
+):
+    """They were asked of the store that is not there: settings that changed meanwhile lost them all."""
+    recordings, store = grown
+    old = what_is_there(store)
+    killed_between_the_renames(recordings, store, monkeypatch)
+    if not is_readable:
+        (store.with_name(".store.new") / "manifest.json").unlink()
+    capsys.readouterr()
+    replace_store(replace(OTHERWISE, tokenizer=replace(OTHERWISE.tokenizer, window=window)), recordings, store)
+    assert what_is_there(store) == old and read_manifest(store)["key"]["window"] == window
+    assert f"{store} stays" not in (text := capsys.readouterr().out) and "begin anew" not in text
+    assert not [path for path in store.parent.iterdir() if path.name.startswith(".store")]
 
 
 def test_splits_follow_videos_that_changed_places(tmp_path: Path):

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.inspect import inspect_recordings
 from fastdreamer.recordings.read import find_recordings, read_recording
@@ -47,13 +48,17 @@ def plain(root: Path, name: str = "clip one.mp4", **video: str) -> Path:
     return root / name
 
 
+def paste(reason: str) -> subprocess.CompletedProcess[bytes]:
+    line = re.search(r"convert it: (.*)", reason)
+    assert line is not None, reason
+    return subprocess.run(["bash", "-c", line[1]], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
 def pasted(root: Path, space: str = "vpt") -> np.ndarray:
     """Pastes what `inspect` says of the one video that it sets aside; the frames of what is then read."""
     found = inspect_recordings(root, "auto")
     (damaged,) = found["damaged"]
-    line = re.search(r"convert it: (.*)", damaged["reason"])
-    assert line is not None, damaged
-    done = subprocess.run(["bash", "-c", line[1]], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = paste(damaged["reason"])
     assert done.returncode == 0, done.stderr[-500:]
     assert inspect_recordings(root, "auto")["damaged"] == []
     return read_recording(find_recordings(root)[0], action_space(space)).frames
@@ -84,12 +89,52 @@ def test_a_name_beside_the_folder_is_no_option_and_no_protocol(here: Path, monke
             assert numbers(pasted(Path("."))) == list(range(FRAMES))
 
 
-def test_another_clip_of_that_name_is_not_overwritten(here: Path) -> None:
-    plain(here, "clip.mp4")
-    write_video(here / "clip.mkv", 30, start=500)
-    other = (here / "clip.mkv").read_bytes()
-    pasted(here)
-    assert (here / "clip.mkv").read_bytes() == other and len(find_recordings(here)) == 2
+@pytest.mark.parametrize("taken", ["clip.mkv", "clip.webm.original"])
+def test_what_has_the_name_already_stays_and_the_recording_does_not_vanish(here: Path, taken: str) -> None:
+    """An mp4 called webm, whose new file is an mkv."""
+    plain(here, "clip.mp4").rename(here / "clip.webm")
+    write_video(here / "other.mkv", 30, start=500)
+    (here / "other.mkv").rename(here / taken)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    damaged = {found["name"]: found["reason"] for found in inspect_recordings(here, "auto")["damaged"]}
+    done = paste(next(reason for reason in damaged.values() if "clip.webm" in reason))
+    assert done.returncode != 0 and done.stdout.decode() == f"./{taken} exists\n"
+    assert before.items() <= {path.name: path.read_bytes() for path in here.iterdir()}.items()
+
+
+@pytest.mark.parametrize("is_minerls", [True, False])
+def test_a_deep_folder_leaves_a_line_that_can_be_read(tmp_path: Path, is_minerls: bool) -> None:
+    below = "MineRLTreechop-v0/v3_absolute_grape_changeling-0_100-139" if is_minerls else ""
+    root = tmp_path / ("d" * (129 - len(str(tmp_path / below))))
+    if is_minerls:
+        in_fragments(write_minerl_recording(root, treechop_arrays(FRAMES - 1)) / "recording.mp4")
+    else:
+        plain(root, "clip.mp4").rename(root / "clip.webm")
+    with pytest.raises(UserError, match="convert it: ") as error:
+        read_recording(find_recordings(root)[0], action_space("minerl_treechop" if is_minerls else "vpt"))
+    assert len(str(root / below)) in (129, 130) and len(str(error.value)) < 600, str(error.value)
+
+
+def test_the_video_is_converted_and_not_the_picture_before_it(here: Path) -> None:
+    """A still picture as the first stream, without the mark of a cover."""
+    here.mkdir()
+    write_video(here / "clip.mp4", FRAMES, x264="keyint=10:bframes=2")
+    both = here / "both.mp4"
+    with (
+        av.open(str(here / "clip.mp4")) as film,
+        av.open(str(both), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container,
+    ):
+        still = container.add_stream("mjpeg", rate=20)
+        still.width, still.height, still.pix_fmt = 64, 64, "yuvj420p"
+        copy = container.add_stream_from_template(film.streams.video[0])
+        container.mux(still.encode(av.VideoFrame.from_ndarray(barcode(500), format="rgb24")))
+        container.mux(still.encode())
+        for packet in [packet for packet in film.demux(video=0) if packet.size]:
+            packet.stream = copy
+            container.mux(packet)
+    (here / "clip.mp4").unlink()
+    both.write_bytes(both.read_bytes()[: both.read_bytes().rindex(b"mfra") - 4])
+    assert numbers(pasted(here)) == list(range(FRAMES))
 
 
 def test_a_minerl_recording_is_read_with_its_actions(here: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from fastdreamer.errors import UserError
+from fastdreamer.recordings import identity
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
+from fastdreamer.recordings.read import find_recordings
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
 from recordings.fixtures import obtain_arrays, treechop_arrays, write_minerl_recording
@@ -129,6 +132,22 @@ def test_missing_and_empty_folders_are_a_users_mistake(tmp_path: Path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError):
             inspect_recordings(path)
+
+
+def test_a_file_under_many_names_is_not_read_to_tell_that_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every name of it was hashed whole: a data set of links was read whole before the first line."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name, start in (("a", 0), ("b", 100)):
+        write_video(clips / f"{name}.mp4", 5, start=start)
+        for number in range(3):
+            os.link(clips / f"{name}.mp4", clips / f"{name}{number}.mp4")
+    (clips / "b2.json").write_text("{}")  # other labels: it is another recording
+    monkeypatch.setattr(identity, "sha256_file", hashed := Mock(wraps=identity.sha256_file))
+    once, links = identity.without_links(find_recordings(clips), clips)
+    assert links == {"a0": "a", "a1": "a", "a2": "a", "b0": "b", "b1": "b"}
+    assert [recording.name for recording in once] == ["a", "b", "b2"]
+    assert [call.args[0].name for call in hashed.call_args_list] == ["b2.json"]
 
 
 def test_a_link_beside_its_target_counts_once(tmp_path: Path):

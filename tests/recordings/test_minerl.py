@@ -150,6 +150,14 @@ def test_the_version_file_is_heeded(folder: Path, content: str, is_readable: boo
             find_recordings(root)
 
 
+def test_a_version_file_that_is_something_else_is_not_printed_whole(folder: Path):
+    root = folder.parents[1]
+    (root / "VERSION").write_text("7.1 " * 2**20)
+    with pytest.raises(UserError, match=r"VERSION says '7\.1 .*3 and 4") as error:
+        find_recordings(root)
+    assert len(str(error.value)) < 200 + len(str(root))
+
+
 def test_missing_and_empty_folders_are_a_users_mistake(tmp_path: Path):
     with pytest.raises(UserError, match="there is no folder"):
         find_recordings(tmp_path / "nowhere")

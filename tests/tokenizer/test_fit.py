@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,8 @@ def _frames(seed: int, count: int) -> np.ndarray:
     return frames
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("recordings")
-    for seed in range(6):
-        frames = _frames(seed, 40)
+def _write(root: Path, clips: Iterable[np.ndarray]) -> None:
+    for seed, frames in enumerate(clips):
         none = np.zeros(39)
         trajectory = Trajectory(
             name=f"v3_test_crafter-{seed}_0-39",
@@ -52,6 +49,12 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
             valid=np.ones(40, bool),
         )
         write_recording(root / "Crafter-test" / trajectory.name, trajectory, SPACE, {})
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("recordings")
+    _write(root, (_frames(seed, 40) for seed in range(6)))
     return root
 
 
@@ -184,6 +187,15 @@ def test_weights_that_half_precision_cannot_hold_are_not_written(
     with pytest.raises(UserError, match=r"decoder\.conv_out\.conv_s\.weight is not finite in half precision"):
         fit_tokenizer(_config(2, steps=2), recordings, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("c", [1, 2])
+def test_pictures_that_do_not_differ_are_refused_and_the_learning_rate_is_not_blamed(tmp_path: Path, c: int) -> None:
+    """A screen that was recorded before the game began: every weight became NaN."""
+    _write(tmp_path / "recordings", [_frames(0, 1).repeat(40, 0)] * 3)
+    with pytest.raises(UserError, match="the pictures do not differ") as error:
+        fit_tokenizer(_config(c, steps=4), tmp_path / "recordings", tmp_path / "out")
+    assert "learning_rate" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["recordings"]
 
 
 def test_unpooling_repeats_each_token_over_its_block() -> None:

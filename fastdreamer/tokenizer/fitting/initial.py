@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, TOKENS
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 KERNEL = 3  # size of the encoder's last convolution, in space
 EQUATIONS = 20  # equations for each unknown of one output
+LEAST = 1e-5  # difference of pixels in [-1, 1] that is one: a level is 8e-3, rounding 1e-7
 
 
 @torch.no_grad()
@@ -35,6 +37,9 @@ def start_linear(model: AutoencoderKLCosmos, draw: Callable[[], Tensor], pool: i
         model: fresh from `build_random`.
         draw: gives batches of clips (b, 3, t, h, w) in [-1, 1].
         pool: side of the latent blocks that make a token.
+
+    Raises:
+        UserError: if the pictures are all the same one, which leaves nothing to solve for.
     """
     close_branches(model)
     features: list[Tensor] = []
@@ -46,6 +51,11 @@ def start_linear(model: AutoencoderKLCosmos, draw: Callable[[], Tensor], pool: i
     x, y = torch.cat(features).flatten(0, 2).double(), torch.cat(pixels).double()
     mean = x.mean(0)
     x, y = x - mean, (y - y.mean((0, 1))).flatten(0, 2)  # less the mean picture: every token has its own
+    if float(y.abs().max()) < LEAST:
+        raise UserError(
+            f"the pictures do not differ (in {len(x) // TOKENS} steps that were drawn), so there is nothing to fit a "
+            "tokenizer to; give recordings in which something happens"
+        )
     gram = x.T @ x
     # Weaker regularisation explains hardly more, by large weights that cancel and do not survive bf16.
     gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
