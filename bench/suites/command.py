@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench.naive.arms import PAPERS
+from bench.naive.papers import PAPERS
 from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
 from bench.suites.results import Measured, write
 from fastdreamer.config import Config, load_config

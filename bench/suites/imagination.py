@@ -68,7 +68,7 @@ class RolloutRow(Measured):
         reason: one line, why the arm could not be measured.
     """
 
-    rollouts: int = 0
+    dreams: int = 0
     ms_per_step: float = 0.0
     floor_ms: float = 0.0
     noise: float = 0.0
@@ -175,13 +175,13 @@ def table(rows: list[RolloutRow]) -> str:
 
 def verdicts(rows: list[RolloutRow]) -> list[str]:
     """What is promised on a GPU: the captured step over the same region uncaptured, at every number of dreams."""
-    found = {(row.rollouts, row.arm): row for row in rows if not row.reason}
+    found = {(row.dreams, row.arm): row for row in rows if not row.reason}
     lines = []
-    for rollouts in dict.fromkeys(row.rollouts for row in rows):
-        eager, captured = found.get((rollouts, "merged")), found.get((rollouts, "captured"))
+    for dreams in dict.fromkeys(row.dreams for row in rows):
+        eager, captured = found.get((dreams, "merged")), found.get((dreams, "captured"))
         if eager and captured:
             value = eager.ms_per_step / captured.ms_per_step
-            lines.append(at_least(f"captured step over eager at {rollouts} dreams", value, 2.0))
+            lines.append(at_least(f"captured step over eager at {dreams} dreams", value, 2.0))
     return lines
 
 
@@ -203,7 +203,7 @@ def run(chosen: argparse.Namespace) -> None:
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", compiles)
     bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_gpu else 6)
     rows: list[RolloutRow] = []
-    for row in bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])):
+    for row in bench.rows(arms, chosen.dreams or ([1, 64, 256] if is_gpu else [1, 8])):
         rows.append(row)
         setup.save(rows)
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))
