@@ -48,7 +48,7 @@ def trained(config: Config, steps: int, folder: Path) -> int:
             traceback.print_exc()
             print(f"failed: phase {number}: {' '.join(f'{type(error).__name__}: {error}'.split())}", flush=True)
             return number - 1
-        figures = {name: value for name, value in result["last"].items() if isinstance(value, float)}
+        figures = {name: value for name, value in result["figures"].items() if isinstance(value, float)}
         if result["steps"] != steps or not figures or not all(map(math.isfinite, figures.values())):
             print(f"failed: phase {number}: {result['steps']} of {steps} steps, {figures}", flush=True)
             return number - 1

@@ -75,6 +75,7 @@ class Runner:
         work, folder = self.work, self.work.out
         log, out = folder / "logs" / f"{part.name}.log", folder / f"{part.name}.json"
         log.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)  # of an earlier run into the same folder
         memory, device = memory_of(part, work.about), "cpu" if work.is_dry else "cuda"
         words = part.command(work.is_dry, device, memory, str(out))
         limit_s = min(part.limit_s, left_s)
