@@ -53,7 +53,9 @@ def heading(work: Work) -> str:
         return f"dry run on {about['processor']}, no GPU is touched: {libraries}, commit {about['commit']}"
     memory = f"{about['free_gb']:.1f} of {about['memory_gb']:.1f} GiB free"
     busy = "" if about["free_gb"] > 0.9 * about["memory_gb"] else " (something else holds the rest)"
-    where = f"{about['card']} (SM {about['capability']}), {memory}{busy}, driver {about['driver']}, CUDA {about['cuda']}"
+    where = (
+        f"{about['card']} (SM {about['capability']}), {memory}{busy}, driver {about['driver']}, CUDA {about['cuda']}"
+    )
     return f"{where}: {libraries}, commit {about['commit']}"
 
 

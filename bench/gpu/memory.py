@@ -14,8 +14,6 @@ import gc
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from bench.phases import Optimisation, made_up, made_up_phase
 from bench.suites.command import cap_memory, fresh_peaks, peaks, reason_of
 from bench.suites.verdict import at_least, at_most

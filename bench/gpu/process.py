@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ SILENT_S = 90.0
 """A part that prints nothing and takes no processor time for so long hangs."""
 DIES_S = 10.0
 """A process that is killed and still there after that waits for the driver: it is named, and not waited for."""
-POLL_S = 0.1
+SURE = 10
+"""Looks that find nothing, one on another: a process that goes on in its child can slip through one."""
+LOOK_S = 1.0
+"""Between two looks at what a part has started; looking takes time from what is measured."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -58,15 +61,14 @@ def run(
     why: Literal["", "time", "silence", "stop"] = ""
     seen, last = (-1, -1), began
     try:
-        while child.poll() is None and not why:
-            stop.wait(POLL_S)
+        while not why and not _is_over(child, min(LOOK_S, silent_s / 4, began + limit_s - time.monotonic()), stop):
             now = time.monotonic()
             work = log.stat().st_size, _ticks(members(token, child.pid))
             if work != seen:
                 seen, last = work, now
             if stop.is_set():
                 why = "stop"
-            elif now - began > limit_s:
+            elif now - began >= limit_s:
                 why = "time"
             elif now - last > silent_s:
                 why = "silence"
@@ -75,34 +77,49 @@ def run(
         left = len(members(token, child.pid)) if is_over else 0
         alive = _end(token, child)
     with suppress(subprocess.TimeoutExpired):
-        child.wait(POLL_S)
+        child.wait(0.1)
     return Ended(child.returncode, time.monotonic() - began, why if not is_over else "", left, alive)
+
+
+def _is_over(child: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> bool:
+    """Waits so long, or until it ends or all is to stop; whether it has ended."""
+    until = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < until and not stop.wait(0.05):
+        pass
+    return child.poll() is not None
 
 
 def _end(token: str, child: subprocess.Popen[bytes]) -> int:
     """Kills all that is left of a part, again and again, as it may start more; returns how many will not die."""
-    deadline = time.monotonic() + DIES_S
-    while (found := members(token, child.pid)) and time.monotonic() < deadline:
-        for pid in found:
+    deadline, left, empty = time.monotonic() + DIES_S, 0, 0
+    while empty < SURE and time.monotonic() < deadline:
+        left = 0
+        for pid in _each(token, child.pid):  # at once: what goes on under new numbers would be gone
+            left += 1
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         child.poll()  # takes the dead one out of the list
-        time.sleep(0.02)
-    return len(found)
+        empty = 0 if left else empty + 1
+    return left
 
 
 def members(token: str, group: int) -> list[int]:
     """Living processes that carry the mark, or are of the process group."""
-    wanted, found = f"{MARK}={token}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
+    return list(_each(token, group))
+
+
+def _each(token: str, group: int) -> Iterator[int]:
+    wanted = f"{MARK}={token}".encode()
+    newest_first = sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True)
+    for pid in newest_first:
+        folder = Path(f"/proc/{pid}")
         try:
             state, _, pgrp = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
             is_ours = int(pgrp) == group or wanted in (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # it has ended, or is another user's
             continue
         if is_ours and state not in "ZX":
-            found.append(int(folder.name))
-    return found
+            yield pid
 
 
 def _ticks(pids: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ WIDEST = 110
 MOST = 3  # failures shown of a part; the log has all
 EXPECTED = ("does not fit in one piece",)
 """Reasons of a suite's rows that are answers, not failures."""
+NOTHING = "nothing was measured; last"
 BAD = frozenset({"failed", "hung", "timed out"})
 """Verdicts that make the runner's exit code 1."""
 
@@ -62,8 +63,11 @@ def read(part: Part, ended: Ended, log: Path, out: Path, is_dry: bool, is_cut: b
             "time": f"killed after {ended.seconds:.0f} s" + (", at the end of the minutes" if is_cut else ""),
         }[ended.why]
         return Read(verdict, [Figure(f"{said}; last: {_last(text)}"), *figures, *troubles])
-    if ended.code != 0 or troubles:
-        return Read("failed", (troubles or [Figure(f"{_how(ended.code)}: {_last(text)}")]) + figures)
+    if ended.code != 0:
+        troubles = [one for one in troubles if not one.text.startswith(NOTHING)]
+        troubles = troubles or [Figure(f"{_how(ended.code)}: {_last(text)}")]
+    if troubles:
+        return Read("failed", troubles + figures)
     if is_dry:
         return Read("starts", figures)
     return Read("missed" if missed else "passed", figures)
@@ -82,11 +86,11 @@ def _of_kind(part: Part, text: str, measured: Any, is_dry: bool) -> tuple[list[F
         troubles += [Figure(line.removeprefix("RED ")) for line in text.splitlines() if line.startswith("RED ")]
         rows = len(measured.get("counts", {})) if isinstance(measured, dict) else 0
         if not rows and not troubles:
-            troubles = [Figure(f"no row was measured; last: {_last(text)}")]
+            troubles = [Figure(f"{NOTHING}: {_last(text)}")]
         return _few(troubles), [Figure(f"{rows} rows right and counted", "each right")]
     troubles = [Figure(line) for line in text.splitlines() if line.startswith("failed: ")]
     if not is_dry and not found and not troubles:
-        troubles = [Figure(f"said nothing; last: {_last(text)}")]
+        troubles = [Figure(f"{NOTHING}: {_last(text)}")]
     return _few(troubles), found or [Figure(_last(text))]
 
 
@@ -104,7 +108,7 @@ def _tests(text: str, is_dry: bool) -> tuple[list[Figure], list[Figure]]:
     )
     troubles = [Figure(line) for line in text.splitlines() if re.match(r"(FAILED|ERROR) ", line)]
     if not troubles and not counts.get("passed") and not (is_dry and reached):
-        troubles = [Figure(f"no test ran; last: {_last(text)}")]
+        troubles = [Figure(f"{NOTHING}: {_last(text)}")]
     if is_dry:
         return _few(troubles), [Figure(f"{counts.get('passed', 0)} ran whole, {reached} {REACHED}")]
     reasons = sorted(set(re.findall(r"^SKIPPED .*?: (.+)$", text, re.MULTILINE)))
@@ -122,11 +126,13 @@ def _suite(
         if row.get("reason") and row["reason"] not in EXPECTED and not (is_dry and needs_driver(row["reason"]))
     ]
     if not rows:
-        return [Figure(f"no row was measured; last: {_last(text)}")], found
+        return [Figure(f"{NOTHING}: {_last(text)}")], found
     if is_dry:
         driver = sum(bool(row.get("reason")) and needs_driver(row["reason"]) for row in rows)
         return _few(troubles), [Figure(f"{len(rows) - driver} rows ran whole, {driver} {REACHED}")]
-    shares = [Figure(f"{r['row']}, {r['arm']}: {r['ms_per_step']:.1f} ms, MFU {r['mfu']:.1%}") for r in rows if r.get("mfu")]
+    shares = [
+        Figure(f"{r['row']}, {r['arm']}: {r['ms_per_step']:.1f} ms, MFU {r['mfu']:.1%}") for r in rows if r.get("mfu")
+    ]
     fastest = [Figure(line) for line in text.splitlines() if line.startswith("fastest: ")]
     count = [] if found or shares or fastest else [Figure(f"{len(rows)} rows")]
     return _few(troubles), [*found, *shares, *fastest, *count]

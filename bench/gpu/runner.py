@@ -97,4 +97,3 @@ class Runner:
 
     def _save(self) -> None:
         save(self.work.out, self.work.about, self.rows)
-

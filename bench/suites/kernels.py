@@ -1,6 +1,6 @@
 """The kernels against plain PyTorch and torch.compile, forward, backward and both.
 
-    PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--arms eager,compile,kernel] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--arms eager,kernel] [--out FILE]
 
 On a GPU: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<GPU>.json. On a CPU
 the op is plain PyTorch, so only eager and torch.compile are there, small; nothing is written unless asked for.
