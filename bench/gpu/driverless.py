@@ -13,22 +13,33 @@ import pytest
 from bench.gpu.driver import REACHED, needs_driver
 
 
+_there: set[str] = set()
+"""Tests of which a case came as far: their other cases would come no farther."""
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Generator[None, Any, Any]:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Fixtures may be the first to need it."""
-    return (yield from _to_the_driver())
+    if _name(item) in _there and item.get_closest_marker("gpu"):
+        pytest.skip(f"{REACHED}, as another case did")
+    return (yield from _to_the_driver(item))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None, Any, Any]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """The test itself."""
-    return (yield from _to_the_driver())
+    return (yield from _to_the_driver(item))
 
 
-def _to_the_driver() -> Generator[None, Any, Any]:
+def _to_the_driver(item: pytest.Item) -> Generator[None, Any, Any]:
     try:
         return (yield)
     except Exception as error:
         if needs_driver(str(error)):
+            _there.add(_name(item))
             pytest.skip(REACHED)
         raise
+
+
+def _name(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]

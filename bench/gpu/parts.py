@@ -107,7 +107,7 @@ PARTS: tuple[Part, ...] = (
     ),
     suite(
         "kernel-times", "two-hot and pool against eager, compile and copy", "kernels", ("torch", "triton", "jaxtyping"),
-        120, tiny="--arms eager,kernel",
+        120, tiny="--arms eager,kernel --pairs 2",
     ),
     suite(
         "step-times", "steps of each phase, with MFU", "training_step", TRAINS, 120,
@@ -143,7 +143,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         "gate", "counts and times of every row", "gate", "bench.gate", ("--full", "--device", "{device}"),
-        TRAINS, 200, real=("--out", "{out}"), tiny=("--measure", "{out}", "--counts-only", "--only", "two hot"),
+        TRAINS, 200, real=("--out", "{out}"), tiny=("--measure", "{out}", "--counts-only", "--only", "sampling step"),
     ),
     Part(
         "naive", "times as fast as plain PyTorch", "lines", "bench.suites", ("naive", "--device", "{device}"),

@@ -91,6 +91,8 @@ def _of_kind(part: Part, text: str, measured: Any, is_dry: bool) -> tuple[list[F
     troubles = [Figure(line) for line in text.splitlines() if line.startswith("failed: ")]
     if not is_dry and not found and not troubles:
         troubles = [Figure(f"{NOTHING}: {_last(text)}")]
+    if is_dry and (shown := verdicts(text)):
+        return _few(troubles), [Figure(f"{len(shown)} figures, which mean nothing here")]
     return _few(troubles), found or [Figure(_last(text))]
 
 

@@ -23,11 +23,12 @@ from bench.suites.results import Measured, table, write
 from bench.timing import cuda_seconds, paired
 from fastdreamer.errors import UserError
 
-COPY_BYTES = 1 << 28
+COPY_BYTES = {"cuda": 1 << 28, "cpu": 1 << 26}
+PAIRS = 20
 
 
-def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
-    """Every arm of a row; `bandwidth` is the copy's, in bytes a second."""
+def measure(row: Row, device: str, bandwidth: float, pairs: int = PAIRS) -> Iterator[Measured]:
+    """Every arm of a row; `bandwidth` is the copy's, in bytes a second; `pairs` of timings on a CPU."""
     reference = next(iter(row.arms))
     launches: dict[str, int | None] = dict.fromkeys(row.arms)
     for name, arm in row.arms.items():
@@ -47,7 +48,7 @@ def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
 
     if device == "cpu":
         for name, arm in row.arms.items():
-            pair = paired(row.arms[reference], arm)
+            pair = paired(row.arms[reference], arm, pairs)
             yield measured(name, "host", pair.seconds_b, pair.seconds_b / pair.ratio)
         return
     for cache in ("cold", "warm"):
@@ -77,7 +78,8 @@ ARMS = ("eager", "compile", "kernel")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own option."""
+    """Its own options."""
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="timings of each arm on a CPU")
     parser.add_argument("--arms", type=lambda text: tuple(text.split(",")), help=f"{','.join(ARMS)}; the first is 1")
 
 
@@ -89,7 +91,7 @@ def run(chosen: argparse.Namespace) -> None:
     is_gpu = chosen.device == "cuda"
     about = machine()
     probes = {
-        "copy_bytes_per_s": copy_bandwidth(COPY_BYTES, chosen.device),
+        "copy_bytes_per_s": copy_bandwidth(COPY_BYTES[chosen.device], chosen.device),
         "matmul_flop_per_s": matrix_rate(4096 if is_gpu else 512, torch.bfloat16, chosen.device),
     }
     print(about.get("card", about["processor"]), about["versions"], about["commit"])
@@ -98,7 +100,7 @@ def run(chosen: argparse.Namespace) -> None:
     arms = chosen.arms or (ARMS if is_gpu else ARMS[:2])
     rows: list[Measured] = []
     for row in kernel_rows(chosen.device, dtypes, arms, small=not is_gpu):
-        rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
+        rows += measure(row, chosen.device, probes["copy_bytes_per_s"], chosen.pairs)
         print(".", end="", flush=True)
     print("\n" + "\n".join([table(rows), *verdicts(rows)]))
     chosen.result = ""
