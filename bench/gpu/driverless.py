@@ -12,7 +12,6 @@ import pytest
 
 from bench.gpu.driver import REACHED, needs_driver
 
-
 _there: set[str] = set()
 """Tests of which a case came as far: their other cases would come no farther."""
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import torch
 
+from bench.arm import Arm
 from bench.naive.arms import (
     KINDS,
     ImaginedRollout,
@@ -33,7 +34,6 @@ from bench.naive.arms import (
 )
 from bench.naive.papers import PAPERS
 from bench.probe import machine
-from bench.row import Arm
 from bench.suites.command import numbers
 from bench.suites.verdict import at_least, at_most
 from bench.timing import Paired, paired
