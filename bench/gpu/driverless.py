@@ -12,6 +12,18 @@ import pytest
 
 from bench.gpu.driver import REACHED, needs_driver
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which tests without a GPU run too."""
+    parser.addoption("--whole", default="", help="words of the names of tests that run to their end")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those that need a GPU, and those that are named."""
+    words = [word for word in config.getoption("--whole").split(",") if word]
+    items[:] = [item for item in items if item.get_closest_marker("gpu") or any(word in item.name for word in words)]
+
+
 _there: set[str] = set()
 """Tests of which a case came as far: their other cases would come no farther."""
 

@@ -30,7 +30,7 @@ class Part:
         needs: what it imports that is not ours.
         limit_s: when it is ended.
         memory_gb: what it may take; 0 is `SHARE` of the GPU.
-        dry_environment: of a dry run.
+        is_interpreted: a dry run takes the kernels through Triton's interpreter, which needs NumPy.
     """
 
     name: str
@@ -43,7 +43,11 @@ class Part:
     real: tuple[str, ...] = ()
     tiny: tuple[str, ...] = ()
     memory_gb: float = 0.0
-    dry_environment: tuple[tuple[str, str], ...] = ()
+    is_interpreted: bool = False
+
+    def wants(self, is_dry: bool) -> tuple[str, ...]:
+        """Libraries without which it is left out."""
+        return (*self.needs, "numpy") if is_dry and self.is_interpreted else self.needs
 
     def command(self, is_dry: bool, device: str, memory: float, out: str) -> list[str]:
         """Words behind `python -m`."""
@@ -52,20 +56,20 @@ class Part:
 
 
 def tests(
-    name: str, about: str, path: str, needs: tuple[str, ...], limit_s: float, conftest: str = "", cpu: str = "",
-    dry_environment: tuple[tuple[str, str], ...] = (),
+    name: str, about: str, path: str, needs: tuple[str, ...], limit_s: float, conftest: str = "", whole: str = "",
+    is_interpreted: bool = False,
 ) -> Part:  # fmt: skip
-    """Tests that need a GPU. A dry run takes each up to the driver, and those named like `cpu` whole.
+    """Tests that need a GPU. A dry run takes each up to the driver, and those named like `whole` to their end.
 
     Args:
         conftest: the folder whose conftest counts; without one none does.
     """
     scope = f"--confcutdir={conftest}" if conftest else "--noconftest"
     words = ("-q", "-p", "no:cacheprovider", "--tb=short", scope, path)
-    tiny = ("-p", "bench.gpu.driverless", "-m", "gpu" if not cpu else "not slow and not long")
+    tiny = ("-p", "bench.gpu.driverless", "-m", "", "--whole", whole)
     return Part(
         name, about, "tests", "pytest", words, (*TESTS, *needs), limit_s, real=("-m", "gpu"),
-        tiny=(*tiny, "-k", f"cuda or {cpu}") if cpu else tiny, dry_environment=dry_environment,
+        tiny=tiny, is_interpreted=is_interpreted,
     )  # fmt: skip
 
 
@@ -83,7 +87,7 @@ DALI = "nvidia.dali"
 PARTS: tuple[Part, ...] = (
     tests(
         "kernels", "the kernels against fp64", "tests/kernels", ("triton",), 90, "tests/kernels",
-        "equal_logits or small_weights or row_major", (("TRITON_INTERPRET", "1"),),
+        "equal_logits,small_weights,row_major", is_interpreted=True,
     ),
     Part(
         "phases", "whether each phase trains", "lines", "bench.gpu.phases", ("--device", "{device}"),
@@ -91,11 +95,11 @@ PARTS: tuple[Part, ...] = (
     ),
     tests(
         "steps", "steps that do not wait, keep no memory, compile to the same", "tests/training/test_steps_on_gpu.py",
-        TRAINS[2:], 120, cpu="pieces",
+        TRAINS[2:], 120, whole="pieces",
     ),
     tests(
         "rollouts", "captured rollouts, bit for bit", "tests/imagination/test_program_on_gpu.py",
-        TRAINS[2:], 120, cpu="merged_commits or outlives",
+        TRAINS[2:], 120, whole="merged_commits,outlives",
     ),
     tests(
         "batches", "batches cut on the GPU", "tests/latents/test_sampling_on_gpu.py", TRAINS[2:4], 30, "tests/latents",
@@ -164,6 +168,6 @@ def install_line(library: str) -> str:
     return advice.pip(SMALL.get(library, library))
 
 
-def without(parts: Sequence[Part], missing: Sequence[str]) -> dict[str, list[str]]:
+def without(parts: Sequence[Part], missing: Sequence[str], is_dry: bool) -> dict[str, list[str]]:
     """The parts that each missing library keeps from running, by name."""
-    return {library: [part.name for part in parts if library in part.needs] for library in missing}
+    return {library: [part.name for part in parts if library in part.wants(is_dry)] for library in missing}

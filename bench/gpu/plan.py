@@ -63,7 +63,9 @@ def settled(chosen: argparse.Namespace) -> Work:
     if not (0 < minutes < math.inf):
         raise UserError(f"--minutes {chosen.minutes:g}: give a number above 0")
     parts = _chosen(chosen.parts)
-    missing = [library for library in dict.fromkeys(n for part in parts for n in part.needs) if not is_there(library)]
+    missing = [
+        library for library in dict.fromkeys(n for part in parts for n in part.wants(is_dry)) if not is_there(library)
+    ]
     if "torch" in missing:
         raise UserError(f"torch is not installed: {advice.pip('torch')}")
     about = _about(is_dry)
@@ -74,7 +76,7 @@ def settled(chosen: argparse.Namespace) -> Work:
     if (out / NAME).exists():
         raise UserError(f"--out {advice.shell(out)} has results already: name another folder")
     left_out: dict[str, str] = {}
-    for library, names in without(parts, missing).items():
+    for library, names in without(parts, missing, is_dry).items():
         print(f"{library} is not installed: {install_line(library)}; left out: {', '.join(names)}")
         left_out |= {name: f"needs {library}" for name in names if name not in left_out}
     return Work(parts, left_out, about, out, minutes, is_dry)

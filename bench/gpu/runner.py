@@ -80,7 +80,9 @@ class Runner:
         words = part.command(work.is_dry, device, memory, str(out))
         limit_s = min(part.limit_s, left_s)
         self._set(row, verdict="running", command=words, limit_s=limit_s, memory_gb=memory)
-        own: Mapping[str, str] = environment(work.is_dry) | (dict(part.dry_environment) if work.is_dry else {})
+        own: Mapping[str, str] = environment(work.is_dry) | (
+            {"TRITON_INTERPRET": "1"} if work.is_dry and part.is_interpreted else {}
+        )
         command = [sys.executable, "-m", "bench.gpu.start", f"{memory:g}", *words]
         ended = process.run(command, log, limit_s, ROOT, own, self.stop, self.silent_s)
         found = read(part, ended, log, out, work.is_dry, is_cut=limit_s < part.limit_s)
