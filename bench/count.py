@@ -39,12 +39,12 @@ class Counts:
 
     @property
     def launches(self) -> int:
-        """All of them."""
+        """Number of all launches."""
         return len(self.triton) + len(self.aten)
 
     @property
     def bytes(self) -> int:
-        """All of them."""
+        """Bytes of all launches."""
         return sum(self.triton_bytes) + sum(self.aten_bytes)
 
 

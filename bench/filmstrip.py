@@ -65,7 +65,7 @@ def _white(height: int, width: int) -> UInt8[ndarray, "h w 3"]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.filmstrip", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path, help="a run directory that was evaluated, such as runs/demo")
     parser.add_argument("--out", type=Path, default=OUT)

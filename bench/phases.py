@@ -60,18 +60,18 @@ def loader_of(config: Config, number: int, device: torch.device) -> Loader:
 
 
 class OneBatch(Loader):
-    """The first batch of a feed, for ever. Its position stays, and to ask for it costs nothing."""
+    """A loader that gives its first batch for ever. Its position stays, and to ask for it costs nothing."""
 
     def __init__(self, loader: Loader) -> None:
         super().__init__(loader.sampler, loader.device)
         self._state, self._batch = super().get_state(), loader.draw()
 
     def draw(self) -> Batch:
-        """The batch."""
+        """Return the one batch."""
         return self._batch
 
     def get_state(self) -> Tensor:
-        """Always the same."""
+        """Return a state that is always the same."""
         return self._state
 
 
@@ -104,7 +104,7 @@ class Optimisation(Update):
     """The updates of the training loop, numbered here, without logging, saving and stopping.
 
     Attributes:
-        number: of the next step, from 0.
+        number: the number of the next step, from 0.
     """
 
     number = 0

@@ -27,9 +27,9 @@ def kernel_rows(device: str, dtypes: tuple[torch.dtype, ...], arms: tuple[str, .
     """A row for every kernel, benchmarked size, type and direction.
 
     Args:
-        device: where the tensors lie.
+        device: the device of the tensors.
         dtypes: types of the differentiated input.
-        arms: of "eager" (plain PyTorch), "compile" (torch.compile of it) and "kernel" (the op).
+        arms: names among "eager" (plain PyTorch), "compile" (torch.compile of it) and "kernel" (the op).
         small: use the largest correctness shape in place of the benchmarked sizes.
     """
     for spec in SPECS:

@@ -54,7 +54,7 @@ def paired(a: Arm, b: Arm, pairs: int = 20, target_s: float = 0.02, warmup: int 
 
 
 def seconds_of(arm: Arm, calls: int) -> float:
-    """Of one call, on average, after all of them were prepared."""
+    """Seconds of one call, on average, after all of them were prepared."""
     prepared = [arm.prepare() for _ in range(calls)]
     _synchronise()
     began = time.perf_counter()

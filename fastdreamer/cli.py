@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """All commands and their flags."""
+    """Build the parser of all commands and their flags."""
     about = "Dreamer 4-style agents from recordings of play."
     parser = Parser(prog="fastdreamer", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fastdreamer {__version__}")
@@ -100,7 +100,7 @@ def _run(words: list[str]) -> int:
 
 
 def run() -> NoReturn:
-    """The installed `fastdreamer` command."""
+    """Run the installed `fastdreamer` command."""
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:

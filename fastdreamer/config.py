@@ -38,7 +38,7 @@ class Config:
     """All of it. `device` and `precision` are chosen once at start-up and printed."""
 
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the seed of everything that training draws
-    # Where it runs; auto: a GPU where there is one.
+    # The device it runs on; auto: a GPU where there is one.
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free="always")
     # The arithmetic of training; auto: bf16 where the machine has instructions for it, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))

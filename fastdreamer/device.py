@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Backend:
-    """Where tensors live and what matrix products run in; weights, losses and optimiser states stay fp32."""
+    """The device of tensors and the precision of matrix products; weights, losses and optimiser states stay fp32."""
 
     device: torch.device
     precision: Literal["fp32", "bf16"]

@@ -52,7 +52,7 @@ class LatentClock:
         return 1 + -(-(frames - 1) // self.frames_per_latent)
 
     def position(self, step: int) -> int:
-        """Where step `step` of an episode sits in its window (0 only for the very first step, or always if c = 1)."""
+        """Position of step `step` of an episode in its window (0 only for the very first step, or always if c = 1)."""
         if self.frames_per_latent == 1 or step == 0:
             return 0
         return 1 + (step - 1) % (self.positions - 1)

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and the cores ma
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import pytest
 from jaxtyping import install_import_hook
 
 # The modules that hand shaped tensors to one another. Run-time checks and torch.compile do not mix: a test that
@@ -28,3 +29,29 @@ CHECKED = (
     "training",
 )
 install_import_hook([f"fastdreamer.{name}" for name in CHECKED], "shape_checks.check")
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Put a function in a command's place."""
+
+    def put(command: str, work):
+        from fastdreamer import commands
+
+        monkeypatch.setitem(commands.COMMANDS, command, work)
+
+    return put
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a configuration file, and read it with overrides."""
+
+    def write_and_load(text: str, *overrides: str):
+        from fastdreamer.config import load_config
+
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return load_config(path, overrides)
+
+    return write_and_load

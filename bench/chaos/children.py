@@ -76,7 +76,7 @@ class Child:
         return False
 
     def send(self, number: signal.Signals) -> None:
-        """To the child alone, as a user or the kernel would."""
+        """Send a signal to the child alone, as a user or the kernel would."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -102,7 +102,7 @@ class Child:
 
 
 def _become(output: int, work: Callable[[], int | None]) -> None:
-    """In the child: never returns."""
+    """Run `work` in the child and end it: never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -188,7 +188,7 @@ def _batch(tries: Sequence[Any], work: Callable[[Any], str], ends_at: float, mem
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of ours."""
+    """The innermost line of ours in a traceback."""
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "fastdreamer" in frame.filename]
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
 

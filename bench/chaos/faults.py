@@ -58,7 +58,7 @@ class Watcher:
         return sorted(set(os.pread(self._notes, os.fstat(self._notes).st_size, 0).decode().splitlines()))
 
     def close(self) -> None:
-        """After the last question."""
+        """Close the pipes, after the last question."""
         self._raised.close()
         os.close(self._notes)
 

@@ -147,7 +147,7 @@ def _make_decoder(config: Config, run: Path) -> None:
 
 
 def _make_tokenizers(folder: Path) -> None:
-    """As `fit-tokenizer` and `fetch-weights` write them, and in NVIDIA's layouts."""
+    """Write tokenizers as `fit-tokenizer` and `fetch-weights` do, and in NVIDIA's layouts."""
     import torch
     from torch import nn
 

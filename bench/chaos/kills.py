@@ -11,7 +11,7 @@ from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import Bench
 
 CHAIN = 5  # kills of one run, which goes on after each, before it may finish
-STOPPED = {128 + signal.SIGTERM, -signal.SIGTERM, 0}  # before there was a handler, or after the work was done
+STOPPED = {128 + signal.SIGTERM, -signal.SIGTERM, 0}  # killed before there was a handler, or after the work was done
 STOPS_S = 30.0
 
 

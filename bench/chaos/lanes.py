@@ -16,13 +16,13 @@ from bench.chaos.children import Child
 from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import Bench
 
-LANES = 2  # for two cores
+LANES = 2  # one for each of two cores
 LATE_S = 600.0  # a lane that is so late hangs
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a job works with.
+    """The setting that a job works with.
 
     Attributes:
         folder: its own, empty.
@@ -41,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of a part.
+    """A unit of work of a part.
 
     Attributes:
         seconds: about how long it takes in full; time that is short is shared out by those.

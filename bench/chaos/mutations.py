@@ -25,7 +25,7 @@ TOKENS = (
 WRONG: tuple[Any, ...] = (
     None, [], {}, "x", -1, 1e308, float("nan"), 10**30, True, [[]], {"a": 1}, "\ud800", [None, "k"],
 )  # fmt: skip
-FRAMES = 6  # of a clip: few, so that many are read
+FRAMES = 6  # length of a clip: few, so that many are read
 READ = "read"
 
 
@@ -49,7 +49,7 @@ def mutations(given: Input, count: int, clock: Clock, seed: int) -> Row:
 
 
 class Mutation:
-    """One change, read."""
+    """One changed input that is read."""
 
     def __init__(self, given: Input, seed: int) -> None:
         self.given, self.seed = given, seed
@@ -147,7 +147,7 @@ def overrides(chance: random.Random, data: bytes) -> bytes:
 
 
 def inputs(folder: Path) -> Iterator[Input]:
-    """Of every kind."""
+    """Inputs of every kind."""
     made = Child(lambda: write_recordings(folder / "sound", 1, FRAMES)).end()
     if made.code:
         raise RuntimeError(made.text)
@@ -189,7 +189,7 @@ def _line(number: int) -> str:
 
 
 def _recordings(file: Path, data: bytes, space: str) -> None:
-    """As `encode` reads them: found, then decoded against their labels."""
+    """Read recordings as `encode` does: found, then decoded against their labels."""
     from fastdreamer.recordings.actions import action_space
     from fastdreamer.recordings.read import find_recordings, read_recording
 
@@ -201,7 +201,7 @@ def _recordings(file: Path, data: bytes, space: str) -> None:
 
 
 def _text() -> bytes:
-    """A preset."""
+    """The text of a preset."""
     from fastdreamer.settings import presets
 
     return presets()["debug"].read_bytes()

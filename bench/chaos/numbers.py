@@ -18,7 +18,7 @@ from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import SMALL, Bench
 
 STEPS, SHORT_STEPS = 10_000, 200
-GROWS_MB = 8.0  # of allocators that settle
+GROWS_MB = 8.0  # growth of allocators that settle
 LONG = (
     "dynamics.dim=8", "dynamics.heads=1", "dynamics.layers=2", "dynamics.registers=0", "dynamics.window=2",
     "dynamics.context=2", "imagination.horizon=1", "phase1.batch_size=1", "phase1.log_every=20",
@@ -35,7 +35,7 @@ CHECKPOINTS = {"pixel decoder": "phase0"}
 
 
 def bad_numbers(bench: Bench, what: str, clock: Clock, limit: int) -> Row:
-    """Out of memory, one loss that is not finite, and nothing but such losses, at every step of a training."""
+    """Try lack of memory, one loss that is not finite, and nothing but such losses, at every step of a training."""
     began, failures, tries = time.monotonic(), list[str](), 0
     for step in range(STEPS_OF[what]):
         for kind in ("memory", "one nan", "nan"):

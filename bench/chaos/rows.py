@@ -19,7 +19,7 @@ class Row:
     """A kind of try.
 
     Attributes:
-        part: to which it belongs.
+        part: the part to which it belongs.
         what: was tried.
         tries: how often.
         failures: what went wrong, a line each.

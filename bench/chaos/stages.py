@@ -95,7 +95,7 @@ class Bench:
         return [stage, *flags]
 
     def command(self, stage: str, forks: bool = False) -> None:
-        """In a child: the command, as the console script runs it; with `forks` its workers are forked, not spawned.
+        """Run the command in a child, as the console script runs it; with `forks` its workers are forked, not spawned.
 
         A forked worker begins in no time and has what its parent patched.
         """

@@ -202,7 +202,7 @@ def steady(runs: Sequence[Measured]) -> dict[str, Any]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gate", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()

@@ -25,7 +25,7 @@ MARGINS = {
     "peak_bytes": 1.05, "planned_used_bytes": 1.05, "planned_reserved_bytes": 1.05,
     "allocated_bytes": 1.10, "reserved_bytes": 1.10,
 }  # fmt: skip
-"""Of counts that may differ a little either way; all others are exact."""
+"""Margins of counts that may differ a little either way; all others are exact."""
 UPDATE = "update the baseline"
 HOW = (
     "what is meant is taken in by: python -m bench.gate --full --update (machine code: python -m "

@@ -24,10 +24,10 @@ BUDGET_S = {"short": 4.0, "full": 10.0}
 
 @dataclass
 class Measured:
-    """What rows gave, by name.
+    """Everything that rows gave, by name.
 
     Attributes:
-        counts: and `times`: of rows that are right; a row without arms has no time.
+        counts: and `times`: results of rows that are right; a row without arms has no time.
         wrong: why a row gave nothing, in one line.
         left_out: rows that are not for this run or machine, and why.
     """
@@ -38,12 +38,12 @@ class Measured:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """As JSON."""
+        """Save the measurements as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", "ascii")
 
     @classmethod
     def load(cls, path: Path) -> Measured:
-        """What `save` wrote."""
+        """Load what `save` wrote."""
         contents: dict[str, Any] = json.loads(path.read_text("ascii"))
         times = {name: Timed(**value) for name, value in contents.pop("times").items()}
         return cls(**contents, times=times)

@@ -26,7 +26,7 @@ class Plant:
     """An edit: `old`, which is there once, becomes `new`.
 
     Attributes:
-        options: of the gate.
+        options: options of the gate.
         says: how the red line begins, after RED.
     """
 
@@ -146,7 +146,7 @@ def caught(plant: Plant, root: Path = ROOT) -> tuple[bool, list[str]]:
 
 
 def main(names: Sequence[str]) -> int:
-    """The command line."""
+    """Run the command line."""
     if unknown := [name for name in names if name not in PLANTS]:
         print(f"bench.gate.plant: {unknown[0]}: there are {', '.join(PLANTS)}", file=sys.stderr)
         return 2

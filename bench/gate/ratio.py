@@ -19,7 +19,7 @@ from bench.timing import seconds_of
 PRECISE = 0.12 / 3
 """Standard error of the median, relative: three of them are 12 %. What is not as precise is not gated."""
 AIM = 0.025
-"""Where pairs end before the time is up."""
+"""The standard error at which pairs end before the time is up."""
 TARGET_S = 0.004
 LEAST_PAIRS = 16
 

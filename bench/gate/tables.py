@@ -124,7 +124,7 @@ def _number(key: str) -> tuple[int, ...]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gate.tables", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(ROOT)}")
     if parser.parse_args(given).write:

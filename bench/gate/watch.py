@@ -30,10 +30,10 @@ ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
 class Watch(TorchDispatchMode):
-    """Counts while it is active.
+    """Counts launches, bytes, FLOPs and waits while it is active.
 
     Attributes:
-        flops: of products, convolutions and attention; `syncs`: see WAITING, and indexing by a mask.
+        flops: FLOPs of products, convolutions and attention; `syncs`: see WAITING, and indexing by a mask.
         live: bytes of the storages made since it began that are still there; `peak`: their most.
     """
 

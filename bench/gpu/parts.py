@@ -120,8 +120,8 @@ PARTS: tuple[Part, ...] = (
     ),
     suite(
         "rollout-times", "captured rollout against eager", "imagination", TRAINS, 120,
-        "--config minerl_cosmos --dreams 64,1 --arms merged,captured,captured-horizon,compiled-captured",
-        "--config debug --dreams 2 --arms merged,captured,captured-horizon dynamics.layers=2 imagination.horizon=2",
+        "--config minerl_cosmos --rollouts 64,1 --arms merged,captured,captured-horizon,compiled-captured",
+        "--config debug --rollouts 2 --arms merged,captured,captured-horizon dynamics.layers=2 imagination.horizon=2",
         SMALL_GPU_GB,
     ),
     suite(

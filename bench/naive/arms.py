@@ -35,11 +35,11 @@ KINDS = ("plain", "program", "merged")
 
 @dataclass(frozen=True)
 class Work:
-    """What all arms are given.
+    """Models and data that all arms are given.
 
     Attributes:
         world: and `agent`: the weights; arms train copies.
-        crops: of `dynamics.window` steps, `noise` and `levels`: one batch of phase 1.
+        crops: crops of `dynamics.window` steps, `noise` and `levels`: one batch of phase 1.
         starts: crops of `start_context` steps, from which dreams begin.
     """
 
@@ -53,7 +53,7 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where all of it lies."""
+        """The device of all of it."""
         return self.noise.device
 
     @property
@@ -73,7 +73,7 @@ class Work:
 
 
 def build(config: Config, device: torch.device) -> Work:
-    """Random weights and made-up latents."""
+    """Make the work: random weights and made-up latents."""
     world, agent = models(config, device)
     crops = loader_of(config, 1, device).draw()
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -120,7 +120,7 @@ class OneWork(WorldModelPhase):
         self.work = work
 
     def draw(self) -> ForcingBatch:
-        """The batch."""
+        """Return the one batch."""
         return self.work
 
 
@@ -151,7 +151,7 @@ def our_imagination(work: Work, backend: Backend, kind: str, horizons: Sequence[
         work: what all arms are given.
         backend: device, precision, and for programs whether to compile.
         kind: one of KINDS.
-        horizons: those that will be asked for: a program has one horizon, and is made here, outside of any timing.
+        horizons: the horizons that will be asked for: a program has one, and is made here, outside of any timing.
     """
     seed, generator = work.config.seed, torch.Generator(work.device)
     if kind == "plain":

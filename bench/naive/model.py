@@ -14,7 +14,7 @@ from fastdreamer.config import DynamicsConfig, ForcingConfig
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
-FIRST_SPATIAL = 2  # after the action token and the (tau, d) token
+FIRST_SPATIAL = 2  # the index after the action token and the (tau, d) token
 
 
 class RMSNorm(nn.Module):
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU. Source: arXiv:2002.05202."""
+    """SwiGLU feed-forward layer. Source: arXiv:2002.05202."""
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()

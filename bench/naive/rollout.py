@@ -50,7 +50,7 @@ def sample_next(
 def imagine(
     model: NaiveWorldModel, agent: Agent, batch: Batch, horizon: int, generator: torch.Generator, greedy: bool = False
 ) -> Rollout:
-    """As `fastdreamer.imagination.rollout.imagine`, with the same noise in the same order."""
+    """Imagine as `fastdreamer.imagination.rollout.imagine` does, with the same noise in the same order."""
     real = model.normalise(batch.latents, batch.positions)
     count, context, device = len(real), real.shape[1], real.device
     finest = model.forcing.finest_steps

@@ -1,4 +1,4 @@
-"""`python -m bench.suites`; see `command.py`."""
+"""The command `python -m bench.suites`; see `command.py`."""
 
 from bench.suites.command import main
 

@@ -57,7 +57,7 @@ class Setup:
     Attributes:
         probes: the machine's rates, `matmul_flop_per_s` in the run's precision.
         about: the machine, and what was asked for.
-        out: where the rows go, if anywhere.
+        out: the file of the rows, if any.
     """
 
     config: Config
@@ -79,7 +79,7 @@ class Setup:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """The command line; leaves with 2 and one line for a user's mistake."""
+    """Run the command line; leave with 2 and one line for a user's mistake."""
     name, *rest = (sys.argv[1:] if given is None else given) or [""]
     if name in ("", "-h", "--help"):
         print(_listed())
@@ -90,7 +90,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = parser_of(chosen)
     try:
         parsed = parser.parse_intermixed_args(rest)
-        _check_card(parsed)
+        _check_gpu(parsed)
         importlib.import_module(f"bench.suites.{chosen}").run(parsed)
     except UserError as error:
         parser.exit(2, f"bench.suites {chosen}: {error}\n")
@@ -117,7 +117,7 @@ def _listed() -> str:
     return "\n".join(["python -m bench.suites NAME [--help]; the names:", *lines])
 
 
-def _check_card(chosen: argparse.Namespace) -> None:
+def _check_gpu(chosen: argparse.Namespace) -> None:
     """Refuses a GPU, or memory of it, that is not there."""
     is_gpu, memory_gb = getattr(chosen, "device", "cpu") == "cuda", getattr(chosen, "memory_gb", 0.0)
     if is_gpu and not torch.cuda.is_available():
@@ -128,7 +128,7 @@ def _check_card(chosen: argparse.Namespace) -> None:
 
 
 def cap_memory(chosen: argparse.Namespace) -> None:
-    """What --memory-gb asks for."""
+    """Limit memory to what --memory-gb asks for."""
     if chosen.memory_gb:
         fresh_peaks()
         total = torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -136,7 +136,7 @@ def cap_memory(chosen: argparse.Namespace) -> None:
 
 
 def out_file(chosen: argparse.Namespace, about: dict[str, Any]) -> Path | None:
-    """--out; or on a GPU its own file in bench/results."""
+    """The file of --out; or on a GPU its own file in bench/results."""
     gpu = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
     usual = ROOT / "bench/results" / f"{gpu}{chosen.result}.json" if chosen.device == "cuda" else None
     return chosen.out or usual
@@ -156,7 +156,7 @@ def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
     """Configuration (of the paper's network, see `PAPERS`, unless overridden), device, memory cap and probes.
 
     Args:
-        chosen: from the command line.
+        chosen: the parsed command line.
         preset: the configuration where none is named.
         compiles: whether anything will be compiled, which needs a compiler.
 

@@ -37,7 +37,7 @@ from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 
 WINDOW, BATCH, GOP = 33, 4, 217
 Route = Callable[[], Iterator[Tensor]]  # the whole file, a batch of encoder inputs at a time
-LIMIT = 1 / 255  # of the colour range
+LIMIT = 1 / 255  # one step of the colour range
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PathRow(Measured):
     """One path; `speedup` is over PyAV + torch float, timed in turns with it.
 
     Attributes:
-        frames_per_s: of the file; `noise`: relative standard error of the speed-up.
+        frames_per_s: frames of the file a second; `noise`: relative standard error of the speed-up.
         max_error, mean_error: against PyAV + torch float, in 1/255 of the colour range; 0 for decoding alone.
         reason: one line, why the path cannot be used; what could not be measured is 0.
     """
@@ -106,10 +106,10 @@ def paths(video: Path, image_size: int, device: torch.device) -> dict[str, Route
     if dali_available():
         found["pyav+dali"] = through(DaliResampler(image_size, "fp32", cpu, torch.get_num_threads()))
     if device.type == "cuda":
-        found["pyav+torch-card"] = through(TorchResampler(image_size, "fp16", device))
+        found["pyav+torch-gpu"] = through(TorchResampler(image_size, "fp16", device))
         if dali_available():
             dali = DaliResampler(image_size, "fp16", device)
-            found["pyav+dali-card"] = through(dali)
+            found["pyav+dali-gpu"] = through(dali)
             found["nvdec+dali"] = lambda: map(dali, batches(torch.cat(list(nvdec_blocks(video, 256, device)))))
     return found
 
@@ -178,7 +178,7 @@ OPTIONS = ("device", "out")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     add = parser.add_argument
     add("--size", default="64x64", help="width x height of the recorded frames; VPT's are 640x360")
     add("--image-size", type=int, default=256, help="pixels a side for the encoder")
@@ -187,7 +187,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if not (size := re.fullmatch(r"(\d+)x(\d+)", chosen.size)) or min(map(int, size.groups())) < 16:
         raise UserError(f"--size {chosen.size}: give width and height, 16 or more, as in 640x360")
     if chosen.frames < WINDOW or chosen.pairs < 2 or chosen.image_size < 16:

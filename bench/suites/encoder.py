@@ -139,7 +139,7 @@ OPTIONS = ALL
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     add = parser.add_argument
     add("--batches", type=numbers, help="clips a call: 1,4,16")
     add("--precisions", type=lambda text: text.split(","), help=",".join(DTYPES))
@@ -148,7 +148,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if util.find_spec("diffusers") is None:
         raise UserError("diffusers builds the encoder and is not installed: pip install diffusers")
     is_gpu, libraries = chosen.device == "cuda", {"diffusers": metadata.version("diffusers")}

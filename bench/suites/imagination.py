@@ -1,7 +1,7 @@
 """Milliseconds of an imagined step by every way of running it, against the floor that the weights' bytes set.
 
     PYTHONPATH=.:kernels:engines python -m bench.suites imagination [--device cuda|cpu] [--config minerl_cosmos]
-        [--memory-gb 12] [--dreams 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
+        [--memory-gb 12] [--rollouts 1,64,256] [--arms plain,...] [--out FILE] [section.key=value ...]
 
 A whole rollout is timed, from the real crops to its rewards, and divided by its horizon; every arm in turns with
 `rollout.imagine` on the same random weights. On a GPU minerl_cosmos at 1, 64 and 256 dreams, to
@@ -58,17 +58,17 @@ ARMS = {
 
 @dataclass(frozen=True)
 class RolloutRow(Measured):
-    """One arm at one number of dreams; times, bytes and launches are of a step, `speedup` is over `plain`.
+    """One arm at one number of rollouts; times, bytes and launches are of a step, `speedup` is over `plain`.
 
     Attributes:
-        dreams: sequences at once.
+        rollouts: sequences at once.
         ms_per_step: a rollout's time over its horizon; `floor_ms`: the weights' bytes at the copy's bandwidth.
         noise: relative standard error of the speed-up.
         allocated_bytes, reserved_bytes: torch's peaks in this arm, models included; 0 on a CPU.
         reason: one line, why the arm could not be measured.
     """
 
-    dreams: int = 0
+    rollouts: int = 0
     ms_per_step: float = 0.0
     floor_ms: float = 0.0
     noise: float = 0.0
@@ -154,7 +154,7 @@ class Bench:
         return loader_of(config, 3, self.backend.device).draw()
 
     def rows(self, arms: list[str], rollouts: list[int]) -> Iterator[RolloutRow]:
-        """Every arm at every number of dreams."""
+        """Every arm at every number of rollouts."""
         for number in rollouts:
             for name in arms:
                 print(f"measuring {name} at {number} dreams", flush=True)
@@ -174,14 +174,14 @@ def table(rows: list[RolloutRow]) -> str:
 
 
 def verdicts(rows: list[RolloutRow]) -> list[str]:
-    """What is promised on a GPU: the captured step over the same region uncaptured, at every number of dreams."""
-    found = {(row.dreams, row.arm): row for row in rows if not row.reason}
+    """What is promised on a GPU: the captured step over the same region uncaptured, at every number of rollouts."""
+    found = {(row.rollouts, row.arm): row for row in rows if not row.reason}
     lines = []
-    for dreams in dict.fromkeys(row.dreams for row in rows):
-        eager, captured = found.get((dreams, "merged")), found.get((dreams, "captured"))
+    for rollouts in dict.fromkeys(row.rollouts for row in rows):
+        eager, captured = found.get((rollouts, "merged")), found.get((rollouts, "captured"))
         if eager and captured:
             value = eager.ms_per_step / captured.ms_per_step
-            lines.append(at_least(f"captured step over eager at {dreams} dreams", value, 2.0))
+            lines.append(at_least(f"captured step over eager at {rollouts} dreams", value, 2.0))
     return lines
 
 
@@ -189,13 +189,13 @@ OPTIONS = ALL
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
-    parser.add_argument("--dreams", type=numbers, help="sequences at once: 1,64,256")
+    """Add the benchmark's own options."""
+    parser.add_argument("--rollouts", type=numbers, help="sequences at once: 1,64,256")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     is_gpu = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     arms = chosen.arms or (list(ARMS) if is_gpu else ["plain", "program", "merged"])
@@ -203,7 +203,7 @@ def run(chosen: argparse.Namespace) -> None:
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", compiles)
     bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_gpu else 6)
     rows: list[RolloutRow] = []
-    for row in bench.rows(arms, chosen.dreams or ([1, 64, 256] if is_gpu else [1, 8])):
+    for row in bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])):
         rows.append(row)
         setup.save(rows)
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))

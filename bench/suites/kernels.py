@@ -84,7 +84,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     if IS_INTERPRETED:
         raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
     known("arms", chosen.arms, ARMS)

@@ -57,7 +57,7 @@ OPTIONS = ("device", "config", "overrides")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     add = parser.add_argument
     add("--compile", action="store_true", help="the compiled step and program too")
     add("--pairs", type=int, default=PAIRS, help="timings of each arm")
@@ -66,7 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """The command."""
+    """Run the command."""
     if min(chosen.pairs, chosen.rounds, len(chosen.horizons)) < 2:
         raise UserError("give --pairs of 2 or more, --rounds of 2 or more, and two --horizons or more")
     overrides = [f"device={chosen.device}", *chosen.overrides]
@@ -81,7 +81,7 @@ def main(
     horizons: Sequence[int] = HORIZONS,
     compiles: bool = False,
 ) -> None:
-    """Measures and prints.
+    """Measure and print.
 
     Raises:
         UserError: for an optimiser that the naive arm lacks, or a compiler that is not there.

@@ -44,11 +44,11 @@ class SleepingTokenizer(FrozenTokenizer):
 
     @property
     def windows_at_once(self) -> int:
-        """A few, so that an episode has many chunks."""
+        """A few windows, so that an episode has many chunks."""
         return CLIPS
 
     def encode_windows(self, frames: Tensor) -> Tensor:
-        """Sleep."""
+        """Sleep as long as a chunk takes, and return zeros."""
         time.sleep(self.seconds_a_chunk)
         self.chunks += 1
         return torch.zeros(1 + (len(frames) - 1) // 8, 16, 16)
@@ -85,7 +85,7 @@ OPTIONS = ()
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)

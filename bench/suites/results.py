@@ -21,10 +21,10 @@ class Measured:
         row: and `arm`: what was measured.
         cache: "cold", "warm" (level-2 cache of a GPU) or "host".
         median_us: microseconds of one run.
-        floor_bytes: that a run must move at least; `flops`: that it does.
-        launches: of one run, where they were counted.
+        floor_bytes: the bytes that a run must move at least; `flops`: the FLOPs that it does.
+        launches: launches of one run, where they were counted.
         copy_share: bandwidth on the floor's bytes over that of a copy measured in the same process.
-        speedup: of this arm over the row's reference arm.
+        speedup: speed-up of this arm over the row's reference arm.
     """
 
     row: str
@@ -52,7 +52,7 @@ def write(path: Path, machine: dict[str, Any], probes: dict[str, float], rows: S
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The file's contents.
+    """Read the file's contents.
 
     Raises:
         ValueError: if it is not of this schema.

@@ -37,12 +37,12 @@ OPTIONS = ()
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own option."""
+    """Add the benchmark's own option."""
     parser.add_argument("--steps", type=int, default=40, help="of phase 1")
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for preset, episodes, length in STORES:
         config = load_config(preset, [])
@@ -60,7 +60,7 @@ def run(chosen: argparse.Namespace) -> None:
 
 
 def draw(config: Config, episodes: list[Episode], sampling: SamplingConfig, device: torch.device, home: str) -> str:
-    """Size, set-up and draws."""
+    """Time a set-up and its draws, and say them in a line with the size."""
     size = sum(e.latents.nbytes for e in episodes) / 2**20
     began = time.perf_counter()
     clock, window, batch = config.tokenizer.clock, config.dynamics.window, config.phase1.batch_size

@@ -43,10 +43,10 @@ class StepRow(Measured):
 
     Attributes:
         phase: 1, 2 or 3.
-        crops: of the batch (dreams in phase 3); `pieces`: in how many it went through.
+        crops: crops of the batch (dreams in phase 3); `micro_batches`: the number in which it went through.
         ms_per_step: median; `noise`: its relative standard error; `host_ms`: processor time of all threads.
         steps_per_s: its inverse.
-        mfu: of phase 1, model FLOPs over the time and the matrix rate of the run's precision; 0 elsewhere.
+        mfu: model FLOPs of phase 1 over the time and the matrix rate of the run's precision; 0 elsewhere.
         allocated_bytes, reserved_bytes: torch's peaks in this arm; 0 on a CPU.
         reason: one line, why it could not be measured.
     """
@@ -195,7 +195,7 @@ def _steps(config: Config, phase: int) -> int:
 
 def table(rows: Sequence[StepRow]) -> str:
     """The rows as text, reasons last."""
-    head = f"{'row':26}{'arm':>10}{'pieces':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
+    head = f"{'row':26}{'arm':>10}{'micro':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
     lines = [head + f"{'x eager':>9}{'MFU %':>8}{'alloc GiB':>11}{'reserved':>10}"]
     for r in rows:
         times = f"{r.micro_batches:8}{r.ms_per_step:10.2f}{r.noise:7.2f}{r.host_ms:10.2f}"
@@ -242,14 +242,14 @@ OPTIONS = ALL
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     parser.add_argument("--phases", type=numbers, help="1,2,3")
     parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
     parser.add_argument("--crops", type=numbers, help=f"batches of phase 1; on a GPU {','.join(map(str, SIZES))}")
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     is_gpu = chosen.device == "cuda"
     known("arms", chosen.arms, ARMS)
     known("phases", chosen.phases, (1, 2, 3))

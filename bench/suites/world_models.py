@@ -1,6 +1,6 @@
 """World models of several kinds, trained for equally many steps on a run's store, measured and timed in one process.
 
-    PYTHONPATH=.:kernels:engines python -m bench.suites world_models RUN_DIR [--steps 450] [--dreams 256] [overrides]
+    PYTHONPATH=.:kernels:engines python -m bench.suites world_models RUN_DIR [--steps 450] [--rollouts 256] [overrides]
 
 RUN_DIR has recordings encoded and phases 1 and 2 trained; its reward head reads the states that each kind imagines. A
 row says what a kind took to train (CPU seconds), its error of one step and over an open loop (ONE sample, beside
@@ -55,7 +55,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Kind:
-    """A trained kind."""
+    """A kind of world model that is trained."""
 
     config: Config
     world: WorldModel
@@ -97,14 +97,14 @@ OPTIONS = ("overrides",)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
+    """Add the benchmark's own options."""
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--dreams", type=int, default=256)
+    parser.add_argument("--rollouts", type=int, default=256)
 
 
 def run(chosen: argparse.Namespace) -> None:
-    """Trains, measures, times and prints."""
+    """Train, measure, time and print."""
     trained_run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
     shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.dreams}"]
     own = load_config(base, shared)

@@ -17,10 +17,10 @@ from fastdreamer_engines.torch_tensorrt import TorchTensorRT
 
 
 class Backend(Protocol):
-    """A compiler.
+    """A compiler as a backend of engines.
 
     Attributes:
-        name: as in configurations and manifests.
+        name: the backend's name in configurations and manifests.
         runs_elsewhere: it can build for a GPU that is not here.
     """
 
@@ -50,7 +50,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def backend(name: str) -> Backend:
-    """The backend called `name`.
+    """Return the backend called `name`.
 
     Raises:
         EngineError: for an unknown one.

@@ -1,4 +1,4 @@
-"""From a module to ONNX, and ONNX run on the CPU: what TensorRT gets, comparable on a machine without a GPU."""
+"""Export of a module to ONNX, and ONNX run on the CPU: what TensorRT gets, comparable on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Exports:
     Args:
         graph: eager fp32.
         spec: the engine's.
-        folder: for the files.
+        folder: the folder of the files.
     """
 
     def __init__(self, graph: Graph, spec: EngineSpec, folder: Path) -> None:
@@ -69,10 +69,10 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def needs(*modules: str) -> list[Any]:
-    """Import what an extra brings.
+    """Import the modules that an extra brings.
 
     Raises:
-        EngineError: with the command that installs it.
+        EngineError: if one is missing; the message has the command that installs it.
     """
     found = []
     for name in modules:
@@ -85,7 +85,7 @@ def needs(*modules: str) -> list[Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' chatter: progress is ours to show."""
+    """Silence the exporters: progress is ours to show."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -19,7 +19,7 @@ class EncoderGraph(nn.Module):
     """Frames to raw latents: encoder and quantisation convolution; resampling before and pooling after are options."""
 
     resample: Tensor
-    dtype = torch.float32  # of the weights
+    dtype = torch.float32  # type of the weights
 
     def __init__(self, encoder: nn.Module, quant_conv: nn.Module, spec: EngineSpec) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class DecoderGraph(nn.Module):
         self.decoder, self.post_quant_conv, self.spec = decoder, post_quant_conv, spec
 
     def forward(self, latents: Float[Tensor, "b z l h w"]) -> Float[Tensor, "b 3 t h2 w2"]:
-        """Float32 in and out."""
+        """Decode float32 latents to float32 frames."""
         return self.decoder(self.post_quant_conv(latents.to(self.dtype))).float()
 
 

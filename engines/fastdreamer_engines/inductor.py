@@ -48,7 +48,7 @@ class AotInductor:
         return {}
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
-        """The packages of `folder`."""
+        """Load the packages of `folder`."""
         paths = {spec.inputs(shape): folder / f"{label(shape)}.pt2" for shape in spec.shapes}
 
         @cache  # each holds the weights: only those that are used
@@ -68,11 +68,11 @@ class Inductor:
     runs_elsewhere = False
 
     def library(self) -> str:
-        """As for AotInductor."""
+        """The build of torch, as for AotInductor."""
         return AotInductor().library()
 
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
-        """Nothing to write."""
+        """Write nothing: there is nothing to keep."""
         _needs_compiler()
         return {}
 
@@ -88,7 +88,7 @@ class Inductor:
 
 
 def _needs_compiler() -> None:
-    """Wrappers are C++ on a GPU too."""
+    """Refuse a machine without a C++ compiler: wrappers are C++ on a GPU too."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler.split()[0]) is None:
         raise EngineError(f"torch's compiler needs {compiler}, which is not there: install g++, or name one with CXX")

@@ -88,7 +88,7 @@ def check_private(folder: Path) -> None:
     """Refuse a folder that others may write to, or put another in the place of: code of theirs would run.
 
     Raises:
-        EngineError: with the way out.
+        EngineError: if so; the message says the way out.
     """
     try:
         status = folder.stat()

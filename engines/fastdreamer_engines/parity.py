@@ -29,11 +29,11 @@ class Parity:
         how: what ran, for example `onnxruntime fp32`.
         shape: `clips x frames`.
         max_error: largest absolute difference.
-        relative_error: of the worst step of the worst clip, so that no batch hides one.
+        relative_error: error of the worst step of the worst clip, so that no batch hides one.
         prefix_error: outputs of a clip's beginning, against eager on the beginning alone (the rest repeats its last
             frame, which is how acting runs it).
         perturbation_error: change of earlier outputs when the last step's input changes.
-        limit: of the three relative ones.
+        limit: the limit of the three relative errors.
     """
 
     how: str
@@ -56,7 +56,7 @@ class Parity:
         return self.worst <= self.limit
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain names, strings and numbers."""
+        """The comparison as plain names, strings and numbers."""
         return asdict(self)
 
 
@@ -69,7 +69,7 @@ class Gate:
     Args:
         reference: eager fp32; takes what the engine takes, of any length.
         spec: the engine's.
-        device: where the comparison runs.
+        device: the device that compares.
     """
 
     def __init__(self, reference: Run, spec: EngineSpec, device: torch.device) -> None:
@@ -99,7 +99,7 @@ class Gate:
         )  # fmt: skip
 
     def _kept(self, frames: int) -> int:
-        """Steps of the beginning."""
+        """Number of the beginning's steps that are kept."""
         return (self.spec.steps(frames) + 1) // 2
 
     def _inputs_of(self, steps: int) -> int:

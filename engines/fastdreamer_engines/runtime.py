@@ -30,7 +30,7 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """`fp32`, `fp16` or `bf16`."""
+        """Precision of the engine: `fp32`, `fp16` or `bf16`."""
         return self.spec.precision
 
     def run(self, inputs: Tensor) -> Tensor:

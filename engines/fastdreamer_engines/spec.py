@@ -41,11 +41,11 @@ class EngineSpec:
 
     Attributes:
         part: `encoder` (frames in [-1, 1] to latents) or `decoder` (latents to frames in [-1, 1]).
-        precision: of weights and activations inside.
+        precision: type of weights and activations inside.
         shapes: (clips, frames) pairs it serves.
-        image_size, channels, frames_per_latent, spatial_compression: of the network.
-        frame_size: above 0, the encoder takes uint8 frames of this size and resamples them itself.
-        pool: above 0, the encoder averages blocks of pool x pool and returns tokens.
+        image_size, channels, frames_per_latent, spatial_compression: sizes of the network.
+        frame_size: if above 0, the encoder takes uint8 frames of this size and resamples them itself.
+        pool: if above 0, the encoder averages blocks of pool x pool and returns tokens.
     """
 
     part: Part
@@ -71,11 +71,11 @@ class EngineSpec:
         return (shape[0], self.channels, steps, side, side)
 
     def inputs(self, shape: Shape) -> tuple[int, ...]:
-        """What goes in."""
+        """Shape of what goes in."""
         return self.frames(shape) if self.part == "encoder" else self.latents(shape)
 
     def outputs(self, shape: Shape) -> tuple[int, ...]:
-        """What comes out."""
+        """Shape of what comes out."""
         return self.latents(shape) if self.part == "encoder" else self.frames(shape)
 
     @property
@@ -88,7 +88,7 @@ class EngineSpec:
         return 1 + (frames - 1) // self.frames_per_latent
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers."""
+        """The spec as plain lists, strings and numbers."""
         return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 

@@ -27,7 +27,7 @@ class TorchTensorRT:
     runs_elsewhere = False
 
     def library(self) -> str:
-        """The versions that built it."""
+        """Versions of the libraries that built it."""
         return f"torch_tensorrt {_module().__version__} torch {torch.__version__}"
 
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class TorchTensorRT:
         return {"note": "never run before this GPU"}
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
-        """The programs of `folder`."""
+        """Load the programs of `folder`."""
         torch_tensorrt = _module()
         programs = {
             spec.inputs(shape): torch_tensorrt.load(str(folder / f"{label(shape)}.ep")).module()

@@ -32,8 +32,8 @@ class Run:
     Attributes:
         path: the run's folder.
         config: its resolved configuration.
-        phase: whose weights these are: 2 or 3; 0 stands for the newest of them.
-        device: where the modules are, chosen by the configuration.
+        phase: the phase whose weights these are: 2 or 3; 0 stands for the newest of them.
+        device: the modules' device, chosen by the configuration.
 
     Raises:
         UserError: where a part is asked for that is not trained there, or is damaged.
@@ -84,17 +84,17 @@ class Run:
 
     @cached_property
     def policy_head(self) -> PolicyHead:
-        """The policy, of flattened latents."""
+        """The policy head, called with flattened latents."""
         return PolicyHead(self._readable.policy, self._features)
 
     @cached_property
     def reward_head(self) -> ScalarHead:
-        """The reward, of flattened latents."""
+        """The reward head, called with flattened latents."""
         return ScalarHead(self._readable.reward, self._features, self._reward_logits)
 
     @cached_property
     def value_head(self) -> ScalarHead:
-        """The value, of flattened latents."""
+        """The value head, called with flattened latents."""
         return ScalarHead(self._readable.value, self._features, self._readable.value)
 
     @cached_property
@@ -116,7 +116,7 @@ class Run:
         )
 
     def models(self) -> dict[str, nn.Module]:
-        """By name, as `diagnose_phase` takes them."""
+        """The models by name, as `diagnose_phase` takes them."""
         return {name: getattr(self, name) for name in MODELS}
 
     @property
@@ -129,7 +129,7 @@ class Run:
         return self.agent
 
     def _features(self, flat: Tensor) -> Tensor:
-        """Of a step in the middle of a window, nothing done before, with the TASK token of evaluation.task."""
+        """Features of a step in the middle of a window, nothing done before, with the TASK token of evaluation.task."""
         world, agent = self.world_model, self.agent
         latents = flat.unflatten(-1, (TOKENS, CHANNELS))
         positions = torch.full(latents.shape[:-2], world.clock.positions - 1, device=flat.device)
@@ -142,7 +142,7 @@ class Run:
         return torch.cat([token.expand(*seen.shape[:-1], -1), seen], -1)
 
     def _reward_logits(self, features: Tensor) -> Tensor:
-        """Of a step that follows one like it, after an unknown action, where the head reads those."""
+        """Reward logits of a step that follows one like it, after an unknown action, where the head reads those."""
         world = self.world_model
         pair = torch.stack([features, features], -2).flatten(0, -3)
         chunk = torch.zeros(len(pair), 2, world.clock.frames_per_latent, len(world.sizes), dtype=torch.int64)

@@ -22,7 +22,7 @@ from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
 
 class Tokenizer(nn.Module):
-    """The frozen tokenizer."""
+    """The frozen tokenizer as a module."""
 
     def __init__(self, frozen: FrozenTokenizer) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Tokenizer(nn.Module):
 
 
 class PolicyHead(nn.Module):
-    """The policy on flattened latents."""
+    """The policy head on flattened latents."""
 
     def __init__(self, policy: Policy, normalise: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class ScalarHead(nn.Module):
         self.head, self._normalise, self._logits = head, normalise, logits
 
     def forward(self, latents: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """The expected scalar."""
+        """The expected scalar of each row."""
         return self.head.decode(self._logits(self._normalise(latents)))
 
 

@@ -20,7 +20,7 @@ def resolve(arguments: Namespace) -> Config:
 
 
 def resolve_for_run(arguments: Namespace) -> Config:
-    """As `resolve`, for a command that goes on with a run: held against the run's own, and announced.
+    """Resolve as `resolve` does, for a command that goes on with a run: held against the run's own, and announced.
 
     Raises:
         UserError: if a setting differs that a run keeps.

@@ -17,7 +17,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """The whole pipeline."""
+    """Run the whole pipeline."""
     config = resolve_for_run(arguments)
     from fastdreamer.demo import run_demo
 

@@ -40,7 +40,7 @@ def show_evaluation(summary: Mapping[str, Any]) -> None:
 
 
 def _show_calibration(calibration: Mapping[str, Any]) -> None:
-    """Predicted beside paid reward."""
+    """Print predicted beside paid reward."""
     if calibration:
         print(f"{'reward of play':<16}{'predicted':>10}{'paid':>8}{'ratio':>8}   (an episode)")
     for name, row in calibration.items():
@@ -49,7 +49,7 @@ def _show_calibration(calibration: Mapping[str, Any]) -> None:
 
 
 def _show_world_model(world_model: Mapping[str, Any]) -> None:
-    """One sample beside copying, imagined beside real reward."""
+    """Print one sample beside copying, imagined beside real reward."""
     if "one_step" in world_model:
         step, over = world_model["one_step"], world_model["one_sample_over_copy"]
         won = sum(ratio["mean"] < 1 for ratio in over)

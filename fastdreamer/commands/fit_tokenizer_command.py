@@ -16,7 +16,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """A small tokenizer from recordings."""
+    """Fit a small tokenizer on recordings."""
     config = resolve(arguments)
     announce(config)
     from fastdreamer.tokenizer.fitting.fit import fit_tokenizer as fit

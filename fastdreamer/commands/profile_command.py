@@ -31,7 +31,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """Where the time of a phase, of encode or of imagination goes; or where a running process stands."""
+    """Measure what a phase, `encode` or imagination spends its time on; or show the stacks of a running process."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says much else; read when torch loads
     config = resolve(arguments)
     from fastdreamer.tools.profiling.profile import Request

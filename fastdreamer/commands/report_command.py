@@ -10,7 +10,7 @@ from fastdreamer.system.output import show
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """The page."""
+    """Write the report's page."""
     from fastdreamer.report.page import write_report
 
     return show(write_report(arguments.run_dir))

@@ -21,7 +21,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def call(arguments: Namespace) -> dict[str, Any]:
-    """One phase."""
+    """Train one phase."""
     if arguments.phase not in (1, 2, 3):
         raise UserError(
             f"phase is {arguments.phase}; there are phases 1 (world model), 2 (behaviour cloning) and 3 (imagination)"

@@ -99,7 +99,7 @@ class Attention(nn.Module):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, is_causal: bool = False
     ) -> Float[Tensor, "b q s e"]:
-        """`attend` with this layer's settings."""
+        """Call `attend` with this layer's settings."""
         return attend(query, key, value, mask, is_causal, self.soft_cap, self.is_fused)
 
     def merge(self, heads: Float[Tensor, "b q s e"]) -> Float[Tensor, "b s d"]:
@@ -172,7 +172,7 @@ class TimeAttention(Attention):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU. Source: Shazeer 2020, arXiv:2002.05202."""
+    """SwiGLU feed-forward layer. Source: Shazeer 2020, arXiv:2002.05202."""
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()

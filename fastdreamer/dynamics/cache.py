@@ -20,7 +20,7 @@ from fastdreamer.shapes import CHANNELS, TOKENS
 
 @dataclass(frozen=True)
 class CacheView:
-    """Where `l` steps are written and what each of them reads; the same for all layers."""
+    """The slots in which `l` steps are written and the slots that each of them reads; the same for all layers."""
 
     steps: Int[Tensor, " l"]
     slots: Int[Tensor, " l"]
@@ -43,7 +43,7 @@ class LayerCache:
 
 
 class RingCache:
-    """For `batch` sequences of `tokens` tokens a step, and of `agents` agent tokens; `position` has shape (1,).
+    """A ring cache of `batch` sequences, `tokens` tokens and `agents` agent tokens a step; `position` has shape (1,).
 
     `layers` has for each time layer the tokens' cache and the agent tokens': a pass without agent tokens leaves
     theirs alone.
@@ -74,12 +74,12 @@ class RingCache:
         self.layers = [(empty(tokens), empty(agents)) for _ in range(0, config.layers, config.time_every)]
 
     def tensors(self) -> list[Tensor]:
-        """All keys and values."""
+        """All tensors of keys and values."""
         layers = [layer for pair in self.layers for layer in pair]
         return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
     def view(self, steps: int) -> CacheView:
-        """For a forward pass of the next `steps` steps. From the start as many as there are slots may be given."""
+        """The slots of a forward pass of the next `steps` steps; at the start there may be as many steps as slots."""
         query = self.position + torch.arange(steps, device=self.position.device)
         newest = query[-1:]
         slot = torch.arange(self.size, device=self.position.device)

@@ -24,7 +24,7 @@ from fastdreamer.shapes import CHANNELS, TOKENS
 
 WIDTH = TOKENS * CHANNELS
 MATRIX_CHOICES = 32
-"""Up to so many choices of an action each has a matrix of its own; more of them shift the prediction alone."""
+"""Most choices of an action that have a matrix each; where there are more, they shift the prediction alone."""
 RIDGE = 100.0
 """Penalty of the latents' weights, in squared normalised latents: as many samples as it says pull half-way."""
 SHIFT_RIDGE = 20.0
@@ -72,7 +72,7 @@ class LinearDynamics(nn.Module):
         tau: Float[Tensor, "b l"],
         action: Float[Tensor, "b l h"],
     ) -> Prediction:
-        """The prediction of every step.
+        """Predict every step.
 
         Args:
             before: the step before each, as noisy as it is known; anything where tau is 0.
@@ -96,7 +96,7 @@ class LinearDynamics(nn.Module):
 
     @staticmethod
     def features(x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b w1"]:
-        """The latents and a constant."""
+        """The latents and a constant, side by side."""
         return torch.cat([x, torch.ones_like(x[..., :1])], -1)
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class Sums:
         self.square = torch.zeros(groups, WIDTH, dtype=torch.float64)
 
     def add(self, some: Transitions) -> None:
-        """Takes transitions in."""
+        """Adds transitions to the sums."""
         self.count += len(some.before)
         x = LinearDynamics.features(some.before.double())
         y, action = some.after.double() - some.before.double(), some.action.double()

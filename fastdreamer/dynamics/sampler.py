@@ -86,7 +86,7 @@ def commit_and_sample_next(
         action: the one that led into it.
         context_noise: noises it to the context's signal level.
         next_action: the one that leads into the sampled step.
-        noise: where sampling starts.
+        noise: the noise that sampling starts at.
     """
 
     def predict(z: Tensor, i: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""From latents, signal levels, step sizes and actions to the tokens of a step, in the order the transformer sees them.
+"""Tokens of a step, in the order the transformer sees them: made of latents, signal levels, step sizes and actions.
 
 A step's tokens: [action | (tau, d) | n spatial | registers | agent tokens]. Source: Dreamer 4, section 3.4.
 """
@@ -87,7 +87,7 @@ def joined(latents: Float[Tensor, "*b n z"], count: int) -> Float[Tensor, "*b s 
 
 
 def parted(tokens: Float[Tensor, "*b s y"]) -> Float[Tensor, "*b n z"]:
-    """The inverse of `joined`."""
+    """Splits tokens again: the inverse of `joined`."""
     count = tokens.shape[-2]
     if count == TOKENS:
         return tokens
@@ -97,7 +97,7 @@ def parted(tokens: Float[Tensor, "*b s y"]) -> Float[Tensor, "*b n z"]:
 
 
 def choice_offsets(chunk: int, sizes: tuple[int, ...]) -> Int[Tensor, "c k"]:
-    """Where the choices of each (position, component) begin among all choices of a chunk."""
+    """Index of the first choice of each (position, component) among all choices of a chunk."""
     starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
     return torch.arange(chunk)[:, None] * sum(sizes) + starts
 

@@ -72,7 +72,7 @@ class WorldModel(nn.Module):
         return (raw - self.mean[positions].unsqueeze(-2)) / self.std[positions].unsqueeze(-2)
 
     def denormalise(self, latents: Float[Tensor, "*b n z"], positions: Int[Tensor, "*b"]) -> Float[Tensor, "*b n z"]:
-        """The inverse of `normalise`."""
+        """Undoes `normalise`."""
         return latents * self.std[positions].unsqueeze(-2) + self.mean[positions].unsqueeze(-2)
 
     def embed_actions(
@@ -98,14 +98,14 @@ class WorldModel(nn.Module):
         action: Float[Tensor, "b l d"],
         cache: RingCache | None = None,
     ) -> Float[Tensor, "b l n z"]:
-        """The clean latents, in fp32.
+        """Predicts the clean latents, in fp32.
 
         Args:
             noisy: normalised latents at signal level tau = signal / finest_steps.
             signal: index of tau, 0 (noise) .. finest_steps - 1.
             step_size: index of d: d = 2^step_size / finest_steps.
-            action: from `embed_actions`.
-            cache: with it, the steps are written to the cache but not committed.
+            action: action tokens, as `embed_actions` gives them.
+            cache: the ring cache, if any: the steps are written to the cache but not committed.
         """
         return self.read(noisy, signal, step_size, action, None, cache)[0]
 
@@ -118,7 +118,7 @@ class WorldModel(nn.Module):
         agents: Float[Tensor, "b a d"] | None,
         cache: RingCache | None = None,
     ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"] | None]:
-        """As `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read)."""
+        """Predicts as `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read)."""
         start = self.linear_start(noisy, signal, action, cache)
         action = action[..., : self.config.dim]
         x = self.tokens(noisy, signal, step_size, action, None if start is None else start.mean)

@@ -1,7 +1,7 @@
 """Several processes on one store: each episode is encoded by one of them, and a killed one holds nothing.
 
-EpisodeLocks are POSIX record locks on bytes of one file in the store: the system gives them back when a process ends,
-however it ends, and they work between machines that share the folder over NFS 4.
+A lock is a POSIX record lock on a byte of one file in the store: the system gives it back when a process ends,
+however it ends, and it works between machines that share the folder over NFS 4.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLL_S = 0.2  # how often an episode that another process has is asked for
 class EpisodeLocks:
     """What this process holds of a store. Use it as a context manager.
 
-    Threads of one process share its claims: two of them must not claim the same episode.
+    Threads of one process share its locks: two of them must not take the same episode.
 
     Args:
         store: its folder.
@@ -61,11 +61,11 @@ class EpisodeLocks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Give back all claims."""
+        """Leave the store and release all locks."""
         os.close(self._file)
 
     def take(self, name: str) -> bool:
-        """Claim an episode, unless another process has it."""
+        """Lock an episode, unless another process holds it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
         except (BlockingIOError, PermissionError):
@@ -73,7 +73,7 @@ class EpisodeLocks:
         return True
 
     def each(self, recordings: Sequence[Recording], queue: BoundedQueue) -> Iterator[Recording]:
-        """EpisodeLocks the recordings one by one.
+        """Lock the recordings one by one.
 
         Those of other processes come last, when they are given back: theirs may have died, so none is left out.
         """
@@ -93,13 +93,13 @@ class EpisodeLocks:
                 time.sleep(POLL_S)
 
     def give_back(self, name: str) -> None:
-        """Another process may claim the episode; it finds in the manifest what became of it."""
+        """Release an episode: another process may lock it, and finds in the manifest what became of it."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
         self._held.release()
 
     @contextmanager
     def manifest(self) -> Iterator[None]:
-        """Nobody else reads and replaces the manifest meanwhile."""
+        """Hold the manifest: nobody else reads or replaces it meanwhile."""
         with self._turn:
             fcntl.lockf(self._file, fcntl.LOCK_EX, 1, _MANIFEST)
             try:

@@ -30,8 +30,8 @@ class ManifestWriter:
 
     Attributes:
         found: the recordings that the store is made from, by their names in it; each once.
-        links: of those that were found more than once, the other names, with the one that counts.
-        skipped: those set aside, with their reasons.
+        links: other names of recordings that were found more than once, with the one that counts.
+        skipped: recordings that are set aside, with their reasons.
         left: episodes that the store had, and whose recordings are gone; known at the end.
     """
 
@@ -113,7 +113,7 @@ class ManifestWriter:
         """Stop when more than that share of the recordings is damaged.
 
         Raises:
-            UserError: with the first reason and the way out.
+            UserError: if so; the message has the first reason and the way out.
         """
         damaged, total = len(self.skipped), len(self.found)
         if damaged > most * total:
@@ -124,7 +124,7 @@ class ManifestWriter:
             )
 
     def close(self) -> dict[str, Any]:
-        """All entries; the last of the processes settles them and deletes what belongs to no recording."""
+        """Return all entries; the last of the processes settles them and deletes what belongs to no recording."""
         with self.locks.manifest(), self.locks.leave() as is_last:
             self._news()
             manifest = settled(self._manifest, self._journal.lines, self._gone if is_last else ())

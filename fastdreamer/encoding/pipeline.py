@@ -37,7 +37,7 @@ from fastdreamer.tokenizer.resample import resampler
 
 AHEAD_BYTES = 2**30  # frames decoded but not yet encoded, of all episodes in hand
 MOST_THREADS = 8
-SHOWN = 10  # of what is left out
+SHOWN = 10  # entries of what is left out
 WRITTEN_AHEAD = 2  # episodes encoded but not yet on the disk
 SHOWN_LINKS = 5
 

@@ -60,26 +60,26 @@ class BoundedQueue:
             raise Stopped
 
     def release(self, size: int) -> None:
-        """That much was consumed, or never made."""
+        """Free `size` reserved bytes: the result was consumed, or never made."""
         if size:
             with self._free:
                 self._held -= size
                 self._free.notify_all()
 
     def stop(self) -> None:
-        """Let the producers go."""
+        """Stop the producers: their next call raises `Stopped`."""
         with self._free:
             self._is_stopped = True
             self._free.notify_all()
 
     def get(self) -> tuple[Any, int]:
-        """The next result and its size."""
+        """Wait for the next result and return it with its size."""
         result: tuple[Any, int] = self._results.get()
         return result
 
 
 class Producers(Generic[Item]):
-    """Runs `work(item, outlet)` for every item of `items(outlet)` in threads; iterating gives what they put.
+    """Runs `work(item, queue)` for every item of `items(queue)` in threads; iterating gives what they put.
 
     What a producer raises is raised in the consumer. Use it as a context manager: leaving it ends the threads. The
     interpreter's lock is free while libav decodes, so threads are enough.

@@ -25,7 +25,7 @@ from fastdreamer.tokenizer.preprocess import preprocess
 
 # dB that pooling may cost: 6 dB is twice the error's amplitude, so from there on most of the error is the pool's.
 MAX_DROP = 6.0
-FRAMES = 16  # of a window, where the tokenizer sees single frames and so has no window of its own
+FRAMES = 16  # frames of a window, where the tokenizer sees single frames and so has no window of its own
 LOWEST_MSE = 1e-10  # 100 dB stands for a perfect picture
 SHOWN = 8  # frames in the filmstrip
 
@@ -44,7 +44,7 @@ def measure_reconstruction(
         config: names the tokenizer, its engine and the device.
         space: name of the action space, or `auto`.
         windows: how many to draw, as evenly over the recordings as they divide.
-        seed: of the draw.
+        seed: the seed of the draw.
         pictures: a PNG to write: original, unpooled, pooled, of the first window.
 
     Returns:

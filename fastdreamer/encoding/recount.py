@@ -26,7 +26,7 @@ PROOF = (
     "frames_per_s",
     "by_pyav",
     "mended",
-)  # of the manifest's entry: see `stream.Finished`
+)  # keys of the manifest's entry: see `stream.Finished`
 
 
 def lacks_counters(entry: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from fastdreamer.latents.manifest import FOLDER, MANIFEST, OtherStore, read_mani
 from fastdreamer.tokenizer.engines.installed import open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
-_KEPT = ("path", "source_sha256", "video_sha256", "sampled_sha256", "split", "task")  # of an entry
+_KEPT = ("path", "source_sha256", "video_sha256", "sampled_sha256", "split", "task")  # keys of an entry
 
 
 def replace_store(

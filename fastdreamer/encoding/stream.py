@@ -50,8 +50,8 @@ class Finished:
     """The recording is whole and its chunks are right.
 
     Attributes:
-        trajectory: without pixels.
-        proof: for the store's manifest: `decoder`; `sampled_sha256` of some frames as PyAV decodes them;
+        trajectory: the episode without pixels.
+        proof: what the store's manifest notes: `decoder`; `sampled_sha256` of some frames as PyAV decodes them;
             `frames_per_s`; `by_pyav`: why another decoder was not used; `mended`: what was wrong with the recording and
             could be put right.
     """
@@ -63,7 +63,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Streamer:
-    """Streams recordings into an outlet.
+    """Streams recordings into a bounded queue.
 
     Attributes:
         clock, at_once: how frames are cut into chunks.
@@ -113,7 +113,7 @@ class Streamer:
         raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
 
     def _by_gpu(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue) -> None:
-        """On the GPU, if it shows what PyAV shows."""
+        """Decode on the GPU, if it shows what PyAV shows."""
         assert self.gpu is not None
         visible, reference = _reference(labels, visible)
         aligned, shown = labels.align(visible), visible

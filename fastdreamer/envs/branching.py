@@ -34,7 +34,7 @@ class Played:
     """A chunk of c actions, a row an environment; after an end frames stand still and rewards are 0.
 
     Attributes:
-        frames: after each action.
+        frames: the frame after each action.
         rewards: the task's.
         recorded: the environment's own, which recordings hold.
         ended: whether the player died, now or before.
@@ -72,13 +72,13 @@ class BranchPool:
             raise
 
     def start(self, seeds: Sequence[int]) -> UInt8[np.ndarray, "e h w 3"]:
-        """The beginnings of the worlds of `seeds`."""
+        """Begin the worlds of `seeds`."""
         assert len(seeds) == self.count, (len(seeds), self.count)
         frames = self._ask("start", [([seeds[i] for i in share.tolist()],) for share in self._shares])
         return self._in_order(frames)
 
     def restore(self, snapshot: Snapshot, chances: Sequence[int]) -> None:
-        """The same moment in all worlds, each with a chance of its own."""
+        """Restore the same moment in all worlds, each with a chance of its own."""
         assert len(chances) == self.count, (len(chances), self.count)
         self._ask("restore", [(snapshot, [chances[i] for i in share.tolist()]) for share in self._shares])
 
@@ -88,7 +88,7 @@ class BranchPool:
         return Played(**{f.name: self._in_order([getattr(part, f.name) for part in parts]) for f in fields(Played)})
 
     def save(self, wanted: Bool[np.ndarray, " e"]) -> dict[int, Snapshot]:
-        """The worlds that are `wanted`, by their place."""
+        """Save the worlds that are `wanted`, by their place."""
         parts = self._ask("save", [(np.flatnonzero(wanted[share]).tolist(),) for share in self._shares])
         return {
             int(share[index]): snapshot
@@ -133,20 +133,20 @@ class _Branches:
         return getattr(self, what)(*arguments)
 
     def start(self, seeds: Sequence[int]) -> np.ndarray:
-        """Worlds of these seeds."""
+        """Begin worlds of these seeds."""
         self.envs = [CrafterEnv(seed, ENDLESS) for seed in seeds]
         self.frames = np.stack([env.reset() for env in self.envs])
         self.meters = [TaskMeter(self.task, env.counters) for env in self.envs]
         return self.frames
 
     def restore(self, snapshot: Snapshot, chances: Sequence[int]) -> None:
-        """One moment in all of them."""
+        """Restore one moment in all of them."""
         for env, chance in zip(self.envs, chances, strict=True):
             env.restore(snapshot.world, chance)
         self.meters = [deepcopy(snapshot.meter) for _ in self.envs]
 
     def step(self, actions: Int[np.ndarray, "e c k"], active: Bool[np.ndarray, " e"]) -> Played:
-        """A chunk in the active ones."""
+        """Play a chunk in the active ones."""
         count, chunk = actions.shape[:2]
         frames = np.repeat(self.frames[:, None], chunk, 1)
         rewards, recorded = np.zeros((count, chunk), np.float32), np.zeros((count, chunk), np.float32)
@@ -160,5 +160,5 @@ class _Branches:
         return Played(frames, rewards, recorded, np.array([env.is_over for env in self.envs]))
 
     def save(self, wanted: Sequence[int]) -> dict[int, Snapshot]:
-        """Some of them, as they stand."""
+        """Save some of them, as they stand."""
         return {index: Snapshot(self.envs[index].save(), deepcopy(self.meters[index])) for index in wanted}

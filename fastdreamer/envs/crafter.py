@@ -155,7 +155,7 @@ class CrafterEnv:
         Nothing is drawn here, for the night's noise is part of the world's chance.
 
         Args:
-            state: of this or another environment; its world may have another seed.
+            state: a state of this or another environment; its world may have another seed.
             chance: a seed of the world's chance from here on, below 2^32; None goes on with the saved one.
         """
         self._unpack(state)
@@ -164,7 +164,7 @@ class CrafterEnv:
             self._env._world.random.seed(chance)  # one stream: creatures and pictures share it
 
     def close(self) -> None:
-        """Nothing to end: a world lives in this process."""
+        """Do nothing: a world lives in this process."""
 
     @property
     def unlocked(self) -> list[str]:
@@ -180,7 +180,7 @@ class CrafterEnv:
 
     @property
     def player_pos(self) -> tuple[int, int]:
-        """Where the player stands, (x, y)."""
+        """Position of the player, (x, y)."""
         x, y = self._env._player.pos
         return int(x), int(y)
 

@@ -45,7 +45,7 @@ class Expert:
 
     Args:
         noise: Probability that a step is a uniformly random action instead (covers states off the path).
-        seed: Of that chance; everything else is determined by the environment.
+        seed: The seed of that chance; everything else is determined by the environment.
         chance: How random actions are drawn (see `envs.mix.random_action`).
     """
 
@@ -183,7 +183,7 @@ class Sight:
         return "do" if way.move == self._ahead and not is_free else _STEP[_DIRECTIONS[way.move]]
 
     def go(self, kind: int) -> str | None:
-        """Towards the nearest `kind` anywhere near, and `do` there; None where there is none."""
+        """Go towards the nearest `kind` anywhere near, and `do` there; None where there is none."""
         way = self.way((kind,), _FAR)
         return self.use(way) if way else None
 
@@ -199,7 +199,7 @@ class Sight:
         return None
 
     def explore(self) -> str:
-        """Straight on; where that is blocked, the first free direction clockwise."""
+        """Go straight on; where that is blocked, take the first free direction clockwise."""
         index = _CLOCKWISE.index(self._facing)
         for turn in range(4):
             direction = _CLOCKWISE[(index + turn) % 4]

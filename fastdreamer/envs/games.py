@@ -57,7 +57,7 @@ class Games:
         return np.stack([self._frames[game] for game in range(self.count)])
 
     def __enter__(self) -> Self:
-        """The games themselves."""
+        """Return the games themselves."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -76,7 +76,7 @@ class Games:
 
 
 class _Share:
-    """In a worker: some of the games. A list of (game, world, task) begins them, anything else steps them."""
+    """A worker's share of the games. A list of (game, world, task) begins them, anything else steps them."""
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps

@@ -42,9 +42,9 @@ class MinecraftEnv:
 
     Args:
         space: the actions, as label indices.
-        seed: of the world; it may be changed between episodes.
+        seed: the world's seed; it may be changed between episodes.
         max_steps: actions until the episode is truncated.
-        settings: which simulator, and how.
+        settings: the simulator, and how it is played.
 
     Raises:
         UserError: if something is missing, or the simulator does not know a component of the actions.

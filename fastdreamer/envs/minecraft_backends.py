@@ -1,4 +1,4 @@
-"""Which Minecraft simulator runs here, or the first thing that is missing for it, in one line.
+"""Choice of the Minecraft simulator that runs here, or one line on the first thing that is missing for it.
 
 What each needs was read in its source: MineStudio 1.1.6 (its `launchClient.sh` starts `xvfb-run -a java`, or `vglrun`
 with MINESTUDIO_GPU_RENDER=1; `check_engine` asks on the terminal before it downloads) and minerl 0.4.4 (its
@@ -25,7 +25,7 @@ JAVA_ANSWERS_S = 60.0
 NAMES = {"minestudio": "MineStudio", "minerl": "minerl"}
 # MineStudio pins an older PyAV than ours: what it needs besides is named in docs/minecraft.md.
 INSTALL = {"minestudio": pip("--no-deps", "minestudio==1.1.6"), "minerl": pip("minerl")}
-# In the order of `auto`. MineStudio crafts and places through Minecraft's own windows: it has no such actions.
+# The order is that of `auto`. MineStudio crafts and places through Minecraft's own windows: it has no such actions.
 CANDIDATES = {
     "minerl_treechop": ("minestudio", "minerl"),
     "vpt": ("minestudio", "minerl"),

@@ -45,14 +45,14 @@ class Moment:
     items: Mapping[str, float]  # counts that grow as things are obtained
     reward: float = 0.0
     is_over: bool = False
-    is_cut: bool = False  # by the simulator's own time limit
+    is_cut: bool = False  # whether the simulator's own time limit ended it
     counters: Mapping[str, int] = field(
         default_factory=dict
     )  # what is carried, and statistics (see `recordings.tasks`)
 
 
 class Simulator(Protocol):
-    """A running Minecraft."""
+    """A running Minecraft simulator."""
 
     @property
     def keys(self) -> Keys: ...
@@ -105,7 +105,7 @@ class MineStudio:
         return Moment(observation["image"], _items(info), counters=_counters(info))
 
     def step(self, action: Mapping[str, Any]) -> Moment:
-        """One tick, 1/20 s of the game."""
+        """Play one tick, 1/20 s of the game."""
         observation, reward, is_over, _, info = self._sim.step(dict(action))  # it calls every end a truncation too
         _refuse_error(info)
         if self._is_treechop:
@@ -138,7 +138,7 @@ class MineRL:
         return Moment(observation["pov"], items, counters=_whole(items))
 
     def step(self, action: Mapping[str, Any]) -> Moment:
-        """One tick, 1/20 s of the game."""
+        """Play one tick, 1/20 s of the game."""
         observation, reward, is_over, info = self._env.step(dict(action))
         _refuse_error(info)
         is_cut = bool(is_over and info.get("TimeLimit.truncated"))
@@ -178,7 +178,7 @@ def _logs(info: Mapping[str, Any]) -> float:
 
 
 def _counters(info: Mapping[str, Any]) -> dict[str, int]:
-    """As VPT's recordings name them: what the slots hold, and statistics as `mine_block.oak_log`."""
+    """Counters under the names of VPT's recordings: what the slots hold, and statistics as `mine_block.oak_log`."""
     counted: dict[str, int] = {}
     held = info.get("inventory", ())
     for slot in held.values() if isinstance(held, Mapping) else held:

@@ -1,4 +1,4 @@
-"""Which worlds are recorded by whom: the demonstrator, a noisier one and random play, by stated shares.
+"""The mix of recorded play: worlds of the demonstrator, of a noisier one and of random play, by stated shares.
 
 What a world model has never seen it cannot imagine, and a demonstrator seldom fails. Seeds, not episodes, are dealt
 out: a world has the same player wherever a recording begins, so that recordings can be continued and extended, and any
@@ -22,7 +22,7 @@ KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 5, "sleep": 1, "place": 1, "make": 1
 
 @dataclass(frozen=True)
 class Player:
-    """Who plays a world.
+    """The player of a world.
 
     Attributes:
         kind: one of `KINDS`; it stands in the recording's name.
@@ -57,7 +57,7 @@ def player_of(seed: int, settings: RecordConfig) -> Player:
 
 
 def kind_of(name: str) -> str:
-    """Which of `KINDS` played our recording (or episode) of that name; "" for any other recording."""
+    """The one of `KINDS` that played our recording (or episode) of that name; "" for any other recording."""
     found = re.match(rf"v3_({'|'.join(KINDS)})_crafter-\d+_", name)
     return found[1] if found else ""
 

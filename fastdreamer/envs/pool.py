@@ -105,12 +105,12 @@ class EnvPool:
         return [info["counters"] for info in self._infos]
 
     def choose(self, seeds: Sequence[int]) -> None:
-        """The worlds of the next `reset`, in Minecraft: at most as many as there are processes."""
+        """Choose the worlds of the next `reset`, in Minecraft: at most as many as there are processes."""
         assert self._is_minecraft and 0 < len(seeds) <= len(self._workers), (len(seeds), len(self._workers))
         self._assign(seeds, len(seeds))
 
     def reset(self) -> Frames:
-        """Restart every world; the first frames."""
+        """Restart every world and return the first frames."""
         seeds = [self._seeds_of(share) for share in self._shares]
         return self._exchange(seeds, MINECRAFT_RESET_S if self._is_minecraft else None)[0]
 

@@ -106,7 +106,7 @@ def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
 
 
 class _Recorder:
-    """In a worker: plays and writes the episode of a seed."""
+    """Plays and writes the episode of a seed, in a worker."""
 
     def __init__(self, root: Path, settings: RecordConfig) -> None:
         self.root, self.settings = root, settings
@@ -133,7 +133,7 @@ def _seeds(settings: RecordConfig) -> range:
 
 
 def _identity(seed: int, settings: RecordConfig) -> dict[str, Any]:
-    """What decides an episode."""
+    """The figures that determine an episode."""
     player = player_of(seed, settings)
     identity = {"seed": seed, "policy": player.policy, "noise": player.noise, "max_steps": settings.max_steps}
     return identity | ({} if player.chance == "uniform" else {"chance": player.chance})

@@ -54,10 +54,10 @@ class Judged:
     """An episode's steps: what the heads say of them, and what came.
 
     Attributes:
-        predicted, paid: at every step that a known reward came with.
-        values: of the states that are compared, all but the last ones of an episode that was cut off.
+        predicted, paid: reward at every step that a known reward came with.
+        values: the critic's values of the states that are compared: all but the last of an episode that was cut off.
         returns: discounted, paid from there to the episode's end.
-        with_rest: those, and the critic's own value of the state at which the episode was cut off.
+        with_rest: those returns, and the critic's own value of the state at which the episode was cut off.
         unseen: weight of what would have come after the cut; 0 where the episode ended.
     """
 
@@ -116,9 +116,9 @@ def calibrate(world: WorldModel, agent: Agent, episodes: Sequence[EpisodeArrays]
     """One policy's entry of `reward_calibration` in evaluation.json; intervals over episodes, each a world of its own.
 
     Args:
-        world, agent: of the policy that played.
+        world, agent: the models of the policy that played.
         episodes: its real play of one task; at least one.
-        config: for the discount, the horizon that is left out and the bootstrap.
+        config: says the discount, the horizon that is left out and the bootstrap.
     """
     world, agent = world.eval(), agent.eval()
     judged = [judge(world, agent, episode, config) for episode in episodes]
@@ -196,7 +196,7 @@ def auc(higher: Float[ndarray, " p"], lower: Float[ndarray, " q"]) -> float | No
 
 
 def correlation(one: Float[ndarray, " s"], other: Float[ndarray, " s"]) -> float | None:
-    """Pearson's; None where one of them is all alike."""
+    """Pearson's correlation; None where one of them is all alike."""
     if len(one) < 2 or min(one.std(), other.std()) < 1e-9:
         return None
     return float(np.corrcoef(one, other)[0, 1])

@@ -72,7 +72,7 @@ class RandomPolicy:
         self.generators = [np.random.default_rng(seed) for seed in self.seeds]
 
     def act(self, latents: Float[Tensor, "e n z"] | None, position: int) -> Int[ndarray, "e c k"]:
-        """One chunk a world."""
+        """One chunk of random actions for every world."""
         return np.stack(
             [np.stack([rng.integers(0, size, self.chunk) for size in self.sizes], -1) for rng in self.generators]
         )
@@ -196,9 +196,9 @@ def play(
         encoder: frames to latents; None only for a policy that does not look.
         chunk: actions of a prediction (c).
         execute: how many of them are executed before the policy looks again, 1..c.
-        name: of the policy, for the progress bar.
+        name: the policy's name, for the progress bar.
         trace: keeps what was seen, done and paid, the step that an episode ends in included.
-        tasks: whose rewards are counted; the first one's are the returns, and what a trace is paid.
+        tasks: the tasks whose rewards are counted; the first one's are the returns, and what a trace is paid.
     """
     assert trace is None or (execute == chunk and policy.uses_latents), "a trace holds whole chunks of what was seen"
     assert 1 <= execute <= chunk, f"execute is {execute}; a prediction has {chunk} actions"

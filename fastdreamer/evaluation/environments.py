@@ -1,4 +1,4 @@
-"""Where policies act: Crafter, or the user's own Minecraft, or nowhere, which is said in one line."""
+"""Environments for policies: Crafter, or the user's own Minecraft, or none, which is said in one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def waves(config: Config, seeds: Sequence[int]) -> list[Sequence[int]]:
 
 
 def open_pool(config: Config, seeds: Sequence[int]) -> EnvPool:
-    """The environments that play `seeds`."""
+    """Open the environments that play `seeds`."""
     from fastdreamer.envs.minecraft import MinecraftSettings
     from fastdreamer.envs.pool import EnvPool
 

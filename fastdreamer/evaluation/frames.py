@@ -34,7 +34,7 @@ class RealFrames:
                 self.recordings = {}
 
     def __call__(self, name: str) -> UInt8[np.ndarray, "t h w 3"] | None:
-        """The episode's frames."""
+        """The frames of the named episode, or None."""
         if name not in self.recordings:
             return None
         from fastdreamer.recordings.identity import check_unchanged

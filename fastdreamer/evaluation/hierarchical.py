@@ -27,7 +27,7 @@ STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.26
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over all seeds.
+    """A figure's estimate over all seeds.
 
     Attributes:
         over: what the interval speaks for: seeds and worlds, or with one seed the worlds alone.
@@ -44,7 +44,7 @@ class Estimate:
         return sum(value > 0 for value in self.by_seed)
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The estimate as plain numbers, for JSON."""
         return {**self.interval.to_dict(), "over": self.over, "by_seed": list(self.by_seed), "positive": self.positive}
 
 
@@ -54,7 +54,7 @@ def hierarchical_mean(seeds: Sequence[Float[ndarray, " w"]], resamples: int, see
     Args:
         seeds: the values of each seed, one a world.
         resamples: draws of the bootstrap.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
     means = tuple(float(np.mean(values)) for values in seeds)
     if len(seeds) == 1:

@@ -55,7 +55,7 @@ def reward_correlation(
     Args:
         batch: the crops; the actions that led into the real steps are those that the imagined ones were made with.
         imagined: one sample of each, normalised; the first `context` steps are real.
-        resamples: of the bootstrap over crops.
+        resamples: draws of the bootstrap over crops.
     """
     imagined_batch = replace(batch, latents=world.denormalise(imagined, batch.positions))
     rewards = {

@@ -48,7 +48,7 @@ def imagining(
 
 @dataclass(frozen=True)
 class Crop:
-    """Where a crop comes from: episode name, first latent step."""
+    """The place of a crop: episode name, first latent step."""
 
     episode: str
     start: int
@@ -57,7 +57,7 @@ class Crop:
 def choose_crops(
     episodes: Sequence[Any], clock: LatentClock, window: int, context: int, count: int, seed: int
 ) -> tuple[list[Crop], Batch]:
-    """Up to `count` different windows of held-out episodes in which every imagined step has a target and its actions.
+    """Choose up to `count` different held-out windows in which every imagined step has a target and its actions.
 
     Raises:
         UserError: if there is none.

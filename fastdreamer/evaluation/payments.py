@@ -23,7 +23,7 @@ class Task:
 
 
 def tasks_of(config: Config) -> list[Task]:
-    """Those that a configuration names; without names the recorded reward, of the task that evaluation.task numbers."""
+    """The tasks that a configuration names; without names the recorded reward, of the task number evaluation.task."""
     names = config.tasks.names or (RECORDED,)
     if len(names) > 1:
         return [Task(name, number) for number, name in enumerate(names)]

@@ -18,7 +18,7 @@ from fastdreamer.plotting.png import png, strip
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.files import write_atomic
 
-FRAMES_SHOWN = 16  # of a strip at most; of a longer window every second, third, ... step is shown
+FRAMES_SHOWN = 16  # the most of a strip; of a longer window every second, third, ... step is shown
 
 
 def decoded_steps(decoder: Callable[[Tensor], Tensor], latents: Float[Tensor, "l n z"]) -> UInt8[ndarray, "l h w 3"]:

@@ -24,7 +24,7 @@ class Trace:
         self._done: list[list[Tensor]] = []
 
     def see(self, latents: Float[Tensor, "e n z"], playing: Bool[ndarray, " e"]) -> None:
-        """The step that was arrived at, of the worlds that were playing before it."""
+        """Keep the step that was arrived at, of the worlds that were playing before it."""
         worlds = np.flatnonzero(playing).tolist()
         self._seen.append((worlds, latents[worlds].half().cpu()))
 
@@ -35,12 +35,12 @@ class Trace:
         terminated: Bool[ndarray, " e"],
         active: Bool[ndarray, " e"],
     ) -> None:
-        """A frame's actions and what they led to, in the worlds that were active."""
+        """Keep a frame's actions and what they led to, in the worlds that were active."""
         kinds = ((actions, torch.uint8), (rewards, torch.float32), (terminated, torch.bool), (active, torch.bool))
         self._done.append([torch.tensor(values, dtype=kind) for values, kind in kinds])  # copies
 
     def episodes(self, name: str, task: int = 0) -> list[Episode]:
-        """An episode a world."""
+        """The traces as episodes, one a world."""
         actions, rewards, terminals, active = (torch.stack(x) for x in zip(*self._done, strict=True))
         lengths = active.sum(0).tolist()
         latents: list[list[Tensor]] = [[] for _ in lengths]

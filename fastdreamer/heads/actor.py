@@ -76,5 +76,5 @@ class Actor:
         return self._trace
 
     def did(self, chunk: Int[Tensor, "b c k"]) -> None:
-        """What is done now, where it is another chunk than `act` chose."""
+        """Take in what is done now, where it is another chunk than `act` chose."""
         self._last = chunk

@@ -89,7 +89,7 @@ class Agent(nn.Module):
         """Features of every step of a batch of real crops; gradients reach the agent's own parameters only.
 
         Args:
-            noise: that of the context which agent tokens read; else what blurs the latents, in units of
+            noise: the noise of the context which agent tokens read; else what blurs the latents, in units of
                 `heads.input_noise`. Nothing does where its rows are empty.
         """
         latents = world.normalise(batch.latents, batch.positions)
@@ -133,9 +133,9 @@ class Agent(nn.Module):
         """The reward head at each step.
 
         Args:
-            features: of the steps; where the head reads the step before, the first one has none (zeros).
+            features: features of the steps; where the head reads the step before, the first one has none (zeros).
             actions: the chunk that led INTO each step, for a head that reads it.
-            known: which of its positions are.
+            known: mask of the positions that are known.
         """
         reads = self.config.reward_reads
         parts = []
@@ -176,5 +176,5 @@ class Agent(nn.Module):
         return self.continuation.probability(features)
 
     def returns_decoded(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """The value head's expectation."""
+        """The value head's expected return."""
         return self.value.decode(self.value(features))

@@ -25,7 +25,7 @@ class History(nn.Module):
         self.register_buffer("offsets", choice_offsets(chunk, sizes), persistent=False)
 
     def start(self, count: int) -> Float[Tensor, "b h"]:
-        """Before anything was done."""
+        """The trace before anything was done."""
         return torch.zeros(count, self.width, device=self.offsets.device)
 
     def after(
@@ -39,7 +39,7 @@ class History(nn.Module):
 
         Args:
             actions: the chunk that led INTO each step.
-            known: which of its positions are.
+            known: mask of the positions that are known.
         """
         trace, traces = self.start(len(actions)), []
         for step in range(actions.shape[1]):

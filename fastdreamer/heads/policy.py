@@ -33,7 +33,7 @@ class Policy(nn.Module):
         return torch.stack([p.gather(-1, actions[..., i : i + 1]).squeeze(-1) for i, p in enumerate(parts)], -1)
 
     def entropy(self, logits: Float[Tensor, "*b c a"]) -> Float[Tensor, "*b"]:
-        """Summed over positions and components, in nats."""
+        """Entropy summed over positions and components, in nats."""
         return torch.stack([-(p.exp() * p).sum((-2, -1)) for p in self.log_softmax(logits)], -1).sum(-1)
 
     def kl(self, logits: Float[Tensor, "*b c a"], prior: Float[Tensor, "*b c a"]) -> Float[Tensor, "*b"]:

@@ -81,12 +81,12 @@ class Continuation(nn.Module):
         self.net = MLP(inputs, config.hidden, config.layers, 1)
 
     def forward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """Logits, in fp32."""
+        """Logits of continuing, in fp32."""
         out: Tensor = self.net(features).float().squeeze(-1)
         return out
 
     def probability(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """In [0, 1]."""
+        """Probability of continuing, in [0, 1]."""
         return torch.sigmoid(self(features))
 
 

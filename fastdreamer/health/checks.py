@@ -13,11 +13,11 @@ WORST: tuple[Verdict, ...] = ("ok", "not measured", "too early", "amber", "red")
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """One check: its value, its verdict, and what helps.
 
     Attributes:
         group: what it is about, one of GROUPS; a cause raises flags of its own group.
-        name: of the check, in a few words.
+        name: the check's name, in a few words.
         value: what was found, as text.
         expected: what a healthy run shows.
         verdict: `red` is a flag, `amber` a warning; `too early` means that more steps or samples are needed.
@@ -41,11 +41,11 @@ class Check:
         return self.verdict in ("amber", "red")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The check as plain values, for JSON."""
         return asdict(self)
 
     def sentence(self) -> str:
-        """The flag in a line."""
+        """The flag as one line."""
         return f"{self.name} is {self.value} (expected {self.expected}): {self.remedy}"
 
 

@@ -34,7 +34,7 @@ def section(phase: int) -> str:
 
 
 def finite(phase: int, loss: float) -> Check:
-    """Of a loss."""
+    """Check that a loss is finite."""
     return check(
         "loss", "loss", f"{loss:.4g}", "a finite number",
         f"lower {section(phase)}.learning_rate, and check the inputs with: {command('inspect')}",
@@ -43,7 +43,7 @@ def finite(phase: int, loss: float) -> Check:
 
 
 def skipped_steps(phase: int, count: int, limit: int) -> Check:
-    """Of steps left out because their loss or gradient was not finite."""
+    """Check how many steps were left out because their loss or gradient was not finite."""
     return check(
         "gradient", "skipped steps", str(count), "0",
         f"lower {section(phase)}.learning_rate; {limit} in a row stop the run",
@@ -52,7 +52,7 @@ def skipped_steps(phase: int, count: int, limit: int) -> Check:
 
 
 def gradient_norm(phase: int, norm: float) -> Check:
-    """Before clipping."""
+    """Check the gradient's norm before clipping."""
     is_large, is_small = not norm <= EXPLODING, norm < VANISHING
     remedy = (
         f"lower {section(phase)}.learning_rate or {section(phase)}.clip_norm"
@@ -65,7 +65,7 @@ def gradient_norm(phase: int, norm: float) -> Check:
 
 
 def loss_curve(phase: int, losses: Sequence[float]) -> Check:
-    """Of the logged losses, in order: neither flat nor spiking."""
+    """Check that the logged losses, in order, are neither flat nor spiking."""
     name, expected = "loss curve", "falls, without spikes"
     known = [loss for loss in losses if math.isfinite(loss)]
     if len(known) < 12:
@@ -89,7 +89,7 @@ def loss_curve(phase: int, losses: Sequence[float]) -> Check:
 
 
 def wait_share(share: float, phase: int = 1) -> Check:
-    """Of a step's time that went by waiting for batches."""
+    """Check the share of a step's time that went by waiting for batches."""
     return check(
         "data", "waiting for data", f"{share:.1%} of a step", f"at most {WAITING:.0%}",
         "raise sampling.prefetch or data.memory_limit_gb, or put the store on a faster disk; where it waits is shown "
@@ -99,7 +99,7 @@ def wait_share(share: float, phase: int = 1) -> Check:
 
 
 def cloning_accuracy(accuracy: float, majority: float, step: int) -> Check:
-    """Mean over the components, against always naming each component's commonest choice."""
+    """Check the mean accuracy over the components against always naming each component's commonest choice."""
     name, value, expected = "bc accuracy", f"{accuracy:.1%}", f"above the commonest choice's {majority:.1%}"
     if step < 100:
         return Check("policy", name, f"{value} at step {step}", expected, "too early")
@@ -112,7 +112,7 @@ def cloning_accuracy(accuracy: float, majority: float, step: int) -> Check:
 
 
 def policy_entropy(phase: int, nats: float) -> Check:
-    """A frame, summed over components."""
+    """Check the policy's entropy in nats a frame, summed over components."""
     remedy = (
         "the policy is collapsing: raise heads.policy_dropout or heads.focal_gamma, or train fewer steps of phase 2"
         if phase == 2
@@ -125,7 +125,7 @@ def policy_entropy(phase: int, nats: float) -> Check:
 
 
 def reward_spread(spread: float, recorded: float) -> Check:
-    """Standard deviation of the predicted rewards, beside that of the recorded ones."""
+    """Check the standard deviation of the predicted rewards beside that of the recorded ones."""
     return check(
         "reward", "spread of predicted rewards", f"{spread:.3g}", f"at least {CONSTANT:g} (recorded {recorded:.3g})",
         "the reward head gives one answer for all: train phase 2 longer, with sampling.reward_weighted above 0, or "
@@ -134,7 +134,7 @@ def reward_spread(spread: float, recorded: float) -> Check:
 
 
 def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
-    """Of an episode of the policy's own real play; `low` is the lower bound of their ratio."""
+    """Check predicted against paid reward an episode of real play; `low` is the lower bound of their ratio."""
     value, factor = f"{predicted:.2f} predicted, {paid:.2f} paid an episode", math.inf
     if paid > 0:
         factor = predicted / paid
@@ -158,7 +158,7 @@ def reward_on_play(predicted: float, paid: float, low: float | None) -> Check:
 
 
 def value_on_play(value: float, earned: float, spread: float) -> Check:
-    """Of a state of the policy's own real play; `spread` is that of what is earned from there."""
+    """Check the value of a state of the policy's own real play; `spread` is that of what is earned from there."""
     bias = abs(value - earned) / max(spread, 1e-6)
     return check(
         "value", "value on real play", f"{value:.2f} a state, {earned:.2f} earned from there (spread {spread:.2f})",
@@ -170,7 +170,7 @@ def value_on_play(value: float, earned: float, spread: float) -> Check:
 
 
 def advantages(mean: float, spread: float) -> Check:
-    """Of imagined steps."""
+    """Check mean and spread of the advantages of imagined steps."""
     return check(
         "advantage", "advantages", f"mean {mean:.3g}, spread {spread:.3g}", "spread above 0",
         "no imagined step is better than another, so nothing can be learned: see the rows of group reward",
@@ -179,7 +179,7 @@ def advantages(mean: float, spread: float) -> Check:
 
 
 def advantage_sets(positive: float, negative: float) -> Check:
-    """Sizes of PMPO's D+ and D-, or their means over a few steps."""
+    """Check the sizes of PMPO's D+ and D-, or their means over a few steps."""
     positive, negative = (round(n) if math.isfinite(n) else n for n in (positive, negative))
     total = positive + negative
     return check(
@@ -190,7 +190,7 @@ def advantage_sets(positive: float, negative: float) -> Check:
 
 
 def imagined_rewards(mean: float, spread: float, share: float) -> Check:
-    """Of a rollout; `share` of them is not 0."""
+    """Check mean and spread of the rewards of a rollout; `share` of them is not 0."""
     return check(
         "imagination", "imagined rewards", f"mean {mean:.3g}, spread {spread:.3g}, {share:.0%} not 0", "not all alike",
         "the reward head is broken or never fires: see phase 2's rows of group reward",
@@ -199,7 +199,7 @@ def imagined_rewards(mean: float, spread: float, share: float) -> Check:
 
 
 def critic_fits(bias: float, bound: float) -> Check:
-    """Whether the critic fitted the policy that plays before that policy moved; `bias` in RMS of the advantages."""
+    """Check that the critic fitted the policy that plays before that policy moved; `bias` in RMS of the advantages."""
     return check(
         "value", "critic before the policy moves", f"bias {bias:.2g} of the advantages' size", f"at most {bound:g}",
         "the value head judged another policy when PMPO began: raise imagination.value_rate or critic_steps",
@@ -208,7 +208,7 @@ def critic_fits(bias: float, bound: float) -> Check:
 
 
 def kl_to_prior(nats: float) -> Check:
-    """KL to the cloned policy, nats a frame."""
+    """Check the KL to the cloned policy, nats a frame."""
     return check(
         "prior", "KL to the cloned policy", f"{nats:.3g} nats a frame", f"at most {FAR:g}",
         "the policy leaves what the recordings show: raise imagination.beta, or train fewer steps",
@@ -217,7 +217,7 @@ def kl_to_prior(nats: float) -> Check:
 
 
 def action_ratio(mean: float, low: float, high: float) -> Check:
-    """Open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
+    """Check the open-loop error under shuffled actions over that under the real ones, with its 95 % interval."""
     return check(
         "actions", "error under shuffled actions", f"{mean:.4f} of the real ones' ({low:.4f} to {high:.4f})", "above 1",
         "the world model does not listen to actions: train phase 1 longer, lower sampling.unlabelled, or check that "
@@ -227,7 +227,7 @@ def action_ratio(mean: float, low: float, high: float) -> Check:
 
 
 def reach(steps: int, trained: int, is_banded: bool) -> Check:
-    """Latent steps that a dream is long, its real ones included, against the longest sequence trained on."""
+    """Check a dream's latent steps, its real ones included, against the longest sequence trained on."""
     return check(
         "imagination", "reach of a dream", f"{steps} steps", f"at most the {trained} trained on, or banded attention",
         "lower imagination.horizon or imagination.start_context, or train phase 1 on longer episodes, or with "
@@ -239,12 +239,12 @@ Span = tuple[float, float, float]  # mean, and its 95 % interval
 
 
 def advantage_agreement(reliability: float, raw: Span, disattenuated: Span | None) -> Check:
-    """Real against imagined advantages of single actions, on the policy's own states.
+    """Check real against imagined advantages of single actions, on the policy's own states.
 
     Args:
-        reliability: of the real ones; where it is low the game itself was not asked often enough.
+        reliability: how reliable the real advantages are; where it is low the game was not asked often enough.
         raw: the correlation as measured.
-        disattenuated: without the noise of both sides, where that can be told. The larger one counts.
+        disattenuated: the correlation without the noise of both sides, where that can be told. The larger one counts.
     """
     which, (mean, low, high) = "as measured", raw
     if disattenuated is not None and disattenuated[0] > mean:
@@ -263,7 +263,7 @@ def advantage_agreement(reliability: float, raw: Span, disattenuated: Span | Non
 
 
 def optimism(where: str, imagined: float, real: Span, ratio: Span | None) -> Check:
-    """Imagined over real return; without a ratio the real one may be 0."""
+    """Check imagined over real return; without a ratio the real one may be 0."""
     low, high = HONEST
     name, expected = f"optimism on {where}", f"{low:g} to {high:g}"
     is_low = ratio is not None and ratio[0] < low

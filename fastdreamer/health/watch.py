@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Chec
 
     Args:
         config: the run's.
-        number: of the phase.
+        number: the phase's number.
         rows: all logged steps so far, in order.
     """
     now, train = rows[-1], getattr(config, flags.section(number))
@@ -118,12 +119,13 @@ class Watch:
         for row in read_metrics(run_dir) if done else ():
             if row["phase"] == number and row["step"] <= done:
                 self._rows.append({name: math.nan if value is None else float(value) for name, value in row.items()})
-        if self._rows:  # its checks could not be kept where the disk failed just then
-            self._judge(int(self._rows[-1]["step"]))
+        with suppress(KeyError, ValueError):  # a line of an older version, or a damaged one, lacks figures
+            if self._rows:  # its checks could not be kept where the disk failed just then
+                self._judge(int(self._rows[-1]["step"]))
 
     @property
     def figures(self) -> dict[str, float]:
-        """Those of the last logged step; empty before it."""
+        """The figures of the last logged step; empty before it."""
         return {name: value for name, value in (self._rows or [{}])[-1].items() if name not in ("phase", "step")}
 
     def see(self, step: int, figures: Mapping[str, float]) -> None:

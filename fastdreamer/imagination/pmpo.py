@@ -49,7 +49,7 @@ def pmpo_loss(
     Args:
         log_prob: ln pi of the whole chunk.
         kl_prior: KL[pi || prior], closed form.
-        shares: of the same steps, from the whole batch they belong to.
+        shares: weights of the same steps, from the whole batch they belong to.
         alpha: weight of the positive set.
         beta: weight of the prior.
 

@@ -29,21 +29,21 @@ from fastdreamer.system.ranges import span
 
 
 class Program:
-    """Rollouts of `dreams` sequences over `horizon` latent steps, from `context` real ones.
+    """Imagines `rollouts` sequences over `horizon` latent steps, from `context` real ones.
 
     Args:
         world: frozen world model.
         agent: policy that acts; reward and continuation heads that score. Its weights are read anew at every call.
-        dreams: sequences at once.
+        rollouts: sequences at once.
         context: real steps of every start.
         horizon: H in latent steps.
         backend: device, precision, and whether to compile.
-        generator: of all noise, on the backend's device.
+        generator: the source of all noise, on the backend's device.
         merges: commit a step together with the first denoising pass of the next: K passes a step, not K + 1.
         captures: "off", or on a GPU what one CUDA graph holds: a "step", or the whole "horizon".
         shuffles: a control: at every step all that reads actions hears that of another dream, drawn anew (`heard`),
             while `actions` stay those that the policy took.
-        steps: that are taken of the horizon; fewer than all for a memory plan, to which they are alike.
+        steps: the steps of the horizon that are taken; fewer than all for a memory plan, to which they are alike.
 
     Raises:
         ValueError: if commits are to be merged while the policy reads what agent tokens read.
@@ -130,7 +130,7 @@ class Program:
         return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
     def _start(self, batch: Batch) -> None:
-        """The real steps into the cache, all in one pass; with merged commits the last one waits for the region."""
+        """Write the real steps to the cache, all in one pass; with merged commits the last one waits for the region."""
         self.cache.reset()
         self.step_number.zero_()
         real = self.world.normalise(batch.latents, batch.positions)
@@ -156,7 +156,7 @@ class Program:
             self._region()
 
     def _step(self) -> None:
-        """One latent step, from the buffers at `step_number` to those behind it."""
+        """Take one latent step, from the buffers at `step_number` to those behind it."""
         world, k = self.world, self.step_number
         after, noise_at = k + 1, self.context + 2 * k
         with self.backend.autocast():
@@ -187,12 +187,12 @@ class Program:
         self.step_number.copy_(after)
 
     def _choose(self, feature: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """A chunk of actions, and its token."""
+        """Choose a chunk of actions; return it and its token."""
         chunk = self.agent.policy.choose(self.agent.policy(feature), uniform)
         return chunk, self.world.embed_actions(chunk[:, None], self.known, self.known[:, 0, 0])[:, 0]
 
     def _judge(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and continuations of every state but the first."""
+        """Judge every state but the first: rewards and continuations."""
         return self.agent.imagined_rewards(features, actions), self.agent.continues(features)[:, 1:]
 
 
@@ -202,7 +202,7 @@ def _row(buffer: Tensor, at: Int[Tensor, "1"]) -> Tensor:
 
 
 def _others(noise: Float[Tensor, "b n z"]) -> Int[Tensor, " b"]:
-    """For each dream another one: its neighbour in a random ring, whose order is that of noise used elsewhere."""
+    """Another dream for each dream: its neighbour in a random ring, whose order is that of noise used elsewhere."""
     ring = noise[:, 0, 0].argsort()
     return torch.empty_like(ring).index_copy_(0, ring, ring.roll(1))
 

@@ -37,7 +37,7 @@ def lambda_returns(
 def rollout_returns(
     rollout: Rollout, values: Float[Tensor, "b s"], gamma: float, lambda_: float
 ) -> Float[Tensor, "b h"]:
-    """Of imagined steps, from the values v_0 .. v_H of their states (s = H + 1)."""
+    """Lambda-returns of imagined steps, from the values v_0 .. v_H of their states (s = H + 1)."""
     return lambda_returns(rollout.rewards, rollout.continues, values[:, 1:], gamma, lambda_)
 
 

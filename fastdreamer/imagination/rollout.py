@@ -38,7 +38,7 @@ class Noise:
     uniform: Float[Tensor, "h b c a"]
 
     def rows(self, first: int, last: int) -> Noise:
-        """That of some of the dreams."""
+        """The noise of the dreams first .. last-1."""
         return Noise(self.normal[:, first:last], self.uniform[:, first:last])
 
 
@@ -68,7 +68,7 @@ def imagine(
         agent: policy that acts; reward and continuation heads that score.
         batch: crops whose steps are the real context (`start_context` of them).
         horizon: H in latent steps.
-        generator: of all noise and action samples.
+        generator: the source of all noise and action samples.
         greedy: take the policy's mode.
         first: the chunk that is taken at state 0, whatever the policy would do.
         drawn: all noise, instead of the generator's.

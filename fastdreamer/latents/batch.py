@@ -51,10 +51,10 @@ class Batch:
     actions: Integer[Tensor, "b l c k"]  # the chunk that led INTO the step
     action_valid: Bool[Tensor, "b l c"]  # False all through where actions are unknown
     next_actions: Integer[Tensor, "b l c k"]  # the chunk taken AT the step
-    next_valid: Bool[Tensor, "b l c"]  # of a sampler's crops: to be cloned, too (see SamplingConfig.clone_top)
+    next_valid: Bool[Tensor, "b l c"]  # in a sampler's crops: steps to be cloned, too (see SamplingConfig.clone_top)
     rewards: Float[Tensor, "b l"]  # discounted sum over the chunk that led into the step
     continues: Float[Tensor, "b l"]  # 0 where that chunk ended the episode
-    reward_valid: Bool[Tensor, "b l"]  # of rewards and continues; False all through where they are unknown
+    reward_valid: Bool[Tensor, "b l"]  # mask of rewards and continues; False all through where they are unknown
     labelled: Bool[Tensor, " b"]  # False: actions are unknown (plain video)
     task: Int[Tensor, " b"]
 
@@ -142,7 +142,7 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
 def arriving_rewards(
     episode: EpisodeArrays, clock: LatentClock, frame_discount: float
 ) -> tuple[Float[Tensor, " l"], Bool[Tensor, " l"]]:
-    """Of each step, the discounted reward of the chunk of frames that led into it, and whether it is known."""
+    """Discounted reward of the chunk of frames that led into each step, and whether it is known."""
     chunk, count = clock.frames_per_latent, len(episode.rewards)
     steps = clock.steps(len(episode.valid))
     known = torch.arange(steps * chunk).view(steps, chunk) < count

@@ -1,4 +1,4 @@
-"""Which crops a batch holds: batch number i is a function of the seed and i alone, so that a run resumes exactly.
+"""Choice of the crops of a batch: batch number i is a function of the seed and i alone, so that a run resumes exactly.
 
 Lengths: many short batches and an occasional long one cost less than long ones alone and still teach the whole window
 (Dreamer 4, arXiv:2509.24527, section 3.4). Rows: unlabelled video at a stated share, episodes by their reward at
@@ -35,12 +35,12 @@ class CropSampler:
         clock: their latent clock.
         length: steps of a crop (of a long one).
         batch_size: crops a batch, whatever their length.
-        seed: of every order and share.
+        seed: the seed of every order and share.
         frame_discount: discount of rewards inside a chunk, see `align`.
         sampling: lengths and shares; by default long crops alone. Where all episodes are labelled, or none is, its
             `unlabelled` says nothing.
-        device: where crops are cut; a GPU then holds the episodes.
-        tasks: for each of several tasks the same episodes with its rewards; empty: the episodes' own rewards and tasks.
+        device: the device that cuts crops; a GPU then holds the episodes.
+        tasks: the same episodes with the rewards of each of several tasks; empty: the episodes' own rewards and tasks.
         ranked: the same episodes with the rewards by which `sampling.clone_top` chooses; empty: the trained task's.
 
     Raises:

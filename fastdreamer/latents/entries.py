@@ -10,7 +10,7 @@ from typing import Any
 from fastdreamer.shapes import LatentClock
 
 SPLITS = ("train", "held_out")
-HEIRLOOMS = "heirlooms"  # in the manifest of a store that is to replace another: what of its entries must stay
+HEIRLOOMS = "heirlooms"  # key of a manifest that is to replace another: what of its entries must stay
 
 
 def digest(content: Mapping[str, Any]) -> str:

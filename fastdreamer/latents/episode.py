@@ -44,7 +44,7 @@ class Episode:
 
     @property
     def length(self) -> int:
-        """Frames."""
+        """Length of the episode in frames."""
         return len(self.valid)
 
     def to_bytes(self) -> bytes:

@@ -19,7 +19,7 @@ from fastdreamer.system.ranges import span
 class Loader:
     """Draws batch after batch. Its state is the number of batches consumed, whatever was made ahead.
 
-    A thread of an executor makes the batches ahead, so that nothing blocks when the feed is closed, dropped, or alive
+    A thread of an executor makes the batches ahead, so that nothing blocks when the loader is closed, dropped, or alive
     at the interpreter's exit, and what goes wrong while one is made is raised by the `draw` that would return it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Loader:
         return torch.tensor([self._position])
 
     def set_state(self, state: Tensor) -> None:
-        """Goes to a data position.
+        """Moves to a data position.
 
         Raises:
             UserError: if it is none, as in checkpoints from before batches were numbered.

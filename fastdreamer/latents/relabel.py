@@ -16,7 +16,7 @@ SHOWN = 10  # counters that a message names
 
 
 def relabelled(store: LatentStore, episodes: Sequence[Episode], tasks: Sequence[str]) -> list[list[Episode]]:
-    """For each task the episodes with its rewards; their latents are shared. Without tasks: the episodes as recorded.
+    """The episodes with each task's rewards, a list a task; latents are shared. Without tasks: as recorded.
 
     An episode without counters has no rewards for a task that needs them; several tasks are numbered in their order.
 

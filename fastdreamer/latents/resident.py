@@ -1,4 +1,4 @@
-"""Where training reads latents from: every step of its episodes in RAM, memory-mapped, or on the GPU."""
+"""The latents that training reads: every step of its episodes in RAM, memory-mapped, or on the GPU."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ResidentSteps:
         episodes: what crops are cut from.
         clock: their latent clock.
         frame_discount: see `align`.
-        device: where crops are cut; a GPU then holds the steps.
-        tasks: for each of several tasks the same episodes with its rewards.
+        device: the device that cuts crops; a GPU then holds the steps.
+        tasks: the same episodes with the rewards of each of several tasks.
 
     Attributes:
-        device: where the crops are cut and come out.
+        device: the device on which crops are cut and come out.
         steps: latent steps of each episode.
         fields: the aligned episodes' fields but latents, (all steps, ...) or (episodes,); with tasks, rewards and
             reward_valid are (all steps, tasks).
@@ -78,9 +78,9 @@ class ResidentSteps:
         """Steps start .. start+length-1 of each episode; past an episode's end the last step repeats, masks False.
 
         Args:
-            episodes, starts: on the CPU.
+            episodes, starts: index of each crop's episode and its first step, on the CPU.
             length: steps, the same of every crop.
-            tasks: of each crop, where there are several.
+            tasks: the task of each crop, where there are several.
         """
         last = self._last[episodes]
         first = last + 1 - self.steps[episodes] + starts

@@ -1,4 +1,4 @@
-"""Which episodes are trained on, and which are held out."""
+"""The split of episodes into those that are trained on and those that are held out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def divide(natural: Mapping[str, str], videos: Mapping[str, str], before: Mappin
     Episodes with the same video are on one side, unless there is no other video.
 
     Args:
-        natural: of all episodes, by `natural_split`.
+        natural: the split of every episode by `natural_split`.
         videos: what tells their videos apart; empty where that is not known.
         before: the splits of those that had one.
     """

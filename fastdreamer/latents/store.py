@@ -48,12 +48,12 @@ SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 
 
 class LatentStore:
-    """An opened store.
+    """An opened latent store.
 
     Attributes:
-        path, manifest: where it lies and what its manifest says.
+        path, manifest: its folder and what its manifest says.
         episodes: all of them, in RAM, or memory-mapped when larger than the limit (`is_mapped`).
-        size_bytes: of all its episode files.
+        size_bytes: bytes of all its episode files.
         clock, space: the latent clock and the action space they were made with.
     """
 

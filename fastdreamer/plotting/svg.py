@@ -64,31 +64,31 @@ class Plot:
     parts: list[Html] = field(default_factory=list)
 
     def x(self, value: float) -> float:
-        """Pixels from the left."""
+        """Place of an x value, in pixels from the left."""
         low, high = self.x_range
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
-        """Pixels from the top; nan of what is not finite."""
+        """Place of a y value, in pixels from the top; nan of what is not finite."""
         low, high = self.y_range
         share = (value - low) / (high - low) if math.isfinite(value) else math.nan
         return self.top + (1 - share) * (self.height - self.top - self.bottom)
 
     def text(self, x: float, y: float, text: str, kind: str = "tick", anchor: str = "start", **more: object) -> None:
-        """Words at a place."""
+        """Draw words at a place."""
         place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text_anchor": anchor}
         self.parts.append(element("text", text, class_=kind, **place, **more))
 
     def path(self, d: str, kind: str, **more: object) -> None:
-        """A path in SVG's letters."""
+        """Draw a path, given in SVG's letters."""
         self.parts.append(element("path", class_=kind, **more, d=d))
 
     def dot(self, x: float, y: float, radius: float, kind: str, **more: object) -> None:
-        """A circle."""
+        """Draw a circle."""
         self.parts.append(element("circle", class_=kind, **more, cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius))
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:.1f}", "height": f"{height:.1f}"}
         self.parts.append(element("rect", **place, fill=colour))
 

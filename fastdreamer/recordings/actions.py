@@ -58,12 +58,12 @@ class Component:
 
     @property
     def column(self) -> Column | None:
-        """Where its numbers lie and how they are binned, or None if the array holds its values by name."""
+        """Columns and bins of the component's numbers, or None if the array holds its values by name."""
         return COLUMNS.get(self.name)
 
     @property
     def camera_axis(self) -> int | None:
-        """Which column of `action$camera` this is (0 pitch, 1 yaw), or None."""
+        """Column of `action$camera` that this is (0 pitch, 1 yaw), or None."""
         return self.column.index if self.column is not None and self.column.key == "action$camera" else None
 
     def read(self, array: NDArray[Any]) -> UInt8[np.ndarray, " rows"]:
@@ -102,7 +102,7 @@ class ActionSpace:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of labels a component."""
+        """Number of labels of each component."""
         return tuple(component.size for component in self.components)
 
     @property

@@ -43,12 +43,12 @@ class Bins:
         return np.asarray(np.searchsorted(self.edges, np.asarray(values, np.float64)), np.uint8)
 
     def decode(self, bins: ArrayLike) -> Float[np.ndarray, "..."]:
-        """Bins to their centres."""
+        """Turn bins into their centres."""
         return np.asarray(self.centres[np.asarray(bins, np.int64)])
 
 
 def _expand(compressed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the mu-law scale in [-1, 1] to degrees."""
+    """Undo the mu-law: from [-1, 1] to degrees."""
     return CAMERA_CLIP * np.sign(compressed) * ((1.0 + CAMERA_MU) ** np.abs(compressed) - 1.0) / CAMERA_MU
 
 
@@ -65,7 +65,7 @@ VECTOR = Bins(_VECTOR, _middles(_VECTOR))
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Where the numbers of a binned component lie: column `index` of the array `key`, which has `width` columns."""
+    """Place of a binned component's numbers: column `index` of the array `key`, which has `width` columns."""
 
     key: str
     index: int

@@ -8,10 +8,10 @@ from fastdreamer.errors import UserError
 
 MOST_VIDEO_BYTES = 2**36  # a day of 4K
 MOST_LABEL_BYTES = 2**32  # lines of VPT are some thousands of bytes, 20 a second: half a day
-MOST_JSON_BYTES = 2**28  # of metadata and index files, which are read at once
-MOST_ARRAY_BYTES = 2**29  # of all arrays of a recording together, unpacked
+MOST_JSON_BYTES = 2**28  # limit of metadata and index files, which are read at once
+MOST_ARRAY_BYTES = 2**29  # limit of all arrays of a recording together, unpacked
 MOST_LINE_BYTES = 2**20  # a line of VPT has some thousands
-MOST_PIXELS = 2**25  # of a frame: 8K has 33 million
+MOST_PIXELS = 2**25  # limit of a frame: 8K has 33 million
 
 
 def check_bytes(path: Path, size: int, most: int, what: str = "it") -> None:

@@ -91,20 +91,20 @@ def conversion(path: Path, stream: Any) -> str:
     The old file stays, under a name that is no video's; nothing is overwritten, and nothing moves before the new file
     is whole. One in MineRL's folder keeps its name, and the labels beside others are found by the stem.
     """
-    here = str(path) if path.is_absolute() else f"./{path}"  # else FFmpeg takes it for an option or a protocol
-    folder = here[: here.rindex("/") + 1]
+    folder = str(path.parent) if path.is_absolute() else f"./{path.parent}"  # else `cd` takes it for an option
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
     target = path.name if is_mp4 else f"{path.stem}.mkv"
-    fresh = f"{folder}.{path.stem}.fresh{'.mp4' if is_mp4 else '.mkv'}"
+    here, fresh = f"./{path.name}", f"./.{path.stem}.new{'.mp4' if is_mp4 else '.mkv'}"  # neither option nor protocol
     options = ["-map", "0:V:0", "-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-c:v", "libx264", "-qp", "0"]
     if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
         options += ["-pix_fmt", "yuv444p"]
     steps = (
+        shell("cd", folder),
         shell("ffmpeg", "-i", here, *options, "-y", fresh),
         shell("mv", "-n", here, f"{here}.original"),
-        shell("mv", "-n", fresh, f"{folder}{target}"),
+        shell("mv", "-n", fresh, f"./{target}"),
     )
-    return f"convert it: {' && '.join(steps)}"
+    return f"convert it: ({' && '.join(steps)})"
 
 
 def check_index(path: Path, stream: Any) -> None:

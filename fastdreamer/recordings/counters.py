@@ -34,7 +34,7 @@ def compact(values: Integer[np.ndarray, "*x"]) -> Integer[np.ndarray, "*x"]:
 
 
 def total_gain(values: Integer[np.ndarray, " t"]) -> int:
-    """By how much a counter rose over an episode, all rises together."""
+    """Sum of all rises of a counter over an episode."""
     return int(np.maximum(np.diff(values.astype(np.int64)), 0).sum())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 WINDOW_HEIGHT = 720  # pixels of the recorded game's window, in which the mouse is reported
-HEIGHT_SHARE = 16 / 360  # of the frame's height: 16 pixels where a frame is 360 high, as in Minecraft's own window
+HEIGHT_SHARE = 16 / 360  # the share of the frame's height: 16 pixels where it is 360, as in Minecraft's own window
 
 
 def draw_cursor(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float) -> None:

@@ -133,7 +133,7 @@ def count_frames(path: Path) -> int:
 
 
 def frame_times(path: Path) -> FrameTimes:
-    """When the frames that `decode_video` gives are shown; kept for as long as the file is the same.
+    """Times of the frames that `decode_video` gives; kept for as long as the file is the same.
 
     Raises:
         DamagedVideo: as `count_frames`.
@@ -173,7 +173,7 @@ def count_packets(path: Path) -> int:
 
 @dataclass
 class _Times:
-    """When the frames of the packets so far are to be shown, in the order of the file.
+    """Times at which the frames of the packets so far are to be shown, in the order of the file.
 
     Attributes:
         is_timed: the container has those times; else they are the packets' own, and the order is the decoder's.
@@ -187,8 +187,8 @@ class _Times:
     convert: str
     visible: list[int] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
-    first: int = 0  # that of the first packet
-    sent_first: int | None = None  # when that one is to be decoded
+    first: int = 0  # time of the first packet
+    sent_first: int | None = None  # time at which that one is to be decoded
 
     def check(self, path: Path, came: list[int]) -> None:
         """Hold the times of the frames that came out against those of the packets.

@@ -1,4 +1,4 @@
-"""Which recordings lie under a folder, of every format, mixed as they may be; and what looks like one and is none.
+"""Recordings under a folder, of every format, mixed as they may be; and what looks like one and is none.
 
     <EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz}    MineRL, and ours
     <folder>/<name>.mp4 and <folder>/<name>.jsonl                                  VPT

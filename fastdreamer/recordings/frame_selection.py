@@ -20,7 +20,7 @@ class FrameSelection:
     """Lets a trajectory's frames pass and keeps count, samples and hash of what passed.
 
     Args:
-        aligned: which frames those are.
+        aligned: says which frames those are.
         wanted: numbers of the decoded frames to keep as samples.
         offset: frames that come before the first which the numbers mean.
         whole: frames have their full size; else they are not retouched.
@@ -54,7 +54,7 @@ class FrameSelection:
 
     @property
     def samples(self) -> UInt8[np.ndarray, "k h w 3"]:
-        """Those of the wanted frames that passed."""
+        """The sampled frames that passed."""
         return np.stack(self._samples) if self._samples else np.zeros((0, 0, 0, 3), np.uint8)
 
     def check(self, recording: Recording) -> None:

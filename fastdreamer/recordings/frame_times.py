@@ -1,4 +1,4 @@
-"""When a video's frames are shown, and what that says of frames that are missing between them."""
+"""Times of a video's frames, and what they say of frames that are missing in between."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class FrameTimes:
         return float(f"{meant[0] if meant else rate:.4g}")
 
     def seconds(self, number: int) -> float:
-        """From the first frame to one."""
+        """Seconds from the first frame to the frame `number`."""
         return float((int(self.times[number]) - int(self.times[0])) * self.unit)
 
     @property
     def ticks(self) -> Int[np.ndarray, " s"] | None:
-        """From each frame to the next in whole usual steps: 1, more where frames are missing between them, or 0.
+        """Whole usual steps from each frame to the next: 1, more where frames are missing between them, or 0.
 
         None where times say nothing of what is missing: more than a few are not 1, as with a variable rate; frames come
         so early here and there that it is jitter, which makes late ones too; or the unit is so coarse that a rate
@@ -82,5 +82,5 @@ class FrameTimes:
         return bool(abs(np.median(after) - np.median(before)) < self.step / 2)
 
     def place(self, number: int) -> str:
-        """Where a frame is, for a reader."""
+        """Place of a frame in the video, for a reader."""
         return f"frame {number} ({self.seconds(number):.2f} s)"

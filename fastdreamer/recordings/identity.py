@@ -1,4 +1,4 @@
-"""Which recording stands behind which episode of a store, and which recordings are the same one.
+"""Identity of recordings: the one behind each episode of a store, and those that are the same one.
 
 Names depend on what is found together, so they cannot say it: adding a folder changes the shortest name that no other
 recording has. An episode stays that of its path, or, where that is gone, that of the files with the same content.
@@ -35,11 +35,11 @@ class Content(NamedTuple):
 
 
 def content_of(recording: Recording, is_old: bool = False) -> Content:
-    """What a recording holds.
+    """Hash what a recording holds.
 
     Args:
-        recording: of any format.
-        is_old: as entries without a `path` say it: files named `<stem>.<more>.json` belonged to `<stem>` too.
+        recording: a recording of any format.
+        is_old: hash as for entries without a `path`: files named `<stem>.<more>.json` belonged to `<stem>` too.
 
     Raises:
         DamagedRecording: if a file cannot be read.
@@ -74,7 +74,7 @@ def video_of(recording: Recording) -> Path:
 
 
 def place(recording: Recording, root: Path) -> str:
-    """Where it lies, seen from the root, as a store notes it."""
+    """Path of a recording, seen from the root, as a store notes it."""
     return os.path.relpath(recording.path, root)
 
 
@@ -82,8 +82,8 @@ def settle(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -
     """The recordings under the names that the store knows them by; new ones under names that are free.
 
     Args:
-        found: by `find_recordings`, with the names it gave them.
-        entries: of the store's manifest.
+        found: recordings of `find_recordings`, with the names it gave them.
+        entries: entries of the store's manifest.
         root: the recordings' folder.
     """
     settled = _by_place(found, entries, root)
@@ -134,7 +134,7 @@ def without_links(
     a link to it. Of a video with other labels beside it both stay.
 
     Args:
-        found: under their names in the store, where there is one.
+        found: recordings under their names in the store, where there is one.
         root: the recordings' folder.
         known: names that the store has.
     """
@@ -156,7 +156,7 @@ def without_links(
 
 
 def contents(recordings: Sequence[Recording]) -> list[Content | None]:
-    """Of each, read by several threads; None where it cannot be read, which is said when it is encoded."""
+    """Content of each, read by several threads; None where it cannot be read, which is said when it is encoded."""
     if not recordings:
         return []
     with ThreadPoolExecutor(count_cores()) as pool:
@@ -164,7 +164,7 @@ def contents(recordings: Sequence[Recording]) -> list[Content | None]:
 
 
 def _by_place(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -> dict[Recording, str]:
-    """By path; entries from before paths were noted by name."""
+    """Names in the store by path; entries from before paths were noted by name."""
     places = {entry["path"]: name for name, entry in entries.items() if "path" in entry}
     settled = {r: places[where] for r in found if (where := place(r, root)) in places}
     known = set(settled.values())
@@ -189,7 +189,7 @@ def _content_or_none(recording: Recording) -> Content | None:
 
 
 def _file_of(recording: Recording) -> tuple[int, int] | None:
-    """Which file its video is, whatever leads to it."""
+    """Identity of the file that its video is, whatever leads to it."""
     try:
         about = video_of(recording).stat()
     except OSError:

@@ -112,7 +112,7 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
     }
 
 
-Spaces = dict[tuple[str, str], ActionSpace]  # of an env's recordings of one format
+Spaces = dict[tuple[str, str], ActionSpace]  # the space of an env's recordings of one format
 
 
 def _choose_spaces(recordings: list[Recording], name: str) -> Spaces:

@@ -1,4 +1,4 @@
-"""Which folders are MineRL's, or of its layout: by their names, and by what lies in them.
+"""MineRL's folders and those of its layout, told by their names and by what lies in them.
 
     ROOT/<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/{recording.mp4, rendered.npz, metadata.json}
 

@@ -13,7 +13,7 @@ from fastdreamer.recordings.trajectory import Trajectory
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # what PyAV opens and people have
 
-UNLABELLED = ActionSpace("unlabelled", ())  # for those who ask what actions are in a video
+UNLABELLED = ActionSpace("unlabelled", ())  # the answer to what actions are in a video
 
 
 def is_video(name: str) -> bool:
@@ -34,7 +34,7 @@ class PlainLabels:
         return self.recording.path
 
     def align(self, visible: int) -> Aligned:
-        """All frames.
+        """Align all frames as they are.
 
         Raises:
             DamagedRecording: if there is no step, with fewer than two frames.

@@ -50,7 +50,7 @@ def read_labels(
     """A recording's actions and rewards, checked.
 
     Args:
-        recording: of any format.
+        recording: a recording of any format.
         space: what its actions must be; a video without actions takes any.
         skip_null: `data.skip_null`, for VPT.
         check_metadata: `data.check_metadata`, for MineRL.
@@ -83,7 +83,7 @@ def read_recording(
 
 
 def read_aligned(recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool) -> Aligned:
-    """As `read_recording`, with what was mended."""
+    """Read as `read_recording` does, and say what was mended."""
     labels = read_labels(recording, space, **how)
     if not frames:
         return _aligned_by_packets(recording, labels)

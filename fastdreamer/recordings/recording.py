@@ -31,7 +31,7 @@ class DamagedRecording(UserError):
 
 @dataclass(frozen=True)
 class Recording:
-    """Where one episode lies.
+    """The place, name and format of one recorded episode.
 
     Attributes:
         path: MineRL: its folder; otherwise its video.
@@ -75,8 +75,8 @@ class Aligned:
 
     Attributes:
         trajectory: all but the pixels: its `frames` are (t, 0, 0, 3).
-        picked: which of the decoded frames are the trajectory's t frames, strictly ascending.
-        sha256: of the picked frames' bytes, where the recording says it.
+        picked: the numbers of the decoded frames that are the trajectory's t frames, strictly ascending.
+        sha256: hash of the picked frames' bytes, where the recording says it.
         mended: what was wrong and could be put right, a line each.
         retouch: changes a decoded frame in place, given its number, before anything sees it; None leaves all as is.
     """
@@ -97,7 +97,7 @@ class Labels(Protocol):
         ...
 
     def align(self, visible: int) -> Aligned:
-        """Which of `visible` decoded frames belong to which row.
+        """Decide which of `visible` decoded frames belong to which row.
 
         Raises:
             DamagedRecording: if that many frames contradict the labels.

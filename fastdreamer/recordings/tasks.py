@@ -44,7 +44,7 @@ def task_rewards(task: str, recorded: Float32[np.ndarray, " s"], counters: Count
     Args:
         task: its name.
         recorded: the recorded rewards.
-        counters: at each frame, one more than there are rewards.
+        counters: counters at each frame, one more than there are rewards.
     """
     if task == RECORDED:
         return recorded

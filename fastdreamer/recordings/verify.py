@@ -25,7 +25,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def sample_numbers(count: int) -> Int[np.ndarray, " k"]:
-    """Which of `count` frames are compared: ascending, at most 15, in runs of three from the first to the last."""
+    """Numbers of the frames that are compared: ascending, at most 15, in runs of three from the first to the last."""
     if count <= RUNS * RUN:
         return np.arange(count)
     starts = np.linspace(0, count - RUN, RUNS).round().astype(np.int64)

@@ -69,7 +69,7 @@ class VPTLabels:
         actions: one a line that can be read.
         clocks: the ticks of those lines (`vpt_clock.line_clocks`).
         lines: how many there are, broken ones included.
-        cursors: where the mouse is, by line, while a window is open.
+        cursors: the mouse's place, by line, while a window is open.
         counters: what the game counts, one value a line that can be read.
     """
 

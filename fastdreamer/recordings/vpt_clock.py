@@ -1,4 +1,4 @@
-"""Which frame of a VPT recording belongs to which line, by time: both may have been lost on the way.
+"""Match of frames and lines of a VPT recording, by time: both may have been lost on the way.
 
 A line says its `tick`, the game's, and `milli`, the machine's clock; a frame has the time at which it is shown. Where
 nothing is lost all of them go on by one, and line i is frame i. Where the recorder lost lines, or the video frames,
@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from fastdreamer.recordings.frame_times import FrameTimes
 
-_USUAL_MS = (40, 60)  # from line to line; what goes slower or faster is no clock of ticks, which are 50 ms
+_USUAL_MS = (40, 60)  # a step from line to line; what goes slower or faster is no clock of ticks, which are 50 ms
 _LATE = 1.2  # usual distances after which a line may be missing, however its neighbours are jittered
 _LEAP = 1.7  # usual distances that jitter alone does not explain
 _SET = 200  # usual distances: no recording misses so many lines at once (`vpt.MAX_LENGTH_DIFFERENCE`)
@@ -26,7 +26,7 @@ Ticks = Int[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Clock:
-    """The ticks of lines.
+    """A clock: the ticks of lines.
 
     Attributes:
         late: the first line that comes late by a clock that may only have stood still; empty for one of ticks.
@@ -106,7 +106,7 @@ def _machine(millis: Ticks) -> Clock:
 
 @dataclass(frozen=True)
 class Match:
-    """Frames and their lines, ascending.
+    """Numbers of frames and of their lines, ascending.
 
     Attributes:
         frames, lines: their numbers; frame frames[k] belongs to line lines[k].

@@ -30,7 +30,7 @@ class Tally:
 
     Attributes:
         lines: taken so far.
-        unread: those of them whose inventory or statistics are there but are not what they must be.
+        unread: the lines whose inventory or statistics are there but are not what they must be.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Tally:
         self._statistics: Changes | None = None
 
     def add(self, content: dict[str, Any]) -> None:
-        """The next line."""
+        """Takes in the next line."""
         try:
             items, statistics = _items(content.get("inventory")), _statistics(content.get("stats"))
         except (TypeError, ValueError, KeyError):

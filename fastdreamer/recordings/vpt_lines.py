@@ -37,7 +37,7 @@ MOUSE_BUTTONS = {0: "attack", 1: "use"}
 
 @dataclass(frozen=True)
 class Line:
-    """One line.
+    """One line of a VPT recording.
 
     Attributes:
         pressed: names of the actions that are held.
@@ -45,7 +45,7 @@ class Line:
         new_buttons: mouse buttons that went down.
         dx, dy: pixels that the mouse moved.
         hotbar: the selected slot, 0 to 8, if it is said.
-        cursor: where the mouse is in the game's window, if a window (inventory, chest, ...) is open in it.
+        cursor: the mouse's place in the game's window, if a window (inventory, chest, ...) is open in it.
         tick, milli: what the line says of its time, whatever that is.
         is_silent: mouse or keyboard were not recorded.
     """

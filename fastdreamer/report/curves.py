@@ -19,7 +19,7 @@ PHASES = {
     2: "Phase 2: behaviour cloning and reward",
     3: "Phase 3: improvement in imagination",
 }
-POINTS = 160  # of a curve in the report
+POINTS = 160  # the most of a curve in the report
 
 
 @dataclass(frozen=True)

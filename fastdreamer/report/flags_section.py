@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,12 +74,12 @@ def _standing(checks: Iterable[Mapping[str, Any]]) -> Html:
 def _rollouts(phase: Mapping[str, Any]) -> Html:
     """Values against returns; D+ and D-; imagined against real reward."""
     real = phase.get("real_reward")
-    rewards = f"imagined reward {number(phase['imagined_reward'])} a frame" + (
+    imagined = math.nan if phase["imagined_reward"] is None else phase["imagined_reward"]
+    rewards = f"imagined reward {number(imagined)} a frame" + (
         f", real {number(real)} (as `eval` played it)" if real is not None else "; `eval` has not played it"
     )
-    chart = scatter_chart(
-        [(x, y) for x, y in phase["values"]], "lambda-return", "value", label="Values against lambda-returns"
-    )
+    points = [(x, y) for x, y in phase["values"] if None not in (x, y)]
+    chart = scatter_chart(points, "lambda-return", "value", label="Values against lambda-returns")
     caption = (
         f"The critic on imagined steps: on the dashed line it is right. Of these steps {phase['positive']} are in D+ "
         f"and {phase['negative']} in D- (PMPO needs both); {rewards}. An imagined reward far above the real one is a "

@@ -113,7 +113,7 @@ def write_report(run_dir: Path) -> dict[str, str]:
 
 
 def render(run: Run) -> str:
-    """The page."""
+    """The page as HTML."""
     sections = [
         (
             "evaluation",
@@ -192,7 +192,7 @@ def tiles(run: Run) -> Html:
 
 
 def curves_section(metrics: Curves) -> Html:
-    """All phases' curves."""
+    """The curves of all phases."""
     if not metrics:
         return note("No metrics.jsonl: nothing was trained in this run directory yet.")
     intro = (

@@ -101,7 +101,7 @@ def achievements(policies: Mapping[str, Any], ordered: Sequence[str], demonstrat
 
 
 def world_model_section(world_model: Mapping[str, Any], pictures: Mapping[str, Any], folder: Path) -> Html:
-    """Error by horizon, controls, filmstrips."""
+    """The world model's section: error by horizon, controls, filmstrips."""
     parts = []
     if "horizons" in world_model:
         samples, context = world_model.get("samples", 8), world_model["context"]

@@ -47,7 +47,7 @@ class Board:
         )
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
 

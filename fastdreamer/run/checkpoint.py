@@ -28,7 +28,6 @@ from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import free_settings
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import atomic_directory, remove_directory, sha256_file
-from fastdreamer.system.folders import whole
 from fastdreamer.system.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, fault, parse
 
 FORMAT = 1
@@ -37,7 +36,7 @@ SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
 TASKS = "tasks.names"
 MANIFEST, STATE = "manifest.json", "state.json"
 STEP = re.compile(r"step-\d{8}")
-NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # of a file in a checkpoint: never a path
+NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # names a file in a checkpoint, never a path
 GROUPS = ("model", "ema")  # what every checkpoint holds
 CONTENT = {
     "phase": Leaf("a phase", lambda value: type(value) is int and 0 <= value <= 3),
@@ -83,13 +82,18 @@ class Checkpoint:
 def architecture(config: Config) -> dict[str, Any]:
     """The part of a configuration that weights depend on; a checkpoint of another one is refused."""
     sections = {name: getattr(config, name) for name in SECTIONS}
-    parts = {name: _without(to_dict(part), free_settings(type(part))) for name, part in sections.items()}
+    parts = {name: without(to_dict(part), free_settings(type(part))) for name, part in sections.items()}
     return {"env": config.data.env, TASKS: list(config.tasks.names)} | parts
 
 
 def training(config: Config, phase: int) -> dict[str, Any]:
     """The settings of a phase, as its checkpoints carry them."""
     return to_dict(config.phase(phase) if phase else config.decoder)
+
+
+def without(tree: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A copy of `tree` that lacks `names`."""
+    return {name: value for name, value in tree.items() if name not in names}
 
 
 def save_checkpoint(
@@ -221,7 +225,7 @@ def _object(found: Path, name: str, shape: Any) -> dict[str, Any]:
 
 
 def _damaged(found: Path, reason: str) -> Damaged:
-    """With the command that goes on from the checkpoint before it, which is then written again."""
+    """The error of a damaged checkpoint, with the command that goes on from the one before it and writes it again."""
     text = f"checkpoint {found} is damaged ({reason})"
     phase, older = found.parent.name.removeprefix("phase"), [p for p in steps_in(found.parent) if p.name < found.name]
     if found.parent.parent.name != CHECKPOINTS or phase not in ("0", "1", "2", "3"):
@@ -232,81 +236,6 @@ def _damaged(found: Path, reason: str) -> Damaged:
     if not older:
         return Damaged(f"{text}, and there is none before it: train phase {phase} in another --run-dir")
     return Damaged(f"{text}: go on from the one before it with: {resume(phase=phase, checkpoint=older[-1])}")
-
-
-def check_architecture(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuses weights of another configuration, naming the first setting that differs.
-
-    A setting that is newer than the checkpoint had its default then.
-
-    Raises:
-        UserError: on any difference in `architecture`.
-    """
-    saved, wanted = {TASKS: []} | checkpoint.state["architecture"], architecture(config)
-    for name in SECTIONS:
-        defaults = to_dict(type(getattr(config, name))())
-        saved[name] = {key: defaults[key] for key in wanted[name]} | saved[name]
-    for tree in (saved, wanted):  # a run keeps the whole path of what was typed; `check_latents` says whose they are
-        if isinstance(named := tree["tokenizer"]["weights"], str):
-            tree["tokenizer"] = tree["tokenizer"] | {"weights": whole(named)}
-    if checkpoint.phase < 2:  # the world model knows neither heads nor tasks
-        saved |= {name: wanted[name] for name in ("heads", TASKS)}
-    _refuse_difference(saved, wanted, checkpoint.path, "")
-
-
-def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
-    """As `check_architecture`, and the phase's own training settings too: a resumed run equals an uninterrupted one.
-
-    What is free may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
-
-    Raises:
-        UserError: on any other difference, and where more steps are done than the phase is to have.
-    """
-    check_architecture(checkpoint, config)
-    section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
-    schema = type(config.phase(checkpoint.phase) if checkpoint.phase else config.decoder)
-    wanted, defaults = training(config, checkpoint.phase), to_dict(schema())
-    saved = {key: defaults[key] for key in wanted} | checkpoint.state["training"]  # a newer setting had its default
-    free = free_settings(schema)
-    then, now = _without(saved, free), _without(wanted, free)
-    _refuse_difference(then, now, checkpoint.path, f"{section}.")
-    done, before, steps = checkpoint.step, checkpoint.state["training"].get("steps"), wanted["steps"]
-    if steps < done:
-        raise UserError(
-            f"checkpoint {checkpoint.path} has done {done} steps, {section}.steps is {steps}: set it to {done} or more"
-        )
-    if before not in (None, steps):
-        rate = f", and from step {done + 1} on the learning rate is that of step {done + 1} of {steps}"
-        print(f"{section}: {steps} steps instead of {before}{rate if done < steps else ''}", flush=True)
-
-
-def _without(tree: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in tree.items() if name not in names}
-
-
-def _refuse_difference(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path, prefix: str) -> None:
-    for key in sorted(saved.keys() | wanted.keys()):
-        then, now = saved.get(key), wanted.get(key)
-        if isinstance(then, dict) and isinstance(now, dict):
-            _refuse_difference(then, now, path, f"{prefix}{key}.")
-        elif json.dumps(then) != json.dumps(now):
-            raise UserError(
-                f"checkpoint {path} was made with {prefix}{key}={then}, the configuration says {now}: "
-                f"set it back or use another --run-dir"
-            )
-
-
-def check_latents(checkpoint: Checkpoint, fingerprint: str, where: str) -> None:
-    """Refuses latents of another tokenizer than the one the weights were trained on.
-
-    Raises:
-        UserError: naming the checkpoint and `where` the other latents come from.
-    """
-    if checkpoint.state["latents"] != fingerprint:
-        raise UserError(
-            f"checkpoint {checkpoint.path} was trained on latents of tokenizer {checkpoint.state['latents'][:12]}, "
-            f"{where} has {fingerprint[:12]}: use the tokenizer it was trained with, or train phase 1 again"
-        )
 
 
 def strip_compiled_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, Leaf, Mayb
 
 SECONDS = Leaf("a number of seconds", lambda v: type(v) in (int, float) and 0 <= v < 1e12)
 PAIR = Leaf("a pair of numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NUMBER.holds, v)))
+POINT = Leaf(
+    "a pair of numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(x is None or NUMBER.holds(x) for x in v)
+)
 INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 BOUNDS = {name: Maybe(NUMBER) for name in INTERVAL}
 
@@ -37,7 +40,8 @@ WINDOWS = {
 
 CHECK = {name: TEXT for name in ("group", "name", "value", "expected", "verdict", "remedy")}
 ROLLOUTS = {
-    "values": [PAIR], "positive": COUNT, "negative": COUNT, "imagined_reward": NUMBER, "real_reward?": Maybe(NUMBER),
+    "values": [POINT], "positive": COUNT, "negative": COUNT, "imagined_reward": Maybe(NUMBER),
+    "real_reward?": Maybe(NUMBER),
 }  # fmt: skip
 AUDITED = {"states": COUNT, "points": [PAIR], "figures": Every(Maybe(INTERVAL))}
 FLAGS = Every([{"step": COUNT, "name": TEXT}])

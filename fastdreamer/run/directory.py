@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
-from fastdreamer.run.checkpoint import Checkpoint, check_architecture, load_checkpoint, steps_in
+from fastdreamer.run.checkpoint import Checkpoint, load_checkpoint, steps_in
+from fastdreamer.run.compatibility import check_architecture
 from fastdreamer.run.kept_config import run_config
 from fastdreamer.run.run_files import CONFIG, checkpoints_of, recordings_of, store_of
 from fastdreamer.settings import dump_config
@@ -45,7 +46,7 @@ class RunDirectory:
         return bool(steps_in(self.checkpoints(phase)))
 
     def step(self, phase: int) -> int:
-        """Of a phase's newest checkpoint."""
+        """Step of a phase's newest checkpoint."""
         return int(steps_in(self.checkpoints(phase))[-1].name.removeprefix("step-"))
 
     def load(self, phase: int, config: Config) -> Checkpoint:

@@ -32,7 +32,7 @@ RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what torchrun sets in every proc
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_held: dict[Path, int] = {}  # by this process: what a command holds, the functions that it calls hold too
+_held: dict[Path, int] = {}  # this process's locks: what a command holds, the functions that it calls hold too
 
 
 @contextmanager
@@ -43,9 +43,12 @@ def run_lock(run_dir: Path, shared: bool = False) -> Iterator[None]:
 
     Raises:
         UserError: if another process holds it, or the disk refuses.
+        Stopped: if the caller's was moved or removed.
     """
     real = Path(os.path.realpath(run_dir))  # `resolve` raises where links lead in a circle
     if real in _held:
+        if (now := place_of(run_dir)) != run_dir:
+            raise Stopped(f"{run_dir} was moved to {now} meanwhile, and nothing was lost: start again there")
         yield
         return
     path, made = real / LOCK, [folder for folder in (real, *real.parents) if not folder.exists()]
@@ -70,7 +73,7 @@ def run_lock(run_dir: Path, shared: bool = False) -> Iterator[None]:
 
 
 def place_of(run_dir: Path) -> Path:
-    """Where the run directory lies that this process holds, for somebody may have moved it; else where it is named.
+    """Path of the run directory that this process holds, for somebody may have moved it; else the path as it is named.
 
     Raises:
         Stopped: if it was removed, or its lock file was and another process holds a new one.
@@ -153,7 +156,7 @@ def _give_back(handle: int, path: Path) -> None:
 
 
 def _moved(handle: int) -> Path | None:
-    """Where a lock file lies now; None where it is gone, or the system does not tell."""
+    """Path of an open lock file now; None where it is gone, or the system does not tell."""
     try:
         now = Path(os.readlink(f"/proc/self/fd/{handle}"))
         return now if is_at(handle, now) else None

@@ -31,7 +31,7 @@ PLAN_NAMES = {
         "n_negative": "negative",
     },
 }
-"""By phase: what the plan's debugging tables call some of our figures."""
+"""Names, by phase, that the plan's debugging tables have for some of our figures."""
 
 
 class MetricsWriter:
@@ -40,7 +40,7 @@ class MetricsWriter:
     A resumed run drops the lines past its checkpoint first, so that no step stands twice.
 
     Attributes:
-        step: of the last line, or the step that the writer began at.
+        step: the step of the last line, or the step that the writer began at.
     """
 
     def __init__(self, run_dir: Path, phase: int, first_step: int = 0) -> None:
@@ -57,7 +57,7 @@ class MetricsWriter:
         self._board = _tensorboard(run_dir / "tensorboard" / f"phase{phase}", first_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line, whole or not at all; values that are not finite become null.
+        """Write one line, whole or not at all; values that are not finite become null.
 
         Raises:
             UserError: if the disk refuses.

@@ -7,6 +7,7 @@ key; who can do without it says so and goes on (`read_or_note`). Writing is whol
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,40 +30,42 @@ def checkpoints_of(run_dir: Path, phase: int) -> Path:
 
 
 def recordings_of(config: Config, run_dir: Path) -> Path:
-    """Where a run's recordings lie: the folder that its configuration names, else its own."""
+    """Folder of a run's recordings: the one that its configuration names, else its own."""
     return expanded(config.data.recordings) if config.data.recordings else run_dir / "recordings"
 
 
 def store_of(config: Config, run_dir: Path) -> Path:
-    """Where a run's latent store lies: the folder that its configuration names, else its own."""
+    """Folder of a run's latent store: the one that its configuration names, else its own."""
     return expanded(config.data.store) if config.data.store else run_dir / "store"
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """A file of a run.
+    """A JSON file of a run: its name, what must stand in it, and what helps where it is damaged.
 
     Attributes:
-        name: below the run directory.
+        name: the file's path below the run directory.
         shape: what must stand in it (see `json_files`).
         remedy: what helps where it is damaged.
+        has_nulls: whether numbers that are not finite are written as null, for they are what the file has to tell.
     """
 
     name: str
     shape: Any
     remedy: str = AGAIN
+    has_nulls: bool = False
 
     def path(self, run_dir: Path) -> Path:
-        """Where it lies."""
+        """Path of the file in a run."""
         return run_dir / self.name
 
     def read(self, run_dir: Path, *, shape: Any = None, remedy: str = "", follows_links: bool = True) -> dict[str, Any]:
-        """What stands in it, empty where it is missing.
+        """Content of the file, empty where it is missing.
 
         Args:
             run_dir: the run.
             shape: what is needed of it, where that is less than all of it.
-            remedy: in place of its own.
+            remedy: what helps, in place of the file's own remedy.
             follows_links: off for what is shown to others.
 
         Raises:
@@ -71,7 +74,7 @@ class RunFile:
         return read_object(self.path(run_dir), shape or self.shape, remedy or self.remedy, follows_links=follows_links)
 
     def read_or_note(self, run_dir: Path, remedy: str, say: Callable[[str], None] | None = None) -> dict[str, Any]:
-        """What stands in it, empty where it is missing or damaged; the latter is said, by default on stderr."""
+        """Content of the file, empty where it is missing or damaged; the latter is said, by default on stderr."""
         try:
             return self.read(run_dir, remedy=remedy)
         except UserError as error:
@@ -79,8 +82,18 @@ class RunFile:
             return {}
 
     def write(self, run_dir: Path, value: Mapping[str, Any]) -> None:
-        """Whole or not at all; what is not a finite number is a bug, not a value."""
-        write_atomic(self.path(run_dir), (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        """Writes the file whole or not at all; what is not finite is a bug, not a value, unless it `has_nulls`."""
+        told = _without_nan(value) if self.has_nulls else value
+        write_atomic(self.path(run_dir), (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    """A copy with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_stderr(line: str) -> None:
@@ -90,7 +103,7 @@ def _to_stderr(line: str) -> None:
 EVALUATION = RunFile("evaluation.json", contents.EVALUATION)
 WORLD_MODEL = RunFile("world_model.json", contents.world_model)
 PICTURES = RunFile("pictures/pictures.json", contents.PICTURES)
-DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)})
+DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)}, has_nulls=True)
 AUDIT = RunFile("diagnosis/audit.json", contents.audit)
 FLAGS = RunFile("flags.json", contents.FLAGS, "move it elsewhere, and training writes it anew")
 TIMINGS = RunFile("timings.json", Every(contents.SECONDS))

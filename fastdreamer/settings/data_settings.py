@@ -9,7 +9,7 @@ from fastdreamer.settings.fields import SEED_MOST, setting
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where recordings and latents live. Empty paths mean inside the run directory."""
+    """Folders of recordings and latents, and how they are read. Empty paths mean inside the run directory."""
 
     # The environment, which says what the actions are.
     env: str = setting(
@@ -24,7 +24,7 @@ class DataConfig:
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # the share of the episodes that is never trained on
     # A store larger than so many GiB is memory-mapped instead of read.
     memory_limit_gb: float = setting(4.0, at_least=0.0, free="always")
-    # Where training keeps the latents; ram maps a store beyond memory_limit_gb, auto is the GPU up to card_limit_gb.
+    # The home of latents in training; ram maps a store beyond memory_limit_gb, auto is the GPU up to card_limit_gb.
     resident: str = setting("auto", choices=("auto", "ram", "card"), free="always")
     # GiB of latents that auto puts on the GPU at most.
     card_limit_gb: float = setting(0.5, at_least=0.0, free="always")

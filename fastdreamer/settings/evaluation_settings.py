@@ -24,7 +24,7 @@ class EvaluationConfig:
     backend: str = setting("auto", choices=("auto", "minestudio", "minerl"))
     minerl_task: str = ""  # the `minerl` package's name of the task to play; empty: the one of data.env
     leave_out: tuple[str, ...] = ()  # action components kept at their no-op because the simulator has none of them
-    task: int = setting(0, at_least=0)  # which TASK token acts, where dynamics.tasks is above 0
+    task: int = setting(0, at_least=0)  # the TASK token that acts, where dynamics.tasks is above 0
     bootstrap: int = setting(2000, at_least=100)  # resamples behind an interval
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 Free = Literal["", "always", "before cloning"]
-"""When a setting may change in a run: never, at any time, or until phase 2 has begun (phase 1 knows nothing of it)."""
+"""Times at which a setting may change in a run: never, always, or until phase 2 begins (phase 1 has no use for it)."""
 
 SEED_MOST = 2**62  # seeds are counted up from, and torch's generators hold 64 bits
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

@@ -26,7 +26,7 @@ class DynamicsConfig:
     # Spatial tokens of a step: 16, or neighbours of the 4x4 grid together, which costs less a step.
     spatial_tokens: int = setting(16, choices=(1, 4, 16))
     linear_start: bool = False  # whether the network predicts what a ridge regression from the step before leaves
-    # Above 0: how many folders of recordings have a learned TASK token of their own. Tasks with names need none:
+    # How many folders of recordings have a learned TASK token of their own; 0: none. Tasks with names need none: see
     # `tasks`.
     tasks: int = setting(0, at_least=0)
 
@@ -49,8 +49,8 @@ class ForcingConfig:
     # The share of sequences that is trained as bootstrap.
     boot_fraction: float = setting(0.25, at_least=0.0, at_most=1.0)
     boot_warmup: float = setting(0.1, at_least=0.0, at_most=1.0)  # the share of the run before any bootstrap
-    # Where training puts its steps. grid: all of tau's levels, weighed by P's ramp. sampled: where imagination has
-    # them, which is context_share at the context's level and the rest at the K levels it samples through, all weighed
+    # The signal levels of training. grid: all of tau's, weighed by P's ramp. sampled: those of imagination,
+    # which is context_share at the context's level and the rest at the K levels it samples through, all weighed
     # alike.
     levels: str = setting("grid", choices=("grid", "sampled"))
     # The share of the steps that sampled levels put at the context's level.
@@ -74,7 +74,7 @@ class HeadsConfig:
     layers: int = setting(2, at_least=1, at_most=2**10)  # how many hidden layers a head has
     bins: int = setting(255, at_least=3, at_most=2**16)  # how many bins two-hot rewards and values have; odd
     reward_range: float = setting(20.0, above=0.0)  # r: reward bins are symexp(linspace(-r, r))
-    value_range: float = setting(20.0, above=0.0)  # the same of values
+    value_range: float = setting(20.0, above=0.0)  # value bins are symexp(linspace(-r, r)) with this r
     readout: str = setting("latents", choices=("latents", "agent_tokens"))  # what the heads read
     # What the reward of a step is told from: the step; the one before it too (transition); the one before it and the
     # chunk taken there (action), which imagination knows best; or all three.
@@ -84,7 +84,7 @@ class HeadsConfig:
     reward_members: int = setting(1, at_least=1)  # how many heads learn the reward alike; the least of them counts
     # The exponent of the focal loss of the policy; 0 is plain cross-entropy.
     focal_gamma: float = setting(0.0, at_least=0.0)
-    # Above 0: heads on latents also read a trace of the actions before, which fades by this factor a step.
+    # The share that is left a step later of the trace of past actions, which heads on latents read too; 0: no trace.
     history: float = setting(0.0, at_least=0.0, below=1.0)
     input_noise: float = setting(0.0, at_least=0.0)  # the spread of the noise on the latents that heads learn from
     # Dropout of the policy while cloning; off in imagination.

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 LONGEST = 60  # characters of a value in an error
 EXACT = 2**53  # up to here every whole number is a floating one
-NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # between them: bytes of names that are not UTF-8
+NO_TEXT = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # the gap between is bytes of names that are not UTF-8
 YES, NO = ("yes", "on"), ("no", "off")
 
 

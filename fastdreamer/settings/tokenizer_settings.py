@@ -58,7 +58,7 @@ class EnginesConfig:
     resample_inside: bool = False  # whether the engine takes uint8 frames of data.frame_size
     pool_inside: bool = False  # whether the engine returns pooled tokens
     channels_last: bool = False  # whether eager on a GPU runs in channels_last_3d
-    directory: str = ""  # where engines lie; empty: fastdreamer/engines in the user's cache
+    directory: str = ""  # the engines' folder; empty: fastdreamer/engines in the user's cache
     memory_gb: float = setting(0.0, at_least=0.0)  # GiB of activations of one chunk; 0: 0.25 on a CPU, 2 on a GPU
 
     def __post_init__(self) -> None:

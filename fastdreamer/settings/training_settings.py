@@ -9,7 +9,7 @@ from fastdreamer.settings.fields import setting
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which crops a batch holds; lengths and unlabelled video are phase 1's. Every batch has batch_size crops."""
+    """Choice of a batch's crops; lengths and unlabelled video are phase 1's. Every batch has batch_size crops."""
 
     short_window: int = setting(0, at_least=0)  # steps of a short crop (P 3.4 alternates lengths); 0: long crops only
     long_every: int = setting(4, at_least=1)  # every how many batches one is of dynamics.window steps
@@ -62,7 +62,7 @@ class TrainConfig:
     steps: int = setting(1000, at_least=1, free="always")  # optimiser steps of the phase
     batch_size: int = setting(16, at_least=1, at_most=2**20)  # crops of a batch; in phase 3 dreams
     accumulate: int = setting(1, at_least=1)  # batches whose gradients are added up to one step
-    # Crops at once: a batch goes through in pieces, with the gradient of the whole. 0: as many as the memory allows.
+    # Crops at once: a batch goes in micro-batches, with the gradient of the whole. 0: as many as the memory allows.
     micro_batch: int = setting(0, at_least=0, free="always")
     # Whether the blocks' inputs alone are kept and the rest is computed again: less memory, slower.
     recompute: bool = setting(False, free="always")
@@ -80,10 +80,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CloningConfig(TrainConfig):
-    """Phase 2."""
+    """Phase 2: behaviour cloning."""
 
-    # Above 0: of the averaged heads those with the least held-out loss count, looked for at every twentieth of the
-    # steps; and the phase ends after this share of its steps without better ones.
+    # The share of the steps without better averaged heads after which the phase ends; those with the least held-out
+    # loss count, looked for at every twentieth of the steps. 0: the phase runs to its end, and the last heads count.
     patience: float = setting(0.0, at_least=0.0, at_most=1.0)
 
 

@@ -46,4 +46,4 @@ class ShuffledRewards(ImaginationPhase):
 
 
 ShuffledActions = partial(ImaginationPhase, shuffles=True)
-"""At every step the world model is given the action of another dream, so that nothing follows from one's own."""
+"""The world model is given the action of another dream at every step, so that nothing follows from one's own."""

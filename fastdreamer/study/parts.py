@@ -36,7 +36,7 @@ class Parts:
         """The part's result: as it was written down, or by doing the work.
 
         Args:
-            name: of the part, with a slash where it belongs to a seed.
+            name: the part's name, with a slash where it belongs to a seed.
             made_with: all that its result depends on, as a fingerprint.
             work: does it, going on where it was stopped.
             again: do it again where it was made with something else.
@@ -79,7 +79,7 @@ class Parts:
         return {name: kept["seconds"] for name in names if (kept := self.read(name)) is not None}
 
     def path(self, name: str) -> Path:
-        """The part's file."""
+        """Path of a part's file."""
         return self.folder / f"{name}.json"
 
 

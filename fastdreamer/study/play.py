@@ -26,7 +26,7 @@ from fastdreamer.run.directory import RunDirectory
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.training.models import load_agent
 
-JUDGED = ("phase2", "phase3")  # whose predicted rewards are compared with what was paid
+JUDGED = ("phase2", "phase3")  # arms whose predicted rewards are compared with what was paid
 
 
 @dataclass(frozen=True)

@@ -45,16 +45,16 @@ class NextWorld:
         self.next = first
 
     def take(self, count: int) -> range:
-        """The next `count` worlds."""
+        """Take the next `count` worlds."""
         self.next += count
         return range(self.next - count, self.next)
 
     def get_state(self) -> Tensor:
-        """For the checkpoint."""
+        """Return the state for the checkpoint."""
         return torch.tensor([self.next])
 
     def set_state(self, state: Tensor, /) -> None:
-        """From a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.next = int(state)
 
 

@@ -47,7 +47,7 @@ def run_study(
 
     Args:
         config: the recipe; its `seed` and `evaluation.seed` are those of the first seed.
-        folder: of the study.
+        folder: the study's folder.
         seeds: how many.
         arms: what is played (see `results.ARMS`).
         say: prints a line.

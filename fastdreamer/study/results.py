@@ -60,11 +60,11 @@ def summarise(
     recordings: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Contents of study.json.
+    """Sum up the finished seeds: the contents of study.json.
 
     Args:
         config: the recipe.
-        seeds: those that are finished.
+        seeds: the seeds that are finished.
         wanted: how many there are to be.
         beyond: seeds that were played and are not counted.
         recordings: what the recordings earned, by task.
@@ -97,7 +97,7 @@ def demonstrated(config: Config, store: LatentStore) -> dict[str, dict[str, Any]
     """What the recordings earned an episode in each task, cut where an evaluation ends; empty where it is unknown.
 
     Returns:
-        By task, for the demonstrator (all episodes, where none is known to be the expert's): player, return_mean,
+        Figures by task, for the demonstrator (all episodes where no expert is known): player, return_mean,
         return_low, return_high, episodes, length_mean; `players` has the mean return of each.
     """
     views = relabelled(store, store.episodes, config.tasks.names)
@@ -128,7 +128,7 @@ def _demonstrated(episodes: Sequence[Episode], settings: EvaluationConfig) -> di
 
 
 def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Which arms are compared: cloning with random play, all that train from the clone with the clone."""
+    """Pairs of arms that are compared: cloning with random play, all that train from the clone with the clone."""
     later = [arm for arm in arms if arm not in ("random", "phase2")]
     return [*([("phase2", "random")] if "random" in arms else []), *((arm, "phase2") for arm in later)]
 
@@ -202,7 +202,7 @@ def _verdict(name: str, value: str, expected: str, is_well: bool) -> dict[str, s
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """The summary that is printed."""
+    """The summary as text to print."""
     lines = [f"{result['seeds']} of {result['wanted']} seeds, {result['worlds']} worlds each"]
     for task, found in result["tasks"].items():
         lines.append(f"\ntask {task}, over {found['arms']['phase3']['over']}")

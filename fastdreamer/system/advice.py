@@ -48,7 +48,7 @@ def command(name: str, *words: object, **flags: object) -> str:
     """A command of ours that goes on where the running one is: with its configuration, settings, run and folders.
 
     Args:
-        name: of the command.
+        name: the command's name.
         words: what follows it: a folder, settings.
         flags: `run_dir=path` is `--run-dir path`; True is the bare flag, None leaves it out.
     """

@@ -1,4 +1,4 @@
-"""Whose fault it is that a library cannot be imported, and the line that mends it: often one that it imports."""
+"""Failed imports: whose fault it is that a library cannot be imported, and the line that mends it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _missing(error: BaseException) -> str:
 
 
 def _distribution(package: str) -> str:
-    """What pip calls it."""
+    """The name that pip has for a package."""
     import importlib.metadata
 
     return (importlib.metadata.packages_distributions().get(package) or [package])[0]

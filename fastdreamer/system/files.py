@@ -27,7 +27,7 @@ _REASONS = {
     **dict.fromkeys((errno.EISDIR, errno.ENOTEMPTY), "a folder is in the way; choose another one"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "choose another folder or change its permissions"),
 }
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
 
 class AlreadyThere(UserError):
@@ -121,7 +121,7 @@ def check_replaceable(*paths: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """The folder is gone in one step; what a kill leaves of it has a hidden name (see `leftovers.sweep`)."""
+    """Remove a folder in one step; what a kill leaves of it has a hidden name (see `leftovers.sweep`)."""
     gone = hidden(path, f".tmp-{secrets.token_hex(8)}")
     with suppress(OSError):
         os.rename(path, gone)

@@ -43,7 +43,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Maybe:
-    """Null, or what is described."""
+    """A value that is null, or what is described."""
 
     value: Any
 
@@ -110,7 +110,7 @@ def regular_bytes(path: Path, follows_links: bool = True) -> bytes:
 
 
 def parse(text: bytes | str) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: if it is none, or nested beyond what can be read.
@@ -128,7 +128,7 @@ def parse(text: bytes | str) -> Any:
 
 
 def fault(value: Any, shape: Any, at: str = "") -> str:
-    """Where a value is not as described, and how; empty where it is."""
+    """Say where a value is not as described, and how; empty where it is."""
     here = at or "it"
     if callable(shape):
         wrong: str = shape(value)

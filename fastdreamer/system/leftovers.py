@@ -134,7 +134,7 @@ def remove(path: Path) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file or folder this is, whatever it is called; None where there is none."""
+    """Identity of a file or folder, whatever it is called; None where there is none."""
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -22,7 +22,7 @@ Range = Literal[
     "encoder",
     "pool",
     "write",
-    # a training step; "batch" is the feed's part of a draw, "crops" what makes it, perhaps in a thread
+    # a training step; "batch" is the loader's part of a draw, "crops" what makes it, perhaps in a thread
     "draw",
     "batch",
     "crops",

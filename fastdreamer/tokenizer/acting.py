@@ -27,14 +27,14 @@ class ActingEncoder:
         self._window: Tensor | None = None
 
     def reset(self, frames: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b n z"]:
-        """The first frame of every episode; returns the latents of step 0."""
+        """Take in the first frame of every episode; return the latents of step 0."""
         assert len(frames) == self.batch, f"{len(frames)} frames for a batch of {self.batch}"
         self._window = frames.unsqueeze(1).clone()
         self._step = 0
         return self._newest()
 
     def push(self, frames: UInt8[Tensor, "b c h w 3"]) -> Float[Tensor, "b n z"]:
-        """The c frames after the last step; returns the latents of the step they complete."""
+        """Take in the c frames after the last step; return the latents of the step they complete."""
         assert self._window is not None, "reset comes first"
         clock = self.tokenizer.clock
         expected = (self.batch, clock.frames_per_latent)

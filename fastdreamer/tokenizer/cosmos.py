@@ -146,7 +146,7 @@ def weights_folder(config: TokenizerConfig) -> Path:
     """The folder in which the weights lie, checked to exist.
 
     Raises:
-        UserError: with the way to get them.
+        UserError: if they are not there; the message says how to get them.
     """
     if files := _original_files(config):
         return files[0].parent

@@ -33,7 +33,7 @@ def require_dali(setting: str, gpu: bool = False) -> None:
     """Refuse a setting that needs DALI, or a CUDA GPU besides, where it is not there.
 
     Raises:
-        UserError: with the way to install it.
+        UserError: if it is not there; the message says how to install it.
     """
     if not dali_available():
         raise UserError(f"{setting} needs NVIDIA DALI, which is not installed; {INSTALL}")
@@ -48,7 +48,7 @@ class DaliResampler:
 
     Args:
         precision: fp32 and fp16 are written by DALI; it has no bf16, so torch casts float32.
-        threads: on the CPU; 0 is one a core, at most 8.
+        threads: threads on the CPU; 0 is one a core, at most 8.
         batch: most windows in a call; a larger call builds a larger pipeline.
     """
 

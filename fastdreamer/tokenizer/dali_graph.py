@@ -38,7 +38,7 @@ def resample_graph(windows: Any, frame_size: tuple[int, int], image_size: int, h
 
 
 def _cubic(frames: Any, frame_size: tuple[int, int], image_size: int) -> Any:
-    """Resampled as if the frame lay in a field of zeros; float32, not clamped."""
+    """Frames resampled as if they lay in a field of zeros; float32, not clamped."""
     height, width = frame_size
     # One pixel is enough: what DALI repeats beyond it is zero too.
     padded = fn.crop(frames, crop=(height + 2.0, width + 2.0), out_of_bounds_policy="pad", fill_values=0.0)
@@ -74,7 +74,7 @@ def resample_pipeline(
 
 
 def decode_pipeline(block: int, device_id: int | None, threads: int = 2) -> Any:
-    """Fed one encoded file, every run gives its next `block` frames (the last run fewer), RGB uint8 FHWC.
+    """A pipeline fed one encoded file: every run gives its next `block` frames (the last run fewer), RGB uint8 FHWC.
 
     NVDEC decodes on a GPU; with device_id None libav does, VP8, VP9 and MJPEG alone.
     """

@@ -51,7 +51,7 @@ def fetch_weights(
         out: the folder; it becomes `tokenizer.weights`.
         repo: a model on the hub with a `vae` folder.
         revision: a commit or tag; without it the one in fetched.json, or what `main` is now.
-        token: of the hub; without it huggingface_hub's usual places (HF_TOKEN, `hf auth login`). Never written.
+        token: the hub's token; without it huggingface_hub's usual places (HF_TOKEN, `hf auth login`). Never written.
         endpoint: address of the hub; without it HF_ENDPOINT or huggingface.co.
         replace: what lies in `out` gives way, file by file, once its successor is there.
 
@@ -86,7 +86,7 @@ def check_fetched(folder: Path) -> None:
     """Compare the files of a folder with what was fetched into it; a folder without a fetched.json passes.
 
     Raises:
-        UserError: with the command that fetches again.
+        UserError: if a file differs; the message has the command that fetches again.
     """
     record = read_record(folder)
     files = record["files"] if record else {}
@@ -146,7 +146,7 @@ def _pinned(
 def _fetch_file(
     out: Path, name: str, record: dict[str, Any], token: str | None, endpoint: str | None, replace: bool
 ) -> int:
-    """One file into place and into the record; returns the bytes that came over the network."""
+    """Fetch one file into place and into the record; returns the bytes that came over the network."""
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.file_download import http_get
 
@@ -181,7 +181,7 @@ def _fetch_file(
 
 
 def _hold(file: IO[bytes], partial: Path, out: Path) -> None:
-    """Two that write one partial file would mix it. Its lock goes with its holder; there are disks without any."""
+    """Lock a partial file: two writers would mix it. Its lock goes with its holder; there are disks without any."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_alone = partial.exists() and os.path.samestat(os.fstat(file.fileno()), partial.stat())

@@ -41,7 +41,7 @@ class FrozenTokenizer:
     Attributes:
         clock: frames to latent steps.
         fingerprint: identifies weights, preprocessing, pool and window; part of the latent store's key.
-        precision: of the encoder; `backend`: what runs it. Both part of the store's key.
+        precision: the encoder's precision; `backend`: what runs it. Both are part of the store's key.
         encoder, decoder: what runs; eager unless others were given.
         resampler: what makes an encoder's input of recorded windows; None is `preprocess`.
         graphs: eager fp32, the reference of every engine.
@@ -96,7 +96,7 @@ class FrozenTokenizer:
 
     @property
     def precision(self) -> str:
-        """`fp32`, `fp16` or `bf16`."""
+        """Precision of the encoder: `fp32`, `fp16` or `bf16`."""
         return self.encoder.precision
 
     @property
@@ -116,7 +116,7 @@ class FrozenTokenizer:
             return encoded if self.encoder.spec.pool else latent_pool(encoded, self.config.pool)
 
     def encode_raw(self, frames: Shaped[Tensor, "b _ _ h w"], layout: str | None = None) -> Float[Tensor, "b z l h w"]:
-        """As `encode`, before the pool.
+        """Encode as `encode` does, without the pool.
 
         Raises:
             UserError: if the encoder engine pools inside.
@@ -180,7 +180,7 @@ class FrozenTokenizer:
         return ((decoded.clone() + 1) / 2).clamp(0, 1)
 
     def decode_pooled(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
-        """Raw pooled latents to pictures in [0, 1]: each token is repeated over its block (lossy, see the GPU)."""
+        """Raw pooled latents to pictures in [0, 1]; a token is repeated over its block (lossy, see the model card)."""
         grid = latents.permute(0, 3, 1, 2).unflatten(-1, (int(TOKENS**0.5), -1))
         return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
 
@@ -199,7 +199,7 @@ class FrozenTokenizer:
         return encoded.squeeze(2).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
     def _clips(self, frames: Tensor, layout: str | None) -> Tensor:
-        """What the encoder engine takes."""
+        """Clips as the encoder engine takes them."""
         spec = self.encoder.spec
         if layout == WINDOWS:
             if self.resampler is not None and not spec.frame_size:

@@ -25,7 +25,7 @@ FOLDERS: tuple[tuple[str, ...], ...] = (("model.pt",), ("autoencoder.jit",), HAL
 WRAPPERS = ("model", "module", "state_dict")
 BUFFERS = ("wavelets", "_arange", "patch_size_buffer")
 
-# In this order. Levels, middle and samplers get names that no later rule matches; `.conv3d` is the last part to go.
+# The order counts. Levels, middle and samplers get names that no later rule matches; `.conv3d` is the last part to go.
 RULES = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
@@ -66,7 +66,7 @@ def original_state(files: list[Path], model: nn.Module, trust_jit: bool) -> dict
     """The weights in `files` as a state dict of `model` (diffusers' network, on any device), on the CPU in fp32.
 
     Args:
-        files: as `original_files` gives them.
+        files: the files that `original_files` gives.
         model: says which names and shapes there must be.
         trust_jit: the user's word that a .jit may be loaded, which can run code that is in it.
 

@@ -71,7 +71,7 @@ def to_unit(frames: Tensor) -> Tensor:
 
 
 def channels_first(frames: Tensor, layout: str | None) -> Tensor:
-    """Clips as (b,3,t,h,w).
+    """Move channels first: clips as (b,3,t,h,w).
 
     Raises:
         UserError: for an ambiguous or impossible shape.

@@ -26,7 +26,7 @@ class Resampler(Protocol):
     name: str
 
     def __call__(self, windows: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t s s"]:
-        """In [-1, 1] at the image size, contiguous; the caller's own for as long as it is held.
+        """Resample to [-1, 1] at the image size, contiguous; the result is the caller's own for as long as it is held.
 
         Raises:
             UserError: for another shape or type.
@@ -54,7 +54,7 @@ def resampler(config: Config, precision: str, device: torch.device) -> Resampler
     On a CPU torch is the default: the encoder there takes a hundred times as long as either.
 
     Args:
-        precision: of the encoder: fp32, fp16 or bf16.
+        precision: the encoder's precision: fp32, fp16 or bf16.
 
     Raises:
         UserError: if DALI is asked for and not installed.

@@ -108,7 +108,7 @@ class _HaarPatch(nn.Module):
 
 
 class _HaarUnpatch(nn.Module):
-    """The inverse, of one frame: (b, 3 * 4^levels, 1, h', w') -> (b, 3, 1, h, w)."""
+    """The inverse of `_HaarPatch`: (b, 3 * 4^levels, 1, h', w') -> (b, 3, 1, h, w)."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _HaarUnpatch(nn.Module):
 
 
 def _low_in_time(channels: int, levels: int) -> Tensor:
-    """Which of the 3D patcher's channels are low-pass in time at every level; each level puts its eight bands first."""
+    """Mask of the 3D patcher's channels that are low-pass in time at every level; each level has eight bands first."""
     chosen = torch.arange(channels)
     for level in range(levels):
         chosen = (torch.arange(4)[:, None] * channels * 8**level + chosen).flatten()

@@ -55,11 +55,11 @@ class Best:
         return is_best
 
     def figures(self) -> dict[str, float]:
-        """What is logged."""
+        """The figures that are logged."""
         return {"best_step": float(self.step)} if self.state else {}
 
     def note(self) -> dict[str, Any]:
-        """For a checkpoint's JSON."""
+        """The state for a checkpoint's JSON."""
         return {"best": [self.loss, self.step, self.waited]} if self.state else {}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], note: dict[str, Any]) -> None:

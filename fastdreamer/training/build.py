@@ -46,7 +46,7 @@ def build_phase(
         parent: a checkpoint of the phase before, or of the phase itself, whose own weights are filled in later; without
             one all weights are random.
         kind: makes the phase, in place of the one in `KINDS`.
-        models: in place of those of `build_models`.
+        models: models to use in place of those of `build_models`.
         is_fitted: off, a linear start is random too, which takes no pass through the store.
     """
     make, device = kind or KINDS[number], backend.device

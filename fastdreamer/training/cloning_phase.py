@@ -36,7 +36,7 @@ class CloningBatch(PhaseBatch):
     """A batch of real crops, and what each of its states counts for; shares of a term sum to 1 over the whole batch."""
 
     batch: Batch
-    noise: Tensor  # of the agent tokens' context or of the heads' inputs (b, l, n, z); else one empty row a crop
+    noise: Tensor  # noise of the agent tokens' context or of the heads' inputs (b, l, n, z); else one empty row a crop
     labelled: Bool[Tensor, "b l c"]
     policy: Float[Tensor, "b l"]
     chosen: Float[Tensor, "b l c"]
@@ -101,7 +101,7 @@ class AgentPhase(Phase[CloningBatch]):
 
     @cached_property
     def majority(self) -> float:
-        """What `bc_accuracy` has to beat."""
+        """Accuracy of the majority, which `bc_accuracy` has to beat."""
         return majority_accuracy(self.loader.sampler.table, self.world.sizes)
 
     @cached_property
@@ -114,7 +114,7 @@ class AgentPhase(Phase[CloningBatch]):
     def check(self, micro_batches: slice = slice(None)) -> dict[str, Tensor]:
         """The figures on held-out crops, `at_once` of them at a time; nothing where there are none.
 
-        `pieces` are those that are summed, all of them but for a memory plan, to which they are alike.
+        `micro_batches` are those that are summed, all of them but for a memory plan, to which they are alike.
         """
         if self._check is None:
             return {}
@@ -137,7 +137,7 @@ class AgentPhase(Phase[CloningBatch]):
         return sum(math.log(max(float(figures[f"loss/{name}"]), 1e-12)) for name in judged) if figures else None
 
     def shrink(self, micro_batches: int) -> None:
-        """Fewer held-out crops at once."""
+        """Take fewer held-out crops at once."""
         self.at_once = -(-self.config.phase2.batch_size // micro_batches)
 
     def work(self, batch: Batch, generator: torch.Generator | None = None) -> CloningBatch:
@@ -166,7 +166,7 @@ class AgentPhase(Phase[CloningBatch]):
         )
 
     def losses(self, work: CloningBatch, factors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the terms, each times its factor, and the figures of a piece."""
+        """The sum of the terms, each times its factor, and the figures of a micro-batch."""
         agent, config, batch = self.agent, self.config, work.batch
         factor = dict(zip(self.terms, factors, strict=True))
         features = agent.sequence_features(self.world, batch, work.noise)

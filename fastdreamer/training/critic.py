@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 DECAY = 0.8
-"""Of the running moments of the advantages: they span the last five batches or so."""
+"""The decay of the running moments of the advantages: they span the last five batches or so."""
 
 
 class Calibration(nn.Module):
@@ -65,7 +65,7 @@ class SlowCopy(nn.Module):
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
-        """Moves towards the module."""
+        """Moves the copy towards the module."""
         own: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(own, theirs, 1 - self.decay)

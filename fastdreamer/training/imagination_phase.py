@@ -71,7 +71,7 @@ class ImaginedFigures:
 
 
 class ImaginationPhase(Phase[RolloutBatch]):
-    """PMPO on imagined rollouts.
+    """Trains policy and value by PMPO on imagined rollouts.
 
     Attributes:
         rollouts_at_once: how many sequences one rollout holds; a batch takes as many rollouts as it needs.
@@ -171,19 +171,19 @@ class ImaginationPhase(Phase[RolloutBatch]):
             self.target.follow(self.agent.value)
 
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Those of the loss, of the rollout, and of the critic: its bias, and whether the policy may move."""
+        """Figures of the loss, of the rollout, and of the critic: its bias, and whether the policy may move."""
         critic = {"critic_bias": self.calibration.share, "calibrated": self.calibration.opened}
         return sums | critic | (self._imagined.figures() if self._imagined is not None else {})
 
     def shrink(self, micro_batches: int) -> None:
-        """Fewer dreams a rollout."""
+        """Take fewer dreams a rollout."""
         self.rollouts_at_once = -(-self.config.phase3.batch_size // micro_batches)
         self._programs.clear()
         self._advantages.clear()
 
     @property
     def programs(self) -> Sequence[Program]:
-        """Those that were built so far."""
+        """The programs that were built so far."""
         return list(self._programs.values())
 
     def losses(self, work: RolloutBatch, factor: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -204,7 +204,7 @@ class ImaginationPhase(Phase[RolloutBatch]):
         return {"policy": terms["policy"], "value": value}, {name: x.detach() for name, x in figures.items()}
 
     def program(self, rollouts: int) -> Program:
-        """One a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
+        """The program of a number of dreams: all of a batch's rollouts but for the last, smaller ones are alike."""
         if rollouts not in self._programs:
             given = self.config, self.world, self.agent, rollouts, self.backend, self.noise
             self._programs[rollouts] = build_program(*given, self.proves, self.shuffles, self.steps)

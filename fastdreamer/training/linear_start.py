@@ -21,7 +21,7 @@ def fit_linear_start(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> No
 
 @torch.no_grad()
 def _transitions(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> Iterator[Transitions]:
-    """Those of each episode between steps that are real; on the world model's device."""
+    """Transitions of each episode between steps that are real; on the world model's device."""
     device = world.mean.device
     for episode in episodes:
         batch = align(episode, world.clock).to(device)

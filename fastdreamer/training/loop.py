@@ -93,7 +93,7 @@ def fit(
             raise Stopped(_moved(phase.number, name, step, run_dir, place))
 
     def rescue() -> None:
-        """After an exception: what was trained since the last checkpoint, unless a step was being taken in."""
+        """Save after an exception what was trained since the last checkpoint, unless a step was being taken in."""
         if update.is_whole and done > saved:
             with suppress(Exception):  # the disk may be the reason; the exception at hand says more
                 if computed == done > metrics.step:  # or the line would be missing for good
@@ -235,7 +235,7 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
 
 
 class _Waiting:
-    """Which share of the time since the last reading went by waiting for batches (see Loader.waited_s)."""
+    """Share of the time since the last reading that went by waiting for batches (see Loader.waited_s)."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -245,7 +245,7 @@ class _Waiting:
         self.began_s, self.waited_s = time.perf_counter(), self.loader.waited_s
 
     def share(self) -> float:
-        """From 0 to 1; a new reading begins."""
+        """The share, from 0 to 1; a new reading begins."""
         began_s, waited_s = self.began_s, self.waited_s
         self.restart()
         return (self.waited_s - waited_s) / (self.began_s - began_s)

@@ -19,10 +19,10 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For the weight matrices between a network's first and last layer; decoupled weight decay, Nesterov momentum.
+    """Muon for the weight matrices between a network's first and last layer; decoupled weight decay, Nesterov momentum.
 
     Args:
-        found_inf: as of torch's fused optimisers: where it is 1, `step` changes nothing; None never asks.
+        found_inf: a flag as torch's fused optimisers take: where it is 1, `step` changes nothing; None never asks.
 
     Raises:
         ValueError: if a parameter is not a matrix.
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
 
     def _directions(self, members: Sequence[Tensor], momentum: float, skipped: Tensor | None) -> Float[Tensor, "n i o"]:
-        """Of matrices of one shape. A gradient that is left out counts as the momentum itself, which then stays."""
+        """Directions of matrices of one shape. A skipped gradient counts as the momentum itself, which then stays."""
         for p in members:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Float[Tensor, "n i o"], eps: float = 1e-7) -> Float[Tensor, "n i o"]:
-    """About U V^T of each singular value decomposition (singular values 0.7 to 1.2 remain), by Newton-Schulz steps."""
+    """Approximate U V^T of each singular value decomposition (singular values 0.7 to 1.2) by Newton-Schulz steps."""
     a, b, c = COEFFICIENTS
     x = matrices.to(_product_type(matrices.device))
     is_tall = x.shape[-2] > x.shape[-1]

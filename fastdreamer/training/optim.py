@@ -1,4 +1,4 @@
-"""Optimisation pieces: schedule, running loss scales, exponential moving average."""
+"""Parts of the optimisation: schedule, running loss scales, exponential moving average."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def build_optimizers(
 class RunningScale(nn.Module):
     """Divides each loss term by a running RMS of itself, detached, so that terms of any size weigh the same.
 
-    The RMS is that of the steps before: it is known before the forward pass, so a batch may come in pieces, and a fused
+    The RMS is that of the steps before: it is known before the forward pass, so a batch may come in parts, and a fused
     loss takes the factor in (its gradient is then final). The first step of all has factor 1.
     Source: Dreamer 4 (arXiv:2509.24527), section 3.1.
     """

@@ -33,7 +33,7 @@ class PhaseBatch:
     """A batch, ready for its loss; the first of its tensors has the batch's rows."""
 
     def split(self: S, micro_batches: int) -> Sequence[S]:
-        """The batch in pieces of about equal size, at most `pieces`, rows in order; one piece is the batch itself."""
+        """Split the batch into at most `micro_batches` of about equal size, rows in order; one is the batch itself."""
         rows = _rows(self)
         return [rows_of(self, *ends, rows) for ends in bounds(rows, micro_batches)] if micro_batches > 1 else [self]
 
@@ -52,7 +52,7 @@ class Phase(ABC, Generic[W]):
     generators: Mapping[str, Stateful]
     """All randomness of the phase, and the data position."""
     loader: Loader | None = None
-    """Where its batches come from, if it has to wait for them; the loop closes it."""
+    """The source of its batches, if it has to wait for them; the loop closes it."""
     rates: Mapping[str, float] = MappingProxyType({})
     """Factors of the learning rate, by the beginning of a parameter's name in `model`."""
     patience: float = 0.0
@@ -66,13 +66,13 @@ class Phase(ABC, Generic[W]):
 
     @abstractmethod
     def loss(self, work: W, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch or a piece of one, and detached figures, which add up over the pieces.
+        """The loss of a batch or a micro-batch, and detached figures, which add up over the micro-batches.
 
         Of the figures, those named after the scale's terms (`loss/NAME`) are the unscaled losses.
         """
 
     def figures(self, sums: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """What is logged, from the sums of the pieces' figures; runs on logging steps alone."""
+        """Figures to log, from the sums of the micro-batches' figures; runs on logging steps alone."""
         return sums
 
     def held_out_loss(self) -> float | None:
@@ -80,10 +80,10 @@ class Phase(ABC, Generic[W]):
         return None
 
     def shrink(self, micro_batches: int) -> None:
-        """Memory ran out: what `draw` holds at once should be a batch's share of `pieces` pieces."""
+        """React to memory that ran out: `draw` should hold at once what one of `micro_batches` micro-batches holds."""
 
     def finish(self, sums: Mapping[str, Tensor], skipped: Tensor | None = None) -> None:
-        """After the backward pass of a whole batch: the running scale takes its losses in, but for a skipped step's."""
+        """Finish a batch after its backward pass: the running scale takes its losses in, but for a skipped step's."""
         if self.scale is not None:
             self.scale.update({name: sums[f"loss/{name}"] for name in self.scale.names}, skipped)
 
@@ -106,6 +106,6 @@ def _rows(work: Any) -> int:
 
 
 def bounds(rows: int, micro_batches: int) -> list[tuple[int, int]]:
-    """First and last row (exclusive) of pieces whose sizes differ by at most one; none is empty."""
+    """First and last row (exclusive) of micro-batches whose sizes differ by at most one; none is empty."""
     micro_batches = max(1, min(micro_batches, rows))
     return [(rows * i // micro_batches, rows * (i + 1) // micro_batches) for i in range(micro_batches)]

@@ -133,15 +133,15 @@ def before_end(episode: Episode, clock: LatentClock) -> Episode:
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
-    """Where the training latents live: the GPU, or host memory; printed, so that nobody has to guess.
+    """Choose the device that holds the training latents: the GPU, or host memory; printed, so that nobody has to guess.
 
     Raises:
-        UserError: if `data.resident` is GPU and there is none, or too little room on it.
+        UserError: if `data.resident` is `card` and there is no GPU, or too little room on it.
     """
     settings, size_gb = config.data, store.size_bytes / 2**30
     size = f"{size_gb:.2f} GiB" if size_gb >= 0.1 else f"{size_gb * 1024:.1f} MiB"
     if settings.resident == "card" and device.type != "cuda":
-        raise UserError(f"data.resident is GPU but training runs on {device.type}: use data.resident=auto")
+        raise UserError(f"data.resident is card but training runs on {device.type}: use data.resident=auto")
     fits = settings.resident == "auto" and device.type == "cuda" and size_gb <= settings.card_limit_gb
     if settings.resident == "card" or fits:
         free_gb = torch.cuda.mem_get_info(device)[0] / 2**30

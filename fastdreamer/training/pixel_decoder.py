@@ -55,7 +55,7 @@ class DecoderPhase(Phase[PictureBatch]):
         self.generators = {"data": self.data}
 
     def draw(self) -> PictureBatch:
-        """Random steps."""
+        """Draw random steps."""
         rows = torch.randint(len(self.latents), (self.batch_size,), generator=self.data)
         frames = self.frames[rows].to(self.device).float() / 255
         shares = torch.full((self.batch_size,), 1 / self.batch_size, device=self.device)

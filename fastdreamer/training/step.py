@@ -1,4 +1,4 @@
-"""One step of a phase: its gradient, in as many pieces as the memory needs; whether it counts; what takes it in."""
+"""One step of a phase: its gradient, in as many micro-batches as the memory needs, and whether and how it counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
+from fastdreamer.health.limits import section
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
@@ -65,12 +66,12 @@ class Update:
 
 
 class MicroBatches:
-    """Runs a phase's batches forward and backward; where memory runs out, once, in pieces of half the size.
+    """Runs a phase's batches forward and backward; where memory runs out, once, in micro-batches of half the size.
 
-    The pieces' gradients add up to the whole batch's, so nothing is learned differently.
+    Their gradients add up to the whole batch's, so nothing is learned differently.
 
     Attributes:
-        pieces: in how many a batch goes through now.
+        micro_batches: the number of micro-batches in which a batch goes through now.
         is_halved: whether memory ran out.
     """
 
@@ -85,7 +86,7 @@ class MicroBatches:
         Where it fails, all randomness is put back to where the step began.
 
         Raises:
-            UserError: if memory runs out with halved pieces too.
+            UserError: if memory runs out with halved micro-batches too.
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = torch.get_rng_state()
@@ -98,11 +99,11 @@ class MicroBatches:
             raise
         # Outside the handler: the exception's frames held the tensors of the step.
         self._rewind(before, random)
-        name = f"phase{self.phase.number}"
+        name = section(self.phase.number)
         if self.is_halved or self.micro_batches >= self.train.batch_size:
             raise UserError(
                 f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
-                f"{name}.batch_size or set {name}.recompute=true; what fits is said by: {command('plan')}"
+                f"{name}.batch_size{self._other_ways(name)}"
             )
         self.is_halved = True
         self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
@@ -115,6 +116,9 @@ class MicroBatches:
         self.phase.shrink(self.micro_batches)
         torch.cuda.empty_cache()
         return self.gradients(step)
+
+    def _other_ways(self, name: str) -> str:
+        return f" or set {name}.recompute=true; what fits is said by: {command('plan')}" if self.phase.number else ""
 
     def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:
         for parameter in self.phase.model.parameters():
@@ -166,7 +170,7 @@ class Skips:
         return is_bad
 
     def read(self) -> tuple[int, int]:
-        """In all, and in a row. Waits for the device."""
+        """Skipped steps in all, and in a row. Waits for the device."""
         total, in_a_row = self.counts.tolist()
         return int(total), int(in_a_row)
 

@@ -16,17 +16,10 @@ from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check
 from fastdreamer.latents.relabel import check_task
 from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
-from fastdreamer.run.checkpoint import (
-    Checkpoint,
-    Damaged,
-    check_architecture,
-    check_latents,
-    check_resumable,
-    load_checkpoint,
-    steps_in,
-)
+from fastdreamer.run.checkpoint import Checkpoint, Damaged, load_checkpoint, steps_in
+from fastdreamer.run.compatibility import check_architecture, check_latents, check_resumable
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.run.lock import alone
+from fastdreamer.run.lock import alone, run_lock
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -119,7 +112,8 @@ def train(
             "train phase 2 on a store with rewards"
         )
     run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
-    note(run.path, store)
+    with run_lock(run.path):  # which says so where it was moved
+        note(run.path, store)
     started = time.perf_counter()
     settings = config.phase(phase)
     figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)

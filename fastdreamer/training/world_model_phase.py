@@ -28,14 +28,14 @@ class ForcingBatch(PhaseBatch):
     clean: Float[Tensor, "b l n z"]
     noise: Float[Tensor, "b l n z"]
     levels: Levels
-    shares: Float[Tensor, "b l"]  # of the loss
-    present: Float[Tensor, "b l"]  # of the valid steps
+    shares: Float[Tensor, "b l"]  # shares of the loss
+    present: Float[Tensor, "b l"]  # shares of the valid steps
     actions: Int[Tensor, "b l c k"]
     action_valid: Bool[Tensor, "b l c"]
     labelled: Bool[Tensor, " b"]
 
     def split(self, micro_batches: int) -> list[ForcingBatch]:
-        """Every piece gets its part of the bootstrap rows."""
+        """Split so that every micro-batch gets its part of the bootstrap rows."""
         if micro_batches <= 1:
             return [self]
         boots, ends = self.levels.boots, bounds(len(self.clean), micro_batches)
@@ -52,7 +52,7 @@ class ForcingBatch(PhaseBatch):
 
 
 def bootstrap_share(config: Config) -> Share:
-    """Which of the rows of all batches are bootstrap."""
+    """Choice of the bootstrap rows among the rows of all batches."""
     return Share(config.forcing.boot_fraction, derived_seed(config.seed, "bootstrap"))
 
 

@@ -142,7 +142,7 @@ def measure(architectures: Iterable[int], only: str = "") -> dict[str, Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 as expected, 1 something differs, 2 it cannot be run so."""
+    """Run the command line; the exit code is 0 as expected, 1 something differs, 2 it cannot be run so."""
     parser = argparse.ArgumentParser(prog=shlex.join(PROGRAM), description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--update", action="store_true", help="write the expected file for this Triton")
     parser.add_argument("--expected", type=Path, default=EXPECTED)

@@ -27,7 +27,7 @@ def two_hot_decode_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """The expectation alone."""
+    """Expectations of rows, without loss or gradient."""
     i_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     m_row = i_row < rows
     i_col = tl.arange(0, BLOCK)
@@ -41,7 +41,7 @@ def two_hot_decode_kernel(
 
 @torch.library.triton_op("fastdreamer::two_hot_decode", mutates_args={})
 def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
-    """Arguments are checked by `two_hot_decode`."""
+    """Run the registered op, whose arguments `two_hot_decode` has checked."""
     if not kernel:
         return reference.two_hot_decode(logits, centres)
     out = two_hot_decode_shape(logits, centres, kernel)
@@ -54,7 +54,7 @@ def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
 
 @torch.library.register_fake("fastdreamer::two_hot_decode")
 def two_hot_decode_shape(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
-    """An empty result."""
+    """Return an empty result of the op's shape."""
     return logits.new_empty(logits.shape[0], dtype=torch.float32)
 
 

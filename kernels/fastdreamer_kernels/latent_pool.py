@@ -123,7 +123,7 @@ def _launch(kernel: Any, latents: Tensor, tokens: Tensor, *affine: Tensor | None
 def latent_pool_op(
     latents: Tensor, pool: int, scale: Tensor | None, shift: Tensor | None, out_dtype: torch.dtype, kernel: bool
 ) -> Tensor:
-    """Arguments are checked by `latent_pool`."""
+    """Run the registered op, whose arguments `latent_pool` has checked."""
     if not kernel:
         return reference.latent_pool(latents, pool, scale, shift, out_dtype).contiguous()
     out = latent_pool_shape(latents, pool, scale, shift, out_dtype, kernel)
@@ -135,7 +135,7 @@ def latent_pool_op(
 def latent_pool_shape(
     latents: Tensor, pool: int, scale: Tensor | None, shift: Tensor | None, out_dtype: torch.dtype, kernel: bool
 ) -> Tensor:
-    """An empty result."""
+    """Return an empty result of the op's shape."""
     batch, channels, steps, height, width = latents.shape
     return latents.new_empty((batch, steps, (height // pool) * (width // pool), channels), dtype=out_dtype)
 
@@ -169,7 +169,7 @@ def latent_pool_backward_shape(
     is_channels_last: bool,
     kernel: bool,
 ) -> Tensor:
-    """An empty result."""
+    """Return an empty result of the op's shape."""
     return torch.empty(size, dtype=dtype, device=gradient.device, memory_format=_format(is_channels_last))
 
 
@@ -207,9 +207,9 @@ def latent_pool(
     Args:
         latents: bf16, fp16 or fp32; contiguous and channels_last_3d are read at full width, other strides correctly.
         pool: 1, 2, 4 or 8.
-        scale: with `shift`: scale * mean + shift by (step, channel), such as a normalisation. Not differentiated.
+        scale: factor of scale * mean + shift by (step, channel), such as a normalisation. Not differentiated.
         shift: see `scale`.
-        out_dtype: of the result; the latents' own by default.
+        out_dtype: type of the result; the latents' own by default.
         kernel: True or False ask for Triton or for PyTorch; by default the device decides.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a kernel runs: Triton on a CUDA GPU, Triton's interpreter under TRITON_INTERPRET=1, the reference on a CPU.
+"""Choice of what runs a kernel: Triton on a CUDA GPU, its interpreter under TRITON_INTERPRET=1, else the reference.
 
 The choice follows the tensor's device and nothing else; it is never made again in the middle of a computation.
 """
@@ -35,7 +35,7 @@ else:  # a CPU install: the kernels are never launched
 IS_INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 Launch = tuple[str, tuple[int, ...]]
-_recordings: list[list[Launch]] = []  # of every thread: backward passes on a GPU run in autograd's own
+_recordings: list[list[Launch]] = []  # shared by all threads: backward passes on a GPU run in autograd's own
 
 
 def use_kernel(tensor: Tensor, forced: bool | None) -> bool:

@@ -47,7 +47,7 @@ def latent_pool_backward(
 
 
 def symlog(x: Tensor) -> Tensor:
-    """sign(x) ln(1 + |x|)."""
+    """sign(x) ln(1 + |x|) of each element."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 

@@ -36,7 +36,7 @@ def tile_of(cols: int) -> dict[str, int]:
 
 
 def grid_of(rows: int, tile: dict[str, int]) -> tuple[int]:
-    """Programs for that many rows."""
+    """Number of programs for `rows` rows."""
     return (-(-rows // tile["ROWS"]),)
 
 

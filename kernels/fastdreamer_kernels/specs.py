@@ -44,11 +44,11 @@ class KernelSpec:
         make: (shape, dtype, device) -> the differentiated input and the other arguments of `call`.
         call: (input, *others, kernel=...) -> the output.
         plain: the same in differentiable PyTorch, in the input's type: truth in fp64, rival in benchmarks.
-        shapes: for correctness: small, odd, empty.
-        sizes: for benchmarks, by name.
-        flops: of the forward pass.
+        shapes: shapes for correctness: small, odd, empty.
+        sizes: sizes for benchmarks, by name.
+        flops: FLOPs of the forward pass.
         floor: bytes that (shape, dtype) must move at least, by direction; both is forward and backward together.
-        launches: by direction.
+        launches: number of launches, by direction.
         tiny: absolute error that is allowed beside twice plain PyTorch's.
     """
 

@@ -152,7 +152,7 @@ def two_hot_shapes(
     want_expectation: bool,
     kernel: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty results."""
+    """Return empty results of the op's shapes."""
     rows, cols = logits.shape
     loss = logits.new_empty(rows, dtype=torch.float32)
     # In fp16 a weight of 1/rows would underflow before the loss scale comes: its gradient waits in fp32.
@@ -244,7 +244,7 @@ def two_hot_loss(
             width. Padding is ignored and gets gradient 0.
         targets: clipped to the range of the centres.
         centres: fp32, strictly rising, symmetric about 0 (see `symexp_bins`); at most 512.
-        weights: of the rows.
+        weights: weights of the rows.
         expectation: also return the decoded expectation (see `two_hot_decode`; no gradient) at no further pass.
         kernel: True or False ask for Triton or for PyTorch; by default the device decides.
 

@@ -30,9 +30,9 @@ def report(folder: Path, *options: str) -> list[dict[str, Any]]:
 
 
 def test_every_arm_is_timed_beside_the_plain_rollout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = report(tmp_path, "--dreams", "1,3")
+    rows = report(tmp_path, "--rollouts", "1,3")
     arms = ["plain", "program", "merged"]
-    assert [(r["dreams"], r["arm"]) for r in rows] == [(n, arm) for n in (1, 3) for arm in arms]
+    assert [(r["rollouts"], r["arm"]) for r in rows] == [(n, arm) for n in (1, 3) for arm in arms]
     for row in rows:
         assert (
             row["reason"] == "" and row["ms_per_step"] == pytest.approx(row["median_us"] / 1e3) and row["speedup"] > 0
@@ -43,7 +43,7 @@ def test_every_arm_is_timed_beside_the_plain_rollout(tmp_path: Path, capsys: pyt
     assert merged["floor_bytes"] * 5 == plain["floor_bytes"] * 4 == program["floor_bytes"] * 4
     assert 0.7 < merged["launches"] / program["launches"] < 0.9
     assert "arm" in capsys.readouterr().out
-    assert main(["imagination", "--device", "cpu", "--dreams", "1", "--arms", "plain", *SMALL]) == 0
+    assert main(["imagination", "--device", "cpu", "--rollouts", "1", "--arms", "plain", *SMALL]) == 0
     assert "wrote" not in capsys.readouterr().out
 
 
@@ -73,10 +73,10 @@ def test_launches_of_a_step_do_not_depend_on_the_horizon() -> None:
 
 def test_an_arm_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("card is full\nand so on")
+        raise torch.OutOfMemoryError("GPU is full\nand so on")
 
     monkeypatch.setattr(Program, "__call__", full)
-    rows = report(tmp_path, "--dreams", "1")
+    rows = report(tmp_path, "--rollouts", "1")
     assert [r["reason"] for r in rows] == ["", *["OutOfMemoryError: GPU is full and so on"] * 2]
     assert rows[1]["speedup"] == rows[1]["gb_per_s"] == 0
 

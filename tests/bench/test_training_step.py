@@ -88,7 +88,7 @@ def test_what_does_not_fit_in_one_piece_ends_its_sizes(tmp_path: Path, monkeypat
     options = ["--device", "cpu", "--phases", "1", "--arms", "eager", "--crops", "4,8,16", "--out", str(out)]
     assert main(["training_step", *options, "phase1.batch_size=8", *SMALL]) == 0
     rows = read(out)["rows"]
-    assert [(r["crops"], r["pieces"], r["reason"]) for r in rows] == [
+    assert [(r["crops"], r["micro_batches"], r["reason"]) for r in rows] == [
         (8, 2, ""),
         (4, 1, ""),
         (8, 0, "does not fit in one piece"),

@@ -202,7 +202,7 @@ def test_a_convolution_that_is_off_is_wrong() -> None:
 
 
 def test_without_a_card_nothing_is_wrong() -> None:
-    parts = _torch(_facts(cuda=None, gpu=None, cudnn=None), ())
+    parts = _torch(_facts(cuda=None, GPU=None, cudnn=None), ())
     assert {name: part.verdict for name, part in parts.items() if part.verdict != "ok"} == {"GPU": "missing"}
 
 

@@ -27,7 +27,7 @@ with EpisodeLocks(Path(sys.argv[1])) as claims:
 
 
 def start(store: Path, *names: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """Another process that claims what it can of `names` and holds it; and what it got."""
+    """Another process that locks what it can of `names` and holds it; and what it got."""
     command = [sys.executable, "-c", HOLDER, str(store), *names]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

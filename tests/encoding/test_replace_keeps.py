@@ -55,7 +55,9 @@ def test_a_replacing_that_was_stopped_keeps_them_too(grown: tuple[Path, Path], m
     recordings, store = grown
     old = what_is_there(store)
     with monkeypatch.context() as patch:
-        patch.setattr("fastdreamer.encoding.manifest_writer.Ledger.close", lambda _: exec("raise KeyboardInterrupt"))
+        patch.setattr(
+            "fastdreamer.encoding.manifest_writer.ManifestWriter.close", lambda _: exec("raise KeyboardInterrupt")
+        )
         with pytest.raises(KeyboardInterrupt):
             replace_store(OTHERWISE, recordings, store)
     replace_store(OTHERWISE, recordings, store)

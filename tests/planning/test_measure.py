@@ -14,7 +14,9 @@ from bench.phases import loader_of, made_up
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.latents.crop_sampler import CropSampler
+from fastdreamer.latents.schedule import Share
 from fastdreamer.tools.planning.measure import PARTS, measure
+from fastdreamer.tools.planning.stand_in import most_of
 from fastdreamer.training.build import Kind, build_phase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -162,3 +164,16 @@ def test_planning_draws_no_random_numbers_and_computes_nothing(small: Small) -> 
     config = load_config("minerl_cosmos_80gb", ["phase2.batch_size=4096", "dynamics.layers=1"])  # no memory holds it
     measure(config, 2, BF16, is_gpu=True)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 0.125, 1.0, 0.33333, 0.07])
+@pytest.mark.parametrize("rows", [1, 3, 4, 16])
+def test_the_batch_with_the_most_bootstrap_rows_is_found(share: float, rows: int) -> None:
+    for seed in (0, 7, 12345):
+        rule = Share(share, seed)
+
+        def held(n: int, rule: Share = rule) -> int:
+            return rule.before((n + 1) * rows) - rule.before(n * rows)
+
+        assert held(most_of(rule, rows)) == max(map(held, range(min(rule.of, 2000))))
+    assert most_of(Share(0.123456789012345, 1), rows) >= 0  # at once, whatever the digits

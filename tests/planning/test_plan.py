@@ -116,7 +116,7 @@ def test_what_is_no_size_is_refused_in_a_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "card"),
+    ("name", "gpu"),
     [
         ("rtx-3060", "rtx-3060"),
         ("RTX 3060", "rtx-3060"),

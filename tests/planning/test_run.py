@@ -95,7 +95,7 @@ def test_a_mistake_in_what_to_plan_is_one_line_and_exit_2(
 def test_train_takes_the_pieces_that_fit_and_learns_the_same(
     new_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, micro_batches = new_run("whole"), new_run("pieces")
+    whole, micro_batches = new_run("whole"), new_run("micro-batches")
     train = ("train", "--phase", "1", "--config", "debug", *PLAIN)
     status, out, _, result = run(capsys, *train, "--run-dir", str(whole))
     assert status == 0 and "memory:" not in out and "memory" not in result

@@ -58,7 +58,7 @@ def test_nsys_runs_the_same_work_and_its_reports_are_summed_up(
     assert found["ranges"] == [{"share": "60 %", "ms": "5.000", "calls": "1", "name": ":draw"}]
     called = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"--capture-range=cudaProfilerApi", "--trace=cuda,nvtx,osrt"} <= set(called[0])
-    assert "dynamics.dim=16" in called[0] and "debug" in called[0]
+    assert "dynamics.dim=16" in called[0] and "--config=debug" in called[0]
     assert [words[:3] for words in called[1:]] == [["stats", "--report", r] for r in nsys.REPORTS.values()]
 
 
@@ -74,7 +74,7 @@ def test_on_a_card_the_bare_steps_lie_between_start_and_stop_with_nvtx_ranges(mo
     monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: seen.append("stop"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: seen.append("wait"))
     monkeypatch.setattr(torch.autograd.profiler, "emit_nvtx", emit_nvtx)
-    made = work.Work("phase1", "", lambda: seen.append("step"), torch.device("cuda"))
+    made = work.ProfiledSteps("phase1", "", lambda: seen.append("step"), torch.device("cuda"))
     assert nsys.bare(made, warmup=1, steps=2)["step_ms"] > 0
     assert seen == ["step", "wait", "start", "nvtx", "step", "wait", "step", "wait", "stop"]
 

@@ -22,7 +22,7 @@ from .conftest import SMALL
 
 @contextmanager
 def stuck_loader() -> Iterator[None]:
-    """A feed whose thread makes a batch that never comes, and somebody who waits for it."""
+    """A loader whose thread makes a batch that never comes, and somebody who waits for it."""
     release = threading.Event()
 
     class Sampler(CropSampler):
@@ -66,7 +66,7 @@ def test_a_flame_graph_holds_the_functions_of_the_work_and_native_ones(
     (file,) = found["files"].values()
     root = flame.read_flame(Path(file))
     names = {frame.name for frame in root.walk()}
-    for function in ("boot_target", "Pieces._gradients", "Update.apply", "Transformer.forward"):
+    for function in ("boot_target", "MicroBatches._gradients", "Update.apply", "Transformer.forward"):
         assert any(name.startswith(f"{function} (fastdreamer/") for name in names), function
     assert any("libtorch_cpu" in name for name in names), "native frames"
     assert found["samples"] == root.samples > found["samples_in_steps"] > 0

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.errors import UserError
+from fastdreamer.report.flags_section import _rollouts
 from fastdreamer.run import run_files
-from fastdreamer.run.run_files import TIMINGS
+from fastdreamer.run.run_files import DIAGNOSIS, TIMINGS
 
 ROOT = Path(__file__).parents[2]
 OWNERS = ("run/run_files.py", "run/metrics.py", "system/failures.py")  # the last runs where all else may be broken
@@ -28,6 +29,15 @@ def test_missing_is_empty_damaged_is_named_and_written_is_whole(
     assert "timings.json is damaged" in capsys.readouterr().err
     with pytest.raises(ValueError, match="JSON"):
         TIMINGS.write(tmp_path, {"record": float("nan")})
+
+
+def test_a_diagnosis_of_numbers_that_are_not_finite_is_written_and_read(tmp_path: Path) -> None:
+    nan, infinite = float("nan"), float("inf")
+    phase = {"step": 3, "checks": [], "positive": 1, "negative": 2, "imagined_reward": nan, "real_reward": infinite}
+    DIAGNOSIS.write(tmp_path, {"phases": {"phase3": phase | {"values": [(1.0, nan), (0.5, 2.0)]}}})
+    found = DIAGNOSIS.read(tmp_path)["phases"]["phase3"]
+    assert found["imagined_reward"] is None and found["values"] == [[1.0, None], [0.5, 2.0]]
+    assert "imagined reward n/a" in _rollouts(found)
 
 
 def test_no_other_file_names_what_lies_in_a_run() -> None:

@@ -196,6 +196,15 @@ def test_a_run_that_is_moved_is_found_and_one_that_is_removed_is_said(tmp_path: 
             place_of(run)
 
 
+def test_what_begins_in_a_run_that_was_moved_meanwhile_makes_no_second_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with run_lock(run):
+        run.rename(tmp_path / "moved")
+        with pytest.raises(Stopped, match=r"was moved to .*moved meanwhile"), run_lock(run):
+            pytest.fail("it went on at the old place")
+        assert not run.exists()
+
+
 def test_a_lock_file_that_is_removed_is_taken_anew_unless_another_has_it(tmp_path: Path) -> None:
     with run_lock(tmp_path):
         (tmp_path / ".lock").unlink()

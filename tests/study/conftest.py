@@ -19,7 +19,7 @@ BACKEND = Backend(torch.device("cpu"), "fp32")
 
 
 class SameStarts(Loader):
-    """A feed of one batch."""
+    """A loader of one batch."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self._position = batch, 0

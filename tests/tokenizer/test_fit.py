@@ -17,9 +17,9 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
-from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE
+from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random
 from fastdreamer.tokenizer.fitting import fit
-from fastdreamer.tokenizer.fitting.bottleneck import unpool
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck, unpool
 from fastdreamer.tokenizer.fitting.fit import fit_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 
@@ -105,6 +105,20 @@ def test_a_fit_is_repeatable(recordings: Path, tmp_path: Path) -> None:
         fit_tokenizer(_config(1, steps=3), recordings, tmp_path / name)
         files.append((tmp_path / name / WEIGHTS_FILE).read_bytes())
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("c", [1, 2])
+def test_encoder_and_decoder_learn(c: int) -> None:
+    config = _config(c, steps=6)
+    torch.manual_seed(0)
+    bottleneck = Bottleneck(build_random(config.tokenizer), config.tokenizer)
+    before = {name: value.clone() for name, value in bottleneck.model.named_parameters()}
+    frames = torch.rand(2, 3, config.tokenizer.window, 64, 64) * 2 - 1
+    fit.optimise(bottleneck, lambda: frames, config.tokenizer_fit, bf16=False)
+    moved = {
+        name.partition(".")[0] for name, value in bottleneck.model.named_parameters() if value.ne(before[name]).any()
+    }
+    assert {"encoder", "quant_conv", "decoder", "post_quant_conv"} <= moved
 
 
 def test_too_little_to_fit_on_is_refused_and_nothing_is_written(recordings: Path, tmp_path: Path) -> None:

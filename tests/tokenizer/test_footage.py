@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from encoding.test_encode import _record
-from recordings.video_fixtures import read_barcode, write_video
+from recordings.video_fixtures import read_barcode, remux, write_video
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.recordings.actions import action_space
@@ -100,5 +100,15 @@ def test_a_link_counts_once_and_a_copy_is_on_one_side(tmp_path: Path) -> None:
     config = replace(CONFIG, data=replace(CONFIG.data, held_out=0.5))
     train, held_out, data = read_footage(config, tmp_path)
     assert data["episodes"] == 12 and data["links"] == 1
+    assert sum(len(frames) == 20 for frames in train.values()) in (0, 9)
+    assert held_out
+
+
+def test_a_clip_in_other_containers_is_on_one_side(tmp_path: Path) -> None:
+    for number in range(4):
+        write_video(tmp_path / f"{number}.mp4", 20 + number)
+    for number in range(8):
+        remux(tmp_path / "0.mp4", tmp_path / f"copy-{number}.mkv")
+    train, held_out, _ = read_footage(replace(CONFIG, data=replace(CONFIG.data, held_out=0.5)), tmp_path)
     assert sum(len(frames) == 20 for frames in train.values()) in (0, 9)
     assert held_out

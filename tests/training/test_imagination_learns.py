@@ -28,7 +28,7 @@ WORLD = (
 
 
 class SameStarts(Loader):
-    """A feed of one batch."""
+    """A loader of one batch."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch

@@ -101,10 +101,14 @@ def test_a_terminal_that_closes_stops_a_phase_as_sigterm_does(
     assert stopped.value.code == 128 + kind and load_checkpoint(run / "checkpoints" / "phase1").step == 2
 
 
-def test_what_nohup_ignores_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
-    with loop._stop_requests():
-        assert signal.SIGHUP not in loop.stop_signals()
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop._stop_requests():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("make", [lambda path: path.touch(), lambda path: path.symlink_to("gone")])

@@ -9,7 +9,8 @@ import pytest
 
 from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
-from fastdreamer.run.checkpoint import Checkpoint, architecture, check_architecture
+from fastdreamer.run.checkpoint import Checkpoint, architecture
+from fastdreamer.run.compatibility import check_architecture
 
 
 def older(**dropped: str) -> Checkpoint:

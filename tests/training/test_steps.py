@@ -180,7 +180,9 @@ def test_memory_that_runs_out_again_is_one_line(
     config = small()
     run = new_run(config)
     run_out(monkeypatch, at_step=1, times=2)
-    with pytest.raises(UserError, match=r"phase1: out of memory at step 2 with 2 pieces.*2 GiB.*batch_size") as caught:
+    with pytest.raises(
+        UserError, match=r"phase1: out of memory at step 2 with 2 micro-batches.*2 GiB.*batch_size"
+    ) as caught:
         train(config, run, 1)
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ import torch
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
-from fastdreamer.health.watch import EARLY, checks_of, read_flags
+from fastdreamer.health.watch import EARLY, Watch, checks_of, read_flags
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.run.metrics import read_metrics
@@ -282,6 +282,15 @@ def test_tensorboard_has_the_names_of_the_plan_beside_ours(small: Small, new_run
             for tag in (theirs, f"phase{phase}/{ours}"):
                 points = [(event.step, event.value) for event in events.Scalars(tag)]
                 assert points == [(row["step"], pytest.approx(row[ours], rel=1e-6)) for row in rows], tag
+
+
+@pytest.mark.parametrize("last", [{}, {"skipped_steps": None}], ids=["older", "damaged"])
+def test_a_last_line_without_its_figures_does_not_stop_a_resume(
+    small: Callable[..., Config], tmp_path: Path, last: dict[str, Any]
+) -> None:
+    row = {"phase": 3, "step": 4, "loss": 1.0, "grad_norm": 1.0, "time": 0.0} | last
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert Watch(small(), 3, tmp_path, 4, "phase 3").figures["loss"] == 1.0
 
 
 def test_a_line_of_before_that_lacks_a_figure_is_judged_without_it(small: Callable[..., Config]) -> None:

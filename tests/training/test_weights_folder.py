@@ -11,7 +11,8 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.run.checkpoint import check_architecture, load_checkpoint
+from fastdreamer.run.checkpoint import load_checkpoint
+from fastdreamer.run.compatibility import check_architecture
 from fastdreamer.system.folders import anchored
 from fastdreamer.training.train import train
 

@@ -31,14 +31,14 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row runs, and a folder of its own that is deleted after it."""
+    """The place of a row: its device, and a folder of its own that is deleted after it."""
 
     device: torch.device
     folder: Path
 
     @property
     def backend(self) -> Backend:
-        """Eager, in fp32."""
+        """The eager backend in fp32."""
         return Backend(self.device, "fp32")
 
     def config(self, *overrides: str) -> Config:
@@ -48,13 +48,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Work:
-    """A row, built.
+    """The work of a row, built and ready to run.
 
     Attributes:
         check: compares the operation with its reference; raises Wrong.
         counts: whole numbers by name, the same on every run and machine.
         ours: and `reference`, where the row is timed: the operation, and plain code for the same work.
-        items: that one call of `ours` does, and their `unit`, for the rate.
+        items: the items that one call of `ours` does, and their `unit`, for the rate.
     """
 
     check: Callable[[], None]
@@ -67,12 +67,12 @@ class Work:
 
 @dataclass(frozen=True)
 class GateRow:
-    """A row by its name.
+    """A row of the gate by its name.
 
     Attributes:
         build: makes it, at a place.
         needs: libraries without which it is left out.
-        devices: where it runs.
+        devices: the devices it runs on.
         is_short: part of what continuous integration runs; others run with --full.
         excuse: any other reason to leave it out here, "" for none.
         is_steady: whether its ratio is the same in every process; else it is printed alone, and NOTES.md says by what.

@@ -21,7 +21,7 @@ class Tracing(Backend):
     """A backend whose functions are traced by Dynamo and run as they are; a break is counted, not an error."""
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """As Backend's, but for the compiler behind it."""
+        """Compile as Backend does, but for the compiler behind it."""
         return torch.compile(function, backend="eager", dynamic=False)
 
 
@@ -57,7 +57,7 @@ class Eager(Backend):
     """A backend that says it compiles, so that everything is built as for compiling, and does not."""
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself."""
+        """Return the function itself."""
         return function
 
 

@@ -31,7 +31,7 @@ STARTS = {
 OF_THE_ENVIRONMENT = ("setuptools", "pip", "wheel")
 """Come with a virtual environment, in its version; pip freeze leaves them out."""
 PYTHON = "3.11"
-"""Whose standard library the expectations of imports were counted with."""
+"""The Python whose standard library the expectations of imports were counted with."""
 
 
 def imports(code: str, place: Place) -> Work:
@@ -119,7 +119,7 @@ def _normal(name: str) -> str:
 
 
 def parameters(preset: str, place: Place) -> Work:
-    """Of the world model and the agent of a preset, built without memory."""
+    """Parameters of the world model and the agent of a preset, built without memory."""
     del place
 
     def counts() -> dict[str, int]:

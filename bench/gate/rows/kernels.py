@@ -38,7 +38,7 @@ def plain_pool(x: Tensor, pool: int) -> Tensor:
 
 
 def plain_loss(logits: Tensor, targets: Tensor, centres: Tensor, weights: Tensor) -> Tensor:
-    """Weighted cross-entropy."""
+    """Weighted cross-entropy in plain PyTorch."""
     return two_hot.two_hot_loss(logits, targets, centres) * weights
 
 
@@ -91,7 +91,7 @@ def _interpreter() -> dict[str, dict[str, int]]:
 
 
 def count_interpreted() -> dict[str, dict[str, int]]:
-    """To be run with TRITON_INTERPRET=1: what each kernel launches and moves, forward and backward."""
+    """Count what each kernel launches and moves, forward and backward; to be run with TRITON_INTERPRET=1."""
     from bench.count import count
 
     found = {}

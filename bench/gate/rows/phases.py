@@ -112,13 +112,13 @@ class OneWork(AgentPhase):
     work_drawn: CloningBatch | None = None
 
     def draw(self) -> CloningBatch:
-        """The batch."""
+        """Return the one batch."""
         self.work_drawn = self.work_drawn or super().draw()
         return self.work_drawn
 
 
 def phase_one(place: Place) -> tuple[Step, Step]:
-    """Ours and the plain one."""
+    """Steps of phase 1: ours and the plain one."""
     config = place.config()
     work = arms.build(config, place.device)
     loader = OneBatch(loader_of(config, 1, place.device))
@@ -127,7 +127,7 @@ def phase_one(place: Place) -> tuple[Step, Step]:
 
 
 def phase_two(place: Place) -> tuple[Step, Step]:
-    """As `phase_one`; both draw the same batch for ever."""
+    """Steps of phase 2, as of `phase_one`; both draw the same batch for ever."""
     config = place.config()
     phase = made_up_phase(config, 2, place.backend, OneBatch(loader_of(config, 2, place.device)), OneWork)
     assert isinstance(phase, OneWork)
@@ -137,7 +137,7 @@ def phase_two(place: Place) -> tuple[Step, Step]:
 
 
 def phase_three(place: Place) -> tuple[Step, Step]:
-    """As `phase_one`; both dream from the same starts, under noise of their own after the first step."""
+    """Steps of phase 3, as of `phase_one`; both dream from the same starts, under their own noise after step one."""
     config = place.config()
     phase = made_up_phase(config, 3, place.backend, OneBatch(loader_of(config, 3, place.device)))
     assert isinstance(phase, ImaginationPhase)

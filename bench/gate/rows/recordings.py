@@ -38,7 +38,7 @@ def plain_decode(path: Path) -> np.ndarray:
 
 
 def decode(place: Place) -> Work:
-    """`decode_video` of a MineRL-like file."""
+    """Decoding a MineRL-like file by `decode_video`."""
     from bench.suites.data_path import write_video
     from fastdreamer.recordings.decode import decode_video
 

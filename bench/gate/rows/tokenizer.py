@@ -17,7 +17,7 @@ from bench.gate.watch import counts_of
 
 
 def eager(place: Place) -> Work:
-    """`FrozenTokenizer.encode_windows` of two windows."""
+    """Encoding two windows by `FrozenTokenizer.encode_windows`."""
     from fastdreamer.tokenizer.cosmos import load_autoencoder
     from fastdreamer.tokenizer.frozen import FrozenTokenizer
 

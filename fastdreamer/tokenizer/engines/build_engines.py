@@ -69,7 +69,7 @@ def build_engines(
         config: its tokenizer and `engines` sections.
         device: the one of this machine that engines should serve.
         targets: `sm86`, `cpu`, ... besides this machine.
-        backends: by name; without them the one for each target.
+        backends: their names; without them the one for each target.
         parts: `encoder`, `decoder`.
         replace: build those that are current too.
 
@@ -103,7 +103,7 @@ def build_engines(
 def plan(
     config: Config, device: torch.device, targets: Sequence[str], backends: Sequence[str], parts: Sequence[str]
 ) -> list[Job]:
-    """Which engines to build: every part, for this machine and for each target.
+    """List the engines to build: every part, for this machine and for each target.
 
     Raises:
         EngineError: if one of them cannot be built here.

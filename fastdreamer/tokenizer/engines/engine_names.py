@@ -1,4 +1,4 @@
-"""Where installed engines lie, and by what name those of a tokenizer are found."""
+"""Folders of installed engines, and the name by which those of a tokenizer are found."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def identity(config: Config) -> str:
 
 
 def _name(config: Config, where: str) -> str:
-    """Under the path as it is written: an engine built on another machine is found by the same name."""
+    """Name after the path as it is written: an engine built on another machine is found by the same name."""
     tokenizer = config.tokenizer
     parts = [where, tokenizer.image_size, tokenizer.frames_per_latent, tokenizer.window]
     if tokenizer.weights == "random":

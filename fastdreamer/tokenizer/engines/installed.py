@@ -100,7 +100,7 @@ def engine_key(config: Config, spec: EngineSpec, name: str, target: str) -> dict
 
 
 def folder_name(config: Config, spec: EngineSpec, name: str, target: str) -> str:
-    """Where an engine lies in the root."""
+    """Path of an engine's folder in the root."""
     return f"{identity(config)}.{described_part(config, spec.part)}.{spec.precision}.{name}.{target}"
 
 

@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         return normal + NOISE * torch.randn_like(normal) if self.training else normal
 
     def decode(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
-        """Frames from normalised pooled latents."""
+        """Decode normalised pooled latents to frames."""
         return self.network._decode(unpool(latents, int(TOKENS**0.5), self.pool)).sample
 
     def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:

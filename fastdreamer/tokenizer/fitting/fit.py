@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,7 @@ def optimise(
     bottleneck.train()
     if not bottleneck.is_single:
         together = lambda frames: (bottleneck(frames).float() - frames).square().mean()  # noqa: E731
-        _descend("fit", {1.0: decoder, ENCODER_RATE: encoder}, together, draw, config, config.steps, bf16, norm)
+        _descend("fit", [(1.0, decoder), (ENCODER_RATE, encoder)], together, draw, config, config.steps, bf16, norm)
         return None
 
     dense = DenseDecoder().to(encoder[0].device)
@@ -142,16 +142,16 @@ def optimise(
 
     dense.solve(pairs)
     first = max(1, round(config.encoder_share * config.steps))
-    rates = {ENCODER_RATE: encoder, DENSE_RATE: [*dense.parameters()]}
+    rates = [(ENCODER_RATE, encoder), (DENSE_RATE, [*dense.parameters()])]
     _descend("fit encoder", rates, by_dense, draw, config, first, bf16, norm)
     rest = config.steps - first
-    _descend("fit decoder", {1.0: decoder}, by_decoder, draw, config, rest, bf16, norm)
+    _descend("fit decoder", [(1.0, decoder)], by_decoder, draw, config, rest, bf16, norm)
     return dense
 
 
 def _descend(
     title: str,
-    rates: dict[float, list[nn.Parameter]],
+    rates: Sequence[tuple[float, list[nn.Parameter]]],
     loss_of: Callable[[Tensor], Tensor],
     draw: Callable[[], Tensor],
     config: TrainConfig,
@@ -159,17 +159,17 @@ def _descend(
     bf16: bool,
     norm: nn.Module,
 ) -> None:
-    """AdamW with linear warm-up and cosine decay; `rates` maps shares of the learning rate to parameters.
+    """AdamW with linear warm-up and cosine decay; `rates` are shares of the learning rate, each with its parameters.
 
     A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were.
 
     Raises:
         Stopped: after `max_skipped` such steps in a row.
     """
-    groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates.items()]
+    groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates]
     optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
     own_rates = [group["lr"] for group in optimizer.param_groups]
-    parameters = [p for group in rates.values() for p in group]
+    parameters = [p for _, group in rates for p in group]
     warmup = min(config.warmup_steps, total // 2)
 
     def rate(step: int) -> float:

@@ -7,7 +7,8 @@ stretches spread evenly over it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.errors import UserError
-from fastdreamer.latents.splits import divide, natural_split
+from fastdreamer.latents.splits import divide, natural_split, same_videos
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.identity import contents, without_links
 from fastdreamer.recordings.recording import DamagedRecording, Recording
@@ -66,7 +67,11 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
         raise UserError(f"{recordings} has {len(episodes)} usable episodes; fitting needs 2, one of them held out")
     seen = {r.name: content.video for r, content in zip(found, contents(found), strict=True) if content is not None}
     natural = {name: natural_split(name, config.data.held_out) for name in episodes}
-    splits = divide(natural, {name: seen.get(name, "") for name in episodes}, {})
+    shown = {
+        name: {"video_sha256": seen.get(name), "sampled_sha256": _digest(parts.values())}
+        for name, parts in episodes.items()
+    }
+    splits = divide(natural, same_videos(shown), {})
     train, held_out = (
         {part: pixels for name, parts in episodes.items() if splits[name] == split for part, pixels in parts.items()}
         for split in ("train", "held_out")
@@ -89,8 +94,16 @@ def read_footage(config: Config, recordings: Path) -> tuple[Episodes, Episodes, 
     return train, held_out, data | ({"links": len(links)} if links else {})
 
 
+def _digest(parts: Iterable[UInt8[np.ndarray, "t h w 3"]]) -> str:
+    """SHA-256 of pixels: a clip in another container has the same."""
+    digest = sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
 def stretches(frames: int, share: float, length: int) -> Bool[Tensor, " t"]:
-    """Which of so many frames are kept: stretches of `length`, evenly spread, of that share in all; at least one."""
+    """Mask of the frames that are kept: stretches of `length`, evenly spread, of that share in all; at least one."""
     count = max(1, int(frames * share / length))
     starts = np.linspace(0, max(frames - length, 0), count).round().astype(int) if count > 1 else [0]
     rows = torch.zeros(frames, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Where a fit starts: a nearly linear network whose pooled latents already carry as much as linear algebra can give.
+"""The start of a fit: a nearly linear network whose pooled latents already carry as much as linear algebra can give.
 
 From the usual random start a small autoencoder on a CPU finds textures first and objects of a few pixels hours later.
 Measured on Crafter (dB of the best linear decoding of the 256 pooled numbers, held out): 30 minutes of training from
@@ -20,8 +20,8 @@ from fastdreamer.shapes import CHANNELS, TOKENS
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
-KERNEL = 3  # of the encoder's last convolution, in space
-EQUATIONS = 20  # per unknown of one output
+KERNEL = 3  # size of the encoder's last convolution, in space
+EQUATIONS = 20  # equations for each unknown of one output
 
 
 @torch.no_grad()

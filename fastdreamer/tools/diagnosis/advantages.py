@@ -29,18 +29,18 @@ Returns = Float[ndarray, "s a r"]
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one kind of moments. `gain_*`: in the real game, over the policy's average action.
+    """Figures of one kind of moments. `gain_*`: in the real game, over the policy's average action.
 
     Attributes:
         real: mean return of a try in the game; `imagined` in imagination.
         real_sum: the same without discount; `imagined_sum` alike.
         optimism: imagined over real; None where the real one may be 0 or less.
-        real_reliability: of the real advantages; `imagined_reliability` alike.
-        correlation: of real with imagined advantages, as measured.
-        disattenuated: without the noise of both; None where a reliability is too small to tell.
-        gain_imagined: of imagination's favourite action.
-        gain_best: of the action that is best in half of the tries, measured on the other half.
-        gain_mode: of the policy's likeliest action.
+        real_reliability: reliability of the real advantages; `imagined_reliability` alike.
+        correlation: correlation of real with imagined advantages, as measured.
+        disattenuated: the correlation without the noise of both; None where a reliability is too small to tell.
+        gain_imagined: gain of imagination's favourite action.
+        gain_best: gain of the action that is best in half of the tries, measured on the other half.
+        gain_mode: gain of the policy's likeliest action.
     """
 
     real: Interval
@@ -57,7 +57,7 @@ class Figures:
     gain_mode: Interval
 
     def to_dict(self) -> dict[str, dict[str, float] | None]:
-        """By name, for JSON."""
+        """The figures by name, for JSON."""
         return asdict(self)
 
 
@@ -69,15 +69,15 @@ def measure(
     resamples: int,
     seed: int,
 ) -> Figures:
-    """All figures.
+    """Measure all figures.
 
     Args:
         real: discounted return of every try in the game.
         imagined: the same in imagination.
         sums: both without discount.
         policy: how likely each action is.
-        resamples: of the bootstrap over moments.
-        seed: of its draws, and of the halvings.
+        resamples: draws of the bootstrap over moments.
+        seed: the seed of its draws, and of the halvings.
     """
     halves = [_halves(returns.shape[2], seed) for returns in (real, imagined)]
     a, b = advantages(real), advantages(imagined)
@@ -111,7 +111,7 @@ def measure(
 
 
 def advantages(returns: Returns) -> Float[ndarray, "s a"]:
-    """Of every action, in its moment."""
+    """Advantage of every action, in its moment."""
     means = returns.mean(2)
     return np.asarray(means - means.mean(1, keepdims=True))
 
@@ -123,7 +123,7 @@ def gain(returns: Returns, chosen: Int[ndarray, " s"], policy: Float[ndarray, "s
 
 
 def best_gain(returns: Returns, policy: Float[ndarray, "s a"], halves: list[ndarray]) -> Float[ndarray, " s"]:
-    """Of the action that is best in one half of the tries, in the other half; the mean over halvings."""
+    """Gain of the action that is best in one half of the tries, in the other half; the mean over halvings."""
     found = []
     for half in halves:
         one, other = returns[:, :, half], np.delete(returns, half, axis=2)
@@ -132,7 +132,7 @@ def best_gain(returns: Returns, policy: Float[ndarray, "s a"], halves: list[ndar
 
 
 def _halves(tries: int, seed: int) -> list[ndarray]:
-    """Which tries are in the first half, for every halving."""
+    """Numbers of the tries in the first half, for every halving."""
     rng = np.random.default_rng(seed)
     return [np.sort(rng.permutation(tries)[: tries // 2]) for _ in range(SPLITS)]
 
@@ -147,13 +147,13 @@ def _half_products(returns: Returns, halves: list[ndarray]) -> Float[ndarray, "s
 
 
 def _correlation(products: Float[ndarray, "*r m"]) -> Float[ndarray, "*r"]:
-    """From the sums of ab, aa and bb; 0 where one side never varies."""
+    """Correlation from the sums of ab, aa and bb; 0 where one side never varies."""
     ab, size = products[..., 0], np.sqrt(products[..., 1] * products[..., 2])
     return np.where(size > 1e-12, ab / np.maximum(size, 1e-12), 0.0)
 
 
 def _reliability(products: Float[ndarray, "*r 3"]) -> Float[ndarray, "*r"]:
-    """Of all tries, from the correlation of their halves."""
+    """Reliability of all tries, from the correlation of their halves."""
     half = _correlation(products)
     return np.maximum(2 * half / np.maximum(1 + half, LEAST), -1.0)
 

@@ -113,7 +113,7 @@ def audit(config: Config, run: RunDirectory, backend: Backend, effort: Effort) -
 
 
 def figures(tried: Tried, config: Config) -> Figures:
-    """Of all states of a kind."""
+    """Figures of all states of a kind."""
     pair = tried.real, tried.imagined
     real, imagined = (discounted(rewards, config) for rewards in pair)
     sums = tried.real.sum(-1), tried.imagined.sum(-1)
@@ -121,7 +121,7 @@ def figures(tried: Tried, config: Config) -> Figures:
 
 
 def discounted(rewards: Float[ndarray, "*b h"], config: Config) -> Float[ndarray, "*b"]:
-    """By `imagination.gamma`, which is a frame's."""
+    """Sum of rewards, discounted by `imagination.gamma`, which is a frame's."""
     gamma = config.imagination.gamma**config.tokenizer.frames_per_latent
     return np.asarray(rewards @ gamma ** np.arange(rewards.shape[-1]))
 
@@ -144,7 +144,7 @@ def checks_of(found: Mapping[str, Figures]) -> Iterator[Check]:
 
 
 def span(interval: Interval) -> tuple[float, float, float]:
-    """Mean, low, high."""
+    """An interval as (mean, low, high)."""
     return interval.mean, interval.low, interval.high
 
 

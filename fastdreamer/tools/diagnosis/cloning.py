@@ -18,7 +18,7 @@ CERTAIN = 0.99
 
 
 def checks(loaded: LoadedPhase) -> Iterator[Check]:
-    """After `run_steps`; on held-out crops where there are some."""
+    """The checks after `run_steps`; on held-out crops where there are some."""
     phase, figures = loaded.phase, loaded.figures
     assert isinstance(phase, AgentPhase)
     where = "held_out/" if "held_out/bc_accuracy" in figures else ""

@@ -19,7 +19,7 @@ from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.training.imagination_phase import NO_REWARD, ImaginationPhase
 
 SHOWN = 200  # points of the plot of values against returns
-ALIKE = 0.1  # of their size: returns that differ less are taken to differ by so much
+ALIKE = 0.1  # the share of their size: returns that differ less are taken to differ by so much
 FACTOR, MARGIN = 3.0, 0.01  # times the real reward a frame, and what is added to it
 
 
@@ -40,12 +40,12 @@ class Imagined:
 
     @property
     def advantage(self) -> Tensor:
-        """Of every imagined step."""
+        """Advantage of every imagined step."""
         return self.returns - self.values
 
 
 def checks(loaded: LoadedPhase, rollouts: Imagined) -> Iterator[Check]:
-    """After `run_steps`."""
+    """The checks after `run_steps`."""
     figures, chunk = loaded.figures, loaded.config.tokenizer.frames_per_latent
     advantage = rollouts.advantage
     yield flags.advantages(float(advantage.mean()), float(advantage.std()))
@@ -65,7 +65,7 @@ def checks(loaded: LoadedPhase, rollouts: Imagined) -> Iterator[Check]:
 
 
 def imagined_rewards(rollouts: Imagined) -> Check:
-    """Whether something is ever earned."""
+    """Check whether something is ever earned."""
     if not rollouts.rewards.numel():  # of a task that no crop of the batch is of
         return Check("imagination", "imagined rewards", "no dream in the batch", "not all alike", "not measured")
     fires = float((rollouts.rewards.abs() > NO_REWARD).float().mean())
@@ -126,7 +126,7 @@ def reality(imagined: float, real: float | None) -> Check:
 
 
 def real_reward(loaded: LoadedPhase, task: str | None = None) -> float | None:
-    """Of the policy in its environment, a frame; None where `eval` has not played it. Of one of several tasks.
+    """Reward a frame of the policy in its environment, or of one of several tasks; None where `eval` has not played it.
 
     A damaged evaluation is said by the checks of `real_play`.
     """
@@ -140,7 +140,7 @@ def real_reward(loaded: LoadedPhase, task: str | None = None) -> float | None:
 
 
 def figures(loaded: LoadedPhase, rollouts: Imagined) -> dict[str, Any]:
-    """For the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
+    """Figures for the report: sizes of D+ and D-, rewards a frame imagined and real, and some (return, value) pairs."""
     positive, negative = sets(rollouts)
     imagined = float(rollouts.rewards.mean()) / loaded.config.tokenizer.frames_per_latent
     tasks = loaded.config.tasks.names

@@ -18,14 +18,14 @@ from fastdreamer.system.advice import command
 from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 
 CLIP = 33  # frames that go through the tokenizer, where a window is not longer
-WINDOWS = 2  # whose reconstruction is measured
+WINDOWS = 2  # windows whose reconstruction is measured
 STORED = 0.02  # relative difference between stored (half precision) and fresh latents
 SHOWN = 4  # commonest actions and rewards
 SKIPPED = 0.05  # share of recordings that were left out
 
 
 def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
-    """Of the store and the batch; of frames, where the recordings are there."""
+    """The checks of the store and the batch; of frames, where the recordings are there."""
     yield from store(loaded)
     yield normalised(loaded)
     yield lengths(loaded)
@@ -37,7 +37,7 @@ def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
 
 
 def store(loaded: LoadedPhase) -> Iterator[Check]:
-    """Episodes left out; commonest action; rewards."""
+    """Check the store: episodes left out, commonest action, rewards."""
     manifest, episodes = loaded.store.manifest, loaded.store.episodes
     skipped = manifest.get("skipped", {})
     share = len(skipped) / (len(skipped) + len(episodes))
@@ -54,7 +54,7 @@ def store(loaded: LoadedPhase) -> Iterator[Check]:
 
 
 def earned(episodes: Sequence[Episode]) -> Check:
-    """What the recordings were paid."""
+    """Check what the recordings were paid."""
     rewards = torch.cat([e.rewards for e in episodes if e.rewarded] or [torch.zeros(0)])
     share = float((rewards != 0).float().mean()) if len(rewards) else 0.0
     kinds, counts = rewards.unique(return_counts=True)
@@ -89,7 +89,7 @@ def imbalance(loaded: LoadedPhase) -> Check:
 
 
 def normalised(loaded: LoadedPhase) -> Check:
-    """Normalised latents of the batch are near zero mean and unit spread."""
+    """Check that normalised latents of the batch are near zero mean and unit spread."""
     batch, world = loaded.batch, loaded.world
     with torch.no_grad():
         latents = world.normalise(batch.latents, batch.positions)[batch.target_valid]
@@ -103,7 +103,7 @@ def normalised(loaded: LoadedPhase) -> Check:
 
 
 def lengths(loaded: LoadedPhase) -> Check:
-    """Actions are as long as latents."""
+    """Check that actions are as long as latents."""
     batch = loaded.batch
     steps, actions, taken = batch.latents.shape[1], batch.actions.shape[1], batch.next_actions.shape[1]
     return check(
@@ -153,7 +153,7 @@ def tokenizer(loaded: LoadedPhase) -> Iterator[Check]:
 
 
 def input_range(clip: Tensor) -> Check:
-    """What the encoder gets."""
+    """Check the range of what the encoder gets."""
     low, high = float(clip.min()), float(clip.max())
     return check(
         "frames", "input range", f"{low:.2f} to {high:.2f}", "within -1 to 1, and not one colour",

@@ -34,7 +34,7 @@ class LoadedPhase:
     Attributes:
         missing, unexpected: parameters that the checkpoint lacks, and has too many.
         batch: a sample of what the phase trains on, on the device.
-        loss, norm: of a step; its gradients are still there, on the phase's modules.
+        loss, norm: loss and gradient norm of a step; its gradients are still there, on the phase's modules.
         waiting: share of the steps' time that went by waiting for batches.
         figures: what the phase logs.
     """
@@ -72,7 +72,7 @@ class LoadedPhase:
 
 @contextmanager
 def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> Iterator[LoadedPhase]:
-    """The run's phase `number`.
+    """Open the run's phase `number`.
 
     Raises:
         UserError: if it is not trained, or a part of the run is damaged.

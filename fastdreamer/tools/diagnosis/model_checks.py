@@ -20,11 +20,11 @@ TRAINS = {1: ("world.",), 2: ("agent.",), 3: ("policy.", "value.")}
 CURVES = {1: "loss/dynamics", 2: "loss/policy"}
 """What should fall; phase 3's losses carry no verdict."""
 GIB = 2**30
-FULL = 11 / 12  # of a GPU
+FULL = 11 / 12  # the share of a GPU that counts as full
 
 
 def checks(loaded: LoadedPhase) -> Iterator[Check]:
-    """All of them, after `run_steps`."""
+    """All checks of a phase, after `run_steps`."""
     yield from devices(modules_of(loaded), loaded.backend.device)
     yield trained(loaded)
     yield frozen(loaded)
@@ -46,7 +46,7 @@ def modules_of(loaded: LoadedPhase) -> dict[str, nn.Module]:
 
 
 def devices(modules: Mapping[str, nn.Module], device: torch.device) -> Iterator[Check]:
-    """Of every module: where it is, and whether it trains."""
+    """Check of every module where it is, and whether it trains."""
     for name, module in modules.items():
         parameters = list(module.parameters())
         where = sorted({p.device.type for p in parameters}) or ["no parameters"]
@@ -59,7 +59,7 @@ def devices(modules: Mapping[str, nn.Module], device: torch.device) -> Iterator[
 
 
 def trained(loaded: LoadedPhase) -> Check:
-    """The optimisers hold exactly what should train."""
+    """Check that the optimisers hold exactly what should train."""
     begins = TRAINS[loaded.number]
     wanted = {name for name, _ in loaded.phase.model.named_parameters() if name.startswith(begins)}
     held = set(loaded.trained)
@@ -72,7 +72,7 @@ def trained(loaded: LoadedPhase) -> Check:
 
 
 def frozen(loaded: LoadedPhase) -> Check:
-    """Nothing that is frozen requires a gradient or has one."""
+    """Check that nothing that is frozen requires a gradient or has one."""
     held = {id(p) for p in loaded.trained.values()}
     loose = [
         f"{part}.{name}"
@@ -88,7 +88,7 @@ def frozen(loaded: LoadedPhase) -> Check:
 
 
 def reached(loaded: LoadedPhase) -> Check:
-    """The gradient reaches what should train."""
+    """Check that the gradient reaches what should train."""
     trained = loaded.trained
     dead = [name for name, p in trained.items() if p.grad is None and p.numel()]
     return check(
@@ -99,7 +99,7 @@ def reached(loaded: LoadedPhase) -> Check:
 
 
 def names(loaded: LoadedPhase) -> Check:
-    """The checkpoint's parameters are the model's, without compile's prefixes."""
+    """Check that the checkpoint's parameters are the model's, without compile's prefixes."""
     prefixed = [n for tensors in loaded.checkpoint.tensors.values() for n in tensors if "_orig_mod." in n]
     missing, unexpected = loaded.missing, loaded.unexpected
     found = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(prefixed)} with a compile prefix"
@@ -112,7 +112,7 @@ def names(loaded: LoadedPhase) -> Check:
 
 
 def loss_curve(loaded: LoadedPhase) -> Check:
-    """From the run's metrics."""
+    """Check the losses in the run's metrics."""
     points = read_curves(loaded.run.path).get(loaded.number, {}).get(CURVES[loaded.number], [])
     if not points:
         return Check("loss", "loss curve", "no metrics.jsonl", "falls, without spikes", "not measured")
@@ -120,7 +120,7 @@ def loss_curve(loaded: LoadedPhase) -> Check:
 
 
 def memory(loaded: LoadedPhase) -> Check:
-    """What a step takes, against the budget."""
+    """Check what a step takes, against the budget."""
     given, device = loaded.config.memory_gb, loaded.backend.device
     if device.type == "cuda":
         used = torch.cuda.max_memory_reserved(device)

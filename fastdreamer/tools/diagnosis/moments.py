@@ -51,7 +51,7 @@ class Reach:
 
     @property
     def pushes(self) -> int:
-        """From the first frame of a window: its own latent is only an episode's first, and otherwise not used."""
+        """Chunks to push, counted from the first frame of a window: its own latent is only an episode's first."""
         if self.clock.frames_per_latent == 1:
             return self.context - 1
         return 1 + -(-(self.context - 1) // self.every) * self.every
@@ -82,7 +82,7 @@ class Replay:
         self.is_true = np.ones(len(episodes), bool)
 
     def begin(self, frames: UInt8[np.ndarray, "e h w 3"]) -> None:
-        """Nothing is looked at."""
+        """Begin without looking at the frames."""
 
     def act(self) -> Int[np.ndarray, "e c k"]:
         """The next chunk; no-ops behind the end."""
@@ -102,7 +102,7 @@ class Replay:
 
     @property
     def goes_on(self) -> Bool[np.ndarray, " e"]:
-        """Where another whole chunk was recorded, of play that could be repeated."""
+        """Mask of the worlds in which another whole chunk was recorded, of play that could be repeated."""
         whole = [len(actions) >= (self.step + 1) * self.chunk for actions, _ in self.episodes]
         return np.array(whole) & self.is_true
 
@@ -114,23 +114,23 @@ class Live:
         self.policy, self.encoder, self.chunk, self.left = policy, encoder, chunk, steps
 
     def begin(self, frames: UInt8[np.ndarray, "e h w 3"]) -> None:
-        """The first frames."""
+        """Take in the first frames."""
         self.policy.reset()
         self.observer = Observer(self.encoder, frames, self.chunk)
         self.worlds = len(frames)
 
     def act(self) -> Int[np.ndarray, "e c k"]:
-        """A chunk a world."""
+        """One chunk of actions for every world."""
         return self.policy.act(self.observer.latents, self.observer.position)
 
     def see(self, played: Played) -> None:
-        """The frames that followed."""
+        """Take in the frames that followed."""
         self.observer.observe(list(played.frames.swapaxes(0, 1)))
         self.left -= 1
 
     @property
     def goes_on(self) -> Bool[np.ndarray, " e"]:
-        """Everywhere, until the steps are over."""
+        """Mask of all worlds, until the steps are over."""
         return np.full(self.worlds, self.left > 0)
 
 
@@ -145,10 +145,10 @@ def collect(
     """A moment of each world; None where it ended before one qualified.
 
     Args:
-        pool: as many worlds as there are seeds.
-        seeds: of the worlds.
+        pool: a pool of as many worlds as there are seeds.
+        seeds: the seeds of the worlds.
         player: who plays.
-        reach: which latent steps qualify.
+        reach: says which latent steps qualify.
         chance: draws the moments.
         tell: is called with the latent steps played.
     """

@@ -31,7 +31,7 @@ NAMES = (("reward", "predicted against paid reward"), ("value", "value on real p
 
 
 def checks(loaded: LoadedPhase) -> Iterator[Check]:
-    """Of the phase's sampled policy, for every task that was played; nothing where no reward head was trained."""
+    """The checks of the phase's sampled policy, for every task that was played; none without a trained reward head."""
     if "value" not in getattr(loaded.phase, "terms", ("value",)):
         return
     try:

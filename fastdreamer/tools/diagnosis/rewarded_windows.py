@@ -17,7 +17,7 @@ from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.phase_data import episodes_of
 
-WINDOWS, FEW = 32, 8  # with a reward, and as many without; fewer tell nothing
+WINDOWS, FEW = 32, 8  # windows with a reward, and as many without; fewer tell nothing
 REWARD = 0.5  # and above counts as one: a reward is 1 or so
 NAME, EXPECTED = "dreams of rewarded play", "AUC above 0.5"
 
@@ -30,8 +30,10 @@ def rewarded_windows(loaded: LoadedPhase, phase: AgentPhase) -> Check:
     imagined change of value goes with the real one.
     """
     config, agent, world = loaded.config, phase.agent, phase.world
-    context, horizon = config.evaluation.context, config.imagination.horizon
-    (episodes,) = relabelled(loaded.store, episodes_of(loaded.store, "held_out", 2), config.tasks.names[:1])
+    context, horizon, trained = config.evaluation.context, config.imagination.horizon, config.dynamics
+    if trained.context == trained.window:  # without a band nothing longer was seen
+        horizon = min(horizon, trained.window - context)
+    episodes, *_ = relabelled(loaded.store, episodes_of(loaded.store, "held_out", 2), config.tasks.names)
     known = [align(episode, loaded.store.clock) for episode in episodes if episode.rewarded]
     pools = windows(known, context, horizon)
     count = min(WINDOWS, *map(len, pools))

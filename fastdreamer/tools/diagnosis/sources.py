@@ -1,4 +1,4 @@
-"""Where an audit's moments come from: held-out recordings played again, and the policy in worlds it never saw."""
+"""Sources of an audit's moments: held-out recordings played again, and the policy in worlds it never saw."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def recorded_worlds(config: Config, run: RunDirectory) -> list[tuple[int, Episod
 def moments_of(
     config: Config, run: RunDirectory, actor: Actor, encoder: Encoder, reach: Reach, count: int
 ) -> tuple[dict[str, list[Moment]], list[str]]:
-    """Up to `count` moments of each kind that can be played here, and what a reader must know about them.
+    """Find up to `count` moments of each kind that can be played here, and what a reader must know about them.
 
     Raises:
         UserError: if a world of the policy's own play was recorded.
@@ -87,7 +87,7 @@ def moments_of(
 
 
 def _usable(found: Sequence[Moment | None], player: Player) -> list[Moment]:
-    """Without those of worlds that went another way than their recording."""
+    """The moments without those of worlds that went another way than their recording."""
     kept = player.is_true if isinstance(player, Replay) else np.ones(len(found), bool)
     return [moment for moment, is_true in zip(found, kept, strict=True) if moment is not None and is_true]
 

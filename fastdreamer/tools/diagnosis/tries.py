@@ -46,9 +46,9 @@ class Trial:
 
     Attributes:
         pool: a world a branch: every action's tries one after another.
-        encoder: for as many branches.
+        encoder: an encoder for as many branches.
         actions: how many there are.
-        tries: of each.
+        tries: how often each action is tried.
         horizon: latent steps.
         gamma: a frame; within a chunk rewards are summed with it, as the reward head learns them.
         tell: is called with the latent steps played.
@@ -67,13 +67,13 @@ class Trial:
 
     @torch.no_grad()
     def run(self, moment: Moment, latents: Float[Tensor, "l n z"], positions: Int[Tensor, " l"], seed: int) -> Tried:
-        """All tries from a moment.
+        """Play all tries from a moment.
 
         Args:
             moment: the one.
             latents: raw, of the real steps up to it.
             positions: theirs.
-            seed: of all luck.
+            seed: the seed of all randomness.
         """
         world, agent, device = self.actor.world, self.actor.agent, self.backend.device
         generator = torch.Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ class Trial:
         )
 
     def _play(self, moment: Moment, context: Batch, first: Tensor, uniform: Tensor, seed: int) -> Float[ndarray, "b h"]:
-        """The real side, in lockstep."""
+        """Play the real side, in lockstep."""
         chunk, count = self.reach.clock.frames_per_latent, self.actions * self.tries
         chances = np.random.default_rng(seed).integers(2**32, size=self.tries)
         self.pool.restore(moment.snapshot, np.tile(chances, self.actions).tolist())
@@ -151,5 +151,5 @@ class Trial:
 
 
 def stacked(tried: list[Tried]) -> Tried:
-    """Those of several moments together."""
+    """The tries of several moments, stacked."""
     return Tried(*(np.stack([getattr(one, name) for one in tried]) for name in ("real", "imagined", "policy")))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TIMEOUT_S = 60.0
-"""Of one process: a slow disk makes the first import of torch take half of it."""
+"""The limit of one process: a slow disk makes the first import of torch take half of it."""
 RUN = (
     "import sys; path, tasks = sys.argv[1:]; sys.path[:] = path.split('\\n'); sys.argv[1:] = [tasks]; "
     "from fastdreamer.tools.doctor.probe import main; main()"

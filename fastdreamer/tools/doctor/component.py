@@ -13,7 +13,7 @@ class Component:
     """Something that a command may need.
 
     Attributes:
-        name: of the part; a library has the name that pip knows.
+        name: the component's name; a library has the name that pip knows.
         found: what is there, for people.
         verdict: `missing` is not there, and only some commands need it; `wrong` is there and cannot be used as it is.
         mend: the line that mends it; empty where there is nothing to mend.
@@ -25,7 +25,7 @@ class Component:
     mend: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The component as plain values, for JSON."""
         values = asdict(self)
         return {"part": values.pop("name")} | values
 

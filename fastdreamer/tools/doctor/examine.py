@@ -20,15 +20,15 @@ from fastdreamer.tools.doctor.ready import Ready, commands, run_parts
 from fastdreamer.tools.doctor.requirements import PACKAGE, declaration
 
 MINECRAFT = "minerl_treechop"
-"""Whose simulator is looked for where the configuration plays none."""
+"""The space whose simulator is looked for where the configuration plays none."""
 
 
 def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) -> dict[str, Any]:
-    """Everything the doctor finds.
+    """Examine the machine and everything that FastDreamer may need on it.
 
     Args:
-        name: of the configuration: a preset or a file.
-        overrides: of its settings.
+        name: the configuration: a preset or a file.
+        overrides: overrides of its settings.
         run_dir: a run whose own parts are looked at too.
 
     Returns:

@@ -16,7 +16,7 @@ from fastdreamer.tools.doctor.places import installed_versions, is_installed_pla
 from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts
 
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "nvidia-dali-cuda130": "nvidia.dali", "tensorrt-cu13": "tensorrt"}
-"""Where the module is not called as the distribution is."""
+"""Modules that are not called as their distribution is."""
 IMPORTS = {"diffusers": "diffusers:AutoencoderKLCosmos", "tensorboard": "torch.utils.tensorboard:SummaryWriter"}
 """What is imported to try a library, where that is not its module."""
 OF_TORCH = ("diffusers", "tensorboard", "torch-tensorrt")
@@ -31,7 +31,7 @@ NSYS = f"install Nsight Systems from its web page, or from NVIDIA's package sour
 
 
 def module_of(name: str) -> str:
-    """What `import` takes."""
+    """The name that `import` takes."""
     return MODULES.get(name, name.replace("-", "_"))
 
 
@@ -81,8 +81,8 @@ def torch_parts(
     Args:
         part: torch as it lies on the disk.
         requirement: torch's.
-        answers: to the tasks `torch` and `convolution`, if they were asked.
-        gpus: those that the driver knows.
+        answers: answers to the tasks `torch` and `convolution`, if they were asked.
+        gpus: the GPUs that the driver knows.
     """
     part = tried(part, requirement, answers.get("torch"))
     facts = answers["torch"].value if "torch" in answers else {}

@@ -21,7 +21,7 @@ LEAST_MEMORY = 2 * GIB
 LEAST_DISK = GIB
 CGROUPS = Path("/sys/fs/cgroup")
 COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang", "cc")}
-"""As `fastdreamer.device` looks for them."""
+"""Compilers, as `fastdreamer.device` looks for them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Gpu:
 
 
 def python_part(versions: str) -> Component:
-    """The interpreter."""
+    """The Python interpreter and its version."""
     found = f"{platform.python_version()} in {sys.prefix}"
     if accepts(versions, platform.python_version()):
         return Component("Python", found)

@@ -1,4 +1,4 @@
-"""Where a module would come from: every place on the search path that has it, and every version that is installed."""
+"""Places from which a module would come: all on the search path that have it, and every version that is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which command can run here, and what it lacks."""
+"""Commands that can run here, and what each of the others lacks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Ready:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The command's state as plain values, for JSON."""
         ready = {"command": self.command, "ready": not self.lacks, "lacks": list(self.lacks)}
         return ready | {"mend": list(self.mends), "note": self.note}
 

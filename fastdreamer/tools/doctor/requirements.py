@@ -1,4 +1,4 @@
-"""Which libraries FastDreamer wants, in which versions, and by which extra: read from its own declaration."""
+"""Libraries that FastDreamer wants, in which versions, and by which extra: read from its own declaration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Requirement:
 
     @property
     def pip(self) -> str:
-        """As pip takes it."""
+        """The requirement as pip takes it."""
         return f"{self.name}{self.versions}"
 
 
@@ -63,7 +63,7 @@ class Declaration:
 
 
 def declaration() -> Declaration:
-    """Of the code that runs: its pyproject.toml in a checkout, else what its wheel says.
+    """Read the declaration of the code that runs: its pyproject.toml in a checkout, else what its wheel says.
 
     Raises:
         UserError: if there is neither, or Python is too old to read them.

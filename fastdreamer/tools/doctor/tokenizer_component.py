@@ -64,7 +64,7 @@ def engine_rows(config: Config) -> dict[str, Any]:
     """Every engine in the root, of whatever tokenizer, with its state.
 
     Args:
-        config: whose tokenizer's engines can be compared with what they should be.
+        config: the configuration whose tokenizer's engines can be compared with what they should be.
 
     Returns:
         root; error: why nothing can be read; lacking: the backend that the settings name and that is not installed;

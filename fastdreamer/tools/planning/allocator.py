@@ -47,7 +47,7 @@ class Block:
 
 
 class Allocator:
-    """The allocator's bookkeeping, without memory.
+    """The bookkeeping of torch's caching allocator, without memory.
 
     Attributes:
         reserved: bytes in segments.
@@ -60,7 +60,7 @@ class Allocator:
         self._at: dict[int, Block] = {}
 
     def allocate(self, size_bytes: int) -> Block:
-        """A block for a request."""
+        """Find or make a block for a request."""
         size = rounded(size_bytes)
         is_small = size <= SMALL
         free = self._free[is_small]

@@ -14,7 +14,7 @@ from fastdreamer.errors import UserError
 
 GIB = 2**30
 SHARE = 0.875
-"""Of a GPU's memory that a plan may reserve: 10.5 of 12 GiB. The rest is for the CUDA context, a screen, and slack."""
+"""The share of a GPU that a plan may reserve: 10.5 of 12 GiB. The rest is for the CUDA context, a screen, and slack."""
 CONTEXT = GIB // 2
 """ASSUMED: the CUDA context with torch's kernels, cuBLAS and cuDNN loaded, outside of torch's allocator."""
 WORKSPACES = 64 * 2**20
@@ -39,7 +39,7 @@ class Budget:
     """What a plan is made for.
 
     Attributes:
-        name: for people.
+        name: the GPU's name, for people.
         memory: bytes of the whole.
         limit: bytes that torch's allocator may reserve.
         backend: a CPU backend in the precision that is planned.
@@ -54,7 +54,7 @@ class Budget:
 
 
 def gpu_budget(config: Config, name: str, memory: int, free: int | None = None) -> Budget:
-    """For a GPU of `memory` bytes, of which `free` are free."""
+    """The budget of a GPU of `memory` bytes, of which `free` are free."""
     precision = "fp32" if config.precision == "fp32" else "bf16"
     limit = int(memory * SHARE)
     backend = Backend(torch.device("cpu"), precision)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def sized_gpu(config: Config, size: str) -> Budget:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size.
+    """Parse a size to bytes.
 
     Raises:
         UserError: for text that is none.

@@ -25,12 +25,12 @@ from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import ForcingBatch
 
 PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Of what torch's allocator gives out. Caches (keys, values) and buffers (noise, what a rollout leaves): phase 3's."""
+"""Parts of what torch's allocator gives out. Phase 3's are caches (keys, values) and buffers (noise, rollouts)."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes at a phase's peak.
+    """Memory of a phase at its peak, in bytes by component.
 
     Attributes:
         parts: what is used then, by the names of `PARTS`.
@@ -58,7 +58,7 @@ class Fake(FakeTensorMode):
 def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake: bool = True) -> Footprint:
     """An update of a phase, with its `micro_batch` and `recompute`, that finds the optimisers' states there.
 
-    Of the pieces of a batch the largest goes through, and meets the gradient of one before it where there are several:
+    Of the micro-batches the largest goes through, and meets the gradient of one before it where there are several:
     the others are like it. Of a rollout one step of two passes runs, for the same reason, on buffers for all of them;
     of the rollouts of a batch two, and what a dream leaves counts for the rest. Eager: a compiled step keeps less.
 
@@ -112,7 +112,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     del work, micro_batches, loss
     update.apply(1)
     if isinstance(phase, AgentPhase):
-        phase.check(slice(-1, None))  # of pieces that differ by a row the last is a largest
+        phase.check(slice(-1, None))  # of micro-batches that differ by a row the last is a largest
     owners = {
         "parameters": tracker.numbers(_state_of(phase.model)),
         "gradients": gradients,

@@ -18,12 +18,12 @@ KINDS = {1: "crops", 2: "crops", 3: "dreams"}
 GUESSES = 6
 """Most tries for the largest number at once: memory is nearly affine in it, so a secant is there in two or three."""
 NEAR = 0.02
-"""Of the limit: near enough where the number is only shown."""
+"""A share of the limit: near enough where the number is only shown."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One phase under some settings.
+    """The memory of one phase under some settings.
 
     Attributes:
         train: the phase's settings, `micro_batch` settled.
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def reserved(self) -> int:
-        """Bytes at the peak."""
+        """Bytes reserved at the peak."""
         return sum(self.rows.values())
 
     @property
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def at_once(self) -> int:
-        """Crops, or dreams, in the largest piece of a batch."""
+        """Crops, or dreams, in the largest micro-batch."""
         return -(-self.train.batch_size // -(-self.train.batch_size // self.train.micro_batch))
 
     @property
@@ -64,7 +64,7 @@ class Planner:
     """Plans of one phase; each setting is measured once.
 
     Args:
-        config: as configured.
+        config: the configuration as it is.
         number: phase 1, 2 or 3.
         budget: what it must fit.
         store_bytes: the latent store's share of the GPU.
@@ -76,7 +76,7 @@ class Planner:
         self._made: dict[TrainConfig, Plan] = {}
 
     def configured(self) -> Plan:
-        """As configured; with micro_batch 0 the largest that fits, or a piece of one row where none does."""
+        """The plan as configured; with micro_batch 0 the largest that fits, else micro-batches of one row."""
         return self.at(self.train) if self.train.micro_batch else self.most_at_once(self.train)
 
     def change(self) -> Plan | None:
@@ -95,13 +95,13 @@ class Planner:
         return self.most_at_once(*next(one for one in tried if self._least(*one).fits))
 
     def most_at_once(self, train: TrainConfig, in_ram: bool = False) -> Plan:
-        """With the largest pieces that fit; with the smallest where none does. `in_ram`: the store leaves the GPU."""
+        """The plan with the largest micro-batches that fit, else the smallest. `in_ram`: the store leaves the GPU."""
         batch = train.batch_size
         sizes = sorted({-(-batch // micro_batches) for micro_batches in range(1, batch + 1)})
         return _largest(lambda size: self.at(replace(train, micro_batch=size), in_ram), sizes)
 
     def room(self) -> Plan:
-        """As many at once as fit, whatever the batch size: how far it could be raised (at most 64-fold)."""
+        """The plan with as many at once as fit, whatever the batch size: how far that could grow (at most 64-fold)."""
         sizes = range(self.configured().at_once, 64 * self.train.batch_size + 1)
         return _largest(lambda size: self.at(replace(self.train, micro_batch=size, batch_size=size)), sizes, NEAR)
 
@@ -109,7 +109,7 @@ class Planner:
         return self.at(replace(train, micro_batch=1), in_ram)
 
     def at(self, train: TrainConfig, in_ram: bool = False) -> Plan:
-        """Under settings with a `micro_batch`."""
+        """The plan under settings with a `micro_batch`."""
         train = replace(train, micro_batch=min(train.micro_batch, train.batch_size))
         if train not in self._made:
             self._made[train] = self._measured(train)

@@ -20,9 +20,9 @@ def plan_run(
     """Plans every phase and prints its table.
 
     Args:
-        config: as configured.
+        config: the configuration as it is.
         budget: what must hold it.
-        phases: which.
+        phases: the phases that are planned.
         store: the run's latent store, if it is there; else the most that may lie on the GPU is counted.
 
     Returns:

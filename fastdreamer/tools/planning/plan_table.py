@@ -39,7 +39,7 @@ def in_words(plan: Plan, short: bool = False) -> str:
 
 
 def change_of(train: TrainConfig, plan: Plan) -> list[str]:
-    """The settings that lead from `train` to a plan, as overrides; pieces of the whole batch need none."""
+    """The settings that lead from `train` to a plan, as overrides; a micro-batch of the whole batch needs none."""
     name = f"phase{plan.number}"
     changed = [
         (key, getattr(plan.train, key))
@@ -75,7 +75,7 @@ def numbers(plan: Plan) -> dict[str, Any]:
 
 
 def size(size_bytes: int) -> str:
-    """In GiB, or in MiB where that is little."""
+    """A size in GiB, or in MiB where it is small."""
     return f"{size_bytes / GIB:.2f} GiB" if size_bytes >= GIB / 10 else f"{size_bytes / 2**20:.1f} MiB"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.resident import ResidentSteps
+from fastdreamer.latents.schedule import Share
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -31,7 +33,7 @@ class BlankSteps(ResidentSteps):
 
 
 class BlankSampler(CropSampler):
-    """Long crops of a phase."""
+    """A sampler that stands for the crops of a phase, with their lengths and no data."""
 
     def __init__(self, config: Config, number: int) -> None:
         self.table = BlankSteps()
@@ -39,7 +41,7 @@ class BlankSampler(CropSampler):
         self.steps = config.imagination.start_context if number == 3 else config.dynamics.window
 
     def batch(self, number: int) -> Batch:
-        """Whichever it is, zeros."""
+        """A batch of zeros, whatever its number."""
         return blank(self.config, self.count, self.steps)
 
 
@@ -48,13 +50,25 @@ class BlankLoader(Loader):
 
     def __init__(self, config: Config, number: int) -> None:
         super().__init__(BlankSampler(config, number), CPU)
-        rows, share = config.phase1.batch_size, bootstrap_share(config)
-        self.number = max(range(share.of), key=lambda n: share.before((n + 1) * rows) - share.before(n * rows))
+        self.number = most_of(bootstrap_share(config), config.phase1.batch_size) if number == 1 else 0
 
     @property
     def position(self) -> int:
-        """Always the same batch."""
+        """Position of the next batch, which is always the same one."""
         return self.number
+
+
+def most_of(share: Share, rows: int) -> int:
+    """The number of a batch of `rows` that holds as many of the share as any does.
+
+    Batch n holds one more than others where (n rows per + offset) modulo `of` is among the last (rows per) modulo `of`.
+    """
+    step, of = rows * share.per % share.of, share.of
+    if not step:
+        return 0
+    unit = math.gcd(step, of)
+    last = of - 1 - (of - 1 - share.offset) % unit  # the largest rest that some batch has
+    return (last - share.offset) // unit * pow(step // unit, -1, of // unit) % (of // unit)
 
 
 def blank(config: Config, crops: int, steps: int) -> Batch:

@@ -28,7 +28,7 @@ class Tracker(TorchDispatchMode):
         trace: (number, bytes) of every storage in order, (number, -1) where it ends.
 
     Args:
-        is_gpu: the operations stand for those of a GPU (see `GPU.py`).
+        is_gpu: the operations stand for those of a GPU (see `gpu_operations.py`).
         is_fake: tensors have no values, so that the host is given made-up ones.
     """
 
@@ -66,7 +66,7 @@ class Tracker(TorchDispatchMode):
         return self._alive[key][0]
 
     def numbers(self, tensors: Iterable[Tensor]) -> frozenset[int]:
-        """Those of several tensors' storages."""
+        """Numbers of the storages of several tensors."""
         return frozenset(map(self.number, tensors))
 
     def _ended(self, key: int) -> None:

@@ -31,8 +31,8 @@ class Timeline:
     """Bytes over time; 0 is what was held when the recording began.
 
     Attributes:
-        times_ms: of every change, from the first one on.
-        held: per origin, bytes after each change.
+        times_ms: time of every change, from the first one on.
+        held: bytes after each change, by origin.
         total: their sum, less what was given back that had been taken before.
         peak: index of the highest total.
         at_peak: who holds it, the largest first.

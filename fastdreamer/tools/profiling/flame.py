@@ -30,7 +30,7 @@ class Frame:
         return self.samples - sum(child.samples for child in self.children)
 
     def walk(self) -> Iterator[Frame]:
-        """It and all below."""
+        """Walk over this frame and all below it."""
         yield self
         for child in self.children:
             yield from child.walk()

@@ -27,7 +27,7 @@ from fastdreamer.tools.profiling.torch_trace import recorder
 
 TOP = 10
 MIB = 2**20
-ENTRIES = 1_000_000  # of the GPU's history
+ENTRIES = 1_000_000  # limit of the GPU's history
 FREED = "free_completed"
 
 
@@ -76,7 +76,7 @@ def _content(timeline: Timeline, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _on_cpu(work: ProfiledSteps, steps: int) -> list[Change]:
-    """From the profiler's trace, where allocations carry their address."""
+    """Read changes from the profiler's trace, where allocations carry their address."""
     with recorder(work, steps, memory=True) as profiler:
         profiled_steps(work, 1 + steps, after=profiler.step)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def changes_in_trace(events: list[dict[str, Any]]) -> Iterator[Change]:
 
 
 def _on_gpu(work: ProfiledSteps, steps: int, file: Path) -> tuple[list[Change], dict[str, Any]]:
-    """From the allocator's own history."""
+    """Read changes from the allocator's own history."""
     before = torch.cuda.memory_allocated(work.device)
     torch.cuda.reset_peak_memory_stats(work.device)
     torch.cuda.memory._record_memory_history(max_entries=ENTRIES)

@@ -24,8 +24,8 @@ class Request:
     Attributes:
         phase: 1, 2, 3, encode or imagine; empty where a running process is looked at.
         tool: one of `TOOLS`.
-        out: where the files go.
-        warmup, steps: before the measurement, and in it; 0 steps: the tool's default.
+        out: the folder of the files.
+        warmup, steps: steps before the measurement, and in it; 0 steps: the tool's default.
         shapes: operators apart by the shapes they got (torch).
         pid, dump: a running process: its flame graph for `seconds`, or its stacks once (pyspy).
         print_command: say what nsys would be called with, and stop.
@@ -47,7 +47,7 @@ class Request:
 
     @classmethod
     def of(cls, arguments: Namespace) -> Request:
-        """The parsed command line.
+        """Read the request from the parsed command line.
 
         Raises:
             UserError: if it makes no sense.
@@ -92,7 +92,7 @@ class Request:
 
 
 def profile(config: Config, request: Request) -> dict[str, Any]:
-    """Runs the tool.
+    """Run the requested tool.
 
     Returns:
         tool, work, numbers, tables (lists of dicts), and `files` {what: path}.

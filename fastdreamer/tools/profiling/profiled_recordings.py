@@ -14,7 +14,7 @@ from fastdreamer.recordings.recording import Recording
 from fastdreamer.run.directory import RunDirectory
 
 MADE_UP = 3
-FRAMES, WINDOWS = 257, 4  # of a made-up recording: frames of one-frame windows; else that many windows
+FRAMES, WINDOWS = 257, 4  # a made-up recording's frames of one-frame windows; else that many windows
 
 
 def recordings_for(config: Config, run_dir: Path | None, scratch: Path) -> tuple[list[Recording], str]:

@@ -27,7 +27,7 @@ from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
 
 TARGETS = {"1": "phase1", "2": "phase2", "3": "phase3", "encode": "encode", "imagine": "imagine"}
-EPISODES, WINDOWS = 8, 4  # of the made-up store: episodes, and windows that each is long
+EPISODES, WINDOWS = 8, 4  # the made-up store's episodes, and windows that each is long
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ProfiledSteps:
 
     Attributes:
         name: phase1, phase2, phase3, encode or imagine; files are named after it.
-        about: on what, in one line.
+        about: what the steps run on, in one line.
         step: takes the next one.
-        device: that it runs on.
+        device: the device that it runs on.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ProfiledSteps:
     device: torch.device
 
     def wait(self) -> None:
-        """Until the GPU has done what was asked of it."""
+        """Wait until the GPU has done what was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

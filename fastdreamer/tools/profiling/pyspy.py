@@ -30,7 +30,7 @@ def find_pyspy() -> str:
     """The program: beside this interpreter, or on the PATH.
 
     Raises:
-        UserError: with the line that installs it.
+        UserError: if it is not there; the message has the line that installs it.
     """
     beside = Path(sys.executable).parent / "py-spy"
     found = str(beside) if beside.is_file() else shutil.which("py-spy")
@@ -51,7 +51,7 @@ def attach(pid: int, seconds: int, file: Path) -> dict[str, Any]:
 
 
 def dump(pid: int, file: Path) -> dict[str, Any]:
-    """Where every thread of a process stands now; prints and writes the stacks.
+    """Print and write the stack of every thread of a process as it is now.
 
     Returns:
         threads: a row each, with the innermost function that is ours.
@@ -131,7 +131,7 @@ def _run(command: list[str], quiet: bool = False) -> str:
 
 
 def _check_runs(pid: int) -> None:
-    """On Linux every running process has a folder in /proc."""
+    """Refuse a process that does not run: on Linux every running one has a folder in /proc."""
     if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
         raise UserError(f"there is no process {pid}")
 

@@ -74,7 +74,7 @@ def range_table(events: Iterable[FunctionEvent], steps: int, seconds: float) -> 
     has_gpu = any(gpu.values())
     return [
         {"range": path, "ms": us / 1e3 / steps, "share": us / 1e6 / seconds if seconds else 0.0}
-        | ({"card_ms": gpu[path] / 1e3 / steps} if has_gpu else {})
+        | ({"gpu_ms": gpu[path] / 1e3 / steps} if has_gpu else {})
         for path, us in host.items()
     ]
 
@@ -97,7 +97,7 @@ def operator_table(averages: Iterable[Any], steps: int, on_gpu: bool = False) ->
 
 
 def _path(event: FunctionEvent) -> str:
-    """draw > rollout > denoise."""
+    """Path of nested ranges, such as draw > rollout > denoise."""
     names, above = [event.name], event.cpu_parent
     while above is not None:
         if above.name in RANGES:
