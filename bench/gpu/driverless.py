@@ -1,4 +1,4 @@
-"""For pytest in a dry run: a test that needs a GPU passes where it comes as far as the driver, and fails before.
+"""A pytest plugin for dry runs: a test that needs a GPU passes where it reaches the driver, and fails before.
 
 What comes as far is shown as skipped; a run in which no test started is a failure.
 """
@@ -14,12 +14,12 @@ from bench.gpu.driver import REACHED, needs_driver
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Which tests without a GPU run too."""
+    """Add the option that names the tests to run to their end."""
     parser.addoption("--whole", default="", help="words of the names of tests that run to their end")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Those that need a GPU, and those that are named."""
+    """Keep the tests that need a GPU, and those that are named."""
     words = [word for word in config.getoption("--whole").split(",") if word]
     items[:] = [item for item in items if item.get_closest_marker("gpu") or any(word in item.name for word in words)]
 
@@ -30,7 +30,7 @@ _there: set[str] = set()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fixtures may be the first to need it."""
+    """Take the fixtures as far as the driver, unless another case of the test was there."""
     if _name(item) in _there and item.get_closest_marker("gpu"):
         pytest.skip(f"{REACHED}, as another case did")
     return (yield from _to_the_driver(item))
@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """The test itself."""
+    """Take the test itself as far as the driver."""
     return (yield from _to_the_driver(item))
 
 

@@ -24,7 +24,7 @@ from fastdreamer.tools.planning.plan import Plan, Planner
 
 STEPS = 4
 NEAR = 0.10
-"""Of the plan: how far a CPU's peaks are from it at most; whether a GPU's are is asked here."""
+"""The share of the plan that a CPU's peaks are away from it at most; whether a GPU's are is asked here."""
 
 
 def planned(config: Config, number: int, budget: Budget) -> Plan:

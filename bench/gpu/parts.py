@@ -14,7 +14,7 @@ Kind = Literal["tests", "suite", "gate", "lines"]
 SMALL_GPU_GB = 12.0
 """What the reference preset is promised to run in; a larger GPU is held to it where memory is measured."""
 SHARE = 0.95
-"""Of a GPU that any other part may take: what runs out ends in torch's error, not in the driver's."""
+"""The share of a GPU that any other part may take: what runs out ends in torch's error, not in the driver's."""
 TRAINS = ("torch", "jaxtyping", "numpy", "safetensors", "yaml")
 TESTS = ("pytest", "torch", "jaxtyping")
 
@@ -24,11 +24,14 @@ class Part:
     """One process.
 
     Attributes:
-        about: what it answers.
+        name: what `--parts` calls it.
+        about: the question that it answers.
+        kind: how its end is read.
         module: run as `python -m`, with `words`, in which {device}, {memory} and {out} are filled in.
-        real: words for a GPU alone; `tiny` for a dry run alone.
+        real: words for a GPU alone.
+        tiny: words for a dry run alone.
         needs: what it imports that is not ours.
-        limit_s: when it is ended.
+        limit_s: seconds after which it is ended.
         memory_gb: what it may take; 0 is `SHARE` of the GPU.
         is_interpreted: a dry run takes the kernels through Triton's interpreter, which needs NumPy.
     """

@@ -29,7 +29,16 @@ DRY_MINUTES = 5.0
 
 @dataclass(frozen=True)
 class Work:
-    """Attributes: the parts to run; why others are left out, by name; the machine; where results go."""
+    """What is to be done.
+
+    Attributes:
+        parts: the parts that were asked for, in their order.
+        left_out: reasons why some of them do not run, by name.
+        about: the machine.
+        out: the folder of the results.
+        minutes: the time that all of them have.
+        is_dry: whether no GPU is touched.
+    """
 
     parts: tuple[Part, ...]
     left_out: dict[str, str]
@@ -119,7 +128,7 @@ def _about(is_dry: bool) -> dict[str, Any]:
 
 
 def environment(is_dry: bool) -> dict[str, str]:
-    """Of every part: our packages first, no GPU in a dry run, and no interpreter in place of the kernels."""
+    """The environment of every part: our packages first, no GPU in a dry run, and kernels, not their interpreter."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "engines"), *kept.get("PYTHONPATH", "").split(os.pathsep)]
     kept["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 MARK = "FASTDREAMER_GPU_PART"
-"""In the environment of a part and of all that it starts, so that what has left its group is found as well."""
+"""A mark in the environment of a part and of all that it starts: what has left its group is found by it as well."""
 SILENT_S = 90.0
 """A part that prints nothing and takes no processor time for so long hangs."""
 DIES_S = 10.0
@@ -23,7 +23,7 @@ DIES_S = 10.0
 SURE = 10
 """Looks that find nothing, one on another: a process that goes on in its child can slip through one."""
 LOOK_S = 1.0
-"""Between two looks at what a part has started; looking takes time from what is measured."""
+"""Seconds between two looks at what a part has started; looking takes time from what is measured."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,10 +33,10 @@ class Ended:
 
     Attributes:
         code: exit code, or minus the signal; None where it could not even be killed.
-        seconds: from start to end.
+        seconds: the time from start to end.
         why: it was ended from here, and why; "" where it ended by itself.
         left: processes that it had left behind, and that were killed.
-        alive: those that could not be.
+        alive: processes that could not be killed.
     """
 
     code: int | None

@@ -41,8 +41,8 @@ def read(part: Part, ended: Ended, log: Path, out: Path, is_dry: bool, is_cut: b
     """Verdict and figures of a part.
 
     Args:
-        part: which.
-        ended: how.
+        part: the part.
+        ended: how it ended.
         log: what it printed.
         out: the JSON that it may have written, whole or as far as it came.
         is_dry: targets mean nothing, and rows that need the driver are as they should be.

@@ -26,10 +26,11 @@ class Runner:
     """All parts of some work; `rows` are there from the start, and are written whenever one changes.
 
     Attributes:
-        stop: set from outside, by a signal.
-        say: where a line a part goes.
-        silent_s: see `process.run`.
-        least_s: a part is not begun where less is left.
+        work: the parts and their machine.
+        stop: an event that is set from outside, by a signal.
+        say: the function that shows a line a part.
+        silent_s: seconds of silence that count as hanging (see `process.run`).
+        least_s: seconds below which no part is begun.
     """
 
     work: Work
