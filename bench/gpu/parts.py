@@ -102,7 +102,7 @@ PARTS: tuple[Part, ...] = (
     ),
     tests(
         "rollouts", "captured rollouts, bit for bit", "tests/imagination/test_program_on_gpu.py",
-        TRAINS[2:], 120, whole="merged_commits,outlives",
+        TRAINS[2:], 120, whole="merged_commits",
     ),
     tests(
         "batches", "batches cut on the GPU", "tests/latents/test_sampling_on_gpu.py", TRAINS[2:4], 30, "tests/latents",
