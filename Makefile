@@ -36,23 +36,10 @@ slow: $(VENV)/.installed-dev
 long: $(VENV)/.installed-dev
 	$(PYTEST) --dist loadfile -m "long and not gpu"
 
-# From a plain checkout, with whatever PYTHON has of torch, triton and pytest: correctness first, then the times.
+# From a plain checkout, with whatever PYTHON has of torch, triton and pytest: one table in ten minutes, whatever fails
+# (docs/gpu.md). GPU="--minutes 30" gives it more, GPU=--dry-run tries every part without a GPU.
 gpu:
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/kernels tests/kernels
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_engines_on_gpu.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/tokenizer tests/tokenizer/test_dali_on_gpu.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/latents tests/latents/test_sampling_on_gpu.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/imagination/test_program_on_gpu.py
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --noconftest tests/training/test_steps_on_gpu.py
-	if $(PYTHON) -c "import av, diffusers, nvidia.dali" 2>/dev/null; then \
-	  PYTHONPATH=.:kernels:engines $(PYTHON) -m pytest -q -m gpu --confcutdir=tests/recordings tests/recordings/test_alignment.py; \
-	else echo "frames against actions on the GPU: left out, needs av, diffusers and DALI"; fi
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gate --full --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites kernels --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites data_path --device cuda
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites imagination --device cuda --memory-gb 12
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites training_step --device cuda --memory-gb 12
-	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.suites naive --config minerl_cosmos --compile device=cuda precision=bf16
+	PYTHONPATH=.:kernels:engines $(PYTHON) -m bench.gpu $(GPU)
 
 # Correctness first, then counts, then times; the rows of the kernels once more by pytest-benchmark.
 bench: $(VENV)/.installed-dev

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.row import Arm
+from bench.arm import Arm
 from bench.timing import cuda_seconds, paired
 
 VERSIONS = ("torch", "triton", "numpy", "pytest-benchmark")

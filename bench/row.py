@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fastdreamer_kernels.specs import NAMES, SPECS, KernelSpec
 from torch import Tensor
 
-
-def _nothing() -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """`run` is timed, on what `prepare` gave it, which is not."""
-
-    run: Callable[[Any], Any]
-    prepare: Callable[[], Any] = field(default=_nothing)
+from bench.arm import Arm
 
 
 @dataclass(frozen=True)

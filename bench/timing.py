@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.row import Arm
+from bench.arm import Arm
 
 WAIT_CYCLES, CLOCK_HZ = 4_000_000, 2e9  # about 2 ms on today's GPUs
 

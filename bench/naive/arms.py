@@ -25,13 +25,6 @@ from fastdreamer.latents.loader import Loader
 from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.world_model_phase import ForcingBatch, WorldModelPhase
 
-PAPERS = (
-    "dynamics.linear_start=false", "dynamics.spatial_tokens=16", "forcing.levels=grid", "forcing.sample_steps=4",
-    "forcing.boot_fraction=0.25", "forcing.context_signal=0.9", "heads.history=0", "heads.input_noise=0",
-    "heads.reward_members=1",
-)  # fmt: skip
-"""Laid over a preset on both sides: the yardstick is the network of the paper, which the naive arm writes out."""
-
 Step = Callable[[], Tensor]
 """Takes the next optimisation step on the one batch; returns its unscaled loss."""
 ImaginedRollout = Callable[[int], Rollout]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench.naive.arms import PAPERS
+from bench.naive.papers import PAPERS
 from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
 from bench.suites.results import Measured, write
 from fastdreamer.config import Config, load_config
@@ -87,23 +87,29 @@ def main(given: Sequence[str] | None = None) -> int:
     if (chosen := name.replace("-", "_")) not in SUITES:
         print(f"bench.suites: {name}: there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
-    suite: Any = importlib.import_module(f"bench.suites.{chosen}")
+    parser = parser_of(chosen)
+    try:
+        parsed = parser.parse_intermixed_args(rest)
+        _check_gpu(parsed)
+        importlib.import_module(f"bench.suites.{chosen}").run(parsed)
+    except UserError as error:
+        parser.exit(2, f"bench.suites {chosen}: {error}\n")
+    return 0
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The options of a suite."""
+    suite: Any = importlib.import_module(f"bench.suites.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"python -m bench.suites {chosen}", description=suite.__doc__,
+        prog=f"python -m bench.suites {name}", description=suite.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     if hasattr(suite, "add"):
         suite.add(parser)
     for option in suite.OPTIONS:
         parser.add_argument(option if option == "overrides" else f"--{option}", **SHARED[option])
-    parser.set_defaults(result=f"-{chosen.replace('_', '-')}")
-    try:
-        parsed = parser.parse_intermixed_args(rest)
-        _check_gpu(parsed)
-        suite.run(parsed)
-    except UserError as error:
-        parser.exit(2, f"bench.suites {chosen}: {error}\n")
-    return 0
+    parser.set_defaults(result=f"-{name.replace('_', '-')}")
+    return parser
 
 
 def _listed() -> str:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.arm import Arm
 from bench.probe import copy_bandwidth, machine
-from bench.row import Arm
 from bench.suites.command import out_file, reason_of
 from bench.suites.results import Measured, write
 from bench.timing import paired

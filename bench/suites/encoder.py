@@ -22,8 +22,8 @@ import torch
 from fastdreamer_engines import BACKENDS, LIMITS, Engine, EngineError, EngineSpec, Exports, eager_engine, local_target
 from fastdreamer_engines.spec import DTYPES, count_work
 
+from bench.arm import Arm
 from bench.probe import copy_bandwidth, machine, matrix_rate
-from bench.row import Arm
 from bench.suites.command import ALL, cap_memory, numbers, out_file, reason_of
 from bench.suites.results import Measured, write
 from bench.timing import paired

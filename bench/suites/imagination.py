@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from bench.arm import Arm
 from bench.count import count
 from bench.phases import loader_of, models
-from bench.row import Arm
 from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
 from bench.suites.results import Measured
 from bench.suites.verdict import at_least

@@ -1,6 +1,6 @@
 """The kernels against plain PyTorch and torch.compile, forward, backward and both.
 
-    PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.suites kernels [--device cuda|cpu] [--arms eager,kernel] [--out FILE]
 
 On a GPU: CUDA events, cold and warm level-2 cache, benchmarked sizes, results to bench/results/<GPU>.json. On a CPU
 the op is plain PyTorch, so only eager and torch.compile are there, small; nothing is written unless asked for.
@@ -18,16 +18,17 @@ from fastdreamer_kernels.launch import IS_INTERPRETED
 from bench.count import count
 from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.row import Row, kernel_rows
-from bench.suites.command import out_file
+from bench.suites.command import known, out_file
 from bench.suites.results import Measured, table, write
 from bench.timing import cuda_seconds, paired
 from fastdreamer.errors import UserError
 
-COPY_BYTES = 1 << 28
+COPY_BYTES = {"cuda": 1 << 28, "cpu": 1 << 26}
+PAIRS = 20
 
 
-def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
-    """Every arm of a row; `bandwidth` is the copy's, in bytes a second."""
+def measure(row: Row, device: str, bandwidth: float, pairs: int = PAIRS) -> Iterator[Measured]:
+    """Every arm of a row; `bandwidth` is the copy's, in bytes a second; `pairs` of timings on a CPU."""
     reference = next(iter(row.arms))
     launches: dict[str, int | None] = dict.fromkeys(row.arms)
     for name, arm in row.arms.items():
@@ -47,7 +48,7 @@ def measure(row: Row, device: str, bandwidth: float) -> Iterator[Measured]:
 
     if device == "cpu":
         for name, arm in row.arms.items():
-            pair = paired(row.arms[reference], arm)
+            pair = paired(row.arms[reference], arm, pairs)
             yield measured(name, "host", pair.seconds_b, pair.seconds_b / pair.ratio)
         return
     for cache in ("cold", "warm"):
@@ -60,7 +61,7 @@ def verdicts(rows: Sequence[Measured]) -> list[str]:
     """What the kernels promise on a GPU, each with what was measured and whether it holds (cold level-2 cache)."""
     found = {(r.row, r.arm): r for r in rows if r.cache == "cold"}
     loss, pool = "two_hot_loss 24,576 x 255 bf16 both", "latent_pool 256 MB bf16 forward"
-    if (loss, "kernel") not in found or (pool, "kernel") not in found:
+    if not {(loss, "kernel"), (loss, "compile"), (pool, "kernel")} <= found.keys():
         return []
     kernel, compiled = found[loss, "kernel"], found[loss, "compile"]
     figures = (
@@ -73,25 +74,33 @@ def verdicts(rows: Sequence[Measured]) -> list[str]:
 
 
 OPTIONS = ("device", "out")
+ARMS = ("eager", "compile", "kernel")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its own options."""
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="timings of each arm on a CPU")
+    parser.add_argument("--arms", type=lambda text: tuple(text.split(",")), help=f"{','.join(ARMS)}; the first is 1")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Measure and print."""
     if IS_INTERPRETED:
         raise UserError("TRITON_INTERPRET is set: the interpreter's times mean nothing; unset it")
+    known("arms", chosen.arms, ARMS)
     is_gpu = chosen.device == "cuda"
     about = machine()
     probes = {
-        "copy_bytes_per_s": copy_bandwidth(COPY_BYTES, chosen.device),
+        "copy_bytes_per_s": copy_bandwidth(COPY_BYTES[chosen.device], chosen.device),
         "matmul_flop_per_s": matrix_rate(4096 if is_gpu else 512, torch.bfloat16, chosen.device),
     }
     print(about.get("card", about["processor"]), about["versions"], about["commit"])
     print(f"copy {probes['copy_bytes_per_s'] / 1e9:.0f} GB/s, matmul {probes['matmul_flop_per_s'] / 1e12:.2f} TFLOP/s")
     dtypes = (torch.bfloat16, torch.float32) if is_gpu else (torch.float32,)
-    arms = ("eager", "compile", "kernel") if is_gpu else ("eager", "compile")
+    arms = chosen.arms or (ARMS if is_gpu else ARMS[:2])
     rows: list[Measured] = []
     for row in kernel_rows(chosen.device, dtypes, arms, small=not is_gpu):
-        rows += measure(row, chosen.device, probes["copy_bytes_per_s"])
+        rows += measure(row, chosen.device, probes["copy_bytes_per_s"], chosen.pairs)
         print(".", end="", flush=True)
     print("\n" + "\n".join([table(rows), *verdicts(rows)]))
     chosen.result = ""

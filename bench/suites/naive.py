@@ -19,9 +19,9 @@ from dataclasses import replace
 
 import torch
 
+from bench.arm import Arm
 from bench.naive.arms import (
     KINDS,
-    PAPERS,
     ImaginedRollout,
     NaivePhase,
     Step,
@@ -32,8 +32,9 @@ from bench.naive.arms import (
     our_step,
     with_band,
 )
+from bench.naive.papers import PAPERS
 from bench.probe import machine
-from bench.row import Arm
+from bench.suites.command import numbers
 from bench.suites.verdict import at_least, at_most
 from bench.timing import Paired, paired
 from fastdreamer.config import load_config
@@ -48,6 +49,7 @@ DEFAULTS = (
     "phase3.batch_size=16",  # dreams
 )
 HORIZONS = (5, 10, 15, 30)
+PAIRS, ROUNDS = 12, 5
 HEADER = f"{'':48}{'ours ms':>10}{'other ms':>10}{'ratio':>8}{'error':>8}{'pairs':>7}"
 
 
@@ -55,20 +57,27 @@ OPTIONS = ("device", "config", "overrides")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own option."""
-    parser.add_argument("--compile", action="store_true", help="the compiled step and program too")
+    """Add the benchmark's own options."""
+    add = parser.add_argument
+    add("--compile", action="store_true", help="the compiled step and program too")
+    add("--pairs", type=int, default=PAIRS, help="timings of each arm")
+    add("--rounds", type=int, default=ROUNDS, help="over the horizons")
+    add("--horizons", type=numbers, default=HORIZONS, help="of the program: 5,10,15,30")
 
 
 def run(chosen: argparse.Namespace) -> None:
     """Run the command."""
-    main(chosen.config or "crafter", [f"device={chosen.device}", *chosen.overrides], compiles=chosen.compile)
+    if min(chosen.pairs, chosen.rounds, len(chosen.horizons)) < 2:
+        raise UserError("give --pairs of 2 or more, --rounds of 2 or more, and two --horizons or more")
+    overrides = [f"device={chosen.device}", *chosen.overrides]
+    main(chosen.config or "crafter", overrides, chosen.pairs, chosen.rounds, chosen.horizons, chosen.compile)
 
 
 def main(
     preset: str,
     overrides: Sequence[str],
-    pairs: int = 12,
-    rounds: int = 5,
+    pairs: int = PAIRS,
+    rounds: int = ROUNDS,
     horizons: Sequence[int] = HORIZONS,
     compiles: bool = False,
 ) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.arm import Arm
 from bench.count import count
-from bench.row import Arm, kernel_rows
+from bench.row import kernel_rows
 from bench.suites.kernels import measure, verdicts
 from bench.suites.results import Measured, read, table, write
 from bench.timing import paired

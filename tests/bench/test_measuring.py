@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from bench.arm import Arm
 from bench.gate import measure
 from bench.gate.__main__ import judge
 from bench.gate.ratio import is_precise, median_error, until_precise
-from bench.gate.rows import RowWork, Wrong
-from bench.row import Arm
+from bench.gate.rows import Work, Wrong
 
 from .recorded import row
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.row import Arm
+from bench.arm import Arm
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from bench.gate.rows.base import GateRow, Place, RowWork, close
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, close
 from bench.gate.watch import counts_of
 from bench.naive import arms
 from bench.naive.model import NaiveWorldModel
 from bench.naive.rollout import sample_next as sample_plainly
-from bench.row import Arm
 from fastdreamer.dynamics.forcing import context_index
 from fastdreamer.dynamics.sampler import as_context, commit, sample_next
 

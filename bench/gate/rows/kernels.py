@@ -20,10 +20,10 @@ from fastdreamer_kernels.specs import SPECS, KernelSpec
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, Wrong, close, nothing
 from bench.gate.watch import counts_of
 from bench.naive import two_hot
-from bench.row import Arm
 
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
 """Timed; the interpreter counts each kernel's largest correctness shape."""

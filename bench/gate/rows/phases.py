@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, Wrong
 from bench.gate.watch import counts_of
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
 from bench.naive.phase1 import RunningRms, clip_gradients
 from bench.phases import OneBatch, Optimisation, loader_of, made_up_phase
-from bench.row import Arm
 from fastdreamer.config import TrainConfig
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.mlp import MLP

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.arm import Arm
 from bench.count import count
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.watch import counts_of
-from bench.row import Arm
 
 FRAMES = 96
 TINY = ("tokenizer={weights: random, frames_per_latent: 4, window: 9, pool: 2, encoder_channels: [8, 8, 8]}",)

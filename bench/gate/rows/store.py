@@ -12,11 +12,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, Wrong, close
 from bench.gate.rows.recordings import counted_calls
 from bench.gate.watch import counts_of
 from bench.phases import models
-from bench.row import Arm
 from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.store import LatentStore

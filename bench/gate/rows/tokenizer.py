@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.gate.rows.base import GateRow, Place, RowWork, close
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, close
 from bench.gate.rows.recordings import TINY, plain_upsample
 from bench.gate.watch import counts_of
-from bench.row import Arm
 
 
 def eager(place: Place) -> RowWork:

@@ -9,11 +9,11 @@ import shutil
 from functools import partial
 from typing import Any
 
-from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
+from bench.arm import Arm
+from bench.gate.rows.base import GateRow, Place, Work, Wrong
 from bench.gate.rows.phases import phase_one, phase_three, phase_two
 from bench.gate.rows.recordings import counted_calls
 from bench.phases import made_up_phase
-from bench.row import Arm
 from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 
