@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.arm import Arm
 from bench.gate.expectations import Timed
-from bench.gate.rows import GateRow, Work
+from bench.gate.rows import GateRow, RowWork
 
 
 def timed(ratio: float, error: float = 0.02) -> Timed:

@@ -11,7 +11,7 @@ from bench.arm import Arm
 from bench.gate import measure
 from bench.gate.__main__ import judge
 from bench.gate.ratio import is_precise, median_error, until_precise
-from bench.gate.rows import Work, Wrong
+from bench.gate.rows import RowWork, Wrong
 
 from .recorded import row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, close
+from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.watch import counts_of
 from bench.naive import arms
 from bench.naive.model import NaiveWorldModel

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, close, nothing
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
 from bench.gate.watch import counts_of
 from bench.naive import two_hot
 

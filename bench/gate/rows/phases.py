@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.gate.watch import counts_of
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, Wrong, close
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.rows.recordings import counted_calls
 from bench.gate.watch import counts_of
 from bench.phases import models

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, close
+from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.rows.recordings import TINY, plain_upsample
 from bench.gate.watch import counts_of
 

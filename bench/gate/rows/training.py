@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from bench.arm import Arm
-from bench.gate.rows.base import GateRow, Place, Work, Wrong
+from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.gate.rows.phases import phase_one, phase_three, phase_two
 from bench.gate.rows.recordings import counted_calls
 from bench.phases import made_up_phase
