@@ -168,7 +168,7 @@ def test_where_the_store_lives_is_printed(small: Small, new_run: MakeRun, capsys
         assert choose_home(config, LatentStore.open(path, memory_limit_gb=limit), CPU) == CPU
         printed = capsys.readouterr().out
         assert printed.startswith("latent store: 0.0 MiB, ") and printed.strip().endswith(expected)
-    with pytest.raises(UserError, match="resident is GPU but training runs on cpu"):
+    with pytest.raises(UserError, match="resident is card but training runs on cpu"):
         choose_home(small("data.resident=card"), LatentStore.open(path), CPU)
 
 
