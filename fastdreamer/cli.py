@@ -29,6 +29,9 @@ EXIT_UNREAD = 1
 OVERRIDES = "settings may follow as section.key=value, for example: phase1.steps=500 dynamics.dim=256"
 
 
+_requests: list[int] = []  # signals that asked this process to stop
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one line."""
 
@@ -86,7 +89,7 @@ def _run(words: list[str]) -> int:
                 sys.stdout.flush()  # what cannot be printed is known here, not when the interpreter ends
             return status
         except UserError as error:
-            return _fail(str(error))
+            return _stopped_by() or _fail(str(error))
         except KeyboardInterrupt:
             print("fastdreamer: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -95,8 +98,15 @@ def _run(words: list[str]) -> int:
                 # `fastdreamer inspect | head`: keep the interpreter from failing again when it flushes.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 return EXIT_UNREAD
+            if status := _stopped_by():
+                return status
             mend = disk_trouble(error) or out_of_memory(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
+
+
+def _stopped_by() -> int:
+    """The exit code of a signal to stop, 0 without one: a library may have made an error of what the handler raised."""
+    return 128 + _requests[0] if _requests else 0
 
 
 def run() -> NoReturn:
@@ -106,6 +116,7 @@ def run() -> NoReturn:
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker has nothing to clean up
             os._exit(128 + number)
+        _requests.append(number)
         raise SystemExit(128 + number)
 
     for number in stop_signals():

@@ -235,3 +235,21 @@ def test_a_profiled_run_whose_name_begins_like_an_option_is_read_back(stub):
     again = ("profile", "--phase", "1", *Request.of(arguments).again)
     parsed, overrides = cli.build_parser().parse_known_args(again)
     assert (parsed.run_dir, parsed.config, overrides) == (Path("-x y"), "debug", ["seed=3"])
+
+
+@pytest.mark.parametrize("error", ["ValueError('no shape')", "UserError('it is damaged')"])
+def test_a_request_to_stop_that_a_library_made_an_error_of_is_a_stop(error):
+    """safetensors and torch turn what a handler raises inside them into errors of their own."""
+    code = f"""
+import os, signal
+from fastdreamer import cli, commands
+from fastdreamer.errors import UserError
+def work(arguments):
+    try: os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit: raise {error} from None
+commands.COMMANDS["report"] = work
+cli.run()
+"""
+    command = [sys.executable, "-c", code, *REPORT]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 128 + signal.SIGTERM and "error" not in result.stderr

@@ -17,6 +17,7 @@ from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import Bench
 
 STAGES = ("encode", "fit-tokenizer", "phase1", "phase2", "phase3", "eval")
+HALVED = "micro-batches (the same gradient)"  # what a phase says that goes on with less memory
 NO_DECODER = "pixel decoder: not trained"  # phase 1 is finished by then, and ends well
 
 
@@ -48,7 +49,8 @@ def shortages(bench: Bench, stage: str, count: int, clock: Clock, seed: int) -> 
         bench.restore(stage)
         ended = Child(partial(_short, bench, stage, first, is_for_all)).end(60.0)
         wrong = wrong_end(ended)
-        found = [wrong] if wrong else bench.again(stage, forks=True)
+        # Halved micro-batches have the same gradient, summed in another order.
+        found = [wrong] if wrong else bench.again(stage, is_same=HALVED not in ended.text, forks=True)
         how = "from" if is_for_all else "at"
         failures += [f"{how} operation {first:,} of {stage}: {text}" for text in found]
     return Row("memory", stage, tries, failures, f"of {total:,} operations", time.monotonic() - began)
@@ -59,7 +61,7 @@ def wrong_end(ended: Ended) -> str:
     if wrong := unclear(ended):
         return wrong
     if ended.code == 0:
-        return "" if NO_DECODER in ended.text else "it ends well without its memory"
+        return "" if NO_DECODER in ended.text or HALVED in ended.text else "it ends well without its memory"
     return "" if "out of memory" in ended.last_line else f"it does not say that memory ran out: {ended.last_line}"
 
 
