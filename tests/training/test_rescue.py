@@ -49,6 +49,7 @@ PLACES = [
     (WorldModelPhase, "loss", RuntimeError("a bug of ours"), 4),
     (WorldModelPhase, "draw", MemoryError(), 4),
     (WorldModelPhase, "draw", UserError("the store is gone"), 4),
+    (WorldModelPhase, "figures", MemoryError(), 5),
     (Watch, "see", KeyError("reward_std"), 5),
     (MetricsWriter, "write", UserError("cannot write metrics.jsonl: the disk is full"), 5),
 ]
