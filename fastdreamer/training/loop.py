@@ -96,23 +96,23 @@ def fit(
         """Save after an exception what was trained since the last checkpoint, unless a step was being taken in."""
         if update.is_whole and done > saved:
             with suppress(Exception):  # the disk may be the reason; the exception at hand says more
-                if done > metrics.step and (
-                    computed == done or due is not None
-                ):  # or the line would be missing for good
-                    metrics.write(done, figures if computed == done or due is None else reckon(*due))
+                if due is not None:  # memory may have run out while they were reckoned
+                    metrics.write(done, reckon(*due))
+                elif computed == done > metrics.step:  # or the line would be missing for good
+                    metrics.write(done, figures)
                 save(done, update.skips.read())
                 print(f"{name}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
-    def reckon(logged: Mapping[str, Tensor], norm: Tensor, step: int) -> dict[str, float]:
-        """The figures of a logged step, from the sums of its pieces."""
+    def reckon(logged: Mapping[str, Tensor], norm: Tensor, step: int, skipped: int) -> dict[str, float]:
+        """The figures of a logged step, from the sums over its micro-batches."""
         sums = dict(logged)
         loss = float(sums.pop("loss"))
         found = {k: float(v) for k, v in phase.figures(sums, step).items()}
         found |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(train, step)}
-        return found | best.figures() | {"skipped_steps": float(update.skips.read()[0])}
+        return found | best.figures() | {"skipped_steps": float(skipped)}
 
     computed = done  # the step of the figures
-    due: tuple[Mapping[str, Tensor], Tensor, int] | None = None  # a step to be logged whose figures are not there yet
+    due: tuple[Mapping[str, Tensor], Tensor, int, int] | None = None  # a logged step without its figures yet
     phase.model.train()
     with (
         run_lock(run_dir),
@@ -141,7 +141,7 @@ def fit(
                 skipped, in_a_row = update.skips.read() if is_saving or is_logging else (0, 0)
                 is_lost = in_a_row >= train.max_skipped
                 if is_logging:
-                    due = logged, norm, step
+                    due = logged, norm, step, skipped
                     figures, due = reckon(*due), None
                     shown: dict[str, float | str] = {"loss": figures["loss"]}
                     if waiting is not None:
