@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from bench.gpu.driver import REACHED, needs_driver
 from bench.gpu.parts import Part
 from bench.gpu.process import SILENT_S, Ended
+from bench.suites.results import NOT_OFFERED
 
 WIDEST = 110
 MOST = 3  # failures shown of a part; the log has all
-EXPECTED = ("does not fit in one piece",)
-"""Reasons of a suite's rows that are answers, not failures."""
+EXPECTED = ("does not fit in one piece", NOT_OFFERED)
+"""How reasons of a suite's rows begin that are answers, not failures."""
 NOTHING = "nothing was measured; last"
 BAD = frozenset({"failed", "hung", "timed out"})
 """Verdicts that make the runner's exit code 1."""
@@ -125,7 +126,7 @@ def _suite(
     troubles = [
         Figure(f"{row.get('row')}, {row.get('arm')}: {row['reason']}")
         for row in rows
-        if row.get("reason") and row["reason"] not in EXPECTED and not (is_dry and needs_driver(row["reason"]))
+        if row.get("reason") and not row["reason"].startswith(EXPECTED) and not (is_dry and needs_driver(row["reason"]))
     ]
     if not rows:
         return [Figure(f"{NOTHING}: {_last(text)}")], found

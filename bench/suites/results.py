@@ -11,6 +11,8 @@ from typing import Any
 from fastdreamer.system.files import write_atomic
 
 SCHEMA = 1
+NOT_OFFERED = "not offered: "
+"""How the reason of a row begins that is measured to say why it is not used: an answer, not a failure."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +55,17 @@ def test_a_path_that_is_wrong_or_fails_says_so(tmp_path: Path, monkeypatch: pyte
     rows = {row["arm"]: row for row in read(tmp_path / "report.json")["rows"]}
     assert rows["dark"]["reason"] == "off by 2.55/255" and rows["dark"]["frames_per_s"] > 0
     assert rows["broken"]["reason"] == "RuntimeError: no such codec" and rows["broken"]["gb_per_s"] == 0
+
+
+def test_a_path_that_is_known_to_be_wrong_is_an_answer_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(data_path, "decode_video", lambda _: frames)
+    assert main(["data_path", *RUN, "--out", str(tmp_path / "report.json")]) == 0
+    rows = {row["arm"]: row for row in read(tmp_path / "report.json")["rows"]}
+    assert rows["pyav+torch-uint8"]["reason"].startswith("not offered: off by ")
+    assert rows["pyav+torch-uint8"]["max_error"] > 2
 
 
 def test_windows_share_their_border_frame() -> None:

@@ -45,6 +45,8 @@ def test_the_table_has_a_line_a_figure_and_wraps_what_is_long() -> None:
         ("suite", "", [{"row": "a", "arm": "b", "reason": "Found no NVIDIA driver on"}], False, "failed"),
         ("suite", "", [{"row": "a", "arm": "b", "reason": "Found no NVIDIA driver on"}], True, "starts"),
         ("suite", "", [{"row": "a", "arm": "b", "reason": "does not fit in one piece"}], False, "passed"),
+        ("suite", "", [{"row": "a", "arm": "b", "reason": "not offered: off by 22/255"}], True, "starts"),
+        ("suite", "", [{"row": "a", "arm": "b", "reason": "off by 1.02/255"}], True, "failed"),
         ("suite", "all is well", None, False, "failed"),
         ("lines", "failed: phase 1: no", None, False, "failed"),
         ("lines", "FAILS: a 1, at least 2", None, True, "starts"),
