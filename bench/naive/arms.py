@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bench.naive import cached as naive_cached
+from bench.naive import public
 from bench.naive import rollout as naive_rollout
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import Trainer
@@ -16,6 +18,7 @@ from bench.phases import Optimisation, loader_of, models
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.forcing import Levels, draw_levels, loss_shares
+from fastdreamer.dynamics.tokens import choice_offsets, multi_hot
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.program import Program
@@ -112,6 +115,30 @@ def naive_step(work: NaivePhase, backend: Backend) -> Step:
     return step
 
 
+def public_step(work: NaivePhase, backend: Backend) -> Step:
+    """The optimisation step of the fastest public implementation, on as many parameters as ours."""
+    train, crops, sizes = work.config.phase1, work.crops, work.world.sizes
+    offsets = choice_offsets(crops.actions.shape[2], sizes).to(work.device)
+    choices = crops.actions.shape[2] * sum(sizes)
+    size = sum(p.numel() for p in work.world.parameters())
+    with torch.random.fork_rng(devices=[]):
+        model = public.as_large(work.config, choices, size).to(work.device)
+    trainer = public.PublicTrainer(model, train)
+    clean, finest = work.world.normalise(crops.latents, crops.positions), work.config.forcing.finest_steps
+    number = 0
+
+    def step() -> Tensor:
+        nonlocal number
+        with backend.autocast():
+            action = multi_hot(crops.actions, crops.action_valid & crops.labelled[:, None, None], offsets, choices)
+            loss = public.forcing_loss(model, clean, work.noise, action, work.levels, finest)
+        trainer.update(loss, learning_rate(train, number))
+        number += 1
+        return loss.detach()
+
+    return step
+
+
 class OneWork(WorldModelPhase):
     """Phase 1 that draws the same batch for ever."""
 
@@ -132,14 +159,17 @@ def our_step(work: NaivePhase, backend: Backend) -> Step:
     return lambda: optimisation.step()["loss/dynamics"]
 
 
-def naive_imagination(work: NaivePhase, backend: Backend) -> ImaginedRollout:
-    """Imagination by recomputing everything."""
-    model = NaiveWorldModel.copy_of(work.world)
+def naive_imagination(work: NaivePhase, backend: Backend, has_cache: bool = False) -> ImaginedRollout:
+    """Imagination by recomputing everything, or with a cache that grows by concatenation."""
+    model, imagine_so = (
+        NaiveWorldModel.copy_of(work.world),
+        naive_cached.imagine if has_cache else naive_rollout.imagine,
+    )
 
     def rollout(horizon: int) -> Rollout:
         generator = torch.Generator(work.device).manual_seed(work.config.seed)
         with backend.autocast():
-            return naive_rollout.imagine(model, work.agent, work.starts, horizon, generator)
+            return imagine_so(model, work.agent, work.starts, horizon, generator)
 
     return rollout
 

@@ -28,14 +28,14 @@ class RMSNorm(nn.Module):
         return (x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight).to(x.dtype)
 
 
-def rotate(x: Float[Tensor, "b q s e"]) -> Float[Tensor, "b q s e"]:
-    """Rotary embedding of positions 0, 1, .. along the last axis but one. Source: RoFormer, arXiv:2104.09864."""
+def rotate(x: Float[Tensor, "b q s e"], first: int = 0) -> Float[Tensor, "b q s e"]:
+    """Rotary embedding of positions first, first + 1, .. along the last axis but one. Source: RoFormer, 2104.09864."""
     half = x.shape[-1] // 2
     rates = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angles = torch.arange(x.shape[-2], device=x.device)[:, None] * rates
+    angles = (first + torch.arange(x.shape[-2], device=x.device))[:, None] * rates
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    first_half, second = x[..., :half], x[..., half:]
+    return torch.cat([first_half * cos - second * sin, second * cos + first_half * sin], -1)
 
 
 class Attention(nn.Module):
@@ -52,16 +52,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b s d"], mask: Bool[Tensor, "s s"]) -> Float[Tensor, "b s d"]:
         """`mask` is [query, key], True where the query may read the key."""
+        return self.read(*self.project(x), mask)
+
+    def project(self, x: Float[Tensor, "b s d"], first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b, heads, s, e) of positions first, first + 1, .."""
         heads = self.qkv(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
         query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
-        query, key = rotate(self.query_norm(query)), rotate(self.key_norm(key))
+        return rotate(self.query_norm(query), first), rotate(self.key_norm(key), first), value
+
+    def read(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "s t"] | None
+    ) -> Float[Tensor, "b s d"]:
+        """What the queries read; everything without a mask."""
         groups = self.heads // self.kv_heads
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         scores = query @ key.transpose(-1, -2) / self.width**0.5
         if self.soft_cap > 0:
             scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        out: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        out: Tensor = self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
         return out
 
 

@@ -82,6 +82,11 @@ def imagine(
         actions.append(chunk)
         latents.append(state)
         features.append(feature(state))
+    return scored(agent, latents, features, actions)
+
+
+def scored(agent: Agent, latents: list[Tensor], features: list[Tensor], actions: list[Tensor]) -> Rollout:
+    """States 0 .. H and the chunks between them as a rollout, with what the heads say of them."""
     sequence = torch.stack(features, 1)
     led = torch.stack([torch.zeros_like(actions[0]), *actions], 1)
     known = torch.ones(led.shape[:3], dtype=torch.bool, device=led.device)

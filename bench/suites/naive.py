@@ -1,9 +1,11 @@
-"""How much faster than plain PyTorch? All arms in one process, on the same weights, batch and noise.
+"""How much faster than plain PyTorch, and than what others do? All arms in one process, on the same batch and noise.
 
     PYTHONPATH=.:kernels:engines python -m bench.suites naive [--config crafter] [--compile] [section.key=value ...]
 
-Prints the median times of a phase-1 optimisation step and of rollouts, ours beside the naive ones in the order ABBA,
-what a step of our program costs at several horizons, and whether what is promised holds. With --compile also the
+Prints the median times of a phase-1 optimisation step and of rollouts, ours beside the naive ones in the order ABBA:
+the same mathematics written plainly, a step as the fastest public implementation takes it (`bench.naive.public`: its
+own network, of as many parameters), rollouts without a cache and with one that grows by concatenation, what a step of
+our program costs at several horizons, and whether what is promised holds. With --compile also the
 compiled step and the compiled program beside the eager ones (minutes). Arms run in
 fp32 unless `precision` says bf16. Nothing is timed unless all arms give the same numbers first. Not a gate.
 """
@@ -30,6 +32,7 @@ from bench.naive.arms import (
     naive_step,
     our_imagination,
     our_step,
+    public_step,
     with_band,
 )
 from bench.naive.papers import PAPERS
@@ -111,9 +114,14 @@ def steps(work: NaivePhase, backend: Backend, pairs: int) -> list[str]:
     name = (
         f"phase-1 step, {train.batch_size} x {work.config.dynamics.window}, boot share {boots / train.batch_size:.2f}"
     )
-    pair = _timed(name, our_step(work, backend), naive_step(work, backend), pairs)
-    least = 1.3 if backend.device.type == "cpu" else 2.0
-    return [at_least(f"{name}, naive over ours", pair.ratio, least, pair.ratio * pair.error)]
+    verdicts = []
+    for other, arm, least in (
+        ("naive", naive_step, {"cpu": 1.3}.get(backend.device.type, 2.0)),
+        ("public", public_step, 1.3),
+    ):
+        pair = _timed(f"{name}, {other}", our_step(work, backend), arm(work, backend), pairs)
+        verdicts.append(at_least(f"{name}, {other} over ours", pair.ratio, least, pair.ratio * pair.error))
+    return verdicts
 
 
 def rollouts(work: NaivePhase, backend: Backend, pairs: int) -> list[str]:
@@ -126,7 +134,8 @@ def rollouts(work: NaivePhase, backend: Backend, pairs: int) -> list[str]:
         pair = _timed(name, ours, naive, pairs, horizon)
         if backend.device.type == "cpu":
             verdicts.append(at_least(f"{name}, naive over ours", pair.ratio, 3.0, pair.ratio * pair.error))
-    return verdicts
+    pair = _timed(f"{name}, cached", ours, naive_imagination(work, backend, has_cache=True), pairs, horizon)
+    return [*verdicts, at_least(f"{name}, concatenating cache over ours", pair.ratio, 3.0, pair.ratio * pair.error)]
 
 
 def compiled(work: NaivePhase, backend: Backend, compiling: Backend, pairs: int) -> list[str]:
@@ -179,8 +188,11 @@ def check(work: NaivePhase, backend: Backend, horizon: int = 3) -> None:
         if not math.isclose(a, b, rel_tol=1e-3):
             raise RuntimeError(f"phase-1 losses differ at step {number}: ours {a}, naive {b}")
     plain, largest = naive_imagination(work, exact)(horizon), 0.0
-    for kind in KINDS:
-        rollout = our_imagination(work, exact, kind, [horizon])(horizon)
+    for kind in (*KINDS, "cached"):
+        arm = (
+            naive_imagination(work, exact, True) if kind == "cached" else our_imagination(work, exact, kind, [horizon])
+        )
+        rollout = arm(horizon)
         apart = float((rollout.latents - plain.latents).abs().max())
         if not apart <= 1e-3 or not torch.equal(rollout.actions, plain.actions):
             raise RuntimeError(f"rollouts differ: latents of {kind} by {apart}")

@@ -53,31 +53,33 @@ def test_the_command_prints_its_table(capsys: pytest.CaptureFixture[str]) -> Non
     compare.main("debug", SMALL, pairs=2, rounds=2, horizons=(2, 4, 6))
     out = capsys.readouterr().out
     assert re.search(r"all arms agree: loss [\d.]+ and [\d.]+ after a step", out)
-    assert re.search(r"phase-1 step, 4 x 5, boot share 0\.25 +[\d.]+ +[\d.]+ +[\d.]+", out)
+    for other in ("naive", "public"):
+        assert re.search(rf"phase-1 step, 4 x 5, boot share 0\.25, {other} +[\d.]+ +[\d.]+ +[\d.]+", out)
     for kind in ("plain", "program", "merged"):
         assert re.search(rf"rollout, {kind}, 3 dreams, H = 2 +[\d.]+", out)
     assert re.search(r"H = 6 +[\d.]+ ms a step", out)
     verdicts = [line for line in out.splitlines() if re.match("(holds|FAILS): ", line)]
-    assert len(verdicts) == 5 and out.splitlines()[-5:] == verdicts
+    assert len(verdicts) == 7 and out.splitlines()[-7:] == verdicts
     assert re.fullmatch(r"\w+: phase-1 step, .* naive over ours [\d.]+ \+- [\d.e-]+, at least 1\.3", verdicts[0])
-    assert all(verdict.endswith("at least 3") for verdict in verdicts[1:4]) and "horizon" in verdicts[4]
+    assert "public over ours" in verdicts[1] and "concatenating cache over ours" in verdicts[5]
+    assert all(verdict.endswith("at least 3") for verdict in verdicts[2:6]) and "horizon" in verdicts[6]
     with pytest.raises(UserError, match="adamw alone"):
         compare.main("debug", [*SMALL, "phase1.optimizer=muon"])
 
 
-@pytest.mark.parametrize("spoil", ["naive_step", "naive_imagination", "plain", "program", "merged"])
+@pytest.mark.parametrize("spoil", ["naive_step", "naive_imagination", "plain", "program", "merged", "cached"])
 def test_nothing_is_timed_where_the_arms_differ(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = spoil if spoil.startswith("naive") else "our_imagination"
+    name = {"cached": "naive_imagination"}.get(spoil, spoil if spoil.startswith("naive") else "our_imagination")
     arm: Callable[..., object] = getattr(compare, name)
 
     def other_weights(work: object, backend: Backend, *rest: object) -> object:
         spoiled = copy.deepcopy(work)
-        if name == spoil or spoil in rest:
+        if name == spoil or spoil in rest or (spoil == "cached" and rest == (True,)):
             spoiled.world.readout.weight.data.mul_(1.1)  # type: ignore[attr-defined]
         return arm(spoiled, backend, *rest)
 
     monkeypatch.setattr(compare, name, other_weights)
-    with pytest.raises(RuntimeError, match=f"differ.*{spoil}" if name == "our_imagination" else "differ"):
+    with pytest.raises(RuntimeError, match="differ" if name == spoil else f"differ.*{spoil}"):
         compare.check(build(load_config("debug", [*SMALL, "seed=1"]), CPU), BACKEND)
 
 
