@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastdreamer.config import DynamicsConfig
+from fastdreamer.dynamics import fused
 from fastdreamer.dynamics.cache import CacheView, LayerCache
 from fastdreamer.dynamics.norm import RMSNorm
 
 Angles = tuple[Tensor, Tensor]
-"""Cosines and sines (s, e / 2) of the positions, in fp32."""
+"""Cosines and sines (s, 1, e / 2) of the positions, in fp32; they broadcast over heads."""
 
 
 def angles_of(at: Int[Tensor, " s"], width: int) -> Angles:
@@ -28,15 +29,8 @@ def angles_of(at: Int[Tensor, " s"], width: int) -> Angles:
     """
     half = width // 2
     rates = 10_000.0 ** (-torch.arange(half, device=at.device, dtype=torch.float32) / half)
-    angles = at.to(torch.float32)[:, None] * rates
+    angles = at.to(torch.float32)[:, None, None] * rates
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Float[Tensor, "... s e"], angles: Angles) -> Float[Tensor, "... s e"]:
-    """Rotary position embedding of the last two axes (positions, head width)."""
-    cos, sin = (table.to(x.dtype) for table in angles)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def attend(
@@ -48,14 +42,15 @@ def attend(
     soft_cap: float = 0.0,
     is_fused: bool | None = None,
 ) -> Float[Tensor, "b q s e"]:
-    """Grouped-query attention; fused, but for a soft-cap, and for bf16 on a CPU.
+    """Grouped-query attention; fused, but for a soft-cap, and on a CPU for bf16 and for a gradient without a mask.
 
-    The fused CPU kernel's backward is 10 times slower in bf16 than two batched products are (NOTES.md). `is_fused`
-    overrules that choice (a memory plan for a GPU, made on a CPU).
+    The fused CPU kernel's backward is 10 times slower in bf16 than two batched products are, and 1.6 times in fp32
+    on two cores (NOTES.md). `is_fused` overrules that choice (a memory plan for a GPU, made on a CPU).
     """
     groups = query.shape[1] // key.shape[1]
     if is_fused is None:
-        is_fused = not (query.device.type == "cpu" and query.dtype == torch.bfloat16)
+        has_gradient = torch.is_grad_enabled() and query.requires_grad and mask is None and not is_causal
+        is_fused = not (query.device.type == "cpu" and (has_gradient or query.dtype == torch.bfloat16))
     if is_causal and soft_cap <= 0 and is_fused:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups > 1)
     if is_causal:
@@ -90,11 +85,12 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(self.width)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def project(self, x: Float[Tensor, "b s d"], angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values as (b, heads, s, e), rotated to their positions."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
-        query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(self.query_norm(query), angles), rotate(self.key_norm(key), angles), value
+    def project(self, x: Float[Tensor, "*b d"], angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as (*b, heads, e), rotated to their positions."""
+        heads = fused.linear(x, self.qkv.weight).unflatten(-1, (-1, self.width))
+        query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
+        query = fused.rotated_norm(query, self.query_norm, *angles)
+        return query, fused.rotated_norm(key, self.key_norm, *angles), value
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, is_causal: bool = False
@@ -102,9 +98,9 @@ class Attention(nn.Module):
         """Call `attend` with this layer's settings."""
         return attend(query, key, value, mask, is_causal, self.soft_cap, self.is_fused)
 
-    def merge(self, heads: Float[Tensor, "b q s e"]) -> Float[Tensor, "b s d"]:
-        out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
-        return out
+    def merge(self, heads: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The output's projection of what the heads read, added to the residual."""
+        return fused.linear(heads, self.out.weight, residual)
 
 
 class SpaceAttention(Attention):
@@ -117,14 +113,17 @@ class SpaceAttention(Attention):
         angles: Angles,
         agent_angles: Angles,
     ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
-        steps = x.shape[:2]
-        query, key, value = self.project(x.flatten(0, 1), angles)
-        out = self.merge(self.attend(query, key, value)).unflatten(0, steps)
+        """What the heads read, side by side, before `merge`."""
+        query, key, value = self.project(x, angles)
+        out = self._inside(query, key, value)
         if agents is None:
             return out, None
-        query, own_key, own_value = self.project(agents.flatten(0, 1), agent_angles)
-        read = self.attend(query, torch.cat([key, own_key], 2), torch.cat([value, own_value], 2))
-        return out, self.merge(read).unflatten(0, steps)
+        query, own_key, own_value = self.project(agents, agent_angles)
+        return out, self._inside(query, torch.cat([key, own_key], 2), torch.cat([value, own_value], 2))
+
+    def _inside(self, *heads: Float[Tensor, "b l _ _ e"]) -> Float[Tensor, "b l s d"]:
+        query, key, value = (x.flatten(0, 1).transpose(1, 2) for x in heads)
+        return self.attend(query, key, value).transpose(1, 2).flatten(2).unflatten(0, heads[0].shape[:2])
 
 
 class TimeAttention(Attention):
@@ -142,6 +141,7 @@ class TimeAttention(Attention):
         caches: tuple[LayerCache, LayerCache] | None = None,
         view: CacheView | None = None,
     ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
+        """What the heads read, side by side, before `merge`."""
         own, theirs = caches or (None, None)
         read = None if agents is None else self._across(agents, angles, theirs, view)
         return self._across(x, angles, own, view), read
@@ -149,13 +149,14 @@ class TimeAttention(Attention):
     def _across(
         self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache | None, view: CacheView | None
     ) -> Float[Tensor, "b l s d"]:
-        batch, _, tokens, _ = x.shape
-        query, key, value = self.project(x.transpose(1, 2).flatten(0, 1), angles)
-        if cache is not None and view is not None:
-            heads = self.attend(query, *cache.write(key, value, view.slots), mask=view.mask)
-        else:
-            heads = self._banded(query, key, value)
-        return self.merge(heads).unflatten(0, (batch, tokens)).transpose(1, 2)
+        cos, sin = angles
+        projected = self.project(x, (cos.unsqueeze(1), sin.unsqueeze(1)))
+        if cache is None or view is None:  # tokens times heads stand for heads: no token is copied into another order
+            query, key, value = (heads.flatten(2, 3).transpose(1, 2) for heads in projected)
+            return self._banded(query, key, value).transpose(1, 2).unflatten(2, (x.shape[2], -1)).flatten(3)
+        query, key, value = (heads.permute(0, 2, 3, 1, 4).flatten(0, 1) for heads in projected)
+        out = self.attend(query, *cache.write(key, value, view.slots), mask=view.mask)
+        return out.transpose(1, 2).flatten(2).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
 
     def _banded(self, query: Tensor, key: Tensor, value: Tensor) -> Float[Tensor, "b q s e"]:
         """Blocks of `context` steps: each sees itself and the end of the one before it."""
@@ -180,7 +181,6 @@ class FeedForward(nn.Module):
         self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, config.dim, bias=False)
 
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
-        return out
+    def forward(self, x: Float[Tensor, "*b d"], residual: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The layer of `x`, added to the residual."""
+        return fused.linear(fused.swiglu(fused.linear(x, self.gate_up.weight)), self.down.weight, residual)

@@ -20,6 +20,8 @@ from fastdreamer.dynamics.attention import FeedForward, SpaceAttention, TimeAtte
 from fastdreamer.dynamics.cache import RingCache
 from fastdreamer.dynamics.norm import RMSNorm
 
+ALL = slice(None)
+
 
 class Block(nn.Module):
     """Pre-norm attention (space or time) and SwiGLU, each with a residual."""
@@ -28,20 +30,26 @@ class Block(nn.Module):
         super().__init__()
         self.is_time = is_time
         self.attention_norm = RMSNorm(config.dim)
-        self.attention = TimeAttention(config) if is_time else SpaceAttention(config)
+        self.attention: TimeAttention | SpaceAttention = TimeAttention(config) if is_time else SpaceAttention(config)
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, x: Float[Tensor, "b l s d"], agents: Float[Tensor, "b l a d"] | None, *inputs: Any
-    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
-        """`inputs` are the attention's, besides its tokens."""
+        self,
+        x: Float[Tensor, "b l s d"],
+        agents: Float[Tensor, "b l a d"] | None,
+        kept: slice,
+        *inputs: Any,
+    ) -> tuple[Float[Tensor, "b l k d"], Float[Tensor, "b l a d"] | None]:
+        """The `kept` ones of all tokens come out; `inputs` are the attention's, besides its tokens."""
         normed = None if agents is None else self.attention_norm(agents)
-        out, read = self.attention(self.attention_norm(x), normed, *inputs)
-        return self._fed(x + out), None if agents is None else self._fed(agents + read)
+        heads, read = self.attention(self.attention_norm(x), normed, *inputs)
+        out = self._fed(self.attention.merge(heads[:, :, kept], x[:, :, kept]))
+        return out, None if agents is None else self._fed(self.attention.merge(read, agents))
 
     def _fed(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        out: Tensor = self.feed_forward(self.feed_forward_norm(x), x)
+        return out
 
 
 class Transformer(nn.Module):
@@ -66,8 +74,12 @@ class Transformer(nn.Module):
         x: Float[Tensor, "b l s d"],
         agents: Float[Tensor, "b l a d"] | None = None,
         cache: RingCache | None = None,
-    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
-        """The world's tokens and, apart from them, what agent tokens read: a frozen world then has no backward pass."""
+        kept: slice = ALL,
+    ) -> tuple[Float[Tensor, "b l k d"], Float[Tensor, "b l a d"] | None]:
+        """The world's tokens and, apart from them, what agent tokens read: a frozen world then has no backward pass.
+
+        Of the world's tokens the `kept` ones come out: the last block need not feed the others forward.
+        """
         steps, tokens = x.shape[1:3]
         count = 0 if agents is None else agents.shape[2]
         view = cache.view(steps) if cache is not None else None
@@ -75,9 +87,12 @@ class Transformer(nn.Module):
         places = torch.arange(tokens + count, device=x.device)
         space = angles_of(places[:tokens], self.width), angles_of(places[tokens:], self.width)
         time = angles_of(view.steps if view else torch.arange(steps, device=x.device), self.width)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
-            inputs = (time, next(layers), view) if block.is_time else space
+            inputs = (
+                kept if number == len(self.blocks) else ALL,
+                *((time, next(layers), view) if block.is_time else space),
+            )
             if self.recomputes and torch.is_grad_enabled():
                 x, agents = checkpoint(block, x, agents, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:

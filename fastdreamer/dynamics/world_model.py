@@ -124,9 +124,9 @@ class WorldModel(nn.Module):
         x = self.tokens(noisy, signal, step_size, action, None if start is None else start.mean)
         if agents is not None:
             agents = agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)
-        x, read = self.transformer(x, agents, cache)
         first = self.tokens.first_spatial
-        clean = parted(self.readout(x[:, :, first : first + self.config.spatial_tokens])).float()
+        spatial, read = self.transformer(x, agents, cache, slice(first, first + self.config.spatial_tokens))
+        clean = parted(self.readout(spatial)).float()
         if start is not None:
             mean, spread = start.posterior(noisy, self._tau(signal)[..., None, None])
             clean = mean + spread * clean

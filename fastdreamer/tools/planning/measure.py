@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
+from fastdreamer.dynamics import fused
 from fastdreamer.tools.planning.allocator import replay, rounded
 from fastdreamer.tools.planning.gpu_operations import use_gpu_operations
 from fastdreamer.tools.planning.stand_in import blank_phase
@@ -85,6 +86,7 @@ def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake
         stack.enter_context(tracker)
         phase = blank_phase(config, number, backend)
         if is_gpu:
+            stack.enter_context(fused.plain())
             for module in (phase.model, *phase.frozen.values()):
                 use_gpu_operations(module)
         return _run(phase, train, backend, tracker, left)
