@@ -257,7 +257,7 @@ def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
         if config.data.resampler == "dali":
             raise UserError("data.resampler=dali and engines.resample_inside=true resample twice: drop one of them")
         return "torch"  # the engine has the same arithmetic inside
-    chosen = resampler(config, tokenizer.precision, tokenizer.device)
+    chosen = resampler(config, tokenizer.device)
     tokenizer.resampler = chosen
     return chosen.name
 
