@@ -90,7 +90,7 @@ def test_nvdec_and_dali_give_pyavs_frames_in_order(tmp_path: Path, size: tuple[i
 
     assert can_nvdec(path) == ""
     expected = torch.from_numpy(decode_video(path))
-    blocks = list(nvdec_blocks(path, 64))
+    blocks = list(nvdec_blocks(path, 64, GPU))  # a plain cuda, as a run's tokenizer has
     assert [len(block) for block in blocks] == [64] * 7 + [52] and all(block.is_cuda for block in blocks)
     found = torch.cat(blocks).cpu()
     # The same numbers come out of H.264; only colours are interpolated differently on the way to RGB.
