@@ -133,12 +133,12 @@ PARTS: tuple[Part, ...] = (
         SMALL_GPU_GB,
     ),
     tests(
-        "engines", "engines built, compared and run", "tests/tokenizer/test_engines_on_gpu.py",
-        (*TRAINS[2:], "diffusers"), 120, "tests/tokenizer",
+        "engines", "engines built, compared, run on any stream", "tests/tokenizer/test_engines_on_gpu.py",
+        (*TRAINS[2:], "diffusers"), 180, "tests/tokenizer",
     ),
     tests(
-        "dali", "DALI's resampling, NVDEC's frames", "tests/tokenizer/test_dali_on_gpu.py",
-        (*TRAINS[2:4], DALI, "av"), 60, "tests/tokenizer",
+        "dali", "DALI's resampling, NVDEC's frames, their memory", "tests/tokenizer/test_dali_on_gpu.py",
+        (*TRAINS[2:4], DALI, "av"), 90, "tests/tokenizer",
     ),
     tests(
         "alignment", "frames against actions through NVDEC", "tests/recordings/test_alignment.py",

@@ -33,7 +33,7 @@ from bench.timing import paired
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
 from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks
-from fastdreamer.tokenizer.resample import Resampler, TorchResampler
+from fastdreamer.tokenizer.resample import INPUT, Resampler, TorchResampler
 
 WINDOW, BATCH, GOP = 33, 4, 217
 Route = Callable[[], Iterator[Tensor]]  # the whole file, a batch of encoder inputs at a time
@@ -102,15 +102,15 @@ def paths(video: Path, image_size: int, device: torch.device) -> dict[str, Route
 
     cpu = torch.device("cpu")
     found: dict[str, Route] = {
-        "pyav+torch": through(TorchResampler(image_size, "fp32", cpu)),
+        "pyav+torch": through(TorchResampler(image_size, INPUT, cpu)),
         "pyav+torch-uint8": through(torch_uint8(image_size)),
     }
     if dali_available():
-        found["pyav+dali"] = through(DaliResampler(image_size, "fp32", cpu, torch.get_num_threads()))
+        found["pyav+dali"] = through(DaliResampler(image_size, INPUT, cpu, torch.get_num_threads()))
     if device.type == "cuda":
-        found["pyav+torch-gpu"] = through(TorchResampler(image_size, "fp16", device))
+        found["pyav+torch-gpu"] = through(TorchResampler(image_size, INPUT, device))
         if dali_available():
-            dali = DaliResampler(image_size, "fp16", device)
+            dali = DaliResampler(image_size, INPUT, device)
             found["pyav+dali-gpu"] = through(dali)
             found["nvdec+dali"] = lambda: map(dali, batches(torch.cat(list(nvdec_blocks(video, 256, device)))))
     return found

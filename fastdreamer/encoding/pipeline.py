@@ -30,7 +30,7 @@ from fastdreamer.system.advice import command
 from fastdreamer.system.cores import count_cores
 from fastdreamer.system.progress import track
 from fastdreamer.system.ranges import span
-from fastdreamer.tokenizer.dali import can_nvdec, dali_available, nvdec_blocks, require_dali
+from fastdreamer.tokenizer.dali import can_nvdec, dali_available, numbered, nvdec_blocks, require_dali
 from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 from fastdreamer.tokenizer.resample import resampler
@@ -257,7 +257,7 @@ def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
         if config.data.resampler == "dali":
             raise UserError("data.resampler=dali and engines.resample_inside=true resample twice: drop one of them")
         return "torch"  # the engine has the same arithmetic inside
-    chosen = resampler(config, tokenizer.precision, tokenizer.device)
+    chosen = resampler(config, tokenizer.device)
     tokenizer.resampler = chosen
     return chosen.name
 
@@ -268,7 +268,8 @@ def _streamer(config: Config, tokenizer: FrozenTokenizer) -> Streamer:
     if config.data.decoder == "nvdec":
         require_dali("data.decoder=nvdec", gpu=True)
     if config.data.decoder == "nvdec" or (config.data.decoder == "auto" and on_gpu and dali_available()):
-        return Streamer(clock, at_once, partial(nvdec_blocks, device=tokenizer.device), can_nvdec, pinned=True)
+        gpu = numbered(tokenizer.device if on_gpu else torch.device("cuda"))  # here: a thread starts on the first GPU
+        return Streamer(clock, at_once, partial(nvdec_blocks, device=gpu), can_nvdec, pinned=True)
     return Streamer(clock, at_once, pinned=on_gpu)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, decode_some, frame_times
+from fastdreamer.recordings.decode import BLOCK, BLOCK_BYTES, count_frames, decode_blocks, decode_some, frame_times
 from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
 from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
@@ -116,12 +116,13 @@ class Streamer:
         """Decode on the GPU, if it shows what PyAV shows."""
         assert self.gpu is not None
         visible, reference = _reference(labels, visible)
+        block = max(1, min(BLOCK, BLOCK_BYTES // max(1, reference[:1].nbytes)))
         aligned, shown = labels.align(visible), visible
         why = "it shows another number of frames each time"
         for _ in range(2):
             selection = FrameSelection(aligned, sample_numbers(visible), shown - visible)
             try:
-                blocks = spanned("decode", self.gpu(labels.video, BLOCK))
+                blocks = spanned("decode", self.gpu(labels.video, block))
                 self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
             except (UserError, RuntimeError) as error:
                 why = " ".join(str(error).split())

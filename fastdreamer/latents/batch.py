@@ -86,8 +86,9 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        """The same batch on another device; a GPU copies from pinned memory while the host goes on."""
+        ahead = device.type != "cpu"  # the way back would hand out memory that the GPU has yet to fill
+        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)})
 
     def take(self, rows: Int[Tensor, " r"]) -> Batch:
         """The named rows; one may be named several times."""

@@ -41,6 +41,12 @@ def require_dali(setting: str, gpu: bool = False) -> None:
         raise UserError(f"{setting} needs a CUDA GPU and torch sees none; use auto, or pyav")
 
 
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number: a plain `cuda` is the calling thread's current GPU, a CPU has none."""
+    is_plain = device.type == "cuda" and device.index is None
+    return torch.device("cuda", torch.cuda.current_device()) if is_plain else device
+
+
 class DaliResampler:
     """`resample_graph` behind the interface of `Resampler`; one pipeline a frame size, built when first met.
 
@@ -58,7 +64,7 @@ class DaliResampler:
         self, image_size: int, precision: str, device: torch.device, threads: int = 0, batch: int = 16
     ) -> None:
         self.image_size, self.dtype, self.batch = image_size, DTYPES[precision], batch
-        self.device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+        self.device = numbered(device)
         self.threads = threads or min(8, count_cores())
         self._pipelines: dict[tuple[int, int], Any] = {}
 
@@ -112,8 +118,7 @@ def nvdec_blocks(path: Path, block: int, device: torch.device | None = None) -> 
     reason, is_visible = presentation(path)
     if reason:
         raise UserError(f"{path}: {reason}; use data.decoder=auto, or pyav")
-    gpu = torch.device("cuda", torch.cuda.current_device()) if device is None else device
-    yield from stream_blocks(path, is_visible, block, gpu)
+    yield from stream_blocks(path, is_visible, block, numbered(device or torch.device("cuda")))
 
 
 def stream_blocks(

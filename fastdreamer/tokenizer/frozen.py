@@ -150,7 +150,7 @@ class FrozenTokenizer:
 
     def encode_windows(self, frames: UInt8[Tensor, "t h w 3"]) -> Float[Tensor, "l n z"]:
         """Whole windows end to end (`into_chunks`) to their latents on the CPU, float32, the shared ones once."""
-        frames = frames.to(self.device, non_blocking=True)
+        frames = frames.to(self.device, non_blocking=self.device.type != "cpu")
         window = self.clock.window
         clips = frames[None] if window == 1 else frames.unfold(0, window, window - 1).movedim(-1, 1)
         encoded = self._pool(self._encode(clips, WINDOWS)).cpu()

@@ -14,11 +14,12 @@ from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.preprocess import check_windows, preprocess
 
 EVERY_FRAME = LatentClock(1, 1)  # windows come padded: nothing is added in time
+INPUT = "fp32"  # of an encoder engine (see `EngineSpec.input_dtype`)
 
 
 @runtime_checkable
 class Resampler(Protocol):
-    """uint8 windows to the encoder's input, on the encoder's device and in its type.
+    """uint8 windows to the encoder's input, on the encoder's device.
 
     All resamplers agree within 1/255. Attributes: name, "torch" or "dali", for the latent store's key.
     """
@@ -48,13 +49,11 @@ class TorchResampler:
         return images.to(self.dtype).contiguous()
 
 
-def resampler(config: Config, precision: str, device: torch.device) -> Resampler:
+def resampler(config: Config, device: torch.device) -> Resampler:
     """The one that `data.resampler` names; auto is DALI on a GPU where it is installed, else torch.
 
-    On a CPU torch is the default: the encoder there takes a hundred times as long as either.
-
-    Args:
-        precision: the encoder's precision: fp32, fp16 or bf16.
+    On a CPU torch is the default: the encoder there takes a hundred times as long as either. All give float32, which
+    is what every encoder engine takes, whatever its precision inside.
 
     Raises:
         UserError: if DALI is asked for and not installed.
@@ -65,5 +64,5 @@ def resampler(config: Config, precision: str, device: torch.device) -> Resampler
     if wanted == "dali":
         require_dali("data.resampler=dali")
     if wanted == "dali" or (wanted == "auto" and device.type == "cuda" and dali_available()):
-        return DaliResampler(config.tokenizer.image_size, precision, device)
-    return TorchResampler(config.tokenizer.image_size, precision, device)
+        return DaliResampler(config.tokenizer.image_size, INPUT, device)
+    return TorchResampler(config.tokenizer.image_size, INPUT, device)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastdreamer_engines import LIMITS
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.encoding import pipeline as encode_module
@@ -49,6 +50,21 @@ def _trajectory(seed: int, frames: int = 23) -> Trajectory:
         terminals=np.arange(frames - 1) == frames - 2,
         valid=np.ones(frames, bool),
     )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("resampler", ["torch", "dali"])
+def test_an_encoder_of_half_precision_fills_a_store(tmp_path: Path, resampler: str, precision: str) -> None:
+    if resampler == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is for Linux on x86-64")
+    recordings, config = _record(tmp_path / "recordings", 0), _with_data(resampler=resampler)
+    half = replace(config, engines=replace(config.engines, backend="eager", precision=precision))
+    encode_recordings(config, recordings, tmp_path / "fp32")
+    encode_recordings(half, recordings, tmp_path / precision)
+    stores = [LatentStore.open(tmp_path / name) for name in ("fp32", precision)]
+    assert [store.manifest["key"]["precision"] for store in stores] == ["fp32", precision]
+    expected, found = (store.episodes[0].latents.float() for store in stores)
+    assert 0 < (found - expected).norm() / expected.norm() < LIMITS[precision]
 
 
 def _record(root: Path, *seeds: int) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoding.test_stream import COSMOS, EVERY, LatentClock, joined, stream
+from encoding.test_stream import COSMOS, EVERY, LatentClock, gpu, joined, stream
 from recordings.fixtures import read_barcode
 from recordings.video_fixtures import write_video
 
@@ -54,6 +54,18 @@ def test_a_chunk_holds_so_many_bytes_and_at_least_a_window(
     assert restarts == 0 and len(finished.trajectory) == FRAMES
     assert max(map(len, chunks)) <= (most if clock is EVERY else 1 + 2 * 32)
     assert [read_barcode(frame) for frame in joined(chunks, clock)[:FRAMES]] == list(range(FRAMES))
+
+
+@pytest.mark.parametrize(("block_bytes", "block"), [(2**25, 256), (10 * 64 * 64 * 3, 10), (1, 1)])
+def test_a_gpus_block_holds_so_many_bytes_and_at_least_a_frame(
+    tmp_path: Path, block_bytes: int, block: int, monkeypatch: pytest.MonkeyPatch
+):
+    write_video(tmp_path / "a.mp4", 40)
+    monkeypatch.setattr(stream_module, "BLOCK_BYTES", block_bytes)
+    asked: list[int] = []
+    streamer = Streamer(COSMOS, 4, gpu=lambda path, frames: asked.append(frames) or gpu(path, frames))
+    _, finished, _ = stream(find_recordings(tmp_path)[0], streamer)
+    assert asked == [block] and finished.proof["decoder"] == "nvdec"
 
 
 def test_windows_of_ordinary_frames_are_as_many_as_before():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from copies import Copies
 from latents.episodes import numbered
 
 from fastdreamer.latents.batch import align, crop
@@ -84,6 +85,14 @@ def test_unknown_actions_and_unknown_rewards_are_masked_each_for_themselves() ->
             assert getattr(batch, name).any() == (name not in hidden), (change, name)
         for name in masks - hidden:
             assert torch.equal(getattr(batch, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("meta", True)])
+def test_who_copies_to_the_host_waits_for_the_copy(device: str, ahead: bool) -> None:
+    batch = align(numbered(9, CLOCK), CLOCK)
+    with Copies() as copies:
+        batch.to(torch.device(device))
+    assert copies.ahead == [ahead] * len(fields(batch))
 
 
 def test_a_crop_of_stored_bytes_and_halves_is_wide() -> None:

@@ -172,17 +172,17 @@ def test_the_cards_graphs_are_right_up_to_the_missing_card(half: bool, monkeypat
 
 def test_the_setting_chooses_and_auto_on_a_cpu_is_torch() -> None:
     for wanted, name in (("auto", "torch"), ("torch", "torch"), ("dali", "dali")):
-        chosen = resampler(Config(data=DataConfig(resampler=wanted)), "fp32", CPU)
+        chosen = resampler(Config(data=DataConfig(resampler=wanted)), CPU)
         assert chosen.name == name and chosen(pictures("noise", (1, 1, 8, 8))).shape == (1, 3, 1, 64, 64)
 
 
 def test_without_dali_a_card_takes_torch_and_who_names_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
-    assert dali_available() and resampler(Config(), "fp16", gpu).name == "dali"
+    assert dali_available() and resampler(Config(), gpu).name == "dali"
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert not dali_available() and resampler(Config(), "fp16", gpu).name == "torch"
+    assert not dali_available() and resampler(Config(), gpu).name == "torch"
     with pytest.raises(UserError, match=r"^data.resampler=dali needs NVIDIA DALI, which is not installed; .*\[cuda\]"):
-        resampler(Config(data=DataConfig(resampler="dali")), "fp32", CPU)
+        resampler(Config(data=DataConfig(resampler="dali")), CPU)
     with pytest.raises(UserError, match=r"^data.decoder=nvdec needs NVIDIA DALI"):
         next(nvdec_blocks(dataclasses.MISSING, 8))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from fastdreamer.tokenizer.resample import Resampler, TorchResampler
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
+MIB = 2**20
 LEVEL = 2 / 255  # one of 256 levels, in [-1, 1]
 HALF = {"fp32": 0.0, "fp16": 2.0**-12, "bf16": 2.0**-9}  # rounding at 1
 SIZES = [(64, 64, 256), (360, 640, 256), (50, 70, 64), (16, 16, 256), (64, 64, 64)]
@@ -90,7 +92,7 @@ def test_nvdec_and_dali_give_pyavs_frames_in_order(tmp_path: Path, size: tuple[i
 
     assert can_nvdec(path) == ""
     expected = torch.from_numpy(decode_video(path))
-    blocks = list(nvdec_blocks(path, 64))
+    blocks = list(nvdec_blocks(path, 64, GPU))  # a plain cuda, as a run's tokenizer has
     assert [len(block) for block in blocks] == [64] * 7 + [52] and all(block.is_cuda for block in blocks)
     found = torch.cat(blocks).cpu()
     # The same numbers come out of H.264; only colours are interpolated differently on the way to RGB.
@@ -99,6 +101,58 @@ def test_nvdec_and_dali_give_pyavs_frames_in_order(tmp_path: Path, size: tuple[i
     assert errors.max() < 3 and (shifted > 2 * errors[1:]).all()
     windows = blocks[0][None, :33]
     compare(DaliResampler(256, "fp16", GPU), windows, 256, "fp16")
+
+
+def test_files_that_are_decoded_at_once_are_those_decoded_alone(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    from fastdreamer.tokenizer.dali import nvdec_blocks
+
+    sizes = [(64, 64), (96, 64), (128, 96), (640, 360)] * 2
+    paths = [recording(tmp_path / f"{i}.mp4", size, 150 + 10 * i) for i, size in enumerate(sizes)]
+
+    def decoded(path: Path) -> Tensor:
+        return torch.cat(list(nvdec_blocks(path, 32, GPU)))
+
+    alone = [decoded(path) for path in paths]
+    with ThreadPoolExecutor(4) as threads:
+        for expected, found in zip(alone, threads.map(decoded, paths), strict=True):
+            assert torch.equal(found, expected)
+
+
+def outside() -> int:
+    """Bytes of the GPU that others than torch's allocator have taken."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
+def test_a_file_more_takes_no_more_of_the_card(tmp_path: Path) -> None:
+    """DALI keeps up to a hundred decoders, and uses one again where sizes are equal; VPT's are coded as 640 x 368."""
+    pytest.importorskip("nvidia.dali")
+    path = recording(tmp_path / "a.mp4", (640, 360), 40)
+    from fastdreamer.tokenizer.dali import nvdec_blocks
+
+    taken = []
+    for count in (5, 20):
+        for _ in range(count):
+            assert sum(map(len, nvdec_blocks(path, 40, GPU))) == 40
+        taken.append(outside())
+    assert (taken[1] - taken[0]) / 20 <= 8 * MIB, f"{(taken[1] - taken[0]) / 20 / MIB:.1f} MiB a file"
+
+
+def test_what_dali_takes_of_the_card_does_not_grow() -> None:
+    pytest.importorskip("nvidia.dali")
+    from fastdreamer.tokenizer.dali import DaliResampler
+
+    dali, windows, before = DaliResampler(256, "fp32", GPU), noise(8, 33, 64, 64), outside()
+    taken = []
+    for count in (3, 30):
+        for _ in range(count):
+            dali(windows).sum().item()  # waits, as the copy of an encoder's latents does
+        taken.append((outside() - before) / (4 * 3 * 8 * 33 * 256**2))
+    # The plan counts two buffers of what is made; the operators between have theirs for a while.
+    assert taken[0] <= 4 and taken[1] <= taken[0] + 0.1, f"{taken} buffers of what is made"
 
 
 def test_nvdec_leaves_out_what_an_edit_list_hides(tmp_path: Path) -> None:

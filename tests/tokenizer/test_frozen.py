@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from copies import Copies
 from test_cosmos import SHAPES
 
 from fastdreamer.config import TokenizerConfig
@@ -101,6 +102,13 @@ def test_pictures_come_back_in_size_and_range(tokenizer: FrozenTokenizer) -> Non
     for decoded in (tokenizer.decode_raw(raw), tokenizer.decode_pooled(tokenizer.encode(clip, "btchw"))):
         assert decoded.shape == (1, 3, count, size, size)
         assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+def test_windows_for_a_cpu_are_there_before_they_are_read(tokenizer: FrozenTokenizer) -> None:
+    frames = torch.from_numpy(_episode(tokenizer.clock.window))
+    with Copies() as copies:
+        tokenizer.encode_windows(frames)
+    assert copies.ahead and not any(copies.ahead)
 
 
 def test_the_fingerprint_tells_apart_whatever_changes_latents() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import av
 import numpy as np
@@ -10,9 +13,13 @@ import pytest
 import torch
 from recordings.fixtures import write_video
 
+from fastdreamer.config import Config, DataConfig
+from fastdreamer.encoding.pipeline import _streamer
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
+from fastdreamer.shapes import LatentClock
 from fastdreamer.tokenizer.dali import nvdec_blocks, stream_blocks
+from fastdreamer.tokenizer.frozen import FrozenTokenizer
 from fastdreamer.tokenizer.nvdec import _order, can_nvdec, presentation
 
 
@@ -132,6 +139,38 @@ def test_another_number_of_frames_than_announced_is_an_error(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"DALI cannot decode frames 0 and on") as raised:
         list(stream_blocks(tmp_path / "h264.mp4", [True] * 4, 5, torch.device("cpu")))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("device", "number"), [(None, 3), ("cuda", 3), ("cuda:1", 1)])
+def test_frames_come_from_the_gpu_that_is_meant(
+    tmp_path: Path, device: str | None, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dali_graph = pytest.importorskip("fastdreamer.tokenizer.dali_graph", reason="DALI is for Linux on x86-64")
+    built: list[object] = []
+
+    def pipeline(block: int, device_id: int | None) -> object:
+        built.append(device_id)
+        raise RuntimeError("no GPU is needed to know which")
+
+    monkeypatch.setattr(dali_graph, "decode_pipeline", pipeline)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    write_video(tmp_path / "a.mp4", 4)
+    with pytest.raises(RuntimeError, match="which"):
+        next(nvdec_blocks(tmp_path / "a.mp4", 8, None if device is None else torch.device(device)))
+    assert built == [number]
+
+
+@pytest.mark.parametrize(("device", "gpu"), [("cuda", "cuda:3"), ("cuda:1", "cuda:1"), ("cpu", "cuda:3")])
+def test_readers_are_told_the_gpu_that_their_starter_has(
+    device: str, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is for Linux on x86-64")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    tokenizer = SimpleNamespace(clock=LatentClock(8, 33), windows_at_once=1, device=torch.device(device))
+    streamer = _streamer(Config(data=DataConfig(decoder="nvdec")), cast(FrozenTokenizer, tokenizer))
+    assert cast(partial[object], streamer.gpu).keywords == {"device": torch.device(gpu)}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")

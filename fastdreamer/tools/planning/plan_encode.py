@@ -41,7 +41,7 @@ def encode_rows(config: Config, budget: Budget) -> dict[str, int]:
     rows = {
         f"encoder weights ({8 * width} bits)": _encoder_parameters(config) * width,
         f"activations of {windows} windows": BYTES_PER_PIXEL * windows * pixels * width // 4,
-        "DALI: resampled windows, two buffers": BUFFERS * 3 * windows * pixels * width,
+        "DALI: resampled windows, two buffers": BUFFERS * 3 * windows * pixels * 4,
         "recorded windows, NVDEC's block": BUFFERS * recorded + (BLOCK + SURFACES) * frame,
         "latents": windows * CHANNELS * tokenizer.clock.positions * (tokenizer.image_size // 8) ** 2 * width,
         "CUDA context (assumed)": CONTEXT,
