@@ -132,6 +132,22 @@ def test_a_whole_step_never_waits_for_the_card(device: torch.device, number: int
     assert any(not torch.equal(before[name], p) for name, p in one.phase.model.named_parameters() if name in before)
 
 
+def test_a_step_that_is_left_out_changes_nothing_and_waits_for_nothing(device: torch.device) -> None:
+    one = optimisation(config_of(), 1, Backend(device, "fp32"))
+    one.step()
+    assert len(one.optimizers) == 2, "AdamW and Muon"
+
+    def state() -> list[Tensor]:
+        moments = [value for o in one.optimizers for entry in o.state.values() for value in entry.values()]
+        return [tensor.clone() for tensor in (*one.phase.model.state_dict().values(), *moments)]
+
+    before, plain = state(), one.phase.loss
+    one.phase.loss = lambda work, step: (plain(work, step)[0] * float("nan"), plain(work, step)[1])  # type: ignore[method-assign]
+    with waits_are_errors(device):
+        one.step()
+    assert one.skips.read() == (1, 1) and all(map(torch.equal, state(), before))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_thousand_steps_take_no_more_memory(number: int) -> None:
