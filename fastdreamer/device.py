@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
@@ -67,17 +70,29 @@ def choose_device(config: Config) -> Backend:
     precision: Literal["fp32", "bf16"] = "fp32"
     if config.precision == "bf16" or (config.precision == "auto" and has_bf16):
         precision = "bf16"
+    torch.use_deterministic_algorithms(device.type == "cpu")  # on a GPU cuBLAS would refuse; a CPU may have come before
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
         # Filling every torch.empty with NaN is for finding bugs, and costs bandwidth.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     compiles = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-    kind, *known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang", "cc")
+    kind, *known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
     if compiles and not any(shutil.which(name) for name in (os.environ.get(kind, known[0]), *known)):
-        raise UserError(f"torch.compile needs {known[0]}, which is not installed: install it, or use compile=off")
+        also = "or use compile=off" if device.type == "cpu" else "which our kernels need too"
+        raise UserError(f"torch.compile needs {known[0]}, which is not installed: install it, {also}")
     if compiles:  # crops of three lengths, each with two or three numbers of rows, and the imagination's passes
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_PER_FUNCTION)
+        if not torch.compiler.config.cache_key_tag:
+            torch.compiler.config.cache_key_tag = _operations()
     return Backend(device, precision, compiles)
+
+
+def _operations() -> str:
+    """The version of our dispatcher ops: torch caches compiled code on disk, and of an op it knows the name alone."""
+    found, digest = importlib.util.find_spec("fastdreamer_kernels"), hashlib.sha256()
+    for folder in (found.submodule_search_locations if found is not None else None) or ():
+        for file in sorted(Path(folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _cpu_has_bf16() -> bool:

@@ -5,6 +5,7 @@ Source: Dreamer 4 (arXiv:2509.24527), section 3.3, Eq. 9-11.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -180,6 +181,7 @@ class ImaginationPhase(Phase[RolloutBatch]):
         self.rollouts_at_once = -(-self.config.phase3.batch_size // micro_batches)
         self._programs.clear()
         self._advantages.clear()
+        gc.collect()  # a program holds its own methods, so nothing else frees it and its graph
 
     @property
     def programs(self) -> Sequence[Program]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdreamer_kernels import reference
-from fastdreamer_kernels.launch import jit, launch, tl, use_kernel
+from fastdreamer_kernels.launch import jit, launch, tl, use_kernel, wrap_triton
 from fastdreamer_kernels.rows import as_rows, check_logits, expectation_of, grid_of, load_rows, tile_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def two_hot_decode_op(logits: Tensor, centres: Tensor, kernel: bool) -> Tensor:
     tile = tile_of(logits.shape[1])
     rows = logits.shape[0]
     constants = {"BINS": len(centres)} | tile
-    launch(two_hot_decode_kernel, grid_of(rows, tile), logits, centres, out, rows, logits.stride(0), **constants)
+    kernel_of_op = wrap_triton(two_hot_decode_kernel)
+    launch(kernel_of_op, grid_of(rows, tile), logits, centres, out, rows, logits.stride(0), **constants)
     return out
 
 

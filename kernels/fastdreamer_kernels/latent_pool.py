@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdreamer_kernels import reference
-from fastdreamer_kernels.launch import jit, launch, next_power_of_2, tl, use_kernel
+from fastdreamer_kernels.launch import jit, launch, next_power_of_2, tl, use_kernel, wrap_triton
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -105,18 +105,19 @@ def block_of(cols: int, pool: int) -> int:
     return min(TILE // (CHANNELS * pool * pool), next_power_of_2(cols))
 
 
-def _launch(kernel: Any, latents: Tensor, tokens: Tensor, *affine: Tensor | None, pool: int) -> None:
-    """`latents` and `tokens` in the kernel's order: the forward reads the first, the backward writes it."""
+def _launch(
+    wrapped: Any, latents: Tensor, tokens: Tensor, *affine: Tensor | None, pool: int, is_forward: bool = True
+) -> None:
+    """Launch on both tensors, in the kernel's order: the forward reads `latents`, the backward writes it."""
     batch, _, steps, height, width = latents.shape
     rows, cols = height // pool, width // pool
     block = block_of(cols, pool)
     grid = (batch * steps * rows, -(-cols // block))
     given = [tokens if vector is None else vector for vector in affine]  # an unused pointer must still be one
-    is_forward = kernel is latent_pool_kernel
     tensors = (latents, *given, tokens) if is_forward else (tokens, *given, latents)
     strides = (*latents.stride(), *(() if is_forward else tokens.stride()))
     constants = {"P": pool, "BLOCK": block, "HAS_AFFINE": affine[0] is not None, "num_warps": 4}
-    launch(kernel, grid, *tensors, steps, rows, cols, width, *strides, **constants)
+    launch(wrapped, grid, *tensors, steps, rows, cols, width, *strides, **constants)
 
 
 @torch.library.triton_op("fastdreamer::latent_pool", mutates_args={})
@@ -127,7 +128,7 @@ def latent_pool_op(
     if not kernel:
         return reference.latent_pool(latents, pool, scale, shift, out_dtype).contiguous()
     out = latent_pool_shape(latents, pool, scale, shift, out_dtype, kernel)
-    _launch(latent_pool_kernel, latents, out, scale, shift, pool=pool)
+    _launch(wrap_triton(latent_pool_kernel), latents, out, scale, shift, pool=pool)
     return out
 
 
@@ -155,7 +156,7 @@ def latent_pool_backward_op(
         spread = reference.latent_pool_backward(gradient, pool, scale, size[-2], size[-1]).to(dtype)
         return spread.contiguous(memory_format=_format(is_channels_last))
     out = latent_pool_backward_shape(gradient, pool, scale, size, dtype, is_channels_last, kernel)
-    _launch(latent_pool_backward_kernel, out, gradient, scale, pool=pool)
+    _launch(wrap_triton(latent_pool_backward_kernel), out, gradient, scale, pool=pool, is_forward=False)
     return out
 
 

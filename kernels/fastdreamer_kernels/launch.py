@@ -53,19 +53,27 @@ def use_kernel(tensor: Tensor, forced: bool | None) -> bool:
     return wanted
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+def wrap_triton(kernel: Any) -> Any:
+    """What `launch` takes, made in the source of an op, under this name: there torch looks for an op's kernels.
+
+    Compiled code is cached on disk under the source of the kernels that are found, and of no others.
+    """
+    return kernel if IS_INTERPRETED else torch.library.wrap_triton(kernel)
+
+
+def launch(wrapped: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """One launch on the first argument's device, visible to torch.compile; nothing for an empty grid."""
     if 0 in grid:
         return
     for seen in _recordings:
-        seen.append((kernel.fn.__name__, grid))
+        seen.append((getattr(wrapped, "kernel", wrapped).fn.__name__, grid))
     if IS_INTERPRETED:
         with _disable_current_modes():  # the interpreter's own copies are nobody's work
-            kernel[grid](*arguments, **constants)
+            wrapped[grid](*arguments, **constants)
         return
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        torch.library.wrap_triton(kernel)[grid](*arguments, **constants)
+        wrapped[grid](*arguments, **constants)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastdreamer_kernels import reference
-from fastdreamer_kernels.launch import jit, launch, tl, use_kernel
+from fastdreamer_kernels.launch import jit, launch, tl, use_kernel, wrap_triton
 from fastdreamer_kernels.rows import as_rows, check_logits, expectation_of, grid_of, load_rows, tile_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def two_hot_op(
     loss, gradient, expectation = two_hot_shapes(*arguments)
     tile = tile_of(logits.shape[1])
     launch(
-        two_hot_kernel,
+        wrap_triton(two_hot_kernel),
         grid_of(logits.shape[0], tile),
         logits,
         targets,
@@ -169,7 +169,7 @@ def two_hot_scale_op(gradient: Tensor, factor: Tensor, kernel: bool) -> None:
         return
     tile = tile_of(gradient.shape[1])
     launch(
-        two_hot_scale_kernel,
+        wrap_triton(two_hot_scale_kernel),
         grid_of(gradient.shape[0], tile),
         gradient,
         factor,

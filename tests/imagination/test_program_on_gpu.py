@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from itertools import product
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -122,6 +123,21 @@ def test_two_replays_differ_and_a_rollout_outlives_the_next(device: torch.device
     second = program(world.batch)
     assert not torch.equal(first.latents, second.latents) and not torch.equal(first.actions, second.actions)
     assert same(first, kept)
+
+
+@cases("captures", CAPTURES)
+def test_a_replay_stays_right_when_another_graph_has_ended(device: torch.device, captures: str) -> None:
+    """torch frees a workspace of cuBLAS with a graph, and what it may hand out next is NaN here."""
+    world = world_on(device)
+    expected = world.program(HORIZON, merges=True)(world.batch)
+    earlier = world.program(HORIZON, merges=True, captures=captures)
+    kept = world.program(HORIZON, merges=True, captures=captures)
+    ended = ref(earlier)
+    del earlier
+    gc.collect()
+    assert ended() is None
+    blocks = [torch.full((2**18 << i,), float("nan"), device=device) for i in range(4 if device.type == "cpu" else 7)]
+    assert same(kept(world.batch), expected) and all(bool(block.isnan().all()) for block in blocks)
 
 
 @cases("captures", CAPTURES)

@@ -11,8 +11,9 @@ import torch
 from fastdreamer_kernels import latent_pool, symexp_bins, two_hot_decode, two_hot_loss
 from fastdreamer_kernels.decode import two_hot_decode_op
 from fastdreamer_kernels.latent_pool import latent_pool_backward_op, latent_pool_op
-from fastdreamer_kernels.launch import IS_INTERPRETED
+from fastdreamer_kernels.launch import HAS_TRITON, IS_INTERPRETED
 from fastdreamer_kernels.two_hot import two_hot_op, two_hot_scale_op
+from torch._library.triton import get_triton_kernels_for_op
 
 CENTRES = symexp_bins(41, 3.0)
 
@@ -43,6 +44,11 @@ OPS = {
     "two_hot_scale_": (two_hot_scale_op, lambda: (torch.randn(6, 48), torch.rand(6), False)),
 }
 
+KERNELS = [
+    (name, f"{name.rstrip('_')}_kernel")
+    for name in ("latent_pool", "latent_pool_backward", "two_hot", "two_hot_scale_", "two_hot_decode")
+]
+
 
 @pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", OPS)
@@ -53,6 +59,13 @@ def test_ops_are_registered_as_torch_expects(name: str, where: str) -> None:
     *values, _ = arguments()
     moved = [v.detach().to(where).requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v for v in values]
     torch.library.opcheck(op, (*moved, where == "cuda"))
+
+
+@pytest.mark.skipif(IS_INTERPRETED or not HAS_TRITON, reason="an interpreted kernel is no kernel to torch")
+@pytest.mark.parametrize(("op", "kernel"), KERNELS)
+def test_torch_finds_the_kernel_of_an_op_under_whose_source_it_caches_what_it_compiles(op: str, kernel: str) -> None:
+    found: Any = get_triton_kernels_for_op(f"fastdreamer::{op}")
+    assert [one.fn.__name__ for one in found] == [kernel]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fastdreamer.dynamics import norm
 from fastdreamer.tools.profiling.blocks import Change, replay
 from fastdreamer.tools.profiling.memory_snapshot import changes_in_history, changes_in_trace, memory_picture
 
@@ -74,8 +75,8 @@ def test_allocations_belong_to_the_innermost_range_and_its_outermost_operator() 
 
 
 def test_a_cards_history_names_our_innermost_line() -> None:
-    ours = {"filename": "/x/fastdreamer/dynamics/norm.py", "line": 9, "name": "forward"}
-    theirs = {"filename": "/x/torch/nn/modules/module.py", "line": 1, "name": "call"}
+    ours = {"filename": norm.__file__, "line": 9, "name": "forward"}
+    theirs = {"filename": "/x/fastdreamer/.venv/lib/torch/nn/modules/module.py", "line": 1, "name": "call"}
     entry = {"addr": 1, "size": 8, "time_us": 2000}
     entries = [
         entry | {"action": "alloc", "frames": [theirs, ours]},

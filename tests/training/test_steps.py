@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -172,6 +174,23 @@ def test_memory_that_runs_out_halves_the_pieces_once_says_so_and_changes_nothing
         assert names and [one[n] for n in names] == pytest.approx([other[n] for n in names], rel=2e-3, abs=1e-4)
         if "bc_accuracy" in one:  # a share of some 150 choices: where two logits are alike, rounding takes the other
             assert one["bc_accuracy"] == pytest.approx(other["bc_accuracy"], abs=1 / 100)
+
+
+def test_memory_that_runs_out_lets_go_of_the_rollouts_that_did_not_fit(
+    build: Build, small: Callable[..., Config]
+) -> None:
+    phase = build(3)
+    assert isinstance(phase, ImaginationPhase)
+    update = Update(phase, small().phase3, BACKEND)
+    update(0)
+    (program,) = map(ref, phase.programs)
+    gc.collect()
+    gc.disable()  # it may come much too late for the smaller ones
+    try:
+        phase.shrink(2)
+        assert program() is None
+    finally:
+        gc.enable()
 
 
 def test_memory_that_runs_out_again_is_one_line(

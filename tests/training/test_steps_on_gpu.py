@@ -29,6 +29,7 @@ from fastdreamer.config import (
 )
 from fastdreamer.device import Backend
 from fastdreamer.latents.loader import Loader
+from fastdreamer.training.imagination_phase import ImaginationPhase
 
 CPU = torch.device("cpu")
 READOUTS = ("latents", "agent_tokens")
@@ -68,8 +69,19 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     gc.collect()
     if request.param == "cuda":
         torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def held_to(size_bytes: float) -> Iterator[None]:
+    """What torch may take meanwhile; afterwards as much as before."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    before = torch.cuda.get_per_process_memory_fraction()
+    torch.cuda.set_per_process_memory_fraction(size_bytes / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before)
 
 
 @contextmanager
@@ -118,6 +130,22 @@ def test_a_whole_step_never_waits_for_the_card(device: torch.device, number: int
             figures = one.step()
     assert all(bool(value.isfinite()) for value in figures.values())
     assert any(not torch.equal(before[name], p) for name, p in one.phase.model.named_parameters() if name in before)
+
+
+def test_a_step_that_is_left_out_changes_nothing_and_waits_for_nothing(device: torch.device) -> None:
+    one = optimisation(config_of(), 1, Backend(device, "fp32"))
+    one.step()
+    assert len(one.optimizers) == 2, "AdamW and Muon"
+
+    def state() -> list[Tensor]:
+        moments = [value for o in one.optimizers for entry in o.state.values() for value in entry.values()]
+        return [tensor.clone() for tensor in (*one.phase.model.state_dict().values(), *moments)]
+
+    before, plain = state(), one.phase.loss
+    one.phase.loss = lambda work, step: (plain(work, step)[0] * float("nan"), plain(work, step)[1])  # type: ignore[method-assign]
+    with waits_are_errors(device):
+        one.step()
+    assert one.skips.read() == (1, 1) and all(map(torch.equal, state(), before))
 
 
 @pytest.mark.gpu
@@ -184,7 +212,7 @@ def test_where_a_batch_does_not_fit_it_goes_on_in_halves_with_the_same_gradient(
     gpu = torch.device("cuda")
     config = config_of(dim=256, window=32, batch=batch, layers=4)
     config = replace(config, heads=replace(config.heads, hidden=1024, layers=2))
-    backend, total = Backend(gpu, "fp32"), torch.cuda.get_device_properties(gpu).total_memory
+    backend = Backend(gpu, "fp32")
 
     def peak(micro_batches: int) -> tuple[int, dict[str, Tensor]]:
         """Bytes reserved at most, and the gradient (on the host)."""
@@ -203,11 +231,59 @@ def test_where_a_batch_does_not_fit_it_goes_on_in_halves_with_the_same_gradient(
     if halves > 0.8 * whole:
         pytest.fail(f"the batch hardly matters: {whole / 2**20:.0f} MiB whole, {halves / 2**20:.0f} MiB in halves")
     one = optimisation(config, number, backend)
-    torch.cuda.set_per_process_memory_fraction((whole + halves) / 2 / total)
-    found = {name: value.cpu() for name, value in gradients(one).items()}
-    assert one.micro_batches.micro_batches == 2 and one.micro_batches.is_halved
-    said = capsys.readouterr().err
-    assert f"phase{number}: out of memory at step 6; going on with 2 micro-batches (the same gradient)" in said
-    assert apart(found, expected) < 1e-4
-    one.step()
+    with held_to((whole + halves) / 2):
+        found = {name: value.cpu() for name, value in gradients(one).items()}
+        assert one.micro_batches.micro_batches == 2 and one.micro_batches.is_halved
+        said = capsys.readouterr().err
+        assert f"phase{number}: out of memory at step 6; going on with 2 micro-batches (the same gradient)" in said
+        assert apart(found, expected) < 1e-4
+        one.step()
     assert one.micro_batches.micro_batches == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("captures", ["off", "step", "horizon"])
+def test_where_dreams_do_not_fit_they_are_dreamt_in_halves(captures: str) -> None:
+    """Memory runs out while a rollout's buffers, its warm-up or its graph are made, and what was made is given back."""
+    config = config_of(dim=256, window=32, batch=512, layers=4)
+    config = replace(config, imagination=replace(config.imagination, capture=captures))
+
+    def dreaming(micro_batches: int) -> Optimisation:
+        one = optimisation(config, 3, Backend(torch.device("cuda"), "fp32"))
+        if micro_batches > 1:
+            one.micro_batches.micro_batches = micro_batches
+            one.phase.shrink(micro_batches)
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return one
+
+    def peak(micro_batches: int) -> int:
+        one = dreaming(micro_batches)
+        for _ in range(2):
+            one.step()
+        return torch.cuda.max_memory_reserved()
+
+    whole, halves = peak(1), peak(2)
+    if halves > 0.8 * whole:
+        pytest.fail(f"the dreams hardly matter: {whole / 2**20:.0f} MiB whole, {halves / 2**20:.0f} MiB in halves")
+    one = dreaming(1)
+    with held_to((whole + halves) / 2):
+        figures = [one.step() for _ in range(3)][-1]
+        assert all(bool(value.isfinite()) for value in figures.values())
+    assert isinstance(one.phase, ImaginationPhase) and one.micro_batches.micro_batches == 2
+    assert [program.task.shape[0] for program in one.phase.programs] == [256]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_step_with_thousands_of_actions_never_waits_for_the_card_either(number: int) -> None:
+    """From 3073 look-ups on, an embedding's backward pass sorts them, which a tiny batch never sees."""
+    gpu, config = torch.device("cuda"), config_of("agent_tokens", window=16, batch=32)
+    one = optimisation(config, number, Backend(gpu, "bf16"))
+    actions = one.phase.loader.draw().actions if one.phase.loader is not None else torch.zeros(0)
+    assert actions.numel() > 3072
+    for _ in range(2):
+        one.step()
+    with waits_are_errors(gpu):
+        one.step()

@@ -20,7 +20,7 @@ LEAST_MEMORY = 2 * GIB
 """The demo's processes together stay below it."""
 LEAST_DISK = GIB
 CGROUPS = Path("/sys/fs/cgroup")
-COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang", "cc")}
+COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang")}
 """Compilers, as `fastdreamer.device` looks for them."""
 
 
@@ -64,14 +64,15 @@ def driver_gpus() -> tuple[Gpu, ...]:
 
 
 def compiler_part(kind: str) -> Component:
-    """A compiler for torch.compile and its engines; C is for a GPU's."""
+    """A compiler for torch.compile and its engines; C is for a GPU's, where Triton starts every kernel with it."""
     variable, *names = COMPILERS[kind]
     named = os.environ.get(variable, "").split()
     found = next((path for name in (*named[:1], *names) if (path := shutil.which(name))), None)
     if found:
         return Component(f"{kind} compiler", found)
+    otherwise = "" if kind == "C" else "; or use compile=off"
     return Component(
-        f"{kind} compiler", "none", "missing", f"install {names[0]} or name one with {variable}; or use compile=off"
+        f"{kind} compiler", "none", "missing", f"install {names[0]} or name one with {variable}{otherwise}"
     )
 
 

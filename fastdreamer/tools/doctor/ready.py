@@ -95,9 +95,10 @@ def _besides(
     on_gpu = has_gpu and config.device != "cpu"
     needs: list[str] = []
     if command in ("train", "demo", "profile"):
-        needs += ["triton"] if on_gpu else []
-        if config.compile == "on" or (config.compile == "auto" and on_gpu):
-            needs.append("C compiler" if on_gpu else "C++ compiler")
+        if on_gpu:
+            needs += ["triton", "C compiler"]
+        elif config.compile == "on":
+            needs.append("C++ compiler")
     if command == "build-engines":
         needs.append("C++ compiler")
     if command == "record":

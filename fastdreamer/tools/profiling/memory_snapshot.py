@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fastdreamer_kernels
 import torch
 
+import fastdreamer
 from fastdreamer.plotting.charts import stacked_picture
 from fastdreamer.plotting.svg import COLOURS
 from fastdreamer.system.files import write_atomic
@@ -29,6 +32,8 @@ TOP = 10
 MIB = 2**20
 ENTRIES = 1_000_000  # limit of the GPU's history
 FREED = "free_completed"
+OURS = tuple(str(Path(package.__file__ or "").parent) + os.sep for package in (fastdreamer, fastdreamer_kernels))
+"""The beginnings of our files' names; a clone is often called fastdreamer too, with torch inside it."""
 
 
 def memory(work: ProfiledSteps, warmup: int, steps: int, stem: Path) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def changes_in_history(entries: list[Mapping[str, Any]]) -> Iterator[Change]:
     for entry in entries:
         if entry["action"] not in ("alloc", FREED):
             continue
-        ours = next((f for f in entry.get("frames", ()) if "fastdreamer" in f["filename"]), None)
+        ours = next((f for f in entry.get("frames", ()) if f["filename"].startswith(OURS)), None)
         name = f"{ours['name']} ({Path(ours['filename']).name}:{ours['line']})" if ours else "outside our code"
         size = -entry["size"] if entry["action"] == FREED else entry["size"]
         yield Change(entry["time_us"] / 1e3, entry["addr"], size, name)
