@@ -104,7 +104,8 @@ class Bench:
         """One arm at the configured batch, or at `crops` in one piece; what fails says why."""
         config = self._config(phase, arm, crops)
         count = config.phase(phase).batch_size
-        title = f"phase {phase} {self.backend.precision} {count} x {_steps(config, phase)}"
+        steps = config.imagination.horizon if phase == 3 else config.dynamics.window
+        title = f"phase {phase} {self.backend.precision} {count} x {steps}"
         cache = "warm" if self.backend.device.type == "cuda" else "host"
         row = StepRow(title, arm, cache, 0.0, 0, 0, None, 0.0, 0.0, phase, count)
         fresh_peaks()
@@ -187,10 +188,6 @@ class Bench:
                 yield row
                 if row.reason:
                     break
-
-
-def _steps(config: Config, phase: int) -> int:
-    return config.imagination.horizon if phase == 3 else config.dynamics.window
 
 
 def table(rows: Sequence[StepRow]) -> str:
