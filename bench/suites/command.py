@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -47,6 +47,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "overrides": {"nargs": "*", "help": "such as dynamics.layers=4"},
 }
 ALL = tuple(SHARED)
+AnyRow = TypeVar("AnyRow", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ class Setup:
     about: dict[str, Any]
     out: Path | None
 
-    def save(self, rows: Sequence[Measured]) -> None:
-        """Writes what there is so far."""
-        if self.out is not None:
-            write(self.out, self.about, self.probes, rows)
+    def saved(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
+        """All rows; with each one, what there is so far is written."""
+        done = list[AnyRow]()
+        for row in rows:
+            done.append(row)
+            if self.out is not None:
+                write(self.out, self.about, self.probes, done)
+        return done
 
     def lines(self) -> Iterable[str]:
         """The machine and its rates."""

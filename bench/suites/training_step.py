@@ -253,9 +253,5 @@ def run(chosen: argparse.Namespace) -> None:
     arms = chosen.arms or (list(ARMS) if is_gpu else ["eager", "naive"])
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", "compiled" in arms)
     bench = Bench(setup.config, setup.backend, setup.probes["matmul_flop_per_s"], repeats=10 if is_gpu else 7)
-    rows: list[StepRow] = []
-    sizes = chosen.crops or (SIZES if is_gpu else ())
-    for row in bench.rows(chosen.phases or (1, 2, 3), arms, sizes):
-        rows.append(row)
-        setup.save(rows)
+    rows = setup.saved(bench.rows(chosen.phases or (1, 2, 3), arms, chosen.crops or (SIZES if is_gpu else ())))
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows, chosen.device, chosen.memory_gb)]))
