@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Any
 
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.json_files import COUNT, FLAG, TEXT
+from fastdreamer.system.json_files import digest as digest
 
 SPLITS = ("train", "held_out")
 HEIRLOOMS = "heirlooms"  # key of a manifest that is to replace another: what of its entries must stay
 _is_text, _is_count, _is_flag = TEXT.holds, COUNT.holds, FLAG.holds
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON, whatever its spaces and the order of its names."""
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_sound(content: Mapping[str, Any]) -> bool:
