@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
-from fastdreamer.envs.workers import WorkerPool, count_cores
+from fastdreamer.envs.workers import WorkerPool
 from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 1_000_000  # actions: who plays decides when to stop
@@ -60,7 +60,7 @@ class BranchPool(WorkerPool):
     def __init__(self, count: int, task: str, workers: int = 0) -> None:
         import_crafter()
         self.count = count
-        super().__init__(count, min(workers or count_cores(), count))
+        super().__init__(count, workers)
         self._start(_Branches, [(len(share), task) for share in self._shares])
 
     def start(self, seeds: Sequence[int]) -> UInt8[np.ndarray, "e h w 3"]:

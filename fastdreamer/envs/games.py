@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.pool import Frames, Stepped
-from fastdreamer.envs.workers import WorkerPool, count_cores
+from fastdreamer.envs.workers import WorkerPool
 from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 10**9  # steps; whoever plays without a limit cuts games off himself
@@ -33,7 +33,7 @@ class Games(WorkerPool):
     def __init__(self, count: int, max_steps: int = ENDLESS, workers: int = 0) -> None:
         import_crafter()
         self.count = count
-        super().__init__(count, min(workers or count_cores(), count))
+        super().__init__(count, workers)
         self._start(_Share, [(max_steps,) for _ in self._shares])
         self._frames: dict[int, np.ndarray] = {}
 

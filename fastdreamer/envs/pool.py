@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend
-from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, WorkerPool, count_cores
+from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, WorkerPool
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 
@@ -77,11 +77,10 @@ class EnvPool(WorkerPool):
         if self._is_minecraft:
             minecraft = minecraft or MinecraftSettings()
             find_backend(env, minecraft.backend)
-            count = len(seeds)
+            workers = len(seeds)
         else:
             import_crafter()
-            count = min(workers or count_cores(), len(seeds))
-        super().__init__(len(seeds), count)
+        super().__init__(len(seeds), workers)
         self._seeds = [int(seed) for seed in seeds]
         self._infos: list[dict[str, Any]] = []
         self._start(_Worlds, [(env, self._seeds_of(share), max_steps, minecraft) for share in self._shares])

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from fastdreamer.errors import UserError
-from fastdreamer.system.cores import count_cores as count_cores
+from fastdreamer.system.cores import count_cores
 
 Handler = Callable[[Any], Any]  # request -> reply, both picklable
 
@@ -91,14 +91,14 @@ class Worker:
 
 
 class WorkerPool:
-    """Numbered things shared out in turns among worker processes, which answer together.
+    """Numbered things shared out in turns among worker processes: `workers`, or one a core, and at most one a thing.
 
-    Use it as a context manager: leaving it ends the processes.
+    The processes answer together. Use it as a context manager: leaving it ends them.
     """
 
-    def __init__(self, count: int, processes: int) -> None:
+    def __init__(self, count: int, workers: int = 0) -> None:
         self._workers: list[Worker] = []
-        self._share_out(count, processes)
+        self._share_out(count, min(workers or count_cores(), count))
 
     def _share_out(self, count: int, processes: int) -> None:
         self._shares = [list(range(first, count, processes)) for first in range(processes)]
