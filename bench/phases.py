@@ -17,6 +17,7 @@ from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.episode import Episode
 from fastdreamer.latents.loader import Loader
+from fastdreamer.latents.synthetic import made_up_episode
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.training.build import Kind, build_phase
@@ -34,18 +35,9 @@ def made_up(config: Config, episodes: int = EPISODES, length: int = 0) -> list[E
     frames = 1 + (steps - 1) * config.tokenizer.frames_per_latent
     found = []
     for _ in range(episodes):
-        terminals = torch.zeros(frames - 1, dtype=torch.bool)
-        terminals[-1] = True
-        episode = Episode(
-            name="made up",
-            split="train",
-            latents=torch.randn(steps, TOKENS, CHANNELS, generator=generator).half(),
-            actions=torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in sizes], 1).byte(),
-            rewards=(torch.arange(frames - 1) % 5 == 4).float(),
-            terminals=terminals,
-            valid=torch.ones(frames, dtype=torch.bool),
-        )
-        found.append(episode)
+        latents = torch.randn(steps, TOKENS, CHANNELS, generator=generator)
+        actions = torch.stack([torch.randint(s, (frames - 1,), generator=generator) for s in sizes], 1)
+        found.append(made_up_episode("made up", "train", latents, actions, ends=True))
     return found
 
 

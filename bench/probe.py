@@ -6,8 +6,10 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import statistics
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,29 @@ def machine() -> dict[str, Any]:
             "l2_bytes": properties.L2_cache_size,
             "cuda": torch.version.cuda,
         }
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS if _is_installed(name)}
     return {
         **gpu,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(*VERSIONS),
         "commit": _commit(),
     }
+
+
+def installed_versions(*names: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def slug(text: str) -> str:
+    """A name for files: letters and digits, the rest as hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def copy_bandwidth(size_bytes: int, device: str) -> float:
@@ -62,14 +77,6 @@ def _seconds(arm: Arm, device: str) -> float:
     if device == "cuda":
         return statistics.median(cuda_seconds(arm, is_cold=True, repeats=20))
     return paired(arm, arm, pairs=6).seconds_a
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _commit() -> str:

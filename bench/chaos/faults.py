@@ -140,14 +140,12 @@ def limits(bench: Bench, stage: str, clock: Clock) -> Row:
     """Files that may not grow beyond some size: what writes below Python meets a full disk too."""
     began = time.monotonic()
 
-    def turn(limit: int) -> Turn:
-        def limited(work: Callable[[], None]) -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            work()
+    def limited(limit: int, work: Callable[[], None]) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        work()
 
-        return Turn(f"files of at most {limit} bytes", limited)
-
-    tries, _, failures = _each(bench, stage, [turn(limit) for limit in LIMITS], clock)
+    turns = [Turn(f"files of at most {limit} bytes", partial(limited, limit)) for limit in LIMITS]
+    tries, _, failures = _each(bench, stage, turns, clock)
     return Row("disk", f"full in {stage}", tries, failures, "", time.monotonic() - began)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from bench.chaos import faults, flips, memory, mutations, numbers
 from bench.chaos.kills import kills
 from bench.chaos.lanes import Job, Setting
 from bench.chaos.rows import Row
 from bench.chaos.stages import NAMES
-
-Work = Callable[[Setting], Iterator[Row]]
 
 PARTS = ("kills", "flips", "inputs", "disk", "numbers")
 SHORT_STAGES = ("encode", "fit-tokenizer", "phase1", "eval")
@@ -28,23 +27,22 @@ def all_jobs(is_short: bool) -> list[Job]:
     """Every job; in the short form a little of everything."""
     stages = SHORT_STAGES if is_short else NAMES
     jobs = [Job("numbers", 150.0, _flat, False), Job("flips", 110.0, _flips, False)]
-    jobs += [Job("inputs", seconds, _inputs(name), False) for name, seconds in SECONDS_OF_INPUTS.items()]
-    for stage in stages:
-        jobs.append(
-            Job("kills", 26 * (SECONDS[stage] + COPIES_S / 4), _kills(stage, signal.SIGKILL, 3 if is_short else KILLS))
-        )
-    for stage in stages:
-        jobs.append(
-            Job("kills", 10 * (SECONDS[stage] + COPIES_S / 4), _kills(stage, signal.SIGTERM, 2 if is_short else STOPS))
-        )
+    jobs += [Job("inputs", seconds, partial(_inputs, name), False) for name, seconds in SECONDS_OF_INPUTS.items()]
+    for number, often, count in (
+        (signal.SIGKILL, 26, 3 if is_short else KILLS),
+        (signal.SIGTERM, 10, 2 if is_short else STOPS),
+    ):
+        for stage in stages:
+            work = partial(_kills, stage, number, count)
+            jobs.append(Job("kills", often * (SECONDS[stage] + COPIES_S / 4), work))
     for what, stage in numbers.SUBJECTS.items():
         if stage in stages:
-            jobs.append(Job("numbers", 20 * SECONDS[stage], _bad_numbers(what)))
+            jobs.append(Job("numbers", 20 * SECONDS[stage], partial(_bad_numbers, what)))
     for stage in stages:
         if stage in memory.STAGES:
-            jobs.append(Job("numbers", 15 * SECONDS[stage], _memory(stage)))
-    jobs += [Job("disk", 50 * (SECONDS[stage] + COPIES_S), _places(stage)) for stage in stages]
-    jobs += [Job("disk", 20 * (SECONDS[stage] + COPIES_S), _other_errors(stage)) for stage in stages]
+            jobs.append(Job("numbers", 15 * SECONDS[stage], partial(_memory, stage)))
+    jobs += [Job("disk", 50 * (SECONDS[stage] + COPIES_S), partial(_places, stage)) for stage in stages]
+    jobs += [Job("disk", 20 * (SECONDS[stage] + COPIES_S), partial(_other_errors, stage)) for stage in stages]
     return jobs
 
 
@@ -60,45 +58,27 @@ def _flips(given: Setting) -> Iterator[Row]:
         yield flips.flips(target, 40 if given.is_short else target.tries, clock, given.seed)
 
 
-def _inputs(name: str) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        (kind,) = (kind for kind in mutations.inputs(given.folder) if kind.name == name)
-        yield mutations.mutations(kind, 60 if given.is_short else 5_000, given.clock, given.seed)
-
-    return work
+def _inputs(name: str, given: Setting) -> Iterator[Row]:
+    (kind,) = (kind for kind in mutations.inputs(given.folder) if kind.name == name)
+    yield mutations.mutations(kind, 60 if given.is_short else 5_000, given.clock, given.seed)
 
 
-def _kills(stage: str, number: signal.Signals, count: int) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        yield kills(given.bench, stage, count, number, given.clock, given.seed)
-
-    return work
+def _kills(stage: str, number: signal.Signals, count: int, given: Setting) -> Iterator[Row]:
+    yield kills(given.bench, stage, count, number, given.clock, given.seed)
 
 
-def _bad_numbers(what: str) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        yield numbers.bad_numbers(given.bench, what, given.clock, 3 if given.is_short else 18)
-
-    return work
+def _bad_numbers(what: str, given: Setting) -> Iterator[Row]:
+    yield numbers.bad_numbers(given.bench, what, given.clock, 3 if given.is_short else 18)
 
 
-def _memory(stage: str) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        yield memory.shortages(given.bench, stage, 2 if given.is_short else 12, given.clock, given.seed)
-
-    return work
+def _memory(stage: str, given: Setting) -> Iterator[Row]:
+    yield memory.shortages(given.bench, stage, 2 if given.is_short else 12, given.clock, given.seed)
 
 
-def _places(stage: str) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        yield faults.limits(given.bench, stage, given.clock.part(1 / 5))
-        yield faults.places(given.bench, stage, given.shared, given.clock, given.seed)
-
-    return work
+def _places(stage: str, given: Setting) -> Iterator[Row]:
+    yield faults.limits(given.bench, stage, given.clock.part(1 / 5))
+    yield faults.places(given.bench, stage, given.shared, given.clock, given.seed)
 
 
-def _other_errors(stage: str) -> Work:
-    def work(given: Setting) -> Iterator[Row]:
-        yield faults.other_errors(given.bench, stage, given.shared, given.clock, given.seed)
-
-    return work
+def _other_errors(stage: str, given: Setting) -> Iterator[Row]:
+    yield faults.other_errors(given.bench, stage, given.shared, given.clock, given.seed)

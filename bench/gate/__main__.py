@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from bench.gate.measure import Measured, measure
 from bench.gate.ratio import is_precise
 from bench.gate.rows import ROWS, GateRow
 from bench.gate.tables import COPY, MATMUL
-from bench.probe import copy_bandwidth, machine, matrix_rate
+from bench.probe import copy_bandwidth, installed_versions, machine, matrix_rate, slug
 from fastdreamer.errors import UserError
 
 COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}
@@ -55,28 +54,22 @@ STEADY = 0.08
 
 def versions() -> str:
     """What baselines are keyed by: torch and Triton without the build."""
-
-    def version(name: str) -> str:
-        try:
-            return metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            return "none"
-
-    return f"torch {version('torch')}, triton {version('triton')}"
+    found = installed_versions("torch", "triton")
+    return ", ".join(f"{name} {found.get(name, 'none').partition('+')[0]}" for name in ("torch", "triton"))
 
 
 def device_class(device: torch.device) -> str:
     """Machines whose ratios are the same: the GPU, or the CPU's make, family, model, widest vectors and cores."""
     about = machine()
     if device.type == "cuda":
-        return _slug(str(about["card"]))
+        return slug(str(about["card"]))
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         text = ""
     family, model = (re.search(rf"^{key}\s*:\s*(\d+)", text, re.MULTILINE) for key in ("cpu family", "model"))
     numbers = f" family {family[1]} model {model[1]}" if family and model else ""
-    return _slug(f"{about['processor']}{numbers} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()} cores")
+    return slug(f"{about['processor']}{numbers} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()} cores")
 
 
 def judge(found: Measured, device: torch.device, rows: Sequence[GateRow]) -> tuple[list[str], list[str]]:
@@ -258,10 +251,6 @@ def _set_up(name: str) -> torch.device:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(name)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 if __name__ == "__main__":

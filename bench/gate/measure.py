@@ -68,7 +68,9 @@ def measure(rows: Iterable[GateRow], device: torch.device, is_full: bool, is_tim
 
 
 def _measure(row: GateRow, device: torch.device, budget_s: float, found: Measured) -> None:
-    _let_go(device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory(prefix="fastdreamer-gate-") as folder:
         work = row.build(Place(device, Path(folder)))
         work.check()
@@ -78,12 +80,6 @@ def _measure(row: GateRow, device: torch.device, budget_s: float, found: Measure
         found.counts[row.name] = counts
         if work.ours is not None and budget_s:
             found.times[row.name] = until_precise(work, budget_s)
-
-
-def _let_go(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _gpu_memory(work: RowWork, device: torch.device) -> dict[str, int]:

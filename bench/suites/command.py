@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from bench.naive.papers import PAPERS
-from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate
+from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate, slug
 from bench.suites.results import Measured, write
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
@@ -48,6 +47,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "overrides": {"nargs": "*", "help": "such as dynamics.layers=4"},
 }
 ALL = tuple(SHARED)
+AnyRow = TypeVar("AnyRow", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,14 @@ class Setup:
     about: dict[str, Any]
     out: Path | None
 
-    def save(self, rows: Sequence[Measured]) -> None:
-        """Writes what there is so far."""
-        if self.out is not None:
-            write(self.out, self.about, self.probes, rows)
+    def saved(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
+        """All rows; with each one, what there is so far is written."""
+        done = list[AnyRow]()
+        for row in rows:
+            done.append(row)
+            if self.out is not None:
+                write(self.out, self.about, self.probes, done)
+        return done
 
     def lines(self) -> Iterable[str]:
         """The machine and its rates."""
@@ -82,7 +86,8 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the command line; leave with 2 and one line for a user's mistake."""
     name, *rest = (sys.argv[1:] if given is None else given) or [""]
     if name in ("", "-h", "--help"):
-        print(_listed())
+        lines = [f"  {name:<15}{about}" for name, about in SUITES.items()]
+        print("python -m bench.suites NAME [--help]; the names:", *lines, sep="\n")
         return 0
     if (chosen := name.replace("-", "_")) not in SUITES:
         print(f"bench.suites: {name}: there are {', '.join(SUITES)}", file=sys.stderr)
@@ -112,11 +117,6 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _listed() -> str:
-    lines = [f"  {name:<15}{about}" for name, about in SUITES.items()]
-    return "\n".join(["python -m bench.suites NAME [--help]; the names:", *lines])
-
-
 def _check_gpu(chosen: argparse.Namespace) -> None:
     """Refuses a GPU, or memory of it, that is not there."""
     is_gpu, memory_gb = getattr(chosen, "device", "cpu") == "cuda", getattr(chosen, "memory_gb", 0.0)
@@ -137,9 +137,8 @@ def cap_memory(chosen: argparse.Namespace) -> None:
 
 def out_file(chosen: argparse.Namespace, about: dict[str, Any]) -> Path | None:
     """The file of --out; or on a GPU its own file in bench/results."""
-    gpu = re.sub(r"[^a-z0-9]+", "-", str(about.get("card", "")).lower()).strip("-")
-    usual = ROOT / "bench/results" / f"{gpu}{chosen.result}.json" if chosen.device == "cuda" else None
-    return chosen.out or usual
+    usual = ROOT / "bench/results" / f"{slug(about.get('card', ''))}{chosen.result}.json"
+    return chosen.out or (usual if chosen.device == "cuda" else None)
 
 
 def known(option: str, given: Collection[Any] | None, names: Iterable[Any]) -> None:

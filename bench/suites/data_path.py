@@ -14,10 +14,8 @@ import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.arm import Arm
-from bench.probe import copy_bandwidth, machine
+from bench.probe import copy_bandwidth, installed_versions, machine
 from bench.suites.command import out_file, reason_of
 from bench.suites.results import NOT_OFFERED, Measured, write
 from bench.timing import paired
@@ -195,10 +193,7 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(f"--size {chosen.size}: give width and height, 16 or more, as in 640x360")
     if chosen.frames < WINDOW or chosen.pairs < 2 or chosen.image_size < 16:
         raise UserError(f"give --frames of {WINDOW} or more, --pairs of 2 or more, --image-size of 16 or more")
-    device, libraries = torch.device(chosen.device), {}
-    for name in ("av", "nvidia-dali-cuda130"):
-        with suppress(metadata.PackageNotFoundError):
-            libraries[name] = metadata.version(name)
+    device, libraries = torch.device(chosen.device), installed_versions("av", "nvidia-dali-cuda130")
     about = machine() | {"libraries": libraries, "frames": chosen.frames, "windows": f"{BATCH} x {WINDOW}"}
     out = out_file(chosen, about)
     probes = {"copy_bytes_per_s": copy_bandwidth(1 << 24, "cpu")}

@@ -202,8 +202,5 @@ def run(chosen: argparse.Namespace) -> None:
     compiles = any(ARMS[name].compiles for name in arms)
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", compiles)
     bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_gpu else 6)
-    rows: list[RolloutRow] = []
-    for row in bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])):
-        rows.append(row)
-        setup.save(rows)
+    rows = setup.saved(bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])))
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))

@@ -61,14 +61,7 @@ def write_episodes(root: Path, episodes: int, steps: int) -> None:
         base = rng.integers(0, 256, (64 + steps // 8, 64, 3), dtype=np.uint8)
         frames = np.stack([base[i // 8 : i // 8 + 64] for i in range(steps + 1)])
         frames[:, ::4, ::4] = rng.integers(0, 256, frames[:, ::4, ::4].shape, dtype=np.uint8)
-        trajectory = Trajectory(
-            name=f"v3_bench_overlap-{number}_0-{steps}",
-            frames=frames,
-            actions=np.zeros((steps, 1), np.uint8),
-            rewards=np.zeros(steps, np.float32),
-            terminals=np.zeros(steps, bool),
-            valid=np.ones(steps + 1, bool),
-        )
+        trajectory = Trajectory.unpaid(f"v3_bench_overlap-{number}_0-{steps}", frames, np.zeros((steps, 1), np.uint8))
         write_recording(root / "Bench" / trajectory.name, trajectory, space, {})
 
 

@@ -104,7 +104,8 @@ class Bench:
         """One arm at the configured batch, or at `crops` in one piece; what fails says why."""
         config = self._config(phase, arm, crops)
         count = config.phase(phase).batch_size
-        title = f"phase {phase} {self.backend.precision} {count} x {_steps(config, phase)}"
+        steps = config.imagination.horizon if phase == 3 else config.dynamics.window
+        title = f"phase {phase} {self.backend.precision} {count} x {steps}"
         cache = "warm" if self.backend.device.type == "cuda" else "host"
         row = StepRow(title, arm, cache, 0.0, 0, 0, None, 0.0, 0.0, phase, count)
         fresh_peaks()
@@ -189,10 +190,6 @@ class Bench:
                     break
 
 
-def _steps(config: Config, phase: int) -> int:
-    return config.imagination.horizon if phase == 3 else config.dynamics.window
-
-
 def table(rows: Sequence[StepRow]) -> str:
     """The rows as text, reasons last."""
     head = f"{'row':26}{'arm':>10}{'micro':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
@@ -256,9 +253,5 @@ def run(chosen: argparse.Namespace) -> None:
     arms = chosen.arms or (list(ARMS) if is_gpu else ["eager", "naive"])
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", "compiled" in arms)
     bench = Bench(setup.config, setup.backend, setup.probes["matmul_flop_per_s"], repeats=10 if is_gpu else 7)
-    rows: list[StepRow] = []
-    sizes = chosen.crops or (SIZES if is_gpu else ())
-    for row in bench.rows(chosen.phases or (1, 2, 3), arms, sizes):
-        rows.append(row)
-        setup.save(rows)
+    rows = setup.saved(bench.rows(chosen.phases or (1, 2, 3), arms, chosen.crops or (SIZES if is_gpu else ())))
     print("\n".join([*setup.lines(), table(rows), *verdicts(rows, chosen.device, chosen.memory_gb)]))

@@ -106,7 +106,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> None:
     """Train, measure, time and print."""
     trained_run, base = RunDirectory(chosen.run_dir), str(chosen.run_dir / "config.yaml")
-    shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.dreams}"]
+    shared = [*chosen.overrides, "device=cpu", f"phase1.steps={chosen.steps}", f"phase3.batch_size={chosen.rollouts}"]
     own = load_config(base, shared)
     store, backend = LatentStore.open(trained_run.store(own)), choose_device(own)
     agent = agent_from(trained_run.load(2, load_config(base)), own, backend.device).eval()

@@ -12,10 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from fastdreamer.encoding.producers import BoundedQueue
@@ -60,14 +59,17 @@ class EpisodeLocks:
             ) from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the store and release all locks."""
         os.close(self._file)
 
     def take(self, name: str) -> bool:
         """Lock an episode, unless another process holds it."""
+        return self._takes(_byte(name))
+
+    def _takes(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):
             return False
         return True
@@ -109,12 +111,9 @@ class EpisodeLocks:
 
     def is_alone(self) -> bool:
         """Whether no other process works on the store; call it within `manifest`."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _USERS)
-        except (BlockingIOError, PermissionError):
-            return False
-        fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
-        return True
+        if is_alone := self._takes(_USERS):
+            fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _USERS)
+        return is_alone
 
     @contextmanager
     def leave(self) -> Iterator[bool]:
@@ -122,10 +121,7 @@ class EpisodeLocks:
 
         Call it within `manifest`, so that of two that leave at once one is the last.
         """
-        is_last = False
-        with suppress(BlockingIOError, PermissionError):
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _USERS)
-            is_last = True
+        is_last = self._takes(_USERS)
         try:
             yield is_last
         finally:

@@ -21,7 +21,7 @@ from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, reco
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, fault
-from fastdreamer.latents.store import FORMAT, store_key
+from fastdreamer.latents.store import FORMAT, described, store_key
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels
@@ -95,11 +95,10 @@ def encode_recordings(
     key = store_key(config, tokenizer.fingerprint, tokenizer.precision, tokenizer.backend, resampled_by)
     streamer = _streamer(config, tokenizer)
     print(f"frames: decoded by {'nvdec' if streamer.gpu else 'pyav'}, resampled by {resampled_by}", flush=True)
-    described = {"name": space.name, "fingerprint": space.fingerprint}
     threads = min(config.data.decode_threads or min(MOST_THREADS, count_cores()), len(found))
     with EpisodeLocks(store, most=2 * threads + WRITTEN_AHEAD) as locks:
         manifest_writer = ManifestWriter(store, locks, recordings, config.data.held_out, heirlooms)
-        manifest_writer.open({"format": FORMAT, "key": key, "space": described}, found)
+        manifest_writer.open({"format": FORMAT, "key": key, **described(space)}, found)
         for link, other in list(manifest_writer.links.items())[:SHOWN_LINKS]:
             print(f"{link} is a link to {other}: it counts once", flush=True)
 

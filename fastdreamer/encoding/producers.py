@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from fastdreamer.system.ranges import span
@@ -108,7 +107,7 @@ class Producers(Generic[Item]):
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the threads."""
         self._queue.stop()
         for thread in self._threads:
@@ -176,7 +175,7 @@ class Writer(Generic[Item]):
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         """Write the rest and end the thread."""
         began = time.perf_counter()
         self._queue.put(_END)

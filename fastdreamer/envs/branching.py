@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
-from fastdreamer.envs.workers import Worker, count_cores
+from fastdreamer.envs.workers import WorkerPool
 from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 1_000_000  # actions: who plays decides when to stop
@@ -46,7 +45,7 @@ class Played:
     ended: Bool[np.ndarray, " e"]
 
 
-class BranchPool:
+class BranchPool(WorkerPool):
     """`count` Crafter worlds in lockstep, spread over worker processes. Use it as a context manager.
 
     Args:
@@ -61,62 +60,38 @@ class BranchPool:
     def __init__(self, count: int, task: str, workers: int = 0) -> None:
         import_crafter()
         self.count = count
-        used = min(workers or count_cores(), count)
-        self._shares = [np.arange(first, count, used) for first in range(used)]
-        self._workers: list[Worker] = []
-        try:
-            for share in self._shares:
-                self._workers.append(Worker(_Branches, len(share), task))
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(count, workers)
+        self._start(_Branches, [(len(share), task) for share in self._shares])
 
     def start(self, seeds: Sequence[int]) -> UInt8[np.ndarray, "e h w 3"]:
         """Begin the worlds of `seeds`."""
         assert len(seeds) == self.count, (len(seeds), self.count)
-        frames = self._ask("start", [([seeds[i] for i in share.tolist()],) for share in self._shares])
-        return self._in_order(frames)
+        return self._in_order(self._each("start", [([seeds[i] for i in share],) for share in self._shares]))
 
     def restore(self, snapshot: Snapshot, chances: Sequence[int]) -> None:
         """Restore the same moment in all worlds, each with a chance of its own."""
         assert len(chances) == self.count, (len(chances), self.count)
-        self._ask("restore", [(snapshot, [chances[i] for i in share.tolist()]) for share in self._shares])
+        self._each("restore", [(snapshot, [chances[i] for i in share]) for share in self._shares])
 
     def step(self, actions: Int[np.ndarray, "e c k"], active: Bool[np.ndarray, " e"]) -> Played:
         """Play a chunk in the worlds that are `active`; the others stand still."""
-        parts = self._ask("step", [(actions[share], active[share]) for share in self._shares])
+        parts = self._each("step", [(actions[share], active[share]) for share in self._shares])
         return Played(**{f.name: self._in_order([getattr(part, f.name) for part in parts]) for f in fields(Played)})
 
     def save(self, wanted: Bool[np.ndarray, " e"]) -> dict[int, Snapshot]:
         """Save the worlds that are `wanted`, by their place."""
-        parts = self._ask("save", [(np.flatnonzero(wanted[share]).tolist(),) for share in self._shares])
+        parts = self._each("save", [(np.flatnonzero(wanted[share]).tolist(),) for share in self._shares])
         return {
-            int(share[index]): snapshot
+            share[index]: snapshot
             for share, part in zip(self._shares, parts, strict=True)
             for index, snapshot in part.items()
         }
 
-    def close(self) -> None:
-        """End the worker processes."""
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
-
-    def __enter__(self) -> Self:
-        """The pool itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the pool."""
-        self.close()
-
-    def _ask(self, what: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        for worker, given in zip(self._workers, arguments, strict=True):
-            worker.send((what, given))
-        return [worker.receive() for worker in self._workers]
+    def _each(self, what: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return self._ask([(what, given) for given in arguments])
 
     def _in_order(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)[np.argsort(np.concatenate(self._shares))]
+        return np.concatenate(parts)[self._order]
 
 
 class _Branches:

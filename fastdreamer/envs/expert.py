@@ -10,6 +10,7 @@ it has once placed (plant, stone, furnace).
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from fastdreamer.envs.crafter import CrafterEnv
@@ -191,18 +192,17 @@ class Sight:
         """`action` if the tile ahead is one of `where`, else a sidestep that gives another tile ahead."""
         if self.front in where:
             return action
-        index = _CLOCKWISE.index(self._facing)
-        for turn in (1, 3, 2):  # sidesteps first: they stay in touch with what is ahead
-            direction = _CLOCKWISE[(index + turn) % 4]
-            if self._flat[self._start + MOVES[direction]] in (*_WALKABLE, STONE):
-                return _STEP[direction]
-        return None
+        return self._turn((1, 3, 2), (*_WALKABLE, STONE))  # sidesteps first: they stay in touch with what is ahead
 
     def explore(self) -> str:
         """Go straight on; where that is blocked, take the first free direction clockwise."""
+        return self._turn(range(4), _WALKABLE) or "noop"
+
+    def _turn(self, quarters: Iterable[int], onto: Collection[int]) -> str | None:
+        """The step in the first of these directions, in quarters clockwise, whose tile is one of `onto`."""
         index = _CLOCKWISE.index(self._facing)
-        for turn in range(4):
+        for turn in quarters:
             direction = _CLOCKWISE[(index + turn) % 4]
-            if self._flat[self._start + MOVES[direction]] in _WALKABLE:
+            if self._flat[self._start + MOVES[direction]] in onto:
                 return _STEP[direction]
-        return "noop"
+        return None

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Int
 
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
-from fastdreamer.envs.workers import Worker, count_cores
+from fastdreamer.envs.pool import Frames, Stepped
+from fastdreamer.envs.workers import WorkerPool
 from fastdreamer.recordings.tasks import TaskMeter
 
 ENDLESS = 10**9  # steps; whoever plays without a limit cuts games off himself
-Frames = UInt8[np.ndarray, "e h w 3"]
-Stepped = tuple[Frames, Float32[np.ndarray, " e"], Bool[np.ndarray, " e"], Bool[np.ndarray, " e"], list[dict[str, Any]]]
 
 
-class Games:
+class Games(WorkerPool):
     """`count` games at once; leaving the context ends their processes.
 
     A game depends on its world and its actions alone. A world that is begun again in the same place is not made anew.
@@ -35,19 +33,18 @@ class Games:
     def __init__(self, count: int, max_steps: int = ENDLESS, workers: int = 0) -> None:
         import_crafter()
         self.count = count
-        processes = min(workers or count_cores(), count)
-        self._shares = [np.arange(first, count, processes) for first in range(processes)]
-        self._workers = [Worker(_Share, max_steps) for _ in self._shares]
+        super().__init__(count, workers)
+        self._start(_Share, [(max_steps,) for _ in self._shares])
         self._frames: dict[int, np.ndarray] = {}
 
     def begin(self, games: Sequence[int], worlds: Sequence[int], tasks: Sequence[str]) -> None:
         """Begins these games anew, each in its world and for its task; the others go on."""
         orders = {game: (world, task) for game, world, task in zip(games, worlds, tasks, strict=True)}
-        self._ask([[(game, *orders[game]) for game in share.tolist() if game in orders] for share in self._shares])
+        self._played([[(game, *orders[game]) for game in share if game in orders] for share in self._shares])
 
     def step(self, actions: Int[np.ndarray, "e k"], active: Bool[np.ndarray, " e"]) -> Stepped:
         """Plays `actions` where `active`; see `EnvPool.step`."""
-        rows = self._ask([(share.tolist(), np.asarray(actions)[share], active[share]) for share in self._shares])
+        rows = self._played([(share, np.asarray(actions)[share], active[share]) for share in self._shares])
         _, rewards, terminated, truncated, infos = zip(*(rows[game] for game in range(self.count)), strict=True)
         return self.frames, np.array(rewards, np.float32), np.array(terminated), np.array(truncated), list(infos)
 
@@ -56,21 +53,9 @@ class Games:
         """What every game shows; all must have begun."""
         return np.stack([self._frames[game] for game in range(self.count)])
 
-    def __enter__(self) -> Self:
-        """Return the games themselves."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Ends the processes."""
-        for worker in self._workers:
-            worker.close()
-
-    def _ask(self, requests: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
+    def _played(self, requests: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
         """Each worker's answers, by game; its frame comes first."""
-        for worker, request in zip(self._workers, requests, strict=True):
-            worker.send(request)
-        answers = [worker.receive() for worker in self._workers]
-        rows = {game: row for answer in answers for game, row in answer.items()}
+        rows = {game: row for answer in self._ask(requests) for game, row in answer.items()}
         self._frames |= {game: row[0] for game, row in rows.items()}
         return rows
 

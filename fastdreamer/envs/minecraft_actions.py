@@ -1,4 +1,4 @@
-"""Actions between an `ActionSpace` and a Minecraft simulator's action dict, exactly and both ways.
+"""Actions of an `ActionSpace` as a Minecraft simulator's action dict, exactly.
 
 Simulators of the MineRL family take a dict: a 0 or 1 a key, `camera` as (pitch, yaw) degrees of this step, the hotbar
 as nine keys `hotbar.1` to `hotbar.9`, and, in minerl 0.4, strings for craft, place, equip and smelt.
@@ -39,7 +39,7 @@ def read_keys(spaces: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 class ActionTranslator:
-    """Label indices to a simulator's action dict and back.
+    """Label indices to a simulator's action dict.
 
     Args:
         space: the actions of the recordings.
@@ -83,24 +83,6 @@ class ActionTranslator:
             else:
                 result[component.name] = int(value) if component.labels == BUTTON else str(value)
         return result
-
-    def from_simulator(self, action: Mapping[str, Any]) -> UInt8[np.ndarray, " k"]:
-        """The label indices of a simulator's action dict; what is left out comes back as its no-op.
-
-        Raises:
-            UserError: if it presses a key that the space does not have, or two hotbar keys.
-        """
-        noop = self.space.to_recording(np.array([self.space.noop], np.uint8))
-        arrays = {f"action${key}": np.asarray([action[key]]) for key in self.keys if key in action}
-        for component in self.space.components:
-            if component not in self._played:
-                arrays.setdefault(component.key, noop[component.key])
-            elif self._is_hotbar(component):
-                pressed = [key for key in self._needed(component) if arrays.pop(f"action${key}").any()]
-                if len(pressed) > 1:
-                    raise UserError(f"the action presses {' and '.join(pressed)} at once")
-                arrays[component.key] = np.array([pressed[0].removeprefix(f"{HOTBAR}.") if pressed else "none"])
-        return self.space.from_recording(arrays)[0]
 
     def _is_hotbar(self, component: Component) -> bool:
         return component.name == HOTBAR and HOTBAR not in self.keys

@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from fastdreamer.errors import UserError
@@ -135,8 +134,7 @@ def check_engine(name: str) -> None:
     Raises:
         MinecraftError: if it has not been downloaded or built.
     """
-    engines: dict[str, Callable[[], None]] = {"minestudio": _check_minestudio, "minerl": _check_minerl}
-    engines[name]()
+    {"minestudio": _check_minestudio, "minerl": _check_minerl}[name]()
 
 
 def _check_minestudio() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend
-from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, count_cores
+from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, WorkerPool
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 
@@ -45,7 +44,7 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-class EnvPool:
+class EnvPool(WorkerPool):
     """One environment for each seed, in seed order, spread over worker processes.
 
     Crafter: the worker count changes nothing but the time, for each environment depends on its seed and its actions
@@ -53,8 +52,6 @@ class EnvPool:
 
     Minecraft: every environment is a process of its own that starts a Minecraft at the first `reset`; more worlds than
     that are played one after another, with `choose` between them.
-
-    Use it as a context manager: leaving it ends the processes.
 
     Args:
         env: `crafter`, or a `data.env` that a Minecraft simulator plays.
@@ -80,19 +77,13 @@ class EnvPool:
         if self._is_minecraft:
             minecraft = minecraft or MinecraftSettings()
             find_backend(env, minecraft.backend)
-            count = len(seeds)
+            workers = len(seeds)
         else:
             import_crafter()
-            count = min(workers or count_cores(), len(seeds))
-        self._workers: list[Worker] = []
+        super().__init__(len(seeds), workers)
+        self._seeds = [int(seed) for seed in seeds]
         self._infos: list[dict[str, Any]] = []
-        self._assign(seeds, count)
-        try:
-            for share in self._shares:
-                self._workers.append(Worker(_Worlds, env, self._seeds_of(share), max_steps, minecraft))
-        except BaseException:
-            self.close()
-            raise
+        self._start(_Worlds, [(env, self._seeds_of(share), max_steps, minecraft) for share in self._shares])
 
     @property
     def size(self) -> int:
@@ -107,7 +98,8 @@ class EnvPool:
     def choose(self, seeds: Sequence[int]) -> None:
         """Choose the worlds of the next `reset`, in Minecraft: at most as many as there are processes."""
         assert self._is_minecraft and 0 < len(seeds) <= len(self._workers), (len(seeds), len(self._workers))
-        self._assign(seeds, len(seeds))
+        self._seeds = [int(seed) for seed in seeds]
+        self._share_out(len(seeds), len(seeds))
 
     def reset(self) -> Frames:
         """Restart every world and return the first frames."""
@@ -134,37 +126,18 @@ class EnvPool:
         """End the worker processes, and with them their Minecrafts."""
         if self._is_minecraft:  # or they would outlive the processes that started them
             _say_goodbye(self._workers)
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
+        super().close()
 
-    def __enter__(self) -> Self:
-        """The pool itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the pool."""
-        self.close()
-
-    def _assign(self, seeds: Sequence[int], count: int) -> None:
-        self._seeds = [int(seed) for seed in seeds]
-        self._shares = [np.arange(index, len(seeds), count) for index in range(count)]
-
-    def _seeds_of(self, share: Int[np.ndarray, " n"]) -> list[int]:
-        return [self._seeds[index] for index in share.tolist()]
+    def _seeds_of(self, share: Sequence[int]) -> list[int]:
+        return [self._seeds[index] for index in share]
 
     def _exchange(self, requests: Sequence[Any], timeout_s: float | None) -> Stepped:
-        assert self._workers, "the pool is closed"
-        workers = self._workers[: len(requests)]
-        for worker, request in zip(workers, requests, strict=True):
-            worker.send(request)
-        replies = [worker.receive(timeout_s) for worker in workers]
-        order = np.argsort(np.concatenate(self._shares))
+        replies = self._ask(requests, timeout_s)
         frames, rewards, terminated, truncated = (
-            np.concatenate([reply[index] for reply in replies])[order] for index in range(4)
+            np.concatenate([reply[index] for reply in replies])[self._order] for index in range(4)
         )
         infos = [info for reply in replies for info in reply[4]]
-        self._infos = [infos[index] for index in order]
+        self._infos = [infos[index] for index in self._order]
         return frames, rewards, terminated, truncated, self._infos
 
 

@@ -17,11 +17,12 @@ from fastdreamer.config import Config, RecordConfig
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.expert import Expert
 from fastdreamer.envs.mix import KINDS, player_of, random_action
-from fastdreamer.envs.workers import count_cores, map_unordered
+from fastdreamer.envs.workers import map_unordered
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.counters import total_gain
 from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.system.cores import count_cores
 from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, read_object
 from fastdreamer.system.progress import track
 

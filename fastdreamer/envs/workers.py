@@ -12,12 +12,12 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Self
 
 from fastdreamer.errors import UserError
-from fastdreamer.system.cores import count_cores as count_cores
+from fastdreamer.system.cores import count_cores
 
 Handler = Callable[[Any], Any]  # request -> reply, both picklable
 
@@ -88,6 +88,53 @@ class Worker:
     def _death(self) -> WorkerLost:
         self.process.join(5)
         return WorkerLost(f"worker process {self.process.pid} died, exit code {self.process.exitcode}")
+
+
+class WorkerPool:
+    """Numbered things shared out in turns among worker processes: `workers`, or one a core, and at most one a thing.
+
+    The processes answer together. Use it as a context manager: leaving it ends them.
+    """
+
+    def __init__(self, count: int, workers: int = 0) -> None:
+        self._workers: list[Worker] = []
+        self._share_out(count, min(workers or count_cores(), count))
+
+    def _share_out(self, count: int, processes: int) -> None:
+        self._shares = [list(range(first, count, processes)) for first in range(processes)]
+        dealt = [number for share in self._shares for number in share]
+        self._order = sorted(range(count), key=dealt.__getitem__)  # of what the shares give one after another
+
+    def _start(self, factory: Callable[..., Handler], arguments: Iterable[tuple[Any, ...]]) -> None:
+        """Make a worker for each of `arguments`, or none."""
+        try:
+            for given in arguments:
+                self._workers.append(Worker(factory, *given))
+        except BaseException:
+            self.close()
+            raise
+
+    def _ask(self, requests: Sequence[Any], timeout_s: float | None = None) -> list[Any]:
+        """The replies of the first workers, of which each is sent its request."""
+        assert self._workers, "the pool is closed"
+        workers = self._workers[: len(requests)]
+        for worker, request in zip(workers, requests, strict=True):
+            worker.send(request)
+        return [worker.receive(timeout_s) for worker in workers]
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+    def __enter__(self) -> Self:
+        """The pool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the pool."""
+        self.close()
 
 
 def map_unordered(

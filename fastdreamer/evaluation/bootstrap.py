@@ -28,10 +28,6 @@ class Interval:
         """The three numbers by name, as the evaluation files hold them."""
         return asdict(self)
 
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the two intervals share a point."""
-        return self.low <= other.high and other.low <= self.high
-
 
 def _resampled_means(
     values: Float[ndarray, "e m"], resamples: int, seed: int, block: int = 256

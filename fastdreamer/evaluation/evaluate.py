@@ -29,7 +29,6 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.run import run_files
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
-from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
 from fastdreamer.system.json_files import read_loosely
 from fastdreamer.training.models import load_agent, world_model_from
@@ -51,11 +50,7 @@ def evaluate(config: Config, run_dir: Path, backend: Backend | None = None) -> d
         UserError: if nothing is trained there, an evaluation world was recorded, or a part is damaged.
     """
     run = RunDirectory(run_dir)
-    trained = [phase for phase in (1, 2, 3) if run.has_phase(phase)]
-    if not trained:
-        raise UserError(
-            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
-        )
+    trained = run.trained_phases()
     acting.check(config)  # first: all else takes minutes
     check_replaceable(*(file.path(run_dir) for file in WRITTEN))
     if config.data.env == "crafter":
@@ -160,10 +155,11 @@ def _play_all(
     tasks = tasks_of(config)
     agents = {phase: load_agent(run, config, phase, device) for phase in phases}  # refuse before an hour of play
     waves = acting.waves(config, seeds)
-    encoders = {size: _acting_encoder(config, run, size, device) for size in {len(wave) for wave in waves} if agents}
+    sizes = {len(wave) for wave in waves} if agents else ()
+    encoders = {size: acting.open_encoder(config, run, size, device) for size in sizes}
     variants = [(f"phase{phase}{end}", phase, end != "") for phase in agents for end in ("", "_greedy")]
     turns = [("random", 0, False, tasks), *((*variant, [task]) for task in tasks for variant in variants)]
-    sizes = action_space(config.data.env).sizes
+    moves = action_space(config.data.env).sizes
     try:
         with acting.open_pool(config, waves[0]) as pool:
             for name, phase, greedy, judged in turns:
@@ -176,7 +172,7 @@ def _play_all(
                         pool.choose(wave)
                     draws = settings.seed + wave[0] - seeds[0]  # others in every wave, the same at every evaluation
                     policy: Policy = (
-                        AgentPolicy(actor, greedy, draws, device) if actor is not None else RandomPolicy(sizes, c, wave)
+                        AgentPolicy(actor, greedy, draws, device) if actor is not None else RandomPolicy(moves, c, wave)
                     )
                     encoder = encoders.get(len(wave))
                     is_judged = actor is not None and execute == c and actor.agent.reward.is_trained
@@ -194,10 +190,6 @@ def _play_all(
             raise
         return error
     return None
-
-
-def _acting_encoder(config: Config, run: RunDirectory, batch: int, device: torch.device) -> Any:
-    return acting.open_encoder(config, run, batch, device)
 
 
 def evaluation_seeds(config: Config) -> range:
@@ -218,6 +210,8 @@ def evaluate_open_loop(
     config: Config, run: RunDirectory, trained: Sequence[int], store: LatentStore, device: torch.device
 ) -> dict[str, Any]:
     """The world model on held-out episodes: contents of world_model.json; writes the filmstrips too."""
+    from fastdreamer.training.pixel_decoder import load_decoder
+
     settings = config.evaluation
     world = world_model_from(run.load(trained[0], config), config, device)
     try:
@@ -243,8 +237,7 @@ def evaluate_open_loop(
             f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."
         ]
     result |= imagined_rewards(config, run, trained, world, batch, imagine)
-    decoder = _load_decoder(run, config, device)
-    if decoder is None:
+    if (decoder := load_decoder(run, config, device)) is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")
         return result
     drawn = write_filmstrips(
@@ -261,9 +254,3 @@ def _held_out(config: Config, trained: Sequence[int], store: LatentStore) -> lis
     if not config.tasks.names or trained[-1] == 1:
         return episodes
     return [replace(e, task=task.number) for e in relabelled(store, episodes, [task.name])[0]]
-
-
-def _load_decoder(run: RunDirectory, config: Config, device: torch.device) -> Any:
-    from fastdreamer.training.pixel_decoder import load_decoder
-
-    return load_decoder(run, config, device)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from typing import Any
 
 from fastdreamer.shapes import LatentClock
+from fastdreamer.system.json_files import COUNT, FLAG, TEXT
+from fastdreamer.system.json_files import digest as digest
 
 SPLITS = ("train", "held_out")
 HEIRLOOMS = "heirlooms"  # key of a manifest that is to replace another: what of its entries must stay
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON, whatever its spaces and the order of its names."""
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+_is_text, _is_count, _is_flag = TEXT.holds, COUNT.holds, FLAG.holds
 
 
 def is_sound(content: Mapping[str, Any]) -> bool:
@@ -66,20 +62,8 @@ def _misfit(values: Mapping[str, Any], kinds: Mapping[str, Callable[[Any], bool]
     return ""
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
 
 
 def _is_object(value: Any) -> bool:

@@ -6,11 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastdreamer.latents.splits import assign_splits
 from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
 from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+
+
+def made_up_episode(name: str, split: str, latents: Tensor, actions: Tensor, ends: bool) -> Episode:
+    """An episode that rewards every fifth transition."""
+    count = len(actions)
+    return Episode(
+        name=name,
+        split=split,
+        latents=latents.half(),
+        actions=actions.byte(),
+        rewards=(torch.arange(count) % 5 == 4).float(),
+        terminals=(torch.arange(count) == count - 1) & ends,
+        valid=torch.ones(1 + count, dtype=torch.bool),
+    )
 
 
 def write_synthetic_store(
@@ -38,18 +53,7 @@ def write_synthetic_store(
             push = sum((table[chunk[:, k]].sum(0) for k, table in enumerate(pushes)), torch.zeros_like(state))
             noise = torch.randn(state.shape, generator=generator)
             state = 0.9 * state + 0.3 * push / (c * len(pushes)) ** 0.5 + 0.1 * noise
-        terminals = torch.zeros(frames - 1, dtype=torch.bool)
-        if frames > 1:
-            terminals[-1] = i % 2 == 0
-        episode = Episode(
-            name=name,
-            split=splits[name],
-            latents=torch.stack(latents).half(),
-            actions=actions.to(torch.uint8),
-            rewards=(torch.arange(frames - 1) % 5 == 4).float(),
-            terminals=terminals,
-            valid=torch.ones(frames, dtype=torch.bool),
-        )
+        episode = made_up_episode(name, splits[name], torch.stack(latents), actions, ends=i % 2 == 0)
         entries[name] = write_episode(path, episode, source="synthetic")
     key = {"tokenizer": SYNTHETIC, "frames_per_latent": c, "window": clock.window, "actions": space.fingerprint}
     write_manifest(path, {"format": FORMAT, "key": key, **described(space), "episodes": entries, "skipped": {}})

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.bins import COLUMNS, Column, decode_camera, encode_camera
+from fastdreamer.recordings.bins import COLUMNS, Column
 from fastdreamer.recordings.spaces import (
     BASALT_ENUMS,
     BUTTON,
@@ -30,8 +30,6 @@ from fastdreamer.recordings.spaces import (
     VPT_BUTTONS,
     VPT_ENUMS,
 )
-
-__all__ = ["SPACES", "ActionSpace", "Component", "action_space", "decode_camera", "encode_camera"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Numbers of a recording as labels: which array's columns are cut into which bins.
 
 The camera's bins are equally wide on VPT's mu-law scale (mu 10, clip 10 degrees, 11 bins an axis; arXiv:2206.11795,
-appendix on the action space): fine where the mouse moves slowly. The obfuscated vector of MineRL's VectorObf
+appendix on the action space): fine where the mouse moves slowly. VPT's loader truncates to whole degrees first, which
+puts slow movement in the wrong bin, so that step is left out on purpose. The obfuscated vector of MineRL's VectorObf
 environments lies in [-1.05, 1.05] and has no scale that anybody knows: 21 bins, equally wide, so that a centre is at
 most 0.05 off.
 """
@@ -78,17 +79,3 @@ COLUMNS: dict[str, Column] = {
     "camera_yaw": Column("action$camera", 1, 2, CAMERA),
     **{f"vector_{i:02}": Column("action$vector", i, VECTOR_WIDTH, VECTOR) for i in range(VECTOR_WIDTH)},
 }
-
-
-def encode_camera(degrees: ArrayLike) -> UInt8[np.ndarray, "..."]:
-    """Degrees of one step's pitch or yaw change to one of 11 mu-law bins (mu 10, clip 10), as floats throughout.
-
-    Source: VPT (arXiv:2206.11795), appendix on the action space; its loader truncates to whole degrees first, which
-    puts slow mouse movement in the wrong bin, so that step is left out on purpose.
-    """
-    return CAMERA.encode(degrees)
-
-
-def decode_camera(bins: ArrayLike) -> Float[np.ndarray, "..."]:
-    """Camera bins to their centres in degrees."""
-    return CAMERA.decode(bins)

@@ -39,12 +39,12 @@ def guess_space(recording: Recording) -> ActionSpace:
     """The smallest action space that reads the recording.
 
     Raises:
-        DamagedRecording: if none does; the reason is that of the space whose components fit best.
+        UserError: if none does; the reason is that of the space whose components fit best.
     """
     arrays = _load_arrays(recording)
     keys = {key for key in arrays if key.startswith("action$")}
     best = min(SPACES.values(), key=lambda space: len(keys ^ {component.key for component in space.components}))
-    _actions(recording, best, arrays)
+    best.from_recording(arrays)
     return best
 
 
@@ -110,10 +110,8 @@ class MineRLLabels:
         """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""
         if self.metadata.get("recorder") == RECORDER and "frames_sha256" in self.metadata:
             return  # whose frames are proved one by one
-        try:
+        with self.recording.reading():
             times = frame_times(self.video)
-        except UserError as error:
-            raise self.recording.damaged(error) from error
         if len(times.times) != visible:
             return  # the packets promised another number than came: this is asked again with that one
         first = visible - needed
@@ -140,10 +138,8 @@ class MineRLLabels:
         said = _number(self.recording, self.metadata, "true_video_frame_count")
         if said is None or said == visible:
             return said is not None
-        try:
+        with self.recording.reading():
             packets = count_packets(self.video)
-        except UserError as error:
-            raise self.recording.damaged(error) from error
         if said != packets:
             counted = f"{visible} frames" + (f" ({packets} with hidden ones)" if packets != visible else "")
             raise self.recording.damaged(
@@ -157,11 +153,11 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
     """Read one recording's arrays; `check_metadata` compares them, and later the video, with metadata.json.
 
     Raises:
-        DamagedRecording: naming the episode and what is wrong with it.
+        UserError: saying what is wrong with it.
     """
     arrays = _load_arrays(recording)
     metadata = _load_metadata(recording)
-    actions = _actions(recording, space, arrays)
+    actions = space.from_recording(arrays)
     with np.errstate(over="ignore"):
         rewards = np.asarray(arrays["reward"], np.float32)
     if not np.isfinite(rewards).all():
@@ -169,7 +165,7 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
     if check_metadata:
         _check_rewards(recording, metadata, rewards)
     rewarded = space.name != UNREWARDED or bool(rewards.any())
-    video, counters = _file(recording, "recording.mp4"), _counters(recording, arrays)
+    video, counters = _file(recording, "recording.mp4"), from_arrays(arrays)
     return MineRLLabels(recording, video, actions, rewards, metadata, rewarded, check_metadata, counters)
 
 
@@ -252,17 +248,3 @@ def _number(recording: Recording, metadata: dict[str, Any], key: str) -> float |
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         raise recording.damaged(f"{key} in metadata.json is {str(value)[:40]!r}, which is no number{_WAY_OUT}")
     return float(value)
-
-
-def _actions(recording: Recording, space: ActionSpace, arrays: dict[str, NDArray[Any]]) -> UInt8[np.ndarray, "s k"]:
-    try:
-        return space.from_recording(arrays)
-    except UserError as error:
-        raise recording.damaged(error) from error
-
-
-def _counters(recording: Recording, arrays: dict[str, NDArray[Any]]) -> dict[str, Integer[np.ndarray, " t"]]:
-    try:
-        return from_arrays(arrays)
-    except UserError as error:
-        raise recording.damaged(error) from error

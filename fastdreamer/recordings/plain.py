@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +41,7 @@ class PlainLabels:
         """
         if visible < 2:
             raise self.recording.damaged(f"{self.video.name} has {visible} frames; one step needs 2")
-        trajectory = Trajectory(
-            name=self.recording.name,
-            frames=np.zeros((visible, 0, 0, 3), np.uint8),
-            actions=np.tile(np.array(self.space.noop, np.uint8), (visible - 1, 1)),
-            rewards=np.zeros(visible - 1, np.float32),
-            terminals=np.zeros(visible - 1, np.bool_),
-            valid=np.ones(visible, np.bool_),
-            labelled=False,
-            rewarded=False,
-        )
+        frames = np.zeros((visible, 0, 0, 3), np.uint8)
+        actions = np.tile(np.array(self.space.noop, np.uint8), (visible - 1, 1))
+        trajectory = replace(Trajectory.unpaid(self.recording.name, frames, actions), labelled=False, rewarded=False)
         return Aligned(trajectory, np.arange(visible), is_by_number=True)

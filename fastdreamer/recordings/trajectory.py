@@ -39,5 +39,11 @@ class Trajectory:
         assert all(len(values) == frames for values in self.counters.values()), "a counter has a value at every frame"
         assert not self.terminals[:-1].any(), "an episode ends once, on its last row"
 
+    @classmethod
+    def unpaid(cls, name: str, frames: UInt8[np.ndarray, "t h w 3"], actions: UInt8[np.ndarray, "s k"]) -> Trajectory:
+        """An episode that is paid nothing and does not end, with every frame valid."""
+        steps = len(actions)
+        return cls(name, frames, actions, np.zeros(steps, np.float32), np.zeros(steps, bool), np.ones(steps + 1, bool))
+
     def __len__(self) -> int:
         return len(self.frames)

@@ -9,13 +9,10 @@ from typing import Any
 from fastdreamer.plotting.charts import number, scatter_chart
 from fastdreamer.plotting.html import Html, element, figure, joined, lead, note, table
 from fastdreamer.report.audit_section import audit_block
+from fastdreamer.report.curves import PHASES
 from fastdreamer.system.advice import command
 
-TITLES = {
-    "phase1": "Phase 1: world model",
-    "phase2": "Phase 2: behaviour cloning and reward",
-    "phase3": "Phase 3: improvement in imagination",
-}
+TITLES = {f"phase{phase}": title for phase, title in PHASES.items() if phase}
 HEAD = ("Check", "Found", "Expected", "Verdict")
 TONES = {"red": "warn", "amber": "other", "ok": "better"}
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.envs.workers import count_cores
 from fastdreamer.evaluation.bootstrap import Interval
 from fastdreamer.plotting.charts import Series, between, interval_chart, line_chart, number, rounded
 from fastdreamer.plotting.html import Html, bar_cell, element, figure, joined, lead, note, table
 from fastdreamer.plotting.png import PNG_SIGNATURE
 from fastdreamer.report.verdict import NAMES, duration, interval_of, interval_row, say
 from fastdreamer.system.advice import command
+from fastdreamer.system.cores import count_cores
 from fastdreamer.system.json_files import regular_bytes
 
 TONES = {"random": "base", "phase2": "model", "phase2_greedy": "model", "phase3": "other", "phase3_greedy": "other"}

@@ -45,6 +45,17 @@ class RunDirectory:
     def has_phase(self, phase: int) -> bool:
         return bool(steps_in(self.checkpoints(phase)))
 
+    def trained_phases(self) -> list[int]:
+        """The phases that have a checkpoint.
+
+        Raises:
+            UserError: if none has.
+        """
+        if trained := [phase for phase in (1, 2, 3) if self.has_phase(phase)]:
+            return trained
+        train = command("train", run_dir=self.path, phase=1)
+        raise UserError(f"nothing is trained in {self.path}; train it first with: {train}")
+
     def step(self, phase: int) -> int:
         """Step of a phase's newest checkpoint."""
         return int(steps_in(self.checkpoints(phase))[-1].name.removeprefix("step-"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.settings import to_dict
 from fastdreamer.system.files import write_atomic
-from fastdreamer.system.json_files import NUMBER, TEXT, read_object
+from fastdreamer.system.json_files import NUMBER, TEXT, digest, read_object
 from fastdreamer.system.output import to_json
 
 # What no part's result depends on, but for rounding.
@@ -56,7 +55,7 @@ class Parts:
         seconds = round(time.perf_counter() - began, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         written = {"made_with": made_with, "seconds": seconds, "result": result}
-        write_atomic(path, (json.dumps(written | {"sha256": _hash(written)}, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(written | {"sha256": digest(written)}, indent=1) + "\n").encode())
         self.say(f"[{name}] done in {seconds:.1f} s")
         return dict(result)
 
@@ -69,7 +68,7 @@ class Parts:
         path = self.path(name)
         kept = read_object(path, PART, AGAIN)
         written = kept.pop("sha256", None)  # parts of before have none
-        if written is not None and written != _hash(kept):
+        if written is not None and written != digest(kept):
             raise UserError(f"{path} is damaged (its content is not what was written): {AGAIN}")
         return kept or None
 
@@ -83,10 +82,6 @@ class Parts:
         return self.folder / f"{name}.json"
 
 
-def _hash(part: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
-
-
 def fingerprint(config: Config, *sections: str, without: tuple[str, ...] = ()) -> str:
     """What a part is made with, as 16 hex characters: these sections of the configuration, or all of them.
 
@@ -95,4 +90,4 @@ def fingerprint(config: Config, *sections: str, without: tuple[str, ...] = ()) -
     tree = {name: value for name, value in to_dict(config).items() if name not in (*ASIDE, *without)}
     tree["data"] = {name: value for name, value in tree["data"].items() if name not in ("recordings", "store")}
     chosen = {name: tree[name] for name in sections} if sections else tree
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(chosen)[:16]

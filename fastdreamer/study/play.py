@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +16,7 @@ from fastdreamer.config import Config
 from fastdreamer.envs.pool import EnvPool
 from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.calibration import calibrate
-from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, RandomPolicy, play
+from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, Policy, RandomPolicy, play
 from fastdreamer.evaluation.evaluate import evaluation_seeds
 from fastdreamer.evaluation.payments import Task, tasks_of
 from fastdreamer.evaluation.trace import Trace
@@ -83,7 +82,7 @@ class _Stage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     @cached_property
@@ -98,20 +97,16 @@ class _Stage:
 def _play(stage: _Stage, arm: Arm, tasks: Sequence[Task]) -> dict[str, Any]:
     config, settings, chunk = stage.config, stage.config.evaluation, stage.config.tokenizer.frames_per_latent
     names, execute = [task.name for task in tasks], settings.execute or chunk
-    calibration: dict[str, Any] = {}
+    policy: Policy = RandomPolicy(action_space(config.data.env).sizes, chunk, stage.worlds)
+    encoder, trace, calibration = None, None, dict[str, Any]()
     if arm.phase:
         actor = load_agent(RunDirectory(arm.run), config, arm.phase, stage.device, tasks[0].number)
-        agent = AgentPolicy(actor, False, settings.seed, stage.device)
+        policy, encoder = AgentPolicy(actor, False, settings.seed, stage.device), stage.encoder
         is_judged = arm.name in JUDGED and execute == chunk and actor.agent.reward.is_trained
         trace = Trace() if is_judged else None
-        episodes = play(
-            agent, stage.pool, stage.encoder, chunk, execute, settings.max_steps, arm.name, trace, names
-        )  # fmt: skip
-        if trace:
-            calibration = calibrate(actor.world, actor.agent, trace.episodes(arm.name, tasks[0].number), config)
-    else:
-        chance = RandomPolicy(action_space(config.data.env).sizes, chunk, stage.worlds)
-        episodes = play(chance, stage.pool, None, chunk, execute, settings.max_steps, arm.name, None, names)
+    episodes = play(policy, stage.pool, encoder, chunk, execute, settings.max_steps, arm.name, trace, names)
+    if trace:
+        calibration = calibrate(actor.world, actor.agent, trace.episodes(arm.name, tasks[0].number), config)
     return {
         "returns": episodes.by_task,
         "lengths": episodes.lengths,

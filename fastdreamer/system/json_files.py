@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ def parse(text: bytes | str) -> Any:
         raise ValueError(f"it is no JSON from line {error.lineno}, column {error.colno} on") from None
     except ValueError:
         raise ValueError("it holds a number of too many digits") from None
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON, whatever its spaces and the order of its names."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def fault(value: Any, shape: Any, at: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastdreamer.system.terminal import name as shown_name
@@ -27,15 +27,19 @@ def show_tables(result: Mapping[str, Any]) -> None:
     for name, rows in tables.items():
         columns = list(rows[0])
         cells = [[str(column) for column in columns], *([_cell(key, row[key]) for key in columns] for row in rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         aligned = ["<" if isinstance(rows[0][column], str) else ">" for column in columns]
         print(f"\n{name.replace('_', ' ')}")
-        for row in cells:
-            line = "  ".join(f"{cell:{side}{w}}" for cell, side, w in zip(row, aligned, widths, strict=True))
-            print(f"  {line.rstrip()}")
+        print(*(f"  {line}" for line in in_columns(cells, aligned)), sep="\n")
     print()
     for what, file in result.get("files", {}).items():
         print(f"{what}: {file}")
+
+
+def in_columns(rows: Sequence[Sequence[str]], sides: Sequence[str] = ()) -> list[str]:
+    """Rows as lines whose cells stand below one another; `sides` are "<" (of all, if none are given) or ">"."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    how = list(zip(sides or "<" * len(widths), widths, strict=True))
+    return ["  ".join(f"{c:{side}{width}}" for c, (side, width) in zip(row, how, strict=True)).rstrip() for row in rows]
 
 
 def _cell(column: str, value: Any) -> str:

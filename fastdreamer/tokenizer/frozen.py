@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -19,9 +17,10 @@ from torch import Tensor
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.system.json_files import digest
 from fastdreamer.system.ranges import span
 from fastdreamer.tokenizer.cosmos import load_autoencoder, weights_fingerprint
-from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess
+from fastdreamer.tokenizer.preprocess import RESAMPLING, channels_first, padded_length, preprocess, unpool
 from fastdreamer.tokenizer.single_frame import fold_single_frame
 from fastdreamer.tokenizer.windows import chunk_sizes, into_chunks
 
@@ -181,8 +180,7 @@ class FrozenTokenizer:
 
     def decode_pooled(self, latents: Float[Tensor, "b l n z"]) -> Float[Tensor, "b 3 t h w"]:
         """Raw pooled latents to pictures in [0, 1]; a token is repeated over its block (lossy, see the model card)."""
-        grid = latents.permute(0, 3, 1, 2).unflatten(-1, (int(TOKENS**0.5), -1))
-        return self.decode_raw(grid.repeat_interleave(self.config.pool, -2).repeat_interleave(self.config.pool, -1))
+        return self.decode_raw(unpool(latents, int(TOKENS**0.5), self.config.pool))
 
     def _encode_part(self, frames: Tensor, layout: str | None) -> Tensor:
         spec = self.encoder.spec
@@ -247,7 +245,7 @@ def tokenizer_fingerprint(config: TokenizerConfig) -> str:
         "frames_per_latent": config.frames_per_latent,
         "window": config.window,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return digest(parts)[:32]
 
 
 def check_grid(config: TokenizerConfig) -> None:

@@ -48,6 +48,12 @@ def _resample(images: Shaped[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 
     return resampled.clamp(0, 1)
 
 
+def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:
+    """Pooled tokens back on the latent grid, each repeated over its block."""
+    grid = pooled.permute(0, 3, 1, 2).unflatten(-1, (rows, -1))
+    return grid.repeat_interleave(pool, -2).repeat_interleave(pool, -1)
+
+
 def padded_length(frames: int, clock: LatentClock) -> int:
     """The next 1 + kc that is at least `frames`."""
     return 1 + (clock.steps(frames) - 1) * clock.frames_per_latent

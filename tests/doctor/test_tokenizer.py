@@ -15,7 +15,7 @@ from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
 from fastdreamer.config import Config, load_config
 from fastdreamer.system.advice import Call, running
 from fastdreamer.tokenizer.cosmos import EMBEDDED
-from fastdreamer.tokenizer.engines.build_engines import engine_spec
+from fastdreamer.tokenizer.engines.engine_jobs import engine_spec
 from fastdreamer.tokenizer.engines.installed import UNRUN, VERIFIED, engine_key, folder_name
 from fastdreamer.tools.doctor.tokenizer_component import engine_rows, weights_part
 

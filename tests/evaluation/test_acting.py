@@ -66,7 +66,7 @@ def test_policies_play_waves_of_worlds(
     trained: Path, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.install_minestudio()
-    monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: StandIn())
+    monkeypatch.setattr("fastdreamer.evaluation.environments.open_encoder", lambda *arguments: StandIn())
     run_dir, config = copy_of(trained, tmp_path / "run")
     config = settings(config, episodes=3, max_steps=9, workers=2)
     result = evaluated(run_dir, config, [1, 2])
@@ -113,7 +113,7 @@ def test_play_that_stops_keeps_what_was_finished(
         def reset(self, frames: torch.Tensor) -> torch.Tensor:
             raise UserError("the connection to Minecraft broke")
 
-    monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: Breaks())
+    monkeypatch.setattr("fastdreamer.evaluation.environments.open_encoder", lambda *arguments: Breaks())
     result = evaluated(run_dir, config, [1, 2])
     assert result["policies"] == whole["policies"] and list(result["policies"]) == ["random"]
     assert "Play stopped" in result["notes"][-1] and "connection to Minecraft broke" in result["notes"][-1]

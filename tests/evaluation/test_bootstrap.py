@@ -36,11 +36,6 @@ def test_ratio_uses_the_pairing() -> None:
     assert unpaired.high - unpaired.low > 0.2
 
 
-def test_intervals_overlap_when_they_share_a_point() -> None:
-    assert Interval(1, 0, 2).overlaps(Interval(3, 2, 4))
-    assert not Interval(1, 0, 1.9).overlaps(Interval(3, 2, 4))
-
-
 def test_a_statistic_of_means_has_the_mean_or_ratio_as_special_cases() -> None:
     values = np.random.default_rng(0).normal(2.0, 1.0, size=(30, 2))
     mean = statistic_interval(values, lambda m: m[..., 0], 500, 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation import evaluate as module
+from fastdreamer.evaluation.environments import open_encoder
 from fastdreamer.evaluation.evaluate import evaluate, recorded_seeds
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
@@ -104,7 +105,7 @@ def copy_of(run_dir: Path, folder: Path) -> tuple[Path, Config]:
 
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: StandIn())
+    monkeypatch.setattr("fastdreamer.evaluation.environments.open_encoder", lambda *arguments: StandIn())
     monkeypatch.setattr("fastdreamer.envs.pool.EnvPool", StandInPool)
 
 
@@ -139,7 +140,7 @@ def test_every_policy_and_the_world_model_are_evaluated(
 
 
 def test_the_real_environment_is_played(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_acting_encoder", lambda *arguments: StandIn())
+    monkeypatch.setattr("fastdreamer.evaluation.environments.open_encoder", lambda *arguments: StandIn())
     _, config = copy_of(trained, tmp_path / "run")
     config = replace(config, evaluation=replace(config.evaluation, workers=1, episodes=2, max_steps=9))
     played = module.evaluate_policies(config, RunDirectory(tmp_path / "run"), [1, 2], torch.device("cpu"))
@@ -170,7 +171,7 @@ def test_untrained_phases_are_left_out_with_a_note(
         raise AssertionError("without a policy that looks, no tokenizer is needed")
 
     use_stand_in(monkeypatch)
-    monkeypatch.setattr(module, "_acting_encoder", refuse)
+    monkeypatch.setattr("fastdreamer.evaluation.environments.open_encoder", refuse)
     run_dir, config = copy_of(trained, tmp_path / "run")
     for phase in (2, 3):
         shutil.rmtree(run_dir / "checkpoints" / f"phase{phase}")
@@ -208,7 +209,7 @@ def test_a_tokenizer_other_than_the_stores_is_refused(trained: Path, tmp_path: P
     pytest.importorskip("fastdreamer_engines")
     run_dir, config = copy_of(trained, tmp_path / "run")
     with pytest.raises(UserError, match="another tokenizer"):
-        module._acting_encoder(config, RunDirectory(run_dir), 2, torch.device("cpu"))
+        open_encoder(config, RunDirectory(run_dir), 2, torch.device("cpu"))
 
 
 def test_windows_too_short_leave_the_world_model_out_with_a_note(
@@ -243,7 +244,7 @@ def test_filmstrips_are_drawn_with_the_pixel_decoder(
             seen.append(name)
             return np.zeros((1 + 8 * chunk, 64, 64, 3), np.uint8)
 
-    monkeypatch.setattr(module, "_load_decoder", lambda *arguments: decoder)
+    monkeypatch.setattr("fastdreamer.training.pixel_decoder.load_decoder", lambda *arguments: decoder)
     monkeypatch.setattr(module, "RealFrames", Frames)
     evaluate(config, run_dir)
     pictures = json.loads((run_dir / "pictures" / "pictures.json").read_text())

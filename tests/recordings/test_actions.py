@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.actions import SPACES, action_space, decode_camera, encode_camera
+from fastdreamer.recordings.actions import SPACES, action_space
+from fastdreamer.recordings.bins import CAMERA
 from recordings.fixtures import navigate_arrays, obtain_arrays, treechop_arrays
 
 CENTRES = [-10, -5.810, -3.215, -1.610, -0.615, 0, 0.615, 1.610, 3.215, 5.810, 10]
@@ -14,26 +15,26 @@ EDGES = [0.271, 1.053, 2.317, 4.358, 7.655]
 
 
 def test_camera_centres_are_those_of_the_format():
-    np.testing.assert_allclose(decode_camera(np.arange(11)), CENTRES, atol=1e-3)
-    assert encode_camera(decode_camera(np.arange(11))).tolist() == list(range(11))
+    np.testing.assert_allclose(CAMERA.decode(np.arange(11)), CENTRES, atol=1e-3)
+    assert CAMERA.encode(CAMERA.decode(np.arange(11))).tolist() == list(range(11))
 
 
 def test_camera_changes_bin_at_the_edges_and_nowhere_else():
     for index, edge in enumerate(EDGES):
-        below, above = encode_camera([edge - 2e-3, edge + 2e-3])
+        below, above = CAMERA.encode([edge - 2e-3, edge + 2e-3])
         assert (below, above) == (5 + index, 6 + index)
-        assert encode_camera([-edge + 2e-3, -edge - 2e-3]).tolist() == [5 - index, 4 - index]
-    assert np.unique(encode_camera(np.linspace(-180, 180, 100_001))).tolist() == list(range(11))
+        assert CAMERA.encode([-edge + 2e-3, -edge - 2e-3]).tolist() == [5 - index, 4 - index]
+    assert np.unique(CAMERA.encode(np.linspace(-180, 180, 100_001))).tolist() == list(range(11))
 
 
 def test_camera_keeps_fractions_of_a_degree():
     """Two mouse pixels are 0.3 degrees: a loader that truncates to whole degrees sees no movement."""
-    assert encode_camera(0.30) == 6 and encode_camera(-0.30) == 4
-    assert encode_camera(1.05) == 6 and encode_camera(1.06) == 7
+    assert CAMERA.encode(0.30) == 6 and CAMERA.encode(-0.30) == 4
+    assert CAMERA.encode(1.05) == 6 and CAMERA.encode(1.06) == 7
 
 
 def test_camera_clips_at_ten_degrees():
-    assert encode_camera([-180, -10, 10, 180]).tolist() == [0, 0, 10, 10]
+    assert CAMERA.encode([-180, -10, 10, 180]).tolist() == [0, 0, 10, 10]
 
 
 @pytest.mark.parametrize(

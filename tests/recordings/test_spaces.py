@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from fastdreamer.config import DataConfig
 from fastdreamer.errors import UserError
 from fastdreamer.recordings import read as read_module
-from fastdreamer.recordings.actions import SPACES, action_space, decode_camera, encode_camera
-from fastdreamer.recordings.bins import VECTOR
+from fastdreamer.recordings.actions import SPACES, action_space
+from fastdreamer.recordings.bins import CAMERA, VECTOR
 from fastdreamer.recordings.decode import decode_video
 from fastdreamer.recordings.read import find_recordings, guess_space, read_recording
 from fastdreamer.recordings.trajectory import Trajectory
@@ -93,8 +93,8 @@ def test_a_camera_bin_is_that_of_the_nearest_centre_on_the_mu_law_scale(degrees:
     def compress(value: np.ndarray | float) -> np.ndarray:
         return np.sign(value) * np.log1p(10 * np.minimum(np.abs(value), 10) / 10) / np.log(11)
 
-    distances = np.abs(compress(decode_camera(np.arange(11))) - compress(degrees))
-    assert distances[encode_camera(degrees)] <= distances.min() + 1e-9
+    distances = np.abs(compress(CAMERA.decode(np.arange(11))) - compress(degrees))
+    assert distances[CAMERA.encode(degrees)] <= distances.min() + 1e-9
 
 
 def test_the_bins_of_the_vector_are_equally_wide_and_hold_its_whole_range():

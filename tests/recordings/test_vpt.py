@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fastdreamer.recordings import read as read_module
-from fastdreamer.recordings.actions import action_space, encode_camera
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.bins import CAMERA
 from fastdreamer.recordings.decode import decode_video
 from fastdreamer.recordings.read import find_recordings, read_aligned, read_recording
 from fastdreamer.recordings.recording import Aligned, DamagedRecording
@@ -117,7 +118,7 @@ def test_the_camera_is_pitch_then_yaw_at_015_degrees_a_pixel(tmp_path: Path):
 def test_camera_is_never_truncated_to_whole_degrees(tmp_path: Path):
     """The reference loader's integer camera would put 42 of the pixel deltas from -80 to 80 in another bin."""
     pixels = np.arange(-80, 81)
-    truncated = encode_camera(np.trunc(pixels * 0.15))
+    truncated = CAMERA.encode(np.trunc(pixels * 0.15))
     lines = [vpt_line(dx=float(dx), dy=-float(dx)) for dx in pixels]
     write_vpt_recording(tmp_path, 162, change=lambda all_: all_.__setitem__(slice(161), lines))
     actions = read(tmp_path, frames=False).trajectory.actions

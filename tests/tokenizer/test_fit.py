@@ -19,9 +19,10 @@ from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random
 from fastdreamer.tokenizer.fitting import fit
-from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck, unpool
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
 from fastdreamer.tokenizer.fitting.fit import fit_tokenizer
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
+from fastdreamer.tokenizer.preprocess import unpool
 
 SPACE = action_space("crafter")
 FIT = TokenizerFitConfig(steps=60, batch_size=4, learning_rate=3e-3, warmup_steps=5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.arm import Arm
+from bench.gate.watch import counts_of
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 
@@ -64,6 +65,20 @@ class RowWork:
     items: int = 1
     unit: str = "calls"
 
+    @classmethod
+    def of_calls(
+        cls,
+        place: Place,
+        check: Callable[[], None],
+        ours: Callable[[], object],
+        plain: Callable[[], object],
+        items: int = 1,
+        unit: str = "calls",
+    ) -> RowWork:
+        """The work of a row that counts what one call of `ours` does, and times it beside one of `plain`."""
+        arms = Arm(lambda _: ours()), Arm(lambda _: plain())
+        return cls(check, lambda: counts_of(ours, place.device), *arms, items, unit)
+
 
 @dataclass(frozen=True)
 class GateRow:
@@ -92,12 +107,8 @@ class GateRow:
         """Why the row is not for this machine, or ""."""
         if device not in self.devices:
             return f"not for {device}"
-        missing = [name for name in self.needs if find_spec(name.partition(".")[0]) is None or not _is_there(name)]
+        missing = [n for n in self.needs if find_spec(n.partition(".")[0]) is None or find_spec(n) is None]
         return f"needs {missing[0]}" if missing else self.excuse()
-
-
-def _is_there(name: str) -> bool:
-    return find_spec(name) is not None
 
 
 def close(name: str, ours: Tensor, reference: Tensor, most: float) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, close
-from bench.gate.watch import counts_of
 from bench.naive import arms
 from bench.naive.model import NaiveWorldModel
 from bench.naive.rollout import sample_next as sample_plainly
@@ -39,39 +39,26 @@ def sampling_step(place: Place) -> RowWork:
     def reference() -> torch.Tensor:
         return sample_plainly(plain, noised, action, start, context_index(config.forcing))
 
-    return RowWork(
-        check=lambda: close("the sampled step", ours(), reference(), 1e-4),
-        counts=lambda: counts_of(ours, place.device),
-        ours=Arm(lambda _: ours()),
-        reference=Arm(lambda _: reference()),
-        items=len(real),
-        unit="steps",
-    )
+    def check() -> None:
+        close("the sampled step", ours(), reference(), 1e-4)
+
+    return RowWork.of_calls(place, check, ours, reference, len(real), "steps")
 
 
 def rollout(place: Place) -> RowWork:
     """Dreams of the configured horizon, as phase 3 runs them, from the same starts under the same noise."""
     config = place.config("phase3.batch_size=8")
     horizon, work = config.imagination.horizon, arms.build(config, place.device)
-    ours, plain = (
-        arms.our_imagination(work, place.backend, "merged", [horizon]),
-        arms.naive_imagination(work, place.backend),
-    )
+    ours = partial(arms.our_imagination(work, place.backend, "merged", [horizon]), horizon)
+    plain = partial(arms.naive_imagination(work, place.backend), horizon)
 
     def check() -> None:
-        one, other = ours(horizon), plain(horizon)
+        one, other = ours(), plain()
         close("the actions", one.actions, other.actions, 0)
         for name in ("latents", "rewards", "continues"):
             close(f"the {name}", getattr(one, name), getattr(other, name), 1e-3)
 
-    return RowWork(
-        check=check,
-        counts=lambda: counts_of(lambda: ours(horizon), place.device),
-        ours=Arm(lambda _: ours(horizon)),
-        reference=Arm(lambda _: plain(horizon)),
-        items=config.phase3.batch_size * horizon,
-        unit="steps",
-    )
+    return RowWork.of_calls(place, check, ours, plain, config.phase3.batch_size * horizon, "steps")
 
 
 ROWS = (GateRow("sampling step", sampling_step), GateRow("rollout", rollout))

@@ -20,9 +20,7 @@ from fastdreamer_kernels.specs import SPECS, KernelSpec
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
-from bench.gate.watch import counts_of
 from bench.naive import two_hot
 
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
@@ -65,12 +63,7 @@ def operation(spec: KernelSpec, place: Place) -> RowWork:
         for name, ours, plain in zip(("result", "gradient"), run(spec.call), run(PLAIN[spec.name]), strict=True):
             close(f"the {name}", ours, plain, 1e-4)
 
-    return RowWork(
-        check=check,
-        counts=lambda: counts_of(lambda: run(spec.call), place.device),
-        ours=Arm(lambda _: run(spec.call)),
-        reference=Arm(lambda _: run(PLAIN[spec.name])),
-    )
+    return RowWork.of_calls(place, check, partial(run, spec.call), partial(run, PLAIN[spec.name]))
 
 
 def interpreted(spec: KernelSpec, place: Place) -> RowWork:

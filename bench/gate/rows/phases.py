@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
-from bench.gate.watch import counts_of
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
 from bench.naive.phase1 import RunningRms, clip_gradients
@@ -173,13 +171,7 @@ def build(make: Callable[[Place], tuple[Step, Step]], place: Place) -> RowWork:
                 raise Wrong(f"the loss of step {number} is {a:.6g}, the reference's {b:.6g}")
 
     ours, plain = make(place)
-    return RowWork(
-        check=check,
-        counts=lambda: counts_of(ours, place.device),
-        ours=Arm(lambda _: ours()),
-        reference=Arm(lambda _: plain()),
-        unit="steps",
-    )
+    return RowWork.of_calls(place, check, ours, plain, unit="steps")
 
 
 ROWS = tuple(

@@ -6,6 +6,7 @@ import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,6 @@ from torch.nn import functional as F
 from bench.arm import Arm
 from bench.count import count
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
-from bench.gate.watch import counts_of
 
 FRAMES = 96
 TINY = ("tokenizer={weights: random, frames_per_latent: 4, window: 9, pool: 2, encoder_channels: [8, 8, 8]}",)
@@ -72,14 +72,8 @@ def upsample(place: Place) -> RowWork:
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 256, (1, 33, 64, 64, 3), generator=generator, dtype=torch.uint8).to(place.device)
     resample = TorchResampler(128, "fp32", place.device)
-    return RowWork(
-        check=lambda: close("the frames", resample(windows), plain_upsample(windows, 128), 2 / 255),
-        counts=lambda: counts_of(lambda: resample(windows), place.device),
-        ours=Arm(lambda _: resample(windows)),
-        reference=Arm(lambda _: plain_upsample(windows, 128)),
-        items=33,
-        unit="frames",
-    )
+    ours, plain = partial(resample, windows), partial(plain_upsample, windows, 128)
+    return RowWork.of_calls(place, lambda: close("the frames", ours(), plain(), 2 / 255), ours, plain, 33, "frames")
 
 
 def write_recordings(root: Path) -> None:
@@ -92,14 +86,7 @@ def write_recordings(root: Path) -> None:
     for number in range(EPISODES):
         frames = rng.integers(0, 256, (STEPS + 1, 64, 64, 3), dtype=np.uint8)
         frames[:, :32] = frames[0, :32]
-        trajectory = Trajectory(
-            name=f"v3_bench_gate-{number}_0-{STEPS}",
-            frames=frames,
-            actions=np.zeros((STEPS, 1), np.uint8),
-            rewards=np.zeros(STEPS, np.float32),
-            terminals=np.zeros(STEPS, bool),
-            valid=np.ones(STEPS + 1, bool),
-        )
+        trajectory = Trajectory.unpaid(f"v3_bench_gate-{number}_0-{STEPS}", frames, np.zeros((STEPS, 1), np.uint8))
         write_recording(root / "Bench" / trajectory.name, trajectory, space, {})
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.rows.recordings import counted_calls
-from bench.gate.watch import counts_of
 from bench.phases import models
 from fastdreamer.latents.batch import Batch, align, crop, stack
 from fastdreamer.latents.crop_sampler import CropSampler
@@ -80,25 +79,15 @@ def reading(place: Place) -> RowWork:
         sampler.batch(0)
     numbers, starts = (each.tolist() for each in taken[0])
 
-    def ours() -> Batch:
-        return sampler.batch(0)
-
     def plain() -> Batch:
         return stack([crop(aligned[e], start, LENGTH) for e, start in zip(numbers, starts, strict=True)])
 
     def check() -> None:
-        one, other = ours(), plain()
+        one, other = sampler.batch(0), plain()
         for field in fields(Batch):
             close(f"the batch's {field.name}", getattr(one, field.name), getattr(other, field.name), 0)
 
-    return RowWork(
-        check=check,
-        counts=lambda: counts_of(ours, torch.device("cpu")),
-        ours=Arm(lambda _: ours()),
-        reference=Arm(lambda _: plain()),
-        items=CROPS,
-        unit="crops",
-    )
+    return RowWork.of_calls(place, check, lambda: sampler.batch(0), plain, CROPS, "crops")
 
 
 def saving(place: Place) -> RowWork:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.rows.recordings import TINY, plain_upsample
-from bench.gate.watch import counts_of
 
 
 def eager(place: Place) -> RowWork:
@@ -35,14 +34,8 @@ def eager(place: Place) -> RowWork:
         tokens = pooled.flatten(2).transpose(1, 2).unflatten(0, (2, -1)).cpu()
         return torch.cat([tokens[0], tokens[1, 1:]])
 
-    return RowWork(
-        check=lambda: close("the latents", tokenizer.encode_windows(frames), plain(), 1e-3),
-        counts=lambda: counts_of(lambda: tokenizer.encode_windows(frames), place.device),
-        ours=Arm(lambda _: tokenizer.encode_windows(frames)),
-        reference=Arm(lambda _: plain()),
-        items=17,
-        unit="frames",
-    )
+    ours = partial(tokenizer.encode_windows, frames)
+    return RowWork.of_calls(place, lambda: close("the latents", ours(), plain(), 1e-3), ours, plain, 17, "frames")
 
 
 def compiled(name: str, place: Place) -> RowWork:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +36,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.system.advice import command
 from fastdreamer.system.files import write_atomic
+from fastdreamer.system.json_files import digest
 from fastdreamer.tokenizer.cosmos import weights_fingerprint
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 from fastdreamer.tokenizer.frozen import FrozenTokenizer, eager_spec
@@ -94,7 +93,7 @@ def engine_key(config: Config, spec: EngineSpec, name: str, target: str) -> dict
         "shapes": [label(shape) for shape in spec.shapes],
         "library": backend(name).library(),
         "weights": weights_fingerprint(config.tokenizer, spec.part),
-        "graph": hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest()[:32],
+        "graph": digest(graph)[:32],
         "preprocessing": RESAMPLING,
     }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.tokenizer.preprocess import unpool
 from fastdreamer.tokenizer.single_frame import fold_single_frame
 
 if TYPE_CHECKING:
@@ -43,9 +44,3 @@ class Bottleneck(nn.Module):
 
     def forward(self, frames: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         return self.decode(self.encode(frames))
-
-
-def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:
-    """Pooled tokens back on the latent grid, each repeated over its block."""
-    grid = pooled.permute(0, 3, 1, 2).unflatten(-1, (rows, -1))
-    return grid.repeat_interleave(pool, -2).repeat_interleave(pool, -1)

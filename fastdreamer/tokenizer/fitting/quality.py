@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 from fastdreamer.config import TokenizerConfig
 from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
@@ -41,9 +40,9 @@ def psnr_table(
     count = 0
     for frames in held_out.values():
         for start in range(0, len(frames), BASELINE_WINDOW):
-            window = _tensor(frames[start : start + BASELINE_WINDOW])
-            clip = preprocess(window, config.clock, config.image_size)
-            used = len(frames[start : start + BASELINE_WINDOW])
+            window = torch.from_numpy(frames[start : start + BASELINE_WINDOW])
+            clip = preprocess(window.permute(3, 0, 1, 2)[None], config.clock, config.image_size)
+            used = len(window)
             if config.frames_per_latent == 1:
                 single = clip.transpose(0, 2).to(device)
                 decoded = bottleneck(single).transpose(0, 2).cpu()
@@ -66,7 +65,3 @@ def psnr_table(
 def psnr_of(mse: float) -> float:
     """Decibels of a mean squared error of pixels in [0, 1]."""
     return -10 * math.log10(max(mse, 1e-12))
-
-
-def _tensor(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[Tensor, "1 3 t h w"]:
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None]

@@ -26,6 +26,7 @@ from fastdreamer.report.audit_section import FIGURES, KINDS, said
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.run_files import AUDIT
 from fastdreamer.system.advice import command
+from fastdreamer.system.output import in_columns
 from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis.advantages import Figures, advantages, measure
 from fastdreamer.tools.diagnosis.moments import Reach, encode
@@ -153,12 +154,11 @@ def render(result: Mapping[str, Any]) -> list[str]:
     kinds = result["kinds"]
     rows = [["", *(f"{KINDS[kind]} ({of['states']} states)" for kind, of in kinds.items())]]
     rows += [[title, *(said(of["figures"][name]) for of in kinds.values())] for name, title in FIGURES.items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         f"audit of phase {result['phase']}'s policy, {result['tries']} tries an action over {result['horizon']} latent "
         f"steps: {result['verdict']}"
     ]
-    lines += ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"  {line}" for line in in_columns(rows)]
     for check in result["checks"]:
         lines.append(f"  {check['name']}: {check['value']}; expected {check['expected']}; {check['verdict']}")
     lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in result["checks"] if c["remedy"]]

@@ -10,13 +10,12 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
-from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check, worst
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import alone
 from fastdreamer.run.run_files import AUDIT, DIAGNOSIS, DIAGNOSIS_FOLDER
-from fastdreamer.system.advice import command
 from fastdreamer.system.files import check_replaceable
+from fastdreamer.system.output import in_columns
 from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis import audit, cloning, inputs, real_play
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
@@ -46,15 +45,11 @@ def diagnose(
         UserError: if nothing is trained, or a part of the run is missing or damaged.
     """
     run, backend = RunDirectory(run_dir), backend or choose_device(config)
-    chosen = list(phases) or [phase for phase in (1, 2, 3) if run.has_phase(phase)]
-    if not chosen:
-        raise UserError(
-            f"nothing is trained in {run_dir}; train it first with: {command('train', run_dir=run_dir, phase=1)}"
-        )
+    chosen = list(phases) or run.trained_phases()
     if effort is not None:
         audit.check_auditable(config, run)
     check_replaceable(*(file.path(run_dir) for file in ((DIAGNOSIS,) if effort is None else (DIAGNOSIS, AUDIT))))
-    kept = _kept(run_dir)
+    kept = DIAGNOSIS.read_or_note(run_dir, "written anew").get("phases", {})
     found: dict[str, Any] = {}
     with track("diagnose", total=len(chosen), unit="phases") as bar:
         for number in chosen:
@@ -95,11 +90,6 @@ def _checks(loaded: LoadedPhase, pictures: Path, imagined: rollouts.Imagined | N
         yield from dynamics.checks(loaded, pictures)
 
 
-def _kept(run_dir: Path) -> dict[str, Any]:
-    """What earlier calls found of other phases; what cannot be read is said, and written anew."""
-    return dict(DIAGNOSIS.read_or_note(run_dir, "written anew").get("phases", {}))
-
-
 def render(result: dict[str, Any]) -> str:
     """The tables, what is raised below each."""
     lines = []
@@ -107,11 +97,7 @@ def render(result: dict[str, Any]) -> str:
         rows = [("check", "value", "expected", "verdict"), *(
             (f"{c['group']}: {c['name']}", c["value"], c["expected"], c["verdict"]) for c in phase["checks"]
         )]  # fmt: skip
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines += [f"{name}, step {phase['step']}: {phase['verdict']}"]
-        lines += [
-            "  " + "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
-        ]
+        lines += [f"{name}, step {phase['step']}: {phase['verdict']}", *(f"  {line}" for line in in_columns(rows))]
         lines += [f"  {c['verdict'].upper()} {c['name']}: {c['remedy']}" for c in phase["checks"] if c["remedy"]]
     if "audit" in result:
         lines += audit.render(result["audit"])

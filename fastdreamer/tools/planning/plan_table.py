@@ -22,7 +22,6 @@ LABELS = {
     "store": "latent store on the GPU",
     "workspaces": "cuBLAS workspaces (assumed)",
 }
-CHOSEN = ("micro_batch", "recompute", "batch_size", "accumulate")
 
 
 def in_words(plan: Plan, short: bool = False) -> str:
@@ -40,13 +39,11 @@ def in_words(plan: Plan, short: bool = False) -> str:
 
 def change_of(train: TrainConfig, plan: Plan) -> list[str]:
     """The settings that lead from `train` to a plan, as overrides; a micro-batch of the whole batch needs none."""
-    name = f"phase{plan.number}"
-    changed = [
-        (key, getattr(plan.train, key))
-        for key in CHOSEN
-        if getattr(plan.train, key) != getattr(train, key) and (key != "micro_batch" or train.micro_batch)
+    words = [
+        f"phase{plan.number}.{key}={str(value).lower()}"
+        for key, value in plan.settings.items()
+        if value != getattr(train, key) and (key != "micro_batch" or train.micro_batch)
     ]
-    words = [f"{name}.{key}={str(value).lower()}" for key, value in changed]
     return [*words, "data.resident=ram"] if plan.in_ram else words
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from fastdreamer_kernels import reference
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 MADE_UP = {torch.bool: True, torch.int64: 1, torch.float32: 0.5}
 """What a fake tensor's value is taken for where the host asks for one."""
@@ -51,8 +52,9 @@ class Tracker(TorchDispatchMode):
             with self:
                 _flash_backward_space(args[1], args[2])
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            self.number(tensor)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.number(tensor)
         return out
 
     def number(self, tensor: Tensor) -> int:
@@ -71,14 +73,6 @@ class Tracker(TorchDispatchMode):
 
     def _ended(self, key: int) -> None:
         self.trace.append((self._alive.pop(key)[0], -1))
-
-
-def _tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    elif isinstance(out, tuple | list):
-        for item in out:
-            yield from _tensors(item)
 
 
 def _plain_two_hot(

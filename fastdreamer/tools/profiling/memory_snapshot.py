@@ -54,7 +54,8 @@ def memory(work: ProfiledSteps, warmup: int, steps: int, stem: Path) -> dict[str
     numbers = {"peak_mib": timeline.peak_bytes / MIB} | numbers
     rows = [{"made by": h.by, "mib": h.size_bytes / MIB, "blocks": h.blocks} for h in timeline.at_peak]
     write_atomic(files["picture"], memory_picture(timeline, f"{work.name}: {work.about}").encode())
-    write_atomic(files["numbers"], json.dumps(_content(timeline, rows) | numbers).encode())
+    content = {"times_ms": timeline.times_ms, "total_bytes": timeline.total, "at_peak": rows}
+    write_atomic(files["numbers"], json.dumps(content | numbers).encode())
     return numbers | {"at_peak": rows[:TOP], "files": files}
 
 
@@ -74,10 +75,6 @@ def memory_picture(timeline: Timeline, title: str) -> str:
         layers["others"] = [sum(size for name, size in groups.items() if name not in names) / MIB for groups in states]
     peak = timeline.times_ms and (timeline.times_ms[timeline.peak], f"peak {timeline.peak_bytes / MIB:.1f} MiB")
     return stacked_picture(timeline.times_ms, layers, peak or None, title, "milliseconds", "MiB")
-
-
-def _content(timeline: Timeline, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"times_ms": timeline.times_ms, "total_bytes": timeline.total, "at_peak": rows}
 
 
 def _on_cpu(work: ProfiledSteps, steps: int) -> list[Change]:

@@ -39,11 +39,6 @@ def command(program: str, words: Sequence[str], file: Path) -> list[str]:
     return [program, "profile", *options, sys.executable, "-m", "fastdreamer", *words]
 
 
-def shown(words: Sequence[str]) -> str:
-    """A command as a line for a shell."""
-    return shlex.join(words)
-
-
 def record(words: Sequence[str], file: Path) -> dict[str, Any]:
     """Prints the command, runs it, and sums up what it wrote.
 
@@ -59,12 +54,12 @@ def record(words: Sequence[str], file: Path) -> dict[str, Any]:
             "--print-command prints the line for another machine"
         )
     line = command(program, words, file)
-    print(shown(line), flush=True)
+    print(shlex.join(line), flush=True)
     done = subprocess.run(line, check=False)
     if done.returncode or not file.is_file():
         raise UserError(f"nsys ended with exit code {done.returncode} and {'a' if file.is_file() else 'no'} {file}")
     tables = {name: summary(program, report, file) for name, report in REPORTS.items()}
-    return tables | {"command": shown(line), "files": {"report (open it in nsys-ui)": file}}
+    return tables | {"command": shlex.join(line), "files": {"report (open it in nsys-ui)": file}}
 
 
 def summary(program: str, report: str, file: Path) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def profile(config: Config, request: Request) -> dict[str, Any]:
     if request.tool == "nsys":
         file = request.out / f"{name}.nsys-rep"
         if request.print_command:
-            return result | {"work": name, "command": nsys.shown(nsys.command("nsys", again, file))}
+            return result | {"work": name, "command": shlex.join(nsys.command("nsys", again, file))}
         return result | {"work": name} | nsys.record(again, _file(request, file.name))
     with open_work(config, request.phase, request.run_dir) as work:
         result |= {"work": work.name, "on": work.about, "warmup": request.warmup, "steps": steps}

@@ -31,8 +31,7 @@ def recordings_for(config: Config, run_dir: Path | None, scratch: Path) -> tuple
     for number in range(MADE_UP):
         pixels = waves(frames, config.data.frame_size, number)
         actions = np.stack([generator.integers(size, size=frames - 1) for size in space.sizes], 1).astype(np.uint8)
-        rewards, terminals = np.zeros(frames - 1, np.float32), np.zeros(frames - 1, bool)
-        episode = Trajectory(f"waves-{number}", pixels, actions, rewards, terminals, np.ones(frames, bool))
+        episode = Trajectory.unpaid(f"waves-{number}", pixels, actions)
         folder = scratch / "made-up" / "Profile-v0" / f"v3_waves_made_up-{number}_0-{frames - 1}"
         write_recording(folder, episode, space, {})
     return find_recordings(scratch / "made-up"), f"made-up recordings of {frames} frames, one a step"

@@ -28,7 +28,7 @@ def step_picture(events: Iterable[FunctionEvent], first_us: float, last_us: floa
     plot.text(LEFT, 20, title, "title")
     top = TOP
     for place, (_, found) in enumerate(sorted(threads.items(), key=lambda item: -_ranged_us(item[1]))):
-        ranges = [(_depth(e), e) for e in found if e.name in RANGES]
+        ranges = [(len(ranges_around(e)), e) for e in found if e.name in RANGES]
         depths = 1 + max((depth for depth, _ in ranges), default=-1)
         plot.text(LEFT - 8, top + 16, "this thread" if place == 0 else "another thread", anchor="end")
         for depth, event in ranges:
@@ -72,12 +72,13 @@ def _merged(boxes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, max(width, NARROWEST)) for x, width in out]
 
 
-def _depth(event: FunctionEvent) -> int:
-    depth, above = 0, event.cpu_parent
+def ranges_around(event: FunctionEvent) -> list[str]:
+    """The named ranges that an event lies in, the innermost first."""
+    names, above = [], event.cpu_parent
     while above is not None:
-        depth += above.name in RANGES
+        names += [above.name] if above.name in RANGES else []
         above = above.cpu_parent
-    return depth
+    return names
 
 
 def _is_operator(event: FunctionEvent | None) -> bool:

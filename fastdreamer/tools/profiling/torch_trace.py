@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from fastdreamer.system.files import write_atomic
 from fastdreamer.system.ranges import RANGES
 from fastdreamer.tools.profiling.profiled_work import ProfiledSteps, profiled_steps
-from fastdreamer.tools.profiling.timeline import step_picture
+from fastdreamer.tools.profiling.timeline import ranges_around, step_picture
 
 TOP = 10
 STEP = "ProfilerStep"
@@ -68,7 +68,8 @@ def range_table(events: Iterable[FunctionEvent], steps: int, seconds: float) -> 
     gpu: dict[str, float] = defaultdict(float)
     for event in sorted(events, key=lambda e: e.time_range.start):
         if event.name in RANGES:
-            path = _path(event) + ("" if event.thread == main else " (another thread)")
+            path = " > ".join([*reversed(ranges_around(event)), event.name])  # such as draw > rollout > denoise
+            path += "" if event.thread == main else " (another thread)"
             host[path] += event.time_range.elapsed_us()
             gpu[path] += event.device_time_total
     has_gpu = any(gpu.values())
@@ -94,13 +95,3 @@ def operator_table(averages: Iterable[Any], steps: int, on_gpu: bool = False) ->
         }
         for a in rows[:TOP]
     ]
-
-
-def _path(event: FunctionEvent) -> str:
-    """Path of nested ranges, such as draw > rollout > denoise."""
-    names, above = [event.name], event.cpu_parent
-    while above is not None:
-        if above.name in RANGES:
-            names.append(above.name)
-        above = above.cpu_parent
-    return " > ".join(reversed(names))
