@@ -6,12 +6,13 @@ import hashlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
@@ -93,6 +94,19 @@ def _operations() -> str:
         for file in sorted(Path(folder).glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's own generators, from which dropout draws: the CPU's, and the GPU's where that is the device."""
+    states = {"torch": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_states` gave; a GPU's state is for a GPU alone, and may be missing."""
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def _cpu_has_bf16() -> bool:

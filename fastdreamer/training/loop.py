@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config, TrainConfig
-from fastdreamer.device import Backend
+from fastdreamer.device import Backend, random_states, set_random_states
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
@@ -68,7 +68,7 @@ def fit(
     done = 0
     if resume_from is not None:
         done = resume_from.step
-        _restore(resume_from, phase, optimizers, ema)
+        _restore(resume_from, phase, optimizers, ema, backend.device)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
     run_dir, saved = run_dir.resolve(), done
@@ -82,7 +82,7 @@ def fit(
             "ema": ema.state,
             "best": best.state,
             "optimizer": _optimizer_tensors(optimizers),
-            "random": {name: g.get_state() for name, g in phase.generators.items()} | {"torch": torch.get_rng_state()},
+            "random": {name: g.get_state() for name, g in phase.generators.items()} | random_states(backend.device),
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
         notes = {"skipped": skipped, "forced": list(forced)} | best.note()
@@ -196,7 +196,9 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
     )
 
 
-def _restore(saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], ema: EMA) -> None:
+def _restore(
+    saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], ema: EMA, device: torch.device
+) -> None:
     with _fitting(saved):
         phase.model.load_state_dict(saved.tensors["model"])
         means = saved.tensors["ema"]
@@ -214,7 +216,7 @@ def _restore(saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.op
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, generator in phase.generators.items():
             generator.set_state(saved.tensors["random"][name])
-        torch.set_rng_state(saved.tensors["random"]["torch"])
+        set_random_states(saved.tensors["random"], device)
 
 
 @contextmanager

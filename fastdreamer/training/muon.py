@@ -85,7 +85,7 @@ def orthogonalise(matrices: Float[Tensor, "n i o"], eps: float = 1e-7) -> Float[
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    return (x.mT if is_tall else x).to(matrices.dtype, memory_format=torch.contiguous_format, copy=is_tall)
 
 
 def _product_type(device: torch.device) -> torch.dtype:

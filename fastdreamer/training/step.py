@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
-from fastdreamer.device import Backend
+from fastdreamer.device import Backend, random_states, set_random_states
 from fastdreamer.errors import UserError
 from fastdreamer.health.limits import section
 from fastdreamer.system.advice import command
@@ -89,7 +89,7 @@ class MicroBatches:
             UserError: if memory runs out with halved micro-batches too.
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
-        random = torch.get_rng_state()
+        random = random_states(self.backend.device)
         try:
             return self._gradients(step)
         except torch.OutOfMemoryError as error:
@@ -120,12 +120,12 @@ class MicroBatches:
     def _other_ways(self, name: str) -> str:
         return f" or set {name}.recompute=true; what fits is said by: {command('plan')}" if self.phase.number else ""
 
-    def _rewind(self, before: Mapping[str, Tensor], random: Tensor) -> None:
+    def _rewind(self, before: Mapping[str, Tensor], random: Mapping[str, Tensor]) -> None:
         for parameter in self.phase.model.parameters():
             parameter.grad = None
         for name, generator in self.phase.generators.items():
             generator.set_state(before[name])
-        torch.set_rng_state(random)
+        set_random_states(random, self.backend.device)
 
     def _gradients(self, step: int) -> list[dict[str, Tensor]]:
         batches: list[dict[str, Tensor]] = []

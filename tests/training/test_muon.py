@@ -61,3 +61,8 @@ def test_blocks_go_to_muon_and_the_rest_to_adamw_once_each() -> None:
     assert owned[1] == ["world.blocks.weight"]
     with pytest.raises(UserError, match="adamw"):
         build_optimizers(nn.Linear(2, 2).named_parameters(), TrainConfig(optimizer="muon"))
+
+
+def test_tall_matrices_come_out_in_the_parameters_order() -> None:
+    for shape in ((2, 5, 3), (2, 3, 5)):
+        assert muon.orthogonalise(torch.randn(shape)).is_contiguous(), "torch would add each to its parameter by itself"

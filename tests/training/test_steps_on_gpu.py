@@ -27,7 +27,7 @@ from fastdreamer.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from fastdreamer.device import Backend
+from fastdreamer.device import Backend, random_states, set_random_states
 from fastdreamer.latents.loader import Loader
 from fastdreamer.training.imagination_phase import ImaginationPhase
 
@@ -130,6 +130,14 @@ def test_a_whole_step_never_waits_for_the_card(device: torch.device, number: int
             figures = one.step()
     assert all(bool(value.isfinite()) for value in figures.values())
     assert any(not torch.equal(before[name], p) for name, p in one.phase.model.named_parameters() if name in before)
+
+
+def test_what_dropout_draws_from_is_put_back(device: torch.device) -> None:
+    states = random_states(device)
+    first = torch.nn.functional.dropout(torch.ones(1000, device=device))
+    assert not torch.equal(torch.nn.functional.dropout(torch.ones(1000, device=device)), first)
+    set_random_states(states, device)
+    assert torch.equal(torch.nn.functional.dropout(torch.ones(1000, device=device)), first)
 
 
 def test_a_step_that_is_left_out_changes_nothing_and_waits_for_nothing(device: torch.device) -> None:
