@@ -15,6 +15,7 @@ from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
 from fastdreamer.commands.command import folder, given
 from fastdreamer.errors import UserError
+from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.broken import import_trouble
 from fastdreamer.system.failures import bug, disk_trouble, out_of_memory, stop_signals
@@ -111,7 +112,7 @@ def _stopped_by() -> int:
 
 def run() -> NoReturn:
     """Run the installed `fastdreamer` command."""
-    owner = os.getpid()
+    owner, cores.started = os.getpid(), cores.Clock.now()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker has nothing to clean up
@@ -122,10 +123,10 @@ def run() -> NoReturn:
     for number in stop_signals():
         if number != signal.SIGINT:  # Python's own handler is right
             signal.signal(number, stop)  # the training loop puts its own here, which saves first
-    # Torch's threads spin while they wait for one another: fast alone, ten times slower where others want a core.
-    # A short spin keeps both (NOTES.md). It must be said before torch loads.
+    # Torch's threads spin while they wait for one another: fast alone, ten times slower where others want a core
+    # later on. A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # An account without a name, as containers have them: torch's compiler names its cache by the user.
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         os.environ["LOGNAME"] = str(os.getuid())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.system import cores
 
 GRAPHS_PER_FUNCTION = 32
 """torch stops compiling a function after 8 graphs by default; every shape is one here."""
@@ -52,8 +53,8 @@ def choose_device(config: Config) -> Backend:
     """The backend for a configuration; the same machine and configuration always give the same one.
 
     `auto` takes a CUDA GPU where there is one, and bf16 where the device multiplies it in hardware. On CPU only
-    deterministic algorithms run, so that a resumed run gives the bits of an uninterrupted one. Threads are set the
-    usual way, with OMP_NUM_THREADS. A rank of torchrun takes the GPU of its local rank.
+    deterministic algorithms run, so that a resumed run gives the bits of an uninterrupted one. A rank of torchrun takes
+    the GPU of its local rank.
 
     Raises:
         UserError: if a GPU, bf16 on a GPU, or a compiler is asked for and not there.
@@ -94,6 +95,27 @@ def _operations() -> str:
         for file in sorted(Path(folder).glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def use_spare_cores() -> None:
+    """Torch's threads in a command: as many as there are cores that others leave free as it begins.
+
+    A thread that has to wait for a core keeps all others waiting at the end of every operation: beside two busy loops
+    on two cores one thread trains faster than two (NOTES.md). OMP_NUM_THREADS overrules it.
+    """
+    if cores.started is not None and not _is_told_threads():
+        torch.set_num_threads(min(torch.get_num_threads(), cores.started.spare_cores()))
+
+
+def go_on_with_threads(number: int | None) -> None:
+    """Take the number of threads with which a phase was begun, so that sums are added in the same order."""
+    if cores.started is not None and number and number != torch.get_num_threads() and not _is_told_threads():
+        print(f"threads: {number}, as this phase began; OMP_NUM_THREADS sets another number", flush=True)
+        torch.set_num_threads(number)
+
+
+def _is_told_threads() -> bool:
+    return any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

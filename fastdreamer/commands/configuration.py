@@ -46,7 +46,8 @@ def config_name(arguments: Namespace) -> str:
 
 def announce(config: Config) -> None:
     """Print the one choice of device and precision, and which configuration this is."""
-    from fastdreamer.device import choose_device
+    from fastdreamer.device import choose_device, use_spare_cores
     from fastdreamer.settings import config_hash
 
+    use_spare_cores()
     print(f"device: {choose_device(config)}; configuration {config_hash(config)}", flush=True)

@@ -1,21 +1,61 @@
-"""How many cores this process may use: a container, taskset or a batch system may give it fewer than there are."""
+"""How many cores this process may use: a container may give it fewer than there are, and others may be at work."""
 
 from __future__ import annotations
 
 import math
 import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+STAT = Path("/proc/stat")
+LEAST_S = 0.2  # the kernel counts in hundredths of a second
 
 
 def count_cores() -> int:
     """Cores of this process's own set (or PYTHON_CPU_COUNT), or fewer where a container has less time than they."""
+    return max(1, math.ceil(min(_own_set(), quota())))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of processor time so far: of everybody at work on this process's cores, and its own; and the time."""
+
+    everybody: float
+    own: float
+    at: float
+
+    @classmethod
+    def now(cls) -> Clock:
+        """Read the clocks. Who runs with low priority gives way and is not counted; nor is anybody but on Linux."""
+        ticks, cores = 0, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        for line in _text(STAT).splitlines():
+            name, *counts = line.split()
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
+                user, _, system, _, _, *interrupts = map(int, counts[:8])
+                ticks += user + system + sum(interrupts)
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return cls(ticks / os.sysconf("SC_CLK_TCK"), own, time.monotonic())
+
+    def spare_cores(self) -> int:
+        """The cores that others left free since this reading, at least one; waits where it was just now."""
+        time.sleep(max(0.0, LEAST_S - (time.monotonic() - self.at)))
+        later = Clock.now()
+        others = (later.everybody - self.everybody - (later.own - self.own)) / (later.at - self.at)
+        free = min(_own_set() - max(0.0, others), quota())
+        return max(1, min(count_cores(), round(free)))
+
+
+started: Clock | None = None
+"""When the command line began; None in a library, whose threads are its user's."""
+
+
+def _own_set() -> int:
     if hasattr(os, "process_cpu_count"):
-        cores = os.process_cpu_count() or 1
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, quota())))
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota() -> float:

@@ -85,7 +85,7 @@ def fit(
             "random": {name: g.get_state() for name, g in phase.generators.items()} | random_states(backend.device),
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
-        notes = {"skipped": skipped, "forced": list(forced)} | best.note()
+        notes = {"skipped": skipped, "forced": list(forced), "threads": torch.get_num_threads()} | best.note()
         place = place_of(run_dir)
         save_checkpoint(checkpoints_of(place, phase.number), phase.number, step, groups, config, latents, notes)
         saved = step

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fastdreamer.config import Config
-from fastdreamer.device import Backend, choose_device
+from fastdreamer.device import Backend, choose_device, go_on_with_threads
 from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check
 from fastdreamer.latents.relabel import check_task
@@ -97,6 +97,8 @@ def train(
     key = store.manifest["key"]
     print(f"latents: encoded by {key.get('backend')} {key.get('precision')}", flush=True)
     backend = choose_device(config)
+    if resume_from is not None and backend.device.type == "cpu":
+        go_on_with_threads(resume_from.state.get("threads"))
     checks: Sequence[Check] = ()
     if gate is not None and parent is not None and resume_from is None:
         checks = gate(config, phase, parent, store, backend.device)
