@@ -49,7 +49,7 @@ class Clock:
 
 
 started: Clock | None = None
-"""When the command line began; None in a library, whose threads are its user's."""
+"""The reading with which the command line began; None in a library, whose threads are its own user's."""
 
 
 def _own_set() -> int:
