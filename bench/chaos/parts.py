@@ -9,9 +9,10 @@ from functools import partial
 from bench.chaos import faults, flips, memory, mutations, numbers
 from bench.chaos.kills import kills
 from bench.chaos.lanes import Job, Setting
-from bench.chaos.rows import Row
+from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import NAMES
 
+LEAST_S = 1.0
 PARTS = ("kills", "flips", "inputs", "disk", "numbers")
 SHORT_STAGES = ("encode", "fit-tokenizer", "phase1", "eval")
 SECONDS = {
@@ -55,6 +56,7 @@ def _flips(given: Setting) -> Iterator[Row]:
     targets = flips.targets(given.folder)
     for place, target in enumerate(targets):
         clock = given.clock.part(1 / (len(targets) - place))
+        clock = Clock(max(clock.seconds, LEAST_S))  # what is changed may have taken all the time to make
         yield flips.flips(target, 40 if given.is_short else target.tries, clock, given.seed)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.chaos import children, rows
+from bench.chaos import children, parts, rows
 from bench.chaos.children import Child, Ended, each
 from bench.chaos.faults import Watcher, other_errors, places, unclear
 from bench.chaos.flips import Target, flips
@@ -258,3 +258,14 @@ def test_the_table_counts_and_gives_examples() -> None:
     assert "| one | thing | 1,200 | 3 | 3 | a note |" in text and "seed 5" in text
     assert "2 x bad" in text and "one, thing: 3 of 1,200 failed" in text
     assert rows.Clock(0.0).part(0.5).is_over
+
+
+def test_flips_are_tried_even_where_making_what_is_changed_took_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    target = Target("it", tmp_path, lambda folder: (folder / "file").read_bytes())
+    monkeypatch.setattr(parts.flips, "targets", lambda _: [target])
+    none: Any = None
+    (row,) = parts._flips(Setting(tmp_path, none, none, Clock(0.0), is_short=True, seed=0))
+    assert row.tries == 40
