@@ -18,6 +18,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.system import cores
 
+MOST_THREADS = 1024
 GRAPHS_PER_FUNCTION = 32
 """torch stops compiling a function after 8 graphs by default; every shape is one here."""
 
@@ -107,9 +108,15 @@ def use_spare_cores() -> None:
         torch.set_num_threads(min(torch.get_num_threads(), cores.started.spare_cores()))
 
 
-def go_on_with_threads(number: int | None) -> None:
-    """Take the number of threads with which a phase was begun, so that sums are added in the same order."""
-    if cores.started is not None and number and number != torch.get_num_threads() and not _is_told_threads():
+def go_on_with_threads(number: object) -> None:
+    """Take the number of threads with which a phase was begun, so that sums are added in the same order.
+
+    Args:
+        number: what a checkpoint notes; older ones note none, and what is no sensible number is passed over.
+    """
+    if type(number) is not int or not 1 <= number <= MOST_THREADS or number == torch.get_num_threads():
+        return
+    if cores.started is not None and not _is_told_threads():
         print(f"threads: {number}, as this phase began; OMP_NUM_THREADS sets another number", flush=True)
         torch.set_num_threads(number)
 

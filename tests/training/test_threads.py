@@ -48,6 +48,12 @@ def test_a_library_and_who_says_how_many_are_left_alone(threads: list[int], monk
     assert threads == [8]
 
 
+@pytest.mark.parametrize("noted", [None, 0, -1, 10**9, True, "2", 2.0])
+def test_what_is_no_number_of_threads_is_passed_over(threads: list[int], noted: object) -> None:
+    go_on_with_threads(noted)
+    assert threads == [8]
+
+
 def test_a_phase_goes_on_with_the_threads_it_was_begun_with(
     threads: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
