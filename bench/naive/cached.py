@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.naive.model import FIRST_SPATIAL, Attention, Block, NaiveWorldModel
-from bench.naive.rollout import scored
+from bench.naive.rollout import draws, scored
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.rollout import Rollout
 from fastdreamer.latents.batch import Batch
@@ -81,9 +81,7 @@ def imagine(
     steps, finest = model.forcing.sample_steps, model.forcing.finest_steps
     level, stride = min(round(model.forcing.context_signal * finest), finest - 1), finest // steps
     tau, d = level / finest, 1 / steps
-    home, choices = generator.device, (horizon, count, model.clock.frames_per_latent, sum(agent.policy.sizes))
-    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home).to(device)
-    uniform = torch.rand(choices, generator=generator, device=home).to(device)
+    noise, uniform = draws(model, agent, real, horizon, generator)
     tokens = agent.embed_tokens(batch.task)
     action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
     past = Past(model.transformer.context)

@@ -46,6 +46,16 @@ def sample_next(
     return z
 
 
+def draws(
+    model: NaiveWorldModel, agent: Agent, real: Float[Tensor, "b l n z"], horizon: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "m b n z"], Float[Tensor, "h b c a"]]:
+    """All randomness of a rollout in our order: noise of the real steps, two an imagined step; then the choices."""
+    (count, context), home = real.shape[:2], generator.device
+    choices = horizon, count, model.clock.frames_per_latent, sum(agent.policy.sizes)
+    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home)
+    return noise.to(real.device), torch.rand(choices, generator=generator, device=home).to(real.device)
+
+
 @torch.no_grad()
 def imagine(
     model: NaiveWorldModel, agent: Agent, batch: Batch, horizon: int, generator: torch.Generator, greedy: bool = False
@@ -56,9 +66,7 @@ def imagine(
     finest = model.forcing.finest_steps
     level = min(round(model.forcing.context_signal * finest), finest - 1)
     tau = level / finest
-    home, choices = generator.device, (horizon, count, model.clock.frames_per_latent, sum(agent.policy.sizes))
-    noise = torch.randn(context + 2 * horizon, *real[:, 0].shape, generator=generator, device=home).to(device)
-    uniform = torch.rand(choices, generator=generator, device=home).to(device)
+    noise, uniform = draws(model, agent, real, horizon, generator)
     tokens = agent.embed_tokens(batch.task)
     past = (1 - tau) * noise[:context].transpose(0, 1) + tau * real
     action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
