@@ -13,10 +13,8 @@ import mmap
 import os
 import resource
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +22,8 @@ from types import FrameType
 from typing import Any
 
 from bench.chaos.children import Child, Ended
-from bench.chaos.rows import Clock, Row
-from bench.chaos.stages import Bench
+from bench.chaos.rows import Row
+from bench.chaos.stages import Setting
 
 LEFT_OUT = "; it is left out"  # what is said of a recording that the pixel decoder does without
 PACKAGE = f"{os.sep}fastdreamer{os.sep}"
@@ -65,12 +63,9 @@ class Watcher:
 
     def __call__(self, event: str, given: tuple[Any, ...]) -> None:
         kind = _kind(event, given)
-        if not kind or not given or not str(_name(given[0])).startswith(self.folder):
+        if not kind or not given or not str(_name(given[0])).startswith(self.folder) or not (at := _place(event)):
             return
-        place = _place(event)
-        if not place:
-            return
-        place = f"{kind} {place}"
+        place = f"{kind} {at}"
         if not self.place and place not in self._seen:
             self._seen.add(place)
             os.write(self._notes, f"{place}\n".encode())
@@ -78,21 +73,19 @@ class Watcher:
             self._raised[0] = 1
             raise OSError(self.number, os.strerror(self.number), _name(given[0]))
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Audits, and what is not audited: syncs, and libraries that open files below Python."""
+    def watch(self) -> None:
+        """Watch from now on: audits, and what is not audited: syncs, and libraries that open files below Python."""
         sys.addaudithook(self)
         self._wrap(os, "fsync", "fsync")
         for module, name in BELOW:
             if module in sys.modules:
                 self._wrap(sys.modules[module], name, f"{module}.{name}")
-        yield
 
     def _wrap(self, module: Any, name: str, event: str) -> None:
         real = getattr(module, name)
 
         def checked(*given: Any, **named: Any) -> Any:
-            self(event, tuple(os.readlink(f"/proc/self/fd/{x}") if isinstance(x, int) else x for x in given[::-1][:1]))
+            self(event, given[-1:])
             return real(*given, **named)
 
         setattr(module, name, checked)
@@ -129,42 +122,37 @@ def _place(event: str) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """A way in which the disk fails: `disturb` runs the work under it, `is_met` says afterwards whether it did fail."""
+    """A way in which the disk fails once it has begun; `is_met` says after the work whether it did fail."""
 
     what: str
-    disturb: Callable[[Callable[[], None]], None]
+    begin: Callable[[], None]
     is_met: Callable[[], bool] = lambda: True
 
 
-def limits(bench: Bench, stage: str, clock: Clock) -> Row:
+def limits(given: Setting, stage: str) -> Row:
     """Files that may not grow beyond some size: what writes below Python meets a full disk too."""
-    began = time.monotonic()
-
-    def limited(limit: int, work: Callable[[], None]) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        work()
-
-    turns = [Turn(f"files of at most {limit} bytes", partial(limited, limit)) for limit in LIMITS]
-    tries, _, failures = _each(bench, stage, turns, clock)
-    return Row("disk", f"full in {stage}", tries, failures, "", time.monotonic() - began)
+    turns = []
+    for limit in LIMITS:
+        begin = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        turns.append(Turn(f"files of at most {limit} bytes", begin))
+    tries, _, failures = _each(given, stage, turns)
+    return Row("disk", f"full in {stage}", tries, failures)
 
 
-def places(bench: Bench, stage: str, shared: Path, clock: Clock, seed: int) -> Row:
+def places(given: Setting, stage: str) -> Row:
     """Every place of a stage, with one error each; which, depends on the seed."""
-    began, found = time.monotonic(), _places(bench, stage, shared)
-    tries, met, failures = _with_errors(bench, stage, _plan(found, seed)[: len(found)], clock)
-    note = f"{met} of {len(found)} places met"
-    return Row("disk", f"places of {stage}", tries, failures, note, time.monotonic() - began)
+    found = _places(given, stage)
+    tries, met, failures = _with_errors(given, stage, _plan(found, given.seed)[: len(found)])
+    return Row("disk", f"places of {stage}", tries, failures, f"{met} of {len(found)} places met")
 
 
-def other_errors(bench: Bench, stage: str, shared: Path, clock: Clock, seed: int) -> Row:
+def other_errors(given: Setting, stage: str) -> Row:
     """Every place of a stage, with the errors that it did not meet in `places`."""
-    began, found = time.monotonic(), _places(bench, stage, shared)
-    plan = _plan(found, seed)[len(found) :]
-    tries, _, failures = _with_errors(bench, stage, plan, clock)
-    left = len(plan) - tries
-    note = f"{left} tries left out for time" if left else ""
-    return Row("disk", f"other errors in {stage}", tries, failures, note, time.monotonic() - began)
+    found = _places(given, stage)
+    plan = _plan(found, given.seed)[len(found) :]
+    tries, _, failures = _with_errors(given, stage, plan)
+    note = f"{len(plan) - tries} tries left out for time" if len(plan) > tries else ""
+    return Row("disk", f"other errors in {stage}", tries, failures, note)
 
 
 def _plan(found: list[str], seed: int) -> list[tuple[str, int]]:
@@ -178,13 +166,13 @@ def _plan(found: list[str], seed: int) -> list[tuple[str, int]]:
     ]
 
 
-def _places(bench: Bench, stage: str, shared: Path) -> list[str]:
-    """What an undisturbed run meets; asked once, and noted in `shared`."""
-    noted = shared / f"places-{stage}.json"
+def _places(given: Setting, stage: str) -> list[str]:
+    """What an undisturbed run meets; asked once, and noted in the shared folder."""
+    noted = given.shared / f"places-{stage}.json"
     if not noted.exists():
-        bench.restore(stage)
-        watcher = Watcher(bench.work)
-        ended = Child(lambda: _watched(watcher, lambda: bench.command(stage, forks=True))).end()
+        given.bench.restore(stage)
+        watcher = Watcher(given.bench.work)
+        ended = _run(given, stage, watcher.watch)
         assert ended.code == 0, ended.text
         noted.write_text(json.dumps(watcher.places))
         watcher.close()
@@ -192,42 +180,41 @@ def _places(bench: Bench, stage: str, shared: Path) -> list[str]:
     return found
 
 
-def _watched(watcher: Watcher, work: Callable[[], None]) -> None:
-    with watcher.watching():
-        work()
+def _run(given: Setting, stage: str, begin: Callable[[], None]) -> Ended:
+    """The stage, in a child in which `begin` is called first."""
+
+    def work() -> None:
+        begin()
+        given.bench.command(stage, forks=True)
+
+    return Child(work).end(60.0)
 
 
-def _has_raised(watcher: Watcher) -> bool:
-    return watcher.has_raised
-
-
-def _with_errors(bench: Bench, stage: str, plan: list[tuple[str, int]], clock: Clock) -> tuple[int, int, list[str]]:
-    watchers = [Watcher(bench.work, place, number) for place, number in plan]
-    turns = [
-        Turn(f"{errno.errorcode[w.number]} at {w.place}", partial(_watched, w), partial(_has_raised, w))
-        for w in watchers
-    ]
-    result = _each(bench, stage, turns, clock)
+def _with_errors(given: Setting, stage: str, plan: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
+    watchers = [Watcher(given.bench.work, place, number) for place, number in plan]
+    result = _each(given, stage, [
+        Turn(f"{errno.errorcode[w.number]} at {w.place}", w.watch, partial(getattr, w, "has_raised")) for w in watchers
+    ])  # fmt: skip
     for watcher in watchers:
         watcher.close()
     return result
 
 
-def _each(bench: Bench, stage: str, turns: list[Turn], clock: Clock) -> tuple[int, int, list[str]]:
+def _each(given: Setting, stage: str, turns: list[Turn]) -> tuple[int, int, list[str]]:
     """How many turns were tried, how many of them met their error, and what went wrong.
 
     Up to `CHAIN` of them follow one another, each on what the one before left; then the stage must go on undisturbed.
     What does not come to its turn there, for the work was done before, is tried anew in a clean folder.
     """
-    waiting, tries, met, failures = deque(turns), 0, 0, list[str]()
-    while waiting and not clock.is_over:
+    bench, waiting, tries, met, failures = given.bench, deque(turns), 0, 0, list[str]()
+    while waiting and not given.clock.is_over:
         bench.restore(stage)
         chain: list[str] = []
         is_checked, is_same = False, True
         trouble: list[str] = []
         while waiting and len(chain) < CHAIN:
             turn = waiting.popleft()
-            ended = Child(partial(turn.disturb, lambda: bench.command(stage, forks=True))).end(60.0)
+            ended = _run(given, stage, turn.begin)
             if chain and not turn.is_met():
                 waiting.appendleft(turn)
                 trouble = bench.left(stage, ended, is_same)

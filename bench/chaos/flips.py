@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import json
 import random
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from fastdreamer_engines import manifest as engine
+from fastdreamer_engines.spec import EngineError
+from torch import nn
 
 from bench.chaos.children import Child, each
 from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import SMALL
-
-if TYPE_CHECKING:
-    from fastdreamer.config import Config
+from fastdreamer.config import Config, load_config
+from fastdreamer.device import choose_device
+from fastdreamer.errors import UserError
+from fastdreamer.latents.episode import ARRAYS
+from fastdreamer.latents.store import LatentStore, read_manifest
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.run.checkpoint import load_checkpoint
+from fastdreamer.run.directory import RunDirectory
+from fastdreamer.settings import dump_config
+from fastdreamer.tokenizer.cosmos import build_random, load_autoencoder, write_autoencoder
+from fastdreamer.tokenizer.fetch import RECORD, REPO
+from fastdreamer.tokenizer.model_card import CARD, file_hashes
+from fastdreamer.tokenizer.pixels import PixelDecoder
+from fastdreamer.training.loop import fit
+from fastdreamer.training.pixel_decoder import DecoderPhase, load_decoder
+from fastdreamer.training.train import train
 
 TOKENIZERS = ("fitted tokenizer", "fetched tokenizer", "tokenizer as .pt", "tokenizer as .jit")
 NETWORK = (
@@ -44,46 +63,36 @@ class Target:
 
 def flips(target: Target, count: int, clock: Clock, seed: int) -> Row:
     """`count` flips, each alone, spread over the files."""
-    chance, began = random.Random(f"{seed}:{target.name}"), time.monotonic()
-    files = target.paths
-    plan = []
+    chance, files, plan = random.Random(f"{seed}:{target.name}"), target.paths, []
     for number in range(count):
         file = files[number % len(files)]
         plan.append((file, chance.randrange(file.stat().st_size), chance.randrange(1, 256)))
-    said = each(plan, Flip(target), clock.ends_at)
+    said = each(plan, flipping(target), clock.ends_at)
     failures = [text for text in said if text not in ("", HARMLESS)]
     refused, harmless = said.count(""), said.count(HARMLESS)
     note = f"{len(files)} files; {refused:,} refused, {harmless:,} harmless"
-    return Row("flipped byte", target.name, len(said), failures, note, time.monotonic() - began)
+    return Row("flipped byte", target.name, len(said), failures, note)
 
 
-class Flip:
-    """Flips a byte, reads, and puts it back."""
+def flipping(target: Target) -> Callable[[tuple[Path, int, int]], str]:
+    """What flips a byte, reads, and puts it back."""
+    wanted = cache(lambda: target.read(target.folder))
 
-    def __init__(self, target: Target) -> None:
-        from fastdreamer_engines.spec import EngineError
-
-        from fastdreamer.errors import UserError
-
-        self.target = target
-        self.refusals = (UserError, EngineError)
-        self.wanted: Any = None
-
-    def __call__(self, entry: tuple[Path, int, int]) -> str:
-        if self.wanted is None:
-            self.wanted = self.target.read(self.target.folder)
-        file, place, change = entry
+    def flip(entry: tuple[Path, int, int]) -> str:
+        sound, (file, place, change) = wanted(), entry
         before = file.read_bytes()
         data = bytearray(before)
         data[place] ^= change
         file.write_bytes(data)
         try:
-            found = self.target.read(self.target.folder)
-        except self.refusals:
+            found = target.read(target.folder)
+        except (UserError, EngineError):
             return ""
         finally:
             file.write_bytes(before)
-        return HARMLESS if found == self.wanted else f"another content of {_kind(file)} is accepted"
+        return HARMLESS if found == sound else f"another content of {_kind(file)} is accepted"
+
+    return flip
 
 
 def _kind(file: Path) -> str:
@@ -98,23 +107,15 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("checkpoint", folder / "run" / "checkpoints" / "phase1", _read_checkpoint),
         Target("store", folder / "run" / "store", _read_store),
-        Target("store's manifest", folder / "manifest", _read_manifest, "manifest.json"),
+        Target("store's manifest", folder / "manifest", read_manifest, "manifest.json"),
         Target("engine", folder / "engine", _read_engine),
-        Target("configuration", folder / "config", _read_config),
+        Target("configuration", folder / "config", lambda path: RunDirectory(path).config()),
         *(Target(name, folder / name, _read_tokenizer, tries=400) for name in TOKENIZERS),
         Target("pixel decoder", folder / "run" / "checkpoints" / "phase0", _read_decoder, tries=400),
     ]
 
 
 def _make(folder: Path) -> None:
-    from fastdreamer_engines.manifest import MANIFEST, manifest_bytes
-
-    from fastdreamer.config import load_config
-    from fastdreamer.latents.synthetic import write_synthetic_store
-    from fastdreamer.recordings.actions import action_space
-    from fastdreamer.settings import dump_config
-    from fastdreamer.training.train import train
-
     config = load_config("debug", list(TRAINING))
     store = folder / "run" / "store"
     write_synthetic_store(store, config.tokenizer.clock, action_space("crafter"), episodes=3, steps=12, seed=0)
@@ -128,17 +129,10 @@ def _make(folder: Path) -> None:
     (folder / "engine").chmod(0o700)
     (folder / "engine" / "1x33.plan").write_bytes(bytes(range(256)) * 8)
     body = {"key": {"target": "sm86"}, "status": "verified", "measured": {"ms_per_clip": 1.5}}
-    (folder / "engine" / MANIFEST).write_bytes(manifest_bytes(folder / "engine", body))
+    (folder / "engine" / engine.MANIFEST).write_bytes(engine.manifest_bytes(folder / "engine", body))
 
 
 def _make_decoder(config: Config, run: Path) -> None:
-    import torch
-
-    from fastdreamer.device import choose_device
-    from fastdreamer.tokenizer.pixels import PixelDecoder
-    from fastdreamer.training.loop import fit
-    from fastdreamer.training.pixel_decoder import DecoderPhase
-
     frames_per_latent, size = config.tokenizer.frames_per_latent, config.data.frame_size
     latents, frames = torch.randn(2, 16, 16), torch.zeros(2, frames_per_latent, 3, size, size, dtype=torch.uint8)
     device = torch.device("cpu")
@@ -148,14 +142,6 @@ def _make_decoder(config: Config, run: Path) -> None:
 
 def _make_tokenizers(folder: Path) -> None:
     """Write tokenizers as `fit-tokenizer` and `fetch-weights` do, and in NVIDIA's layouts."""
-    import torch
-    from torch import nn
-
-    from fastdreamer.config import load_config
-    from fastdreamer.tokenizer.cosmos import build_random, write_autoencoder
-    from fastdreamer.tokenizer.fetch import RECORD, REPO
-    from fastdreamer.tokenizer.model_card import CARD, file_hashes
-
     model = build_random(load_config("debug", [NETWORK]).tokenizer)
     fitted, fetched, pt, jit = (folder / name for name in TOKENIZERS)
     for path in (fitted, fetched, pt, jit):
@@ -184,8 +170,6 @@ def _make_tokenizers(folder: Path) -> None:
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    from fastdreamer.run.checkpoint import load_checkpoint
-
     found = load_checkpoint(folder)
     tensors = {
         (group, name): value.numpy().tobytes() for group, own in found.tensors.items() for name, value in own.items()
@@ -194,51 +178,25 @@ def _read_checkpoint(folder: Path) -> Any:
 
 
 def _read_store(folder: Path) -> Any:
-    from fastdreamer.latents.episode import ARRAYS
-    from fastdreamer.latents.store import LatentStore
-
     store = LatentStore.open(folder)
     return store.manifest, [
         (e.name, e.split, e.task, *(getattr(e, name).numpy().tobytes() for name in ARRAYS)) for e in store.episodes
     ]
 
 
-def _read_manifest(folder: Path) -> Any:
-    from fastdreamer.latents.store import read_manifest
-
-    return read_manifest(folder)
-
-
 def _read_engine(folder: Path) -> Any:
-    from fastdreamer_engines.manifest import check_files, read_manifest
-
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    manifest = engine.read_manifest(folder)
+    engine.check_files(folder, manifest)
     return manifest
 
 
-def _read_config(folder: Path) -> Any:
-    from fastdreamer.run.directory import RunDirectory
-
-    return RunDirectory(folder).config()
-
-
 def _read_tokenizer(folder: Path) -> Any:
-    from fastdreamer.config import load_config
-    from fastdreamer.tokenizer.cosmos import load_autoencoder
-
     config = load_config("debug", [NETWORK]).tokenizer
     state = load_autoencoder(replace(config, weights=str(folder))).state_dict()
     return {name: value.numpy().tobytes() for name, value in state.items()}
 
 
 def _read_decoder(folder: Path) -> Any:
-    import torch
-
-    from fastdreamer.config import load_config
-    from fastdreamer.run.directory import RunDirectory
-    from fastdreamer.training.pixel_decoder import load_decoder
-
     run = RunDirectory(folder.parent.parent)
     decoder = load_decoder(run, load_config("debug", list(TRAINING)), torch.device("cpu"))
     assert decoder is not None

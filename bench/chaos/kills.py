@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
 from bench.chaos.children import Child
-from bench.chaos.rows import Clock, Row
-from bench.chaos.stages import Bench
+from bench.chaos.rows import Row
+from bench.chaos.stages import Setting
 
 CHAIN = 5  # kills of one run, which goes on after each, before it may finish
 STOPPED = {128 + signal.SIGTERM, -signal.SIGTERM, 0}  # killed before there was a handler, or after the work was done
 STOPS_S = 30.0
 
 
-def kills(bench: Bench, stage: str, count: int, number: signal.Signals, clock: Clock, seed: int) -> Row:
+def kills(given: Setting, stage: str, count: int, number: signal.Signals) -> Row:
     """A stage, sent a signal at `count` random moments."""
-    chance = random.Random(f"{seed}:{stage}:{number}")
+    bench, chance = given.bench, random.Random(f"{given.seed}:{stage}:{number}")
     failures: list[str] = []
-    tries, began = 0, time.monotonic()
-    while tries < count and not clock.is_over:
+    tries = 0
+    while tries < count and not given.clock.is_over:
         bench.restore(stage)
         trouble: list[str] = []
         for _ in range(min(CHAIN, count - tries)):
@@ -38,5 +37,4 @@ def kills(bench: Bench, stage: str, count: int, number: signal.Signals, clock: C
             if trouble or not is_hit:
                 break
         failures += trouble or bench.again(stage)
-    note = f"{bench.seconds[stage]:.1f} s undisturbed"
-    return Row(f"{number.name}", stage, tries, failures, note, time.monotonic() - began)
+    return Row(number.name, stage, tries, failures, f"{bench.seconds[stage]:.1f} s undisturbed")

@@ -8,35 +8,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from bench.chaos.children import Child
 from bench.chaos.rows import Clock, Row
-from bench.chaos.stages import Bench
+from bench.chaos.stages import Bench, Setting
 
 LANES = 2  # one for each of two cores
 LATE_S = 600.0  # a lane that is so late hangs
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The setting that a job works with.
-
-    Attributes:
-        folder: its own, empty.
-        shared: one of all jobs.
-        bench: its lane's, built where the job needs it.
-        clock: the job's time.
-    """
-
-    folder: Path
-    shared: Path
-    bench: Bench
-    clock: Clock
-    is_short: bool
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -45,12 +26,13 @@ class Job:
 
     Attributes:
         seconds: about how long it takes in full; time that is short is shared out by those.
+        work: does it; a row is shown when it is there.
         needs_bench: it disturbs the commands of a bench.
     """
 
     part: str
     seconds: float
-    work: Callable[[Setting], Iterator[Row]]
+    work: Callable[[Setting], Row | Iterator[Row]]
     needs_bench: bool = True
 
 
@@ -68,10 +50,8 @@ def run_jobs(
         bench = Bench(folder / f"lane{number}")
         while (taken := os.read(numbers, 1)) and not clock.is_over:
             index, job = taken[0], jobs[taken[0]]
-            began = time.monotonic()
-            wrong = bench.build(stages) if job.needs_bench else []
-            if wrong:
-                row = Row("undisturbed", "all", len(stages), wrong, "", time.monotonic() - began)
+            if wrong := bench.build(stages) if job.needs_bench else []:
+                row = Row("undisturbed", "all", len(stages), wrong)
                 (folder / f"{index:03}.rows").write_bytes(pickle.dumps([row]))
                 return
             left = sum(job.seconds for job in jobs[index:])
@@ -79,8 +59,10 @@ def run_jobs(
             own = folder / f"job{index}"
             own.mkdir()
             rows: list[Row] = []
-            for row in job.work(Setting(own, folder, bench, mine, short, seed)):
-                rows.append(row)
+            began, made = time.monotonic(), job.work(Setting(own, folder, bench, mine, short, seed))
+            for row in [made] if isinstance(made, Row) else made:
+                rows.append(replace(row, seconds=time.monotonic() - began))
+                began = time.monotonic()
                 os.write(progress, f"{row.part}, {row.what}: {len(row.failures)} of {row.tries} failed\n".encode())
                 (folder / f"{index:03}.rows").write_bytes(pickle.dumps(rows))
 

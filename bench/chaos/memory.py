@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from functools import partial
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.chaos.children import Child, Ended
 from bench.chaos.faults import unclear
-from bench.chaos.rows import Clock, Row
-from bench.chaos.stages import Bench
+from bench.chaos.rows import Row
+from bench.chaos.stages import Bench, Setting
 
 STAGES = ("encode", "fit-tokenizer", "phase1", "phase2", "phase3", "eval")
 HALVED = "micro-batches (the same gradient)"  # what a phase says that goes on with less memory
@@ -39,11 +38,11 @@ class Shortage(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def shortages(bench: Bench, stage: str, count: int, clock: Clock, seed: int) -> Row:
+def shortages(given: Setting, stage: str, count: int) -> Row:
     """A stage, `count` times, with a shortage at a random operation: of that one, or of all from there on."""
-    chance, began = random.Random(f"{seed}:{stage}:memory"), time.monotonic()
+    bench, chance = given.bench, random.Random(f"{given.seed}:{stage}:memory")
     total, failures, tries = _operations(bench, stage), list[str](), 0
-    while tries < count and not clock.is_over:
+    while tries < count and not given.clock.is_over:
         first, is_for_all = chance.randrange(1, total + 1), bool(tries % 2)
         tries += 1
         bench.restore(stage)
@@ -53,7 +52,7 @@ def shortages(bench: Bench, stage: str, count: int, clock: Clock, seed: int) -> 
         found = [wrong] if wrong else bench.again(stage, is_same=HALVED not in ended.text, forks=True)
         how = "from" if is_for_all else "at"
         failures += [f"{how} operation {first:,} of {stage}: {text}" for text in found]
-    return Row("memory", stage, tries, failures, f"of {total:,} operations", time.monotonic() - began)
+    return Row("memory", stage, tries, failures, f"of {total:,} operations")
 
 
 def wrong_end(ended: Ended) -> str:

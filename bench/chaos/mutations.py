@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,11 @@ from typing import Any
 from bench.chaos.children import Child, each
 from bench.chaos.rows import Clock, Row
 from bench.chaos.stages import write_recordings
+from fastdreamer.config import load_config
+from fastdreamer.errors import UserError
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.read import find_recordings, read_recording
+from fastdreamer.settings import presets, to_dict
 
 NUMBERS = (b"0", b"-1", b"1e400", b"nan", b"-inf", b"99999999999999999999", b"0x_", b"1e4", b"9" * 5000, b"null")
 TOKENS = (
@@ -41,28 +45,19 @@ class Input:
 
 def mutations(given: Input, count: int, clock: Clock, seed: int) -> Row:
     """`count` changed inputs, each made from its number alone."""
-    began = time.monotonic()
-    said = each(range(count), Mutation(given, seed), clock.ends_at)
-    failures = [text for text in said if text not in ("", READ)]
-    note = f"{said.count(''):,} refused, {said.count(READ):,} read"
-    return Row("changed input", given.name, len(said), failures, note, time.monotonic() - began)
 
-
-class Mutation:
-    """One changed input that is read."""
-
-    def __init__(self, given: Input, seed: int) -> None:
-        self.given, self.seed = given, seed
-
-    def __call__(self, number: int) -> str:
-        from fastdreamer.errors import UserError
-
-        chance = random.Random(f"{self.seed}:{self.given.name}:{number}")
+    def read(number: int) -> str:
+        chance = random.Random(f"{seed}:{given.name}:{number}")
         try:
-            self.given.read(self.given.mutate(chance, self.given.sound))
+            given.read(given.mutate(chance, given.sound))
         except UserError as error:
             return "" if "\n" not in str(error) else f"a refusal of several lines: {error}"
         return READ
+
+    said = each(range(count), read, clock.ends_at)
+    failures = [text for text in said if text not in ("", READ)]
+    note = f"{said.count(''):,} refused, {said.count(READ):,} read"
+    return Row("changed input", given.name, len(said), failures, note)
 
 
 def binary(chance: random.Random, data: bytes) -> bytes:
@@ -169,30 +164,19 @@ def inputs(folder: Path) -> Iterator[Input]:
     yield Input("metadata", metadata, lines, lambda data: _recordings(own / "metadata.json", data, "crafter"))
     own_lines = "".join(_line(number) + "\n" for number in range(FRAMES)).encode()
     yield Input("jsonl", own_lines, lines, lambda data: _recordings(pair.with_suffix(".jsonl"), data, "vpt"))
-    yield Input("YAML", _text(), words, lambda data: _config(folder / "c.yaml", data))
+    yield Input("YAML", presets()["debug"].read_bytes(), words, lambda data: _config(folder / "c.yaml", data))
     yield Input("override", _settings(), overrides, _override)
 
 
 def _line(number: int) -> str:
     mouse = {"x": 0, "y": 0, "dx": number % 7 - 3, "dy": 0, "buttons": [0] if number % 3 else [], "newButtons": []}
-    keys = ["key.keyboard.w"] if number % 2 else []
-    return json.dumps(
-        {
-            "mouse": mouse,
-            "keyboard": {"keys": keys},
-            "isGuiOpen": False,
-            "hotbar": 0,
-            "tick": number,
-            "milli": 50 * number,
-        }
-    )
+    held = {"keys": ["key.keyboard.w"] if number % 2 else []}
+    times = {"isGuiOpen": False, "hotbar": 0, "tick": number, "milli": 50 * number}
+    return json.dumps({"mouse": mouse, "keyboard": held} | times)
 
 
 def _recordings(file: Path, data: bytes, space: str) -> None:
     """Read recordings as `encode` does: found, then decoded against their labels."""
-    from fastdreamer.recordings.actions import action_space
-    from fastdreamer.recordings.read import find_recordings, read_recording
-
     file.write_bytes(data)
     root = file.parent.parent.parent if file.name in ("rendered.npz", "metadata.json") else file.parent
     for recording in find_recordings(root):
@@ -200,18 +184,8 @@ def _recordings(file: Path, data: bytes, space: str) -> None:
         assert len(found.frames) == len(found.valid) and (found.rewards == found.rewards).all(), "not finite"
 
 
-def _text() -> bytes:
-    """The text of a preset."""
-    from fastdreamer.settings import presets
-
-    return presets()["debug"].read_bytes()
-
-
 def _settings() -> bytes:
     """Every setting, name=value, a line each."""
-    from fastdreamer.config import load_config
-    from fastdreamer.settings import to_dict
-
     found = []
     for section, value in to_dict(load_config("debug")).items():
         own = value.items() if isinstance(value, dict) else [("", value)]
@@ -220,13 +194,9 @@ def _settings() -> bytes:
 
 
 def _config(path: Path, data: bytes) -> None:
-    from fastdreamer.config import load_config
-
     path.write_bytes(data)
     load_config(path)
 
 
 def _override(data: bytes) -> None:
-    from fastdreamer.config import load_config
-
     load_config("debug", [data.decode("utf-8", "surrogatepass")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import resource
 import statistics
@@ -11,11 +10,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from bench.chaos.children import Child
 from bench.chaos.faults import unclear
 from bench.chaos.memory import NO_DECODER, wrong_end
-from bench.chaos.rows import Clock, Row
-from bench.chaos.stages import SMALL, Bench
+from bench.chaos.rows import Row
+from bench.chaos.stages import SMALL, Bench, Setting
+from fastdreamer.config import load_config
+from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.run.checkpoint import load_checkpoint
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.tokenizer.fitting import fit
+from fastdreamer.training.cloning_phase import AgentPhase
+from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.pixel_decoder import DecoderPhase
+from fastdreamer.training.train import train
+from fastdreamer.training.world_model_phase import WorldModelPhase
 
 STEPS, SHORT_STEPS = 10_000, 200
 GROWS_MB = 8.0  # growth of allocators that settle
@@ -34,17 +47,15 @@ STEPS_OF = {"phase1": 6, "phase2": 6, "phase3": 4, "pixel decoder": 4, "fit-toke
 CHECKPOINTS = {"pixel decoder": "phase0"}
 
 
-def bad_numbers(bench: Bench, what: str, clock: Clock, limit: int) -> Row:
+def bad_numbers(given: Setting, what: str) -> Row:
     """Try lack of memory, one loss that is not finite, and nothing but such losses, at every step of a training."""
-    began, failures, tries = time.monotonic(), list[str](), 0
-    for step in range(STEPS_OF[what]):
-        for kind in ("memory", "one nan", "nan"):
-            if clock.is_over or tries >= limit:
-                break
-            tries += 1
-            failures += [f"{kind} at step {step + 1}: {text}" for text in _try(bench, what, kind, step)]
-    note = "out of memory; one nan; nan from then on"
-    return Row("numbers", what, tries, failures, note, time.monotonic() - began)
+    failures, tries = list[str](), 0
+    for step, kind in itertools.product(range(STEPS_OF[what]), ("memory", "one nan", "nan")):
+        if given.clock.is_over or tries >= (3 if given.is_short else 18):
+            break
+        tries += 1
+        failures += [f"{kind} at step {step + 1}: {text}" for text in _try(given.bench, what, kind, step)]
+    return Row("numbers", what, tries, failures, "out of memory; one nan; nan from then on")
 
 
 def _try(bench: Bench, what: str, kind: str, step: int) -> list[str]:
@@ -70,13 +81,6 @@ def _try(bench: Bench, what: str, kind: str, step: int) -> list[str]:
 
 def _spoilt(bench: Bench, what: str, kind: str, step: int) -> None:
     """The stage with a loss that fails from a step on."""
-    import torch
-
-    from fastdreamer.tokenizer.fitting import fit
-    from fastdreamer.training.cloning_phase import AgentPhase
-    from fastdreamer.training.imagination_phase import ImaginationPhase
-    from fastdreamer.training.pixel_decoder import DecoderPhase
-    from fastdreamer.training.world_model_phase import WorldModelPhase
 
     def spoil(value: torch.Tensor, now: int) -> torch.Tensor:
         is_bad = now == step if kind == "one nan" else now >= step
@@ -107,10 +111,6 @@ def _spoilt(bench: Bench, what: str, kind: str, step: int) -> None:
 
 def _unsound(bench: Bench, what: str, skipped: int | None, text: str) -> int:
     """Whether what was written holds anything that is not finite, or another number of left out steps; prints it."""
-    from safetensors.torch import load_file
-
-    from fastdreamer.run.checkpoint import load_checkpoint
-
     if what == "fit-tokenizer":
         groups = {path.name: load_file(path) for path in (bench.work / "tokenizer").glob("*.safetensors")}
         is_counted = skipped is None or f"{skipped} of 2 steps left out" in text
@@ -131,19 +131,19 @@ def _unsound(bench: Bench, what: str, skipped: int | None, text: str) -> int:
     return 0 if is_counted else 1
 
 
-def flat(folder: Path, clock: Clock, steps: int) -> Row:
-    """Phase 1 for so many steps: memory, open files and threads over its second half against its second eighth."""
-    began, failures = time.monotonic(), list[str]()
-    child = Child(lambda: _long(folder, steps))
+def flat(given: Setting) -> Row:
+    """Phase 1 for many steps: memory, open files and threads over its second half against its second eighth."""
+    failures, folder = list[str](), given.folder
+    child = Child(lambda: _long(folder, SHORT_STEPS if given.is_short else STEPS))
     samples: list[tuple[float, int, int]] = []
-    while child.is_alive() and not clock.is_over:
+    while child.is_alive() and not given.clock.is_over:
         time.sleep(0.1)
         samples += _usage(child.pid)
     is_done = not child.is_alive()
     if not is_done:
         os.kill(child.pid, 9)
     ended = child.end()
-    done = _last_step(folder)
+    done = max((row["step"] for row in read_metrics(folder / "run")), default=0)
     if is_done and ended.code:
         failures.append(f"ends with {ended.code}: {ended.last_line}")
     if len(samples) >= 16:
@@ -158,15 +158,10 @@ def flat(folder: Path, clock: Clock, steps: int) -> Row:
         note = f"{grown:+.1f} MB, {late[-1][1]} files, {late[-1][2]} threads"
     else:
         note = "too short to tell"
-    return Row("numbers", "steps that stay flat", done, failures, note, time.monotonic() - began)
+    return Row("numbers", "steps that stay flat", done, failures, note)
 
 
 def _long(folder: Path, steps: int) -> None:
-    from fastdreamer.config import load_config
-    from fastdreamer.latents.synthetic import write_synthetic_store
-    from fastdreamer.recordings.actions import action_space
-    from fastdreamer.training.train import train
-
     every = max(1, steps // 20)
     config = load_config("debug", [*SMALL, *LONG, f"phase1.steps={steps}", f"phase1.checkpoint_every={every}"])
     write_synthetic_store(folder / "run" / "store", config.tokenizer.clock, action_space("crafter"), 3, 12, 0)
@@ -181,9 +176,3 @@ def _usage(process: int) -> list[tuple[float, int, int]]:
         return [(resident, len(os.listdir(folder / "fd")), len(os.listdir(folder / "task")))]
     except OSError:
         return []
-
-
-def _last_step(folder: Path) -> int:
-    path = folder / "run" / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from bench.probe import machine
 
 EXAMPLES = 3
 
@@ -24,7 +22,7 @@ class Row:
         tries: how often.
         failures: what went wrong, a line each.
         note: how it was to end, or what was left out.
-        seconds: it took.
+        seconds: it took; noted by its lane.
     """
 
     part: str
@@ -54,15 +52,11 @@ class Clock:
     def is_over(self) -> bool:
         return time.monotonic() > self.ends_at
 
-    @property
-    def spent(self) -> float:
-        return time.monotonic() - self.began
-
 
 def table(rows: Sequence[Row], seed: int) -> str:
     """Markdown: the figures, then examples of every kind of failure."""
     lines = [
-        f"{_machine()}; seed {seed}",
+        "commit {commit}; {processor}, {cores} cores, Python {python}; seed {seed}".format(**machine(), seed=seed),
         "",
         "| part | what | tries | failures | seconds | |",
         "|---|---|--:|--:|--:|---|",
@@ -78,12 +72,3 @@ def table(rows: Sequence[Row], seed: int) -> str:
             counted = Counter(row.failures).most_common(EXAMPLES)
             lines += [f"    {count:>5} x {text}" for text, count in counted]
     return "\n".join(lines)
-
-
-def _machine() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    cpus = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in cpus if line.startswith("model name")), platform.machine())
-    commit, cores = done.stdout.strip() or "unknown", len(os.sched_getaffinity(0))
-    return f"commit {commit}; {model}, {cores} cores, {platform.system()}, Python {platform.python_version()}"

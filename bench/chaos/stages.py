@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -16,6 +15,12 @@ from typing import Any
 import numpy as np
 
 from bench.chaos.children import Child, Ended
+from bench.chaos.rows import Clock
+from fastdreamer import cli
+from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.recordings.writer import write_recording
+from fastdreamer.tokenizer.fitting import dense, fit
 
 SMALL = (
     "device=cpu", "precision=fp32", "compile=off", "seed=3", "record.episodes=2", "record.max_steps=20",
@@ -99,9 +104,6 @@ class Bench:
 
         A forked worker begins in no time and has what its parent patched.
         """
-        from fastdreamer import cli
-        from fastdreamer.tokenizer.fitting import dense, fit
-
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None
         decoder: Any = dense.DenseDecoder
@@ -132,6 +134,25 @@ class Bench:
     def finish(self, stage: str, forks: bool = False) -> Ended:
         """Run the stage undisturbed."""
         return Child(lambda: self.command(stage, forks)).end()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The setting that a job works with.
+
+    Attributes:
+        folder: its own, empty.
+        shared: one of all jobs.
+        bench: its lane's, built where the job needs it.
+        clock: the job's time.
+    """
+
+    folder: Path
+    shared: Path
+    bench: Bench
+    clock: Clock
+    is_short: bool
+    seed: int
 
 
 def differences(ended: Ended, wanted: dict[str, str], found: dict[str, str], stage: str) -> list[str]:
@@ -179,10 +200,6 @@ def _timeless(path: Path) -> bytes:
 
 def write_recordings(root: Path, count: int, length: int = 33) -> None:
     """Made-up play in MineRL's layout: noise with a moving square, random actions, a reward now and then."""
-    from fastdreamer.recordings.actions import action_space
-    from fastdreamer.recordings.trajectory import Trajectory
-    from fastdreamer.recordings.writer import write_recording
-
     space, chance = action_space("crafter"), np.random.default_rng(0)
     for number in range(count):
         frames = chance.integers(0, 64, (length, 64, 64, 3), dtype=np.uint8)
@@ -198,10 +215,3 @@ def write_recordings(root: Path, count: int, length: int = 33) -> None:
         trajectory = Trajectory(name, frames, actions, rewards, terminals, valid, {})
         metadata = {"seed": number, "policy": "expert", "achievements": []}
         write_recording(root / "Crafter-expert" / name, trajectory, space, metadata)
-
-
-def scratch(folder: Path) -> Path:
-    """An empty folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    return folder

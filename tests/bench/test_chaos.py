@@ -18,11 +18,11 @@ from bench.chaos import children, parts, rows
 from bench.chaos.children import Child, Ended, each
 from bench.chaos.faults import Watcher, other_errors, places, unclear
 from bench.chaos.flips import Target, flips
-from bench.chaos.lanes import Job, Setting, run_jobs
+from bench.chaos.lanes import Job, run_jobs
 from bench.chaos.memory import Shortage, wrong_end
 from bench.chaos.mutations import Input, binary, mutations
 from bench.chaos.rows import Clock, Row, table
-from bench.chaos.stages import Bench, content, differences
+from bench.chaos.stages import Bench, Setting, content, differences
 from fastdreamer.errors import UserError
 from fastdreamer.system.files import write_atomic
 
@@ -111,8 +111,8 @@ def test_every_place_that_writes_is_met(tmp_path: Path) -> None:
 
     def note() -> None:
         watcher = Watcher(work)
-        with watcher.watching():
-            write_atomic(work / "file", b"x")
+        watcher.watch()
+        write_atomic(work / "file", b"x")
         out.write_text("\n".join(watcher.places))
 
     assert Child(note).end().code == 0
@@ -121,11 +121,11 @@ def test_every_place_that_writes_is_met(tmp_path: Path) -> None:
     for place in places:
 
         def fail(place: str = place) -> int:
-            with Watcher(work, place, errno.ENOSPC).watching():
-                try:
-                    write_atomic(work / "file", b"y")
-                except UserError as error:
-                    return 5 if "the disk is full" in str(error) else 6
+            Watcher(work, place, errno.ENOSPC).watch()
+            try:
+                write_atomic(work / "file", b"y")
+            except UserError as error:
+                return 5 if "the disk is full" in str(error) else 6
             return 7
 
         ended = Child(fail).end()
@@ -140,9 +140,9 @@ def test_a_place_of_a_forked_worker_is_met_and_fails_once(tmp_path: Path) -> Non
             say(str(error))
 
     def both() -> None:
-        with watcher.watching():
-            for _ in range(2):
-                say(Child(once).end().text)
+        watcher.watch()
+        for _ in range(2):
+            say(Child(once).end().text)
 
     watcher = Watcher(tmp_path)
     assert Child(both).end().code == 0
@@ -180,10 +180,11 @@ def test_every_place_of_a_command_is_met_and_what_does_not_go_on_is_found(tmp_pa
     bench.finish("it")
     bench.after["it"] = content(bench.work)
     bench.is_sound = is_sound
-    row = places(bench, "it", tmp_path, Clock(60), seed=0)
+    given = Setting(tmp_path, tmp_path, bench, Clock(60), is_short=True, seed=0)
+    row = places(given, "it")
     assert row.note == f"{row.tries} of {row.tries} places met" and row.tries > 5
     assert bool(row.failures) != is_sound and all("it l" in text for text in row.failures)  # lacks, leaves litter
-    others = other_errors(bench, "it", tmp_path, Clock(60), seed=0)
+    others = other_errors(given, "it")
     assert others.tries > row.tries and others.note == "" and bool(others.failures) != is_sound
 
 
