@@ -9,6 +9,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ def installed_versions(*names: str) -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another process of this interpreter, with the same search path."""
+    path = {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
+    command = [sys.executable, *words]
+    return subprocess.run(command, env=os.environ | path | environment, capture_output=True, text=True, check=False)
 
 
 def slug(text: str) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.naive import cached as naive_cached
 from bench.naive import public
-from bench.naive import rollout as naive_rollout
+from bench.naive.cached import Cached
 from bench.naive.model import NaiveWorldModel
-from bench.naive.phase1 import Trainer
+from bench.naive.phase1 import Trainer, batch_loss
+from bench.naive.rollout import Recomputed
+from bench.naive.rollout import imagine as imagine_plainly
 from bench.phases import Optimisation, loader_of, models
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
@@ -25,7 +26,6 @@ from fastdreamer.imagination.program import Program
 from fastdreamer.imagination.rollout import Rollout, imagine
 from fastdreamer.latents.batch import Batch
 from fastdreamer.latents.loader import Loader
-from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.world_model_phase import ForcingBatch, WorldModelPhase
 
 Step = Callable[[], Tensor]
@@ -100,16 +100,13 @@ def levels_of(config: Config, generator: torch.Generator) -> Levels:
 
 def naive_step(work: NaivePhase, backend: Backend) -> Step:
     """The plain optimisation step."""
-    train = work.config.phase1
-    trainer = Trainer(NaiveWorldModel.copy_of(work.world), train)
-    number = 0
+    model = NaiveWorldModel.copy_of(work.world)
+    trainer = Trainer(model, work.config.phase1, ("dynamics",))
 
     def step() -> Tensor:
-        nonlocal number
         with backend.autocast():
-            loss = trainer.loss(work.crops, work.noise, work.levels)
-        trainer.update(loss, learning_rate(train, number), number)
-        number += 1
+            loss = batch_loss(model, work.crops, work.noise, work.levels)
+        trainer.update({"dynamics": loss})
         return loss.detach()
 
     return step
@@ -125,15 +122,12 @@ def public_step(work: NaivePhase, backend: Backend) -> Step:
         model = public.as_large(work.config, choices, size).to(work.device)
     trainer = public.PublicTrainer(model, train)
     clean, finest = work.world.normalise(crops.latents, crops.positions), work.config.forcing.finest_steps
-    number = 0
 
     def step() -> Tensor:
-        nonlocal number
         with backend.autocast():
             action = multi_hot(crops.actions, crops.action_valid & crops.labelled[:, None, None], offsets, choices)
             loss = public.forcing_loss(model, clean, work.noise, action, work.levels, finest)
-        trainer.update(loss, learning_rate(train, number))
-        number += 1
+        trainer.update(loss)
         return loss.detach()
 
     return step
@@ -161,15 +155,12 @@ def our_step(work: NaivePhase, backend: Backend) -> Step:
 
 def naive_imagination(work: NaivePhase, backend: Backend, has_cache: bool = False) -> ImaginedRollout:
     """Imagination by recomputing everything, or with a cache that grows by concatenation."""
-    model, imagine_so = (
-        NaiveWorldModel.copy_of(work.world),
-        naive_cached.imagine if has_cache else naive_rollout.imagine,
-    )
+    model, way = NaiveWorldModel.copy_of(work.world), Cached if has_cache else Recomputed
 
     def rollout(horizon: int) -> Rollout:
         generator = torch.Generator(work.device).manual_seed(work.config.seed)
         with backend.autocast():
-            return imagine_so(model, work.agent, work.starts, horizon, generator)
+            return imagine_plainly(model, work.agent, work.starts, horizon, generator, way)
 
     return rollout
 

@@ -5,6 +5,8 @@ Source: Dreamer 4 (arXiv:2509.24527), Eq. 4, 6, 7, 8, with the share of bootstra
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from bench.naive.model import NaiveWorldModel
 from fastdreamer.config import TrainConfig
 from fastdreamer.dynamics.forcing import Levels
 from fastdreamer.latents.batch import Batch
+from fastdreamer.training.optim import learning_rate
 
 
 def forcing_loss(
@@ -68,40 +71,44 @@ def clip_gradients(model: nn.Module, limit: float) -> None:
         gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
 
 
-class Trainer:
-    """AdamW a tensor at a time, clipping, and an exponential moving average of every weight."""
+def batch_loss(model: NaiveWorldModel, batch: Batch, noise: Float[Tensor, "b l n z"], levels: Levels) -> Tensor:
+    """The unscaled loss of a batch."""
+    clean = model.normalise(batch.latents, batch.positions)
+    action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
+    return forcing_loss(model, clean, noise, action, levels, batch.target_valid)
 
-    def __init__(self, model: NaiveWorldModel, config: TrainConfig) -> None:
-        self.model, self.config = model, config
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        vectors = [p for p in model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+
+class Trainer:
+    """AdamW a tensor at a time, clipping, and a moving average of every weight; `terms` are over their running size."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, terms: tuple[str, ...]) -> None:
+        self.model, self.config, self.number = model, config, 0
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, foreach=False, fused=False
         )
-        self.scale = RunningRms()
+        self.scales = {name: RunningRms() for name in terms}
         self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    def loss(self, batch: Batch, noise: Float[Tensor, "b l n z"], levels: Levels) -> Tensor:
-        """The unscaled loss of a batch."""
-        model = self.model
-        clean = model.normalise(batch.latents, batch.positions)
-        action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
-        return forcing_loss(model, clean, noise, action, levels, batch.target_valid)
-
-    def update(self, loss: Tensor, rate: float, number: int) -> None:
-        """Backward, clipping, AdamW at `rate`, and the average, after which step `number` (from 0) is done."""
+    def update(self, losses: dict[str, Tensor]) -> Tensor:
+        """Backward, clipping, AdamW and the average; returns the sum of the scaled terms."""
         self.optimizer.zero_grad()
-        (loss * self.scale.factor()).backward()
-        self.scale.update(loss)
+        scaled = [losses[n] * self.scales[n].factor() if n in self.scales else losses[n] for n in losses]
+        total = sum(scaled, torch.zeros((), device=scaled[0].device))
+        total.backward()
+        for name, scale in self.scales.items():
+            scale.update(losses[name])
         clip_gradients(self.model, self.config.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(self.config, self.number)
         self.optimizer.step()
-        decay = min(self.config.ema_decay, (1 + number) / (10 + number))
+        decay = min(self.config.ema_decay, (1 + self.number) / (10 + self.number))
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 self.average[name] = decay * self.average[name] + (1 - decay) * parameter
+        self.number += 1
+        return total.detach()

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fastdreamer.config import Config, DynamicsConfig, TrainConfig
 from fastdreamer.dynamics.forcing import Levels
 from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.training.optim import learning_rate
 
 FIRST_SPATIAL = 3
 
@@ -166,16 +167,17 @@ class PublicTrainer:
     """AdamW as it comes and clipping; no average of the weights."""
 
     def __init__(self, model: PublicWorldModel, config: TrainConfig) -> None:
-        self.model, self.config = model, config
+        self.model, self.config, self.number = model, config, 0
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
 
-    def update(self, loss: Tensor, rate: float) -> None:
-        """Backward, clipping and AdamW at `rate`."""
+    def update(self, loss: Tensor) -> None:
+        """Backward, clipping and AdamW."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(self.config, self.number)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        self.number += 1

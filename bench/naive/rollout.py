@@ -6,6 +6,9 @@ Source: Dreamer 4 (arXiv:2509.24527), sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,40 +59,64 @@ def draws(
     return noise.to(real.device), torch.rand(choices, generator=generator, device=home).to(real.device)
 
 
+class Recomputed:
+    """Steps that were committed, over which every pass goes once more; `tokens` are the agent's, if any."""
+
+    def __init__(self, model: NaiveWorldModel, level: int, tokens: Float[Tensor, "b a d"] | None) -> None:
+        self.model, self.level, self.tokens = model, level, tokens
+        self.states: list[Tensor] = []
+        self.actions: list[Tensor] = []
+
+    def commit(self, state: Float[Tensor, "b n z"], action: Float[Tensor, "b d"]) -> None:
+        """Take in a step, noised to the level, and the action that led into it."""
+        self.states.append(state)
+        self.actions.append(action)
+
+    def sample(self, action: Float[Tensor, "b d"], noise: Float[Tensor, "b n z"]) -> Float[Tensor, "b n z"]:
+        """The next step, from `noise`."""
+        past, actions = torch.stack(self.states, 1), torch.stack([*self.actions, action], 1)
+        return sample_next(self.model, past, actions, noise, self.level)
+
+    def read(self) -> Float[Tensor, "b l a d"] | None:
+        """What the agent tokens read of the steps; one more pass."""
+        if self.tokens is None:
+            return None
+        past, actions = torch.stack(self.states, 1), torch.stack(self.actions, 1)
+        signal = torch.full(past.shape[:2], self.level, device=past.device)
+        found: Tensor = self.model(past, signal, torch.zeros_like(signal), actions, self.tokens)[1]
+        return found
+
+
 @torch.no_grad()
 def imagine(
-    model: NaiveWorldModel, agent: Agent, batch: Batch, horizon: int, generator: torch.Generator, greedy: bool = False
+    model: NaiveWorldModel,
+    agent: Agent,
+    batch: Batch,
+    horizon: int,
+    generator: torch.Generator,
+    way: Callable[..., Any] = Recomputed,
 ) -> Rollout:
     """Imagine as `fastdreamer.imagination.rollout.imagine` does, with the same noise in the same order."""
-    real = model.normalise(batch.latents, batch.positions)
-    count, context, device = len(real), real.shape[1], real.device
-    finest = model.forcing.finest_steps
+    real, finest = model.normalise(batch.latents, batch.positions), model.forcing.finest_steps
+    count, context = real.shape[:2]
     level = min(round(model.forcing.context_signal * finest), finest - 1)
-    tau = level / finest
     noise, uniform = draws(model, agent, real, horizon, generator)
-    tokens = agent.embed_tokens(batch.task)
-    past = (1 - tau) * noise[:context].transpose(0, 1) + tau * real
     action = model.embed_actions(batch.actions, batch.action_valid, batch.labelled)
-    known = torch.ones(count, 1, model.clock.frames_per_latent, dtype=torch.bool, device=device)
+    known = torch.ones(count, 1, model.clock.frames_per_latent, dtype=torch.bool, device=real.device)
+    past = way(model, level, agent.embed_tokens(batch.task))
 
-    def feature(state: Tensor) -> Tensor:
-        """What the heads see of the newest step: with agent tokens, one more pass over the sequence."""
-        read = None
-        if tokens is not None:
-            signal = torch.full(past.shape[:2], level, device=device)
-            read = model(past, signal, torch.zeros_like(signal), action, tokens)[1]
-        return agent.features(state, read, batch.task)
+    def commit(state: Tensor, token: Tensor, drawn: Tensor) -> None:
+        past.commit((1 - level / finest) * drawn + level / finest * state, token)
 
-    latents, features, actions = [real[:, -1]], [feature(real[:, -1])], []
+    for t in range(context):
+        commit(real[:, t], action[:, t], noise[t])
+    latents, features, actions = [real[:, -1]], [agent.features(real[:, -1], past.read(), batch.task)], []
     for k in range(horizon):
-        chunk = agent.policy.choose(agent.policy(features[-1]), None if greedy else uniform[k])
-        token = model.embed_actions(chunk[:, None], known, known[:, 0, 0])
-        action = torch.cat([action, token], 1)
-        state = sample_next(model, past, action, noise[context + 2 * k], level)
-        past = torch.cat([past, ((1 - tau) * noise[context + 2 * k + 1] + tau * state)[:, None]], 1)
-        actions.append(chunk)
-        latents.append(state)
-        features.append(feature(state))
+        actions.append(agent.policy.choose(agent.policy(features[-1]), uniform[k]))
+        token = model.embed_actions(actions[-1][:, None], known, known[:, 0, 0])[:, 0]
+        latents.append(past.sample(token, noise[context + 2 * k]))
+        commit(latents[-1], token, noise[context + 2 * k + 1])
+        features.append(agent.features(latents[-1], past.read(), batch.task))
     return scored(agent, latents, features, actions)
 
 

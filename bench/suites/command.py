@@ -3,7 +3,7 @@
     PYTHONPATH=.:kernels:engines python -m bench.suites                     lists them
     PYTHONPATH=.:kernels:engines python -m bench.suites NAME [options]      --help says which
 
-A suite is a module here with OPTIONS (those of `SHARED` that it takes), perhaps `add` (its own), and `run`.
+A suite is a module here with OPTIONS (what the parser takes by name, see `options`), and `run`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from bench.naive.papers import PAPERS
 from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate, slug
-from bench.suites.results import Measured, write
+from bench.suites.results import AnyRow, write
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError
@@ -42,28 +42,31 @@ SUITES = {
 SHARED: dict[str, dict[str, Any]] = {
     "device": {"choices": ("cuda", "cpu"), "default": "cuda" if torch.cuda.is_available() else "cpu"},
     "config": {"default": "", "help": "preset or YAML file"},
-    "memory-gb": {"type": float, "default": 0.0, "help": "GiB that torch may take, as on a smaller GPU"},
+    "memory_gb": {"type": float, "default": 0.0, "help": "GiB that torch may take, as on a smaller GPU"},
     "out": {"type": Path, "help": "JSON file; on a GPU one in bench/results"},
     "overrides": {"nargs": "*", "help": "such as dynamics.layers=4"},
 }
 ALL = tuple(SHARED)
-AnyRow = TypeVar("AnyRow", bound=Measured)
+POSITIONAL = ("overrides", "run_dir")
+
+
+def options(*shared: str, **own: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of a suite: its own, and some of `SHARED`."""
+    return own | {name: SHARED[name] for name in shared}
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What every row is measured with; `backend` is eager.
+class Report:
+    """What is said of the rows.
 
     Attributes:
-        probes: the machine's rates, `matmul_flop_per_s` in the run's precision.
         about: the machine, and what was asked for.
+        probes: the machine's rates.
         out: the file of the rows, if any.
     """
 
-    config: Config
-    backend: Backend
-    probes: dict[str, float]
     about: dict[str, Any]
+    probes: dict[str, float]
     out: Path | None
 
     def saved(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
@@ -80,6 +83,14 @@ class Setup:
         about = {name: value for name, value in self.about.items() if name != "configuration"}
         yield from (f"{name}: {value}" for name, value in about.items())
         yield from (f"{name}: {value:.4g}" for name, value in self.probes.items())
+
+
+@dataclass(frozen=True)
+class Setup(Report):
+    """What every row is measured with as well; `backend` is eager, `matmul_flop_per_s` a probe in its precision."""
+
+    config: Config
+    backend: Backend
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -109,10 +120,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         prog=f"python -m bench.suites {name}", description=suite.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    if hasattr(suite, "add"):
-        suite.add(parser)
-    for option in suite.OPTIONS:
-        parser.add_argument(option if option == "overrides" else f"--{option}", **SHARED[option])
+    for option, how in suite.OPTIONS.items():
+        parser.add_argument(option if option in POSITIONAL else f"--{option.replace('_', '-')}", **how)
     parser.set_defaults(result=f"-{name.replace('_', '-')}")
     return parser
 
@@ -172,7 +181,7 @@ def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
     cap_memory(chosen)
     asked = {"memory_gb": chosen.memory_gb, "precision": backend.precision, "configuration": to_dict(config)}
     about = machine() | asked
-    return Setup(config, backend, probes, about, out_file(chosen, about))
+    return Setup(about, probes, out_file(chosen, about), config, backend)
 
 
 def fresh_peaks() -> None:
@@ -193,6 +202,11 @@ def peaks() -> tuple[int, int]:
 def reason_of(error: Exception) -> str:
     """An exception in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:240]
+
+
+def words(text: str) -> list[str]:
+    """`a,b` as its words."""
+    return text.split(",")
 
 
 def numbers(text: str) -> list[int]:

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from bench.arm import Arm
 from bench.probe import copy_bandwidth, installed_versions, machine
-from bench.suites.command import out_file, reason_of
-from bench.suites.results import NOT_OFFERED, Measured, write
+from bench.suites.command import Report, options, out_file, reason_of
+from bench.suites.results import NOT_OFFERED, Measured, table
 from bench.timing import paired
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
@@ -45,16 +45,20 @@ class PathRow(Measured):
     """One path; `speedup` is over PyAV + torch float, timed in turns with it.
 
     Attributes:
-        frames_per_s: frames of the file a second; `noise`: relative standard error of the speed-up.
+        frames_per_s: frames of the file a second.
         max_error, mean_error: against PyAV + torch float, in 1/255 of the colour range; 0 for decoding alone.
-        reason: one line, why the path cannot be used; what could not be measured is 0.
     """
 
     frames_per_s: float = 0.0
-    noise: float = 0.0
     max_error: float = 0.0
     mean_error: float = 0.0
-    reason: str = ""
+
+
+COLUMNS: dict[str, Callable[[PathRow], str]] = {
+    "frames/s": lambda r: f"{r.frames_per_s:.0f}", "x torch": lambda r: f"{r.speedup:.2f}",
+    "noise": lambda r: f"{r.noise:.2f}", "max /255": lambda r: f"{r.max_error:.4f}",
+    "mean": lambda r: f"{r.mean_error:.4f}",
+}  # fmt: skip
 
 
 def write_video(path: Path, frames: int, width: int, height: int) -> None:
@@ -123,7 +127,7 @@ def measure(
     expected = every["pyav+torch"]
     reference = Arm(partial(_run, expected))
     count, written = len(frames), 4 * 3 * image_size**2 * len(frames)
-    blank = PathRow(f"{frames.shape[2]}x{frames.shape[1]} to {image_size}", "", "host", 0.0, 0, 0, None, 0.0, 0.0)
+    blank = PathRow(f"{frames.shape[2]}x{frames.shape[1]} to {image_size}", "", "host")
 
     def timed(row: PathRow, arm: Arm) -> PathRow:
         pair = paired(reference, arm, pairs, warmup=1)
@@ -136,6 +140,7 @@ def measure(
 
     yield timed(replace(blank, arm="pyav", floor_bytes=frames.nbytes), Arm(lambda _: decode_video(video)))
     for name, path in every.items():
+        print(f"measuring {name}", flush=True)
         row = replace(blank, arm=name, floor_bytes=frames.nbytes + written)
         try:
             largest, mean = _errors(path(), expected())
@@ -166,25 +171,13 @@ def _errors(given: Iterator[Tensor], expected: Iterator[Tensor]) -> tuple[float,
     return largest, total / count
 
 
-def table(rows: list[PathRow]) -> str:
-    """The rows as text, reasons last."""
-    lines = [f"{'frames':20}{'path':>18}{'frames/s':>10}{'x torch':>9}{'noise':>7}{'max /255':>10}{'mean':>8}"]
-    for r in rows:
-        figures = f"{r.frames_per_s:10.0f}{r.speedup:9.2f}{r.noise:7.2f}{r.max_error:10.4f}{r.mean_error:8.4f}"
-        lines.append(f"{r.row:20}{r.arm:>18}{figures if r.median_us else ''}{'  ' + r.reason if r.reason else ''}")
-    return "\n".join(lines)
-
-
-OPTIONS = ("device", "out")
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    add = parser.add_argument
-    add("--size", default="64x64", help="width x height of the recorded frames; VPT's are 640x360")
-    add("--image-size", type=int, default=256, help="pixels a side for the encoder")
-    add("--frames", type=int, default=1185, help="of the file")
-    add("--pairs", type=int, default=6, help="timings of each path")
+OPTIONS = options(
+    "device", "out",
+    size={"default": "64x64", "help": "width x height of the recorded frames; VPT's are 640x360"},
+    image_size={"type": int, "default": 256, "help": "pixels a side for the encoder"},
+    frames={"type": int, "default": 1185, "help": "of the file"},
+    pairs={"type": int, "default": 6, "help": "timings of each path"},
+)  # fmt: skip
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -195,15 +188,9 @@ def run(chosen: argparse.Namespace) -> None:
         raise UserError(f"give --frames of {WINDOW} or more, --pairs of 2 or more, --image-size of 16 or more")
     device, libraries = torch.device(chosen.device), installed_versions("av", "nvidia-dali-cuda130")
     about = machine() | {"libraries": libraries, "frames": chosen.frames, "windows": f"{BATCH} x {WINDOW}"}
-    out = out_file(chosen, about)
-    probes = {"copy_bytes_per_s": copy_bandwidth(1 << 24, "cpu")}
-    rows: list[PathRow] = []
+    report = Report(about, {"copy_bytes_per_s": copy_bandwidth(1 << 24, "cpu")}, out_file(chosen, about))
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "recording.mp4"
         write_video(video, chosen.frames, *map(int, size.groups()))
-        for row in measure(video, chosen.image_size, device, probes, chosen.pairs):
-            print(f"measured {row.arm}", flush=True)
-            rows.append(row)
-            if out is not None:
-                write(out, about, probes, rows)
-    print(*(f"{name}: {value}" for name, value in (about | probes).items()), table(rows), sep="\n")
+        rows = report.saved(measure(video, chosen.image_size, device, report.probes, chosen.pairs))
+    print(*report.lines(), table(rows, COLUMNS), sep="\n")

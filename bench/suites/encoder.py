@@ -12,6 +12,7 @@ import argparse
 import gc
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +25,8 @@ from fastdreamer_engines.spec import DTYPES, count_work
 
 from bench.arm import Arm
 from bench.probe import copy_bandwidth, machine, matrix_rate
-from bench.suites.command import ALL, cap_memory, numbers, out_file, reason_of
-from bench.suites.results import Measured, write
+from bench.suites.command import ALL, Report, cap_memory, numbers, options, out_file, reason_of, words
+from bench.suites.results import Measured, table
 from bench.timing import paired
 from fastdreamer.config import TokenizerConfig, load_config
 from fastdreamer.errors import UserError
@@ -40,23 +41,27 @@ class EncoderRow(Measured):
     """One backend at one precision and batch; `speedup` is over eager of that precision, timed in turns with it.
 
     Attributes:
-        batch: clips a call; `ms_per_clip`: median; `noise`: relative standard error of the speed-up.
+        batch: clips a call; `ms_per_clip`: median.
         peak_share: FLOP/s over those of a big square matmul of that precision, measured in the same process.
         peak_bytes: most that torch reserved in a call, with the fp32 reference and the comparison (0.5 GB); 0 on a CPU.
         outside_bytes: what the GPU lost besides: TensorRT's and AOTInductor's own memory, loaded code.
         relative_error: the gate's worst, against eager fp32 with TF32 off, norm over norm; 1e9 for what is not finite.
-        reason: one line, why the backend cannot be used; what could not be measured is 0.
     """
 
-    batch: int
-    precision: str
+    batch: int = 0
+    precision: str = ""
     ms_per_clip: float = 0.0
-    noise: float = 0.0
     peak_share: float = 0.0
     peak_bytes: int = 0
     outside_bytes: int = 0
     relative_error: float = 0.0
-    reason: str = ""
+
+
+COLUMNS: dict[str, Callable[[EncoderRow], str]] = {
+    "ms/clip": lambda r: f"{r.ms_per_clip:.3f}", "x eager": lambda r: f"{r.speedup:.2f}",
+    "% peak": lambda r: f"{100 * r.peak_share:.1f}", "GB": lambda r: f"{r.peak_bytes / 1e9:.2f}",
+    "+GB": lambda r: f"{r.outside_bytes / 1e9:.2f}", "error": lambda r: f"{r.relative_error:.1e}",
+}  # fmt: skip
 
 
 class Bench:
@@ -71,11 +76,12 @@ class Bench:
 
     def row(self, name: str, precision: str, batch: int) -> EncoderRow:
         """Builds, compares and times; what fails says why in the row."""
+        print(f"measuring {name} {precision} {batch}x{self.window}", flush=True)
         spec = replace(self.spec, precision=precision, shapes=((batch, self.window),))  # type: ignore[arg-type]
         moved = math.prod(spec.inputs(spec.shapes[0])) + math.prod(spec.outputs(spec.shapes[0]))
         floor, flops = 4 * moved + DTYPES[precision].itemsize * self.parameters, int(1e9 * self.gflop * batch)
         title, cache = f"encoder {precision} {batch}x{self.window}", "warm" if self.device.type == "cuda" else "host"
-        row = EncoderRow(title, name, cache, 0.0, floor, flops, None, 0.0, 0.0, batch, precision)
+        row = EncoderRow(title, name, cache, floor_bytes=floor, flops=flops, batch=batch, precision=precision)
         try:
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
                 return self._measured(row, spec, Path(folder))
@@ -123,28 +129,20 @@ class Bench:
         return total - free - torch.cuda.memory_reserved()
 
 
-def table(rows: list[EncoderRow]) -> str:
-    """The rows as text, reasons last, and the best usable row of every batch in one line."""
-    lines = [f"{'row':22}{'backend':>15}{'ms/clip':>10}{'x eager':>9}{'% peak':>8}{'GB':>7}{'+GB':>6}{'error':>9}"]
-    for r in rows:
-        memory = f"{r.peak_bytes / 1e9:7.2f}{r.outside_bytes / 1e9:6.2f}"
-        figures = f"{r.ms_per_clip:10.3f}{r.speedup:9.2f}{100 * r.peak_share:8.1f}{memory}{r.relative_error:9.1e}"
-        lines.append(f"{r.row:22}{r.arm:>15}{figures if r.median_us else ''}{'  ' + r.reason if r.reason else ''}")
+def fastest(rows: Sequence[EncoderRow]) -> str:
+    """The best usable row of every batch in one line."""
     best = {r.batch: r for r in sorted(rows, key=lambda r: -r.ms_per_clip) if not r.reason}
     parts = [f"batch {b} {r.arm} {r.precision} {r.ms_per_clip:.3g} ms a clip" for b, r in sorted(best.items())]
-    return "\n".join([*lines, "fastest: " + ("; ".join(parts) or "none, every row failed")])
+    return "fastest: " + ("; ".join(parts) or "none, every row failed")
 
 
-OPTIONS = ALL
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    add = parser.add_argument
-    add("--batches", type=numbers, help="clips a call: 1,4,16")
-    add("--precisions", type=lambda text: text.split(","), help=",".join(DTYPES))
-    add("--backends", type=lambda text: text.split(","), help=f"{','.join(ARMS)}; default: all that import")
-    add("--size", type=int, choices=(32, 64, 128, 256), help="pixels a side; the configuration's")
+OPTIONS = options(
+    *ALL,
+    batches={"type": numbers, "help": "clips a call: 1,4,16"},
+    precisions={"type": words, "help": ",".join(DTYPES)},
+    backends={"type": words, "help": f"{','.join(ARMS)}; default: all that import"},
+    size={"type": int, "choices": (32, 64, 128, 256), "help": "pixels a side; the configuration's"},
+)
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -168,12 +166,7 @@ def run(chosen: argparse.Namespace) -> None:
         probes[f"matmul_{name}_flop_per_s"] = matrix_rate(8192 if is_gpu else 512, DTYPES[name], chosen.device)
     bench = Bench(config, torch.device(chosen.device), probes)
     about = machine() | {"libraries": libraries, "memory_gb": chosen.memory_gb, "tokenizer": asdict(config)}
-    out = out_file(chosen, about)
-    rows: list[EncoderRow] = []
+    report = Report(about, probes, out_file(chosen, about))
     batches = chosen.batches or ((1, 4, 16) if is_gpu else (1, 4))
-    for batch, precision, name in ((b, p, n) for b in batches for p in precisions for n in backends):
-        print(f"measuring {name} {precision} {batch}x{bench.window}", flush=True)
-        rows.append(bench.row(name, precision, batch))
-        if out is not None:
-            write(out, about, probes, rows)
-    print(*(f"{name}: {value}" for name, value in (about | probes).items()), table(rows), sep="\n")
+    rows = report.saved(bench.row(name, p, batch) for batch in batches for p in precisions for name in backends)
+    print(*report.lines(), table(rows, COLUMNS), fastest(rows), sep="\n")

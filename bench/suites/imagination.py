@@ -11,7 +11,7 @@ bench/results/<GPU>-imagination.json; on a CPU the debug preset at 1 and 8, prin
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +20,8 @@ from torch import nn
 from bench.arm import Arm
 from bench.count import count
 from bench.phases import loader_of, models
-from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
-from bench.suites.results import Measured
+from bench.suites.command import ALL, fresh_peaks, known, numbers, options, peaks, prepare, reason_of, words
+from bench.suites.results import Measured, table
 from bench.suites.verdict import at_least
 from bench.timing import paired
 from fastdreamer.config import Config
@@ -63,18 +63,22 @@ class RolloutRow(Measured):
     Attributes:
         rollouts: sequences at once.
         ms_per_step: a rollout's time over its horizon; `floor_ms`: the weights' bytes at the copy's bandwidth.
-        noise: relative standard error of the speed-up.
         allocated_bytes, reserved_bytes: torch's peaks in this arm, models included; 0 on a CPU.
-        reason: one line, why the arm could not be measured.
     """
 
     rollouts: int = 0
     ms_per_step: float = 0.0
     floor_ms: float = 0.0
-    noise: float = 0.0
     allocated_bytes: int = 0
     reserved_bytes: int = 0
-    reason: str = ""
+
+
+COLUMNS: dict[str, Callable[[RolloutRow], str]] = {
+    "ms/step": lambda r: f"{r.ms_per_step:.3f}", "floor": lambda r: f"{r.floor_ms:.3f}",
+    "% floor": lambda r: f"{100 * r.copy_share:.1f}", "x plain": lambda r: f"{r.speedup:.2f}",
+    "noise": lambda r: f"{r.noise:.2f}", "alloc GiB": lambda r: f"{r.allocated_bytes / 2**30:.2f}",
+    "reserved": lambda r: f"{r.reserved_bytes / 2**30:.2f}", "launches": lambda r: f"{r.launches or ''}",
+}  # fmt: skip
 
 
 def weight_bytes(world: WorldModel, precision: str) -> int:
@@ -98,13 +102,12 @@ class Bench:
 
     def row(self, name: str, rollouts: int) -> RolloutRow:
         """Builds and times an arm; what fails says why."""
+        print(f"measuring {name} at {rollouts} dreams", flush=True)
         how, steps = ARMS[name], self.config.forcing.sample_steps
         floor = self.weights * (steps if how.merges else steps + 1)
         cache = "warm" if self.backend.device.type == "cuda" else "host"
-        row = RolloutRow(
-            f"imagination {self.backend.precision} {rollouts} dreams", name, cache, 0.0, floor, 0, None, 0.0, 0.0,
-            rollouts, floor_ms=1e3 * floor / self.bandwidth,
-        )  # fmt: skip
+        title, least = f"imagination {self.backend.precision} {rollouts} dreams", 1e3 * floor / self.bandwidth
+        row = RolloutRow(title, name, cache, floor_bytes=floor, rollouts=rollouts, floor_ms=least)
         fresh_peaks()
         try:
             return self._measured(row, how, rollouts)
@@ -153,25 +156,6 @@ class Bench:
         config = replace(self.config, phase3=replace(self.config.phase3, batch_size=rollouts))
         return loader_of(config, 3, self.backend.device).draw()
 
-    def rows(self, arms: list[str], rollouts: list[int]) -> Iterator[RolloutRow]:
-        """Every arm at every number of rollouts."""
-        for number in rollouts:
-            for name in arms:
-                print(f"measuring {name} at {number} dreams", flush=True)
-                yield self.row(name, number)
-
-
-def table(rows: list[RolloutRow]) -> str:
-    """The rows as text, reasons last."""
-    head = f"{'row':34}{'arm':>18}{'ms/step':>9}{'floor':>8}{'% floor':>9}{'x plain':>9}{'noise':>7}"
-    lines = [head + f"{'alloc GiB':>11}{'reserved':>10}{'launches':>10}"]
-    for r in rows:
-        launches = "" if r.launches is None else str(r.launches)
-        times = f"{r.ms_per_step:9.3f}{r.floor_ms:8.3f}{100 * r.copy_share:9.1f}{r.speedup:9.2f}{r.noise:7.2f}"
-        memory = f"{r.allocated_bytes / 2**30:11.2f}{r.reserved_bytes / 2**30:10.2f}{launches:>10}"
-        lines.append(f"{r.row:34}{r.arm:>18}{'  ' + r.reason if r.reason else times + memory}")
-    return "\n".join(lines)
-
 
 def verdicts(rows: list[RolloutRow]) -> list[str]:
     """What is promised on a GPU: the captured step over the same region uncaptured, at every number of rollouts."""
@@ -185,13 +169,11 @@ def verdicts(rows: list[RolloutRow]) -> list[str]:
     return lines
 
 
-OPTIONS = ALL
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    parser.add_argument("--rollouts", type=numbers, help="sequences at once: 1,64,256")
-    parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
+OPTIONS = options(
+    *ALL,
+    rollouts={"type": numbers, "help": "sequences at once: 1,64,256"},
+    arms={"type": words, "help": ",".join(ARMS)},
+)
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -202,5 +184,6 @@ def run(chosen: argparse.Namespace) -> None:
     compiles = any(ARMS[name].compiles for name in arms)
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", compiles)
     bench = Bench(setup.config, setup.backend, setup.probes["copy_bytes_per_s"], pairs=12 if is_gpu else 6)
-    rows = setup.saved(bench.rows(arms, chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])))
-    print("\n".join([*setup.lines(), table(rows), *verdicts(rows)]))
+    rollouts = chosen.rollouts or ([1, 64, 256] if is_gpu else [1, 8])
+    rows = setup.saved(bench.row(name, number) for number in rollouts for name in arms)
+    print(*setup.lines(), table(rows, COLUMNS), *verdicts(rows), sep="\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from fastdreamer_kernels.launch import IS_INTERPRETED
@@ -18,17 +18,24 @@ from fastdreamer_kernels.launch import IS_INTERPRETED
 from bench.count import count
 from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.row import Row, kernel_rows
-from bench.suites.command import known, out_file
-from bench.suites.results import Measured, table, write
+from bench.suites.command import Report, known, options, out_file, words
+from bench.suites.results import Measured, table
+from bench.suites.verdict import at_least
 from bench.timing import cuda_seconds, paired
 from fastdreamer.errors import UserError
 
 COPY_BYTES = {"cuda": 1 << 28, "cpu": 1 << 26}
 PAIRS = 20
+COLUMNS: dict[str, Callable[[Measured], str]] = {
+    "cache": lambda r: r.cache, "us": lambda r: f"{r.median_us:.1f}", "GB/s": lambda r: f"{r.gb_per_s:.1f}",
+    "% copy": lambda r: f"{100 * r.copy_share:.0f}", "x ref": lambda r: f"{r.speedup:.2f}",
+    "launches": lambda r: f"{r.launches or ''}",
+}  # fmt: skip
 
 
 def measure(row: Row, device: str, bandwidth: float, pairs: int = PAIRS) -> Iterator[Measured]:
     """Every arm of a row; `bandwidth` is the copy's, in bytes a second; `pairs` of timings on a CPU."""
+    print(f"measuring {row.name}", flush=True)
     reference = next(iter(row.arms))
     launches: dict[str, int | None] = dict.fromkeys(row.arms)
     for name, arm in row.arms.items():
@@ -70,17 +77,15 @@ def verdicts(rows: Sequence[Measured]) -> list[str]:
         ("two-hot, share of copy bandwidth", kernel.copy_share, 0.6),
         ("pool, share of copy bandwidth", found[pool, "kernel"].copy_share, 0.8),
     )
-    return [f"{'holds' if v >= least else 'FAILS'}: {name} {v:.2f}, at least {least}" for name, v, least in figures]
+    return [at_least(name, value, least) for name, value, least in figures]
 
 
-OPTIONS = ("device", "out")
 ARMS = ("eager", "compile", "kernel")
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="timings of each arm on a CPU")
-    parser.add_argument("--arms", type=lambda text: tuple(text.split(",")), help=f"{','.join(ARMS)}; the first is 1")
+OPTIONS = options(
+    "device", "out",
+    pairs={"type": int, "default": PAIRS, "help": "timings of each arm on a CPU"},
+    arms={"type": words, "help": f"{','.join(ARMS)}; the first is 1"},
+)  # fmt: skip
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -98,12 +103,12 @@ def run(chosen: argparse.Namespace) -> None:
     print(f"copy {probes['copy_bytes_per_s'] / 1e9:.0f} GB/s, matmul {probes['matmul_flop_per_s'] / 1e12:.2f} TFLOP/s")
     dtypes = (torch.bfloat16, torch.float32) if is_gpu else (torch.float32,)
     arms = chosen.arms or (ARMS if is_gpu else ARMS[:2])
-    rows: list[Measured] = []
-    for row in kernel_rows(chosen.device, dtypes, arms, small=not is_gpu):
-        rows += measure(row, chosen.device, probes["copy_bytes_per_s"], chosen.pairs)
-        print(".", end="", flush=True)
-    print("\n" + "\n".join([table(rows), *verdicts(rows)]))
     chosen.result = ""
-    if (out := out_file(chosen, about)) is not None:
-        write(out, about, probes, rows)
-        print(f"wrote {len(rows)} rows to {out}")
+    report = Report(about, probes, out_file(chosen, about))
+    found = kernel_rows(chosen.device, dtypes, tuple(arms), small=not is_gpu)
+    rows = report.saved(
+        m for row in found for m in measure(row, chosen.device, probes["copy_bytes_per_s"], chosen.pairs)
+    )
+    print(table(rows, COLUMNS), *verdicts(rows), sep="\n")
+    if report.out is not None:
+        print(f"wrote {len(rows)} rows to {report.out}")

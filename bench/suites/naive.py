@@ -37,7 +37,7 @@ from bench.naive.arms import (
 )
 from bench.naive.papers import PAPERS
 from bench.probe import machine
-from bench.suites.command import numbers
+from bench.suites.command import numbers, options
 from bench.suites.verdict import at_least, at_most
 from bench.timing import Paired, paired
 from fastdreamer.config import load_config
@@ -56,16 +56,13 @@ PAIRS, ROUNDS = 12, 5
 HEADER = f"{'':48}{'ours ms':>10}{'other ms':>10}{'ratio':>8}{'error':>8}{'pairs':>7}"
 
 
-OPTIONS = ("device", "config", "overrides")
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    add = parser.add_argument
-    add("--compile", action="store_true", help="the compiled step and program too")
-    add("--pairs", type=int, default=PAIRS, help="timings of each arm")
-    add("--rounds", type=int, default=ROUNDS, help="over the horizons")
-    add("--horizons", type=numbers, default=HORIZONS, help="of the program: 5,10,15,30")
+OPTIONS = options(
+    "device", "config", "overrides",
+    compile={"action": "store_true", "help": "the compiled step and program too"},
+    pairs={"type": int, "default": PAIRS, "help": "timings of each arm"},
+    rounds={"type": int, "default": ROUNDS, "help": "over the horizons"},
+    horizons={"type": numbers, "default": HORIZONS, "help": "of the program: 5,10,15,30"},
+)  # fmt: skip
 
 
 def run(chosen: argparse.Namespace) -> None:

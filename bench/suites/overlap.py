@@ -74,14 +74,8 @@ def wall(recordings: Path, tokenizer: FrozenTokenizer, threads: int) -> float:
         return time.perf_counter() - began
 
 
-OPTIONS = ()
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    parser.add_argument("--episodes", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=5)
+DEFAULTS = {"episodes": 12, "steps": 1500, "rounds": 5}
+OPTIONS = {name: {"type": int, "default": value} for name, value in DEFAULTS.items()}
 
 
 def run(given: argparse.Namespace) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastdreamer.system.files import write_atomic
+from fastdreamer.system.output import in_columns
 
 SCHEMA = 1
 NOT_OFFERED = "not offered: "
@@ -17,7 +18,7 @@ NOT_OFFERED = "not offered: "
 
 @dataclass(frozen=True)
 class Measured:
-    """One arm of one row.
+    """One arm of one row; what could not be measured is 0.
 
     Attributes:
         row: and `arm`: what was measured.
@@ -26,18 +27,21 @@ class Measured:
         floor_bytes: the bytes that a run must move at least; `flops`: the FLOPs that it does.
         launches: launches of one run, where they were counted.
         copy_share: bandwidth on the floor's bytes over that of a copy measured in the same process.
-        speedup: speed-up of this arm over the row's reference arm.
+        speedup: speed-up of this arm over the row's reference arm; `noise`: its relative standard error, where known.
+        reason: one line, why it could not be measured or cannot be used.
     """
 
     row: str
     arm: str
     cache: str
-    median_us: float
-    floor_bytes: int
-    flops: int
-    launches: int | None
-    copy_share: float
-    speedup: float
+    median_us: float = 0.0
+    floor_bytes: int = 0
+    flops: int = 0
+    launches: int | None = None
+    copy_share: float = 0.0
+    speedup: float = 0.0
+    noise: float = field(default=0.0, kw_only=True)
+    reason: str = field(default="", kw_only=True)
 
     @property
     def gb_per_s(self) -> float:
@@ -65,11 +69,13 @@ def read(path: Path) -> dict[str, Any]:
     return contents
 
 
-def table(rows: Sequence[Measured]) -> str:
-    """The rows as text."""
-    lines = [f"{'row':52}{'arm':>9}{'cache':>7}{'us':>10}{'GB/s':>9}{'% copy':>8}{'x ref':>7}{'launches':>10}"]
-    for r in rows:
-        launches = "" if r.launches is None else str(r.launches)
-        figures = f"{r.median_us:10.1f}{r.gb_per_s:9.1f}{100 * r.copy_share:8.0f}{r.speedup:7.2f}{launches:>10}"
-        lines.append(f"{r.row:52}{r.arm:>9}{r.cache:>7}{figures}")
-    return "\n".join(lines)
+AnyRow = TypeVar("AnyRow", bound=Measured)
+
+
+def table(rows: Sequence[AnyRow], columns: Mapping[str, Callable[[AnyRow], str]]) -> str:
+    """The rows as text: the columns where there is a time, and reasons last."""
+    cells = [["row", "arm", *columns, ""]]
+    for row in rows:
+        figures = [show(row) if row.median_us else "" for show in columns.values()]
+        cells.append([row.row, row.arm, *figures, row.reason])
+    return "\n".join(in_columns(cells, ["<", *">" * (1 + len(columns)), "<"]))

@@ -33,12 +33,7 @@ STORES = (("crafter", 80, 250), ("minerl_cosmos", 300, 250))  # preset, episodes
 EVERY_OPTION = SamplingConfig(short_window=8, single_step=0.05, reward_weighted=0.5, unlabelled=0.5)
 
 
-OPTIONS = ()
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own option."""
-    parser.add_argument("--steps", type=int, default=40, help="of phase 1")
+OPTIONS = {"steps": {"type": int, "default": 40, "help": "of phase 1"}}
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -19,14 +19,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.naive.arms import build, naive_step
 from bench.phases import Optimisation, made_up_phase
-from bench.suites.command import ALL, fresh_peaks, known, numbers, peaks, prepare, reason_of
-from bench.suites.results import Measured
+from bench.suites.command import ALL, fresh_peaks, known, numbers, options, peaks, prepare, reason_of, words
+from bench.suites.results import Measured, table
 from bench.suites.verdict import at_least, at_most
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
@@ -44,24 +45,30 @@ class StepRow(Measured):
     Attributes:
         phase: 1, 2 or 3.
         crops: crops of the batch (dreams in phase 3); `micro_batches`: the number in which it went through.
-        ms_per_step: median; `noise`: its relative standard error; `host_ms`: processor time of all threads.
+        ms_per_step: median, and `noise` is its own; `host_ms`: processor time of all threads.
         steps_per_s: its inverse.
         mfu: model FLOPs of phase 1 over the time and the matrix rate of the run's precision; 0 elsewhere.
         allocated_bytes, reserved_bytes: torch's peaks in this arm; 0 on a CPU.
-        reason: one line, why it could not be measured.
     """
 
     phase: int = 0
     crops: int = 0
     micro_batches: int = 0
     ms_per_step: float = 0.0
-    noise: float = 0.0
     host_ms: float = 0.0
     steps_per_s: float = 0.0
     mfu: float = 0.0
     allocated_bytes: int = 0
     reserved_bytes: int = 0
-    reason: str = ""
+
+
+COLUMNS: dict[str, Callable[[StepRow], str]] = {
+    "micro": lambda r: str(r.micro_batches), "ms/step": lambda r: f"{r.ms_per_step:.2f}",
+    "noise": lambda r: f"{r.noise:.2f}", "host ms": lambda r: f"{r.host_ms:.2f}",
+    "steps/s": lambda r: f"{r.steps_per_s:.2f}", "x eager": lambda r: f"{r.speedup:.2f}",
+    "MFU %": lambda r: f"{100 * r.mfu:.1f}", "alloc GiB": lambda r: f"{r.allocated_bytes / 2**30:.2f}",
+    "reserved": lambda r: f"{r.reserved_bytes / 2**30:.2f}",
+}  # fmt: skip
 
 
 def crop_flops(config: Config, backend: Backend) -> tuple[int, int]:
@@ -98,16 +105,17 @@ class Bench:
     def __init__(self, config: Config, backend: Backend, rate: float, repeats: int) -> None:
         self.config, self.backend, self.rate, self.repeats = config, backend, rate, repeats
         self.eager_s: dict[tuple[int, int], float] = {}
-        self._flops: tuple[int, int] | None = None
+        self.crop_flops = cache(lambda: crop_flops(config, backend))
 
     def row(self, phase: int, arm: str, crops: int = 0) -> StepRow:
         """One arm at the configured batch, or at `crops` in one piece; what fails says why."""
+        print(f"measuring phase {phase}, {arm}{f', {crops} crops in one piece' if crops else ''}", flush=True)
         config = self._config(phase, arm, crops)
         count = config.phase(phase).batch_size
         steps = config.imagination.horizon if phase == 3 else config.dynamics.window
         title = f"phase {phase} {self.backend.precision} {count} x {steps}"
-        cache = "warm" if self.backend.device.type == "cuda" else "host"
-        row = StepRow(title, arm, cache, 0.0, 0, 0, None, 0.0, 0.0, phase, count)
+        home = "warm" if self.backend.device.type == "cuda" else "host"
+        row = StepRow(title, arm, home, phase=phase, crops=count)
         fresh_peaks()
         try:
             return self._measured(row, config, bool(crops))
@@ -141,25 +149,18 @@ class Bench:
         allocated, reserved = peaks()
         seconds, flops = statistics.median(walls), 0
         if row.phase == 1:
-            flow, boot = self._crop_flops()
+            flow, boot = self.crop_flops()
             share = config.forcing.boot_fraction
             flops = round(row.crops * config.phase1.accumulate * ((1 - share) * flow + share * boot))
         if row.arm == "eager":
             self.eager_s[row.phase, row.crops] = seconds
+        micro_batches = optimisation.micro_batches.micro_batches if optimisation is not None else 1
         return replace(
-            row,
-            median_us=1e6 * seconds,
-            ms_per_step=1e3 * seconds,
-            noise=1.2533 * statistics.stdev(walls) / math.sqrt(len(walls)) / seconds,
-            host_ms=1e3 * statistics.median(hosts),
-            steps_per_s=1 / seconds,
-            flops=flops,
-            mfu=flops / seconds / self.rate,
-            speedup=self.eager_s.get((row.phase, row.crops), 0.0) / seconds,
-            micro_batches=optimisation.micro_batches.micro_batches if optimisation is not None else 1,
-            allocated_bytes=allocated,
-            reserved_bytes=reserved,
-        )
+            row, median_us=1e6 * seconds, ms_per_step=1e3 * seconds, host_ms=1e3 * statistics.median(hosts),
+            noise=1.2533 * statistics.stdev(walls) / math.sqrt(len(walls)) / seconds, steps_per_s=1 / seconds,
+            flops=flops, mfu=flops / seconds / self.rate, allocated_bytes=allocated, reserved_bytes=reserved,
+            speedup=self.eager_s.get((row.phase, row.crops), 0.0) / seconds, micro_batches=micro_batches,
+        )  # fmt: skip
 
     def _step(self, row: StepRow, config: Config) -> tuple[Callable[[], object], Optimisation | None]:
         if row.arm == "naive":
@@ -169,37 +170,18 @@ class Bench:
         optimisation = Optimisation(made_up_phase(config, row.phase, backend), train, backend)
         return optimisation.step, optimisation
 
-    def _crop_flops(self) -> tuple[int, int]:
-        if self._flops is None:
-            self._flops = crop_flops(self.config, self.backend)
-        return self._flops
-
     def rows(self, phases: Sequence[int], arms: Sequence[str], sizes: Sequence[int]) -> Iterator[StepRow]:
         """The configured batches of every phase, then phase 1's sizes up to the first that does not fit."""
         for phase in phases:
             for arm in arms:
                 if arm != "naive" or phase == 1:
-                    print(f"measuring phase {phase}, {arm}", flush=True)
                     yield self.row(phase, arm)
         for arm in (arm for arm in arms if arm != "naive" and 1 in phases):
             for crops in sorted(sizes):
-                print(f"measuring phase 1, {arm}, {crops} crops in one piece", flush=True)
                 row = self.row(1, arm, crops)
                 yield row
                 if row.reason:
                     break
-
-
-def table(rows: Sequence[StepRow]) -> str:
-    """The rows as text, reasons last."""
-    head = f"{'row':26}{'arm':>10}{'micro':>8}{'ms/step':>10}{'noise':>7}{'host ms':>10}{'steps/s':>9}"
-    lines = [head + f"{'x eager':>9}{'MFU %':>8}{'alloc GiB':>11}{'reserved':>10}"]
-    for r in rows:
-        times = f"{r.micro_batches:8}{r.ms_per_step:10.2f}{r.noise:7.2f}{r.host_ms:10.2f}"
-        times += f"{r.steps_per_s:9.2f}{r.speedup:9.2f}"
-        rest = f"{100 * r.mfu:8.1f}{r.allocated_bytes / 2**30:11.2f}{r.reserved_bytes / 2**30:10.2f}"
-        lines.append(f"{r.row:26}{r.arm:>10}{'  ' + r.reason if r.reason else times + rest}")
-    return "\n".join(lines)
 
 
 def verdicts(rows: Sequence[StepRow], device: str, memory_gb: float) -> list[str]:
@@ -235,14 +217,12 @@ def _ratio(name: str, slow: StepRow, fast: StepRow, least: float) -> str:
     return at_least(name, value, least, value * math.hypot(slow.noise, fast.noise))
 
 
-OPTIONS = ALL
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    parser.add_argument("--phases", type=numbers, help="1,2,3")
-    parser.add_argument("--arms", type=lambda text: text.split(","), help=",".join(ARMS))
-    parser.add_argument("--crops", type=numbers, help=f"batches of phase 1; on a GPU {','.join(map(str, SIZES))}")
+OPTIONS = options(
+    *ALL,
+    phases={"type": numbers, "help": "1,2,3"},
+    arms={"type": words, "help": ",".join(ARMS)},
+    crops={"type": numbers, "help": f"batches of phase 1; on a GPU {','.join(map(str, SIZES))}"},
+)
 
 
 def run(chosen: argparse.Namespace) -> None:
@@ -254,4 +234,4 @@ def run(chosen: argparse.Namespace) -> None:
     setup = prepare(chosen, "minerl_cosmos" if is_gpu else "debug", "compiled" in arms)
     bench = Bench(setup.config, setup.backend, setup.probes["matmul_flop_per_s"], repeats=10 if is_gpu else 7)
     rows = setup.saved(bench.rows(chosen.phases or (1, 2, 3), arms, chosen.crops or (SIZES if is_gpu else ())))
-    print("\n".join([*setup.lines(), table(rows), *verdicts(rows, chosen.device, chosen.memory_gb)]))
+    print(*setup.lines(), table(rows, COLUMNS), *verdicts(rows, chosen.device, chosen.memory_gb), sep="\n")

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.naive.papers import PAPERS
 from bench.probe import machine, matrix_rate
+from bench.suites.command import options
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel
@@ -93,14 +94,9 @@ def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:
     return result | {"reward": rewards["imagined_against_real"]}
 
 
-OPTIONS = ("overrides",)
-
-
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's own options."""
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--rollouts", type=int, default=256)
+OPTIONS = options(
+    "overrides", run_dir={"type": Path}, steps={"type": int, "default": 450}, rollouts={"type": int, "default": 256}
+)
 
 
 def run(chosen: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import torch
 from bench.arm import Arm
 from bench.count import count
 from bench.row import kernel_rows
-from bench.suites.kernels import measure, verdicts
+from bench.suites.kernels import COLUMNS, measure, verdicts
 from bench.suites.results import Measured, read, table, write
 from bench.timing import paired
 
@@ -50,7 +50,7 @@ def test_every_kernel_has_rows_that_run_and_floors() -> None:
         assert row.floor_bytes > 0 and row.flops > 0
     measured = list(measure(rows[0], "cpu", 1e9))
     assert [m.arm for m in measured] == ["eager", "kernel"] and measured[0].median_us > 0
-    assert "latent_pool" in table(measured)
+    assert "latent_pool" in table(measured, COLUMNS)
 
 
 def test_verdicts_are_given_on_what_was_promised() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
-import subprocess
 import sys
 from functools import partial
 
@@ -14,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, nothing
-from bench.probe import ROOT
+from bench.probe import ROOT, run_python
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel
@@ -34,14 +32,12 @@ PYTHON = "3.11"
 """The Python whose standard library the expectations of imports were counted with."""
 
 
-def imports(code: str, place: Place) -> RowWork:
+def imports(code: str, _: Place) -> RowWork:
     """Modules of ours, and packages of others with their modules but torch's, that are there after `code`."""
-    del place
     script = f"import sys; {code}; import json; print(json.dumps(sorted(sys.modules)))"
 
     def counts() -> dict[str, int]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-S", "-c", script], env=environment, capture_output=True, text=True)
+        done = run_python("-S", "-c", script)
         if done.returncode:
             raise Wrong(f"start-up failed: {done.stderr.strip().splitlines()[-1]}")
         names = [name for name in json.loads(done.stdout.splitlines()[-1]) if not name.startswith("__")]
@@ -87,9 +83,8 @@ def core() -> dict[str, importlib.metadata.Distribution]:
     return found
 
 
-def installed(place: Place) -> RowWork:
+def installed(_: Place) -> RowWork:
     """Megabytes of the core's files as pip recorded them, without torch, whose builds differ; and our own."""
-    del place
 
     def check() -> None:
         wanted = constrained()
@@ -118,9 +113,8 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def parameters(preset: str, place: Place) -> RowWork:
+def parameters(preset: str, _: Place) -> RowWork:
     """Parameters of the world model and the agent of a preset, built without memory."""
-    del place
 
     def counts() -> dict[str, int]:
         config = load_config(preset, [])
@@ -135,9 +129,8 @@ def parameters(preset: str, place: Place) -> RowWork:
     return RowWork(check=nothing, counts=counts)
 
 
-def plan(preset: str, number: int, place: Place) -> RowWork:
+def plan(preset: str, number: int, _: Place) -> RowWork:
     """Bytes that the memory plan of a phase gives, on fake tensors of a GPU."""
-    del place
 
     def counts() -> dict[str, int]:
         config = load_config(preset, [])

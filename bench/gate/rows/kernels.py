@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -22,6 +19,7 @@ from torch.nn import functional as F
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
 from bench.naive import two_hot
+from bench.probe import run_python
 
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
 """Timed; the interpreter counts each kernel's largest correctness shape."""
@@ -66,17 +64,14 @@ def operation(spec: KernelSpec, place: Place) -> RowWork:
     return RowWork.of_calls(place, check, partial(run, spec.call), partial(run, PLAIN[spec.name]))
 
 
-def interpreted(spec: KernelSpec, place: Place) -> RowWork:
+def interpreted(spec: KernelSpec, _: Place) -> RowWork:
     """Launches and distinct bytes of the kernel."""
-    del place
     return RowWork(check=nothing, counts=lambda: _interpreter()[spec.name])
 
 
 @cache
 def _interpreter() -> dict[str, dict[str, int]]:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "bench.gate.rows.kernels"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_python("-m", "bench.gate.rows.kernels", TRITON_INTERPRET="1")
     if done.returncode:
         raise Wrong(f"Triton's interpreter failed: {done.stderr.strip().splitlines()[-1:]}")
     found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
@@ -104,9 +99,8 @@ def count_interpreted() -> dict[str, dict[str, int]]:
     return found
 
 
-def machine_code(spec: KernelSpec, place: Place) -> RowWork:
+def machine_code(spec: KernelSpec, _: Place) -> RowWork:
     """Registers, spills, loads and stores of every variant."""
-    del place
 
     def counts() -> dict[str, int]:
         return _figures({f"{v.name} sm_{ARCHITECTURE}": aot.compile_variant(v, ARCHITECTURE) for v in spec.variants})

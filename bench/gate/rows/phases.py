@@ -15,14 +15,13 @@ from torch.nn import functional as F
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
-from bench.naive.phase1 import RunningRms, clip_gradients
+from bench.naive.phase1 import Trainer
 from bench.phases import OneBatch, Optimisation, loader_of, made_up_phase
 from fastdreamer.config import TrainConfig
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.mlp import MLP
 from fastdreamer.training.cloning_phase import AgentPhase, CloningBatch, data_returns
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.optim import learning_rate
 from fastdreamer.training.phase import Phase
 
 Step = Callable[[], Tensor]
@@ -42,42 +41,6 @@ def plain_heads(agent: Agent) -> Agent:
                 layers.append(layer)
             module.net = nn.Sequential(*layers, net.out)
     return agent
-
-
-class PlainTrainer:
-    """AdamW a tensor at a time, clipping, and an average, for some modules; each term over its running size."""
-
-    def __init__(self, model: nn.Module, config: TrainConfig, terms: tuple[str, ...]) -> None:
-        self.model, self.config, self.number = model, config, 0
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, foreach=False, fused=False
-        )
-        self.scales = {name: RunningRms() for name in terms}
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    def step(self, losses: dict[str, Tensor]) -> Tensor:
-        """Backward, clipping, AdamW and the average; returns the unscaled sum."""
-        self.optimizer.zero_grad()
-        scaled = [losses[n] * self.scales[n].factor() if n in self.scales else losses[n] for n in losses]
-        total = sum(scaled, torch.zeros((), device=scaled[0].device))
-        total.backward()
-        for name, scale in self.scales.items():
-            scale.update(losses[name])
-        clip_gradients(self.model, self.config.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.number)
-        self.optimizer.step()
-        decay = min(self.config.ema_decay, (1 + self.number) / (10 + self.number))
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name] = decay * self.average[name] + (1 - decay) * parameter
-        self.number += 1
-        return total.detach()
 
 
 def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningBatch) -> dict[str, Tensor]:
@@ -130,8 +93,8 @@ def phase_two(place: Place) -> tuple[Step, Step]:
     phase = made_up_phase(config, 2, place.backend, OneBatch(loader_of(config, 2, place.device)), OneWork)
     assert isinstance(phase, OneWork)
     work, agent = phase.draw(), plain_heads(phase.agent)
-    ours, trainer = _ours(phase, config.phase2, place), PlainTrainer(agent, config.phase2, phase.terms)
-    return ours, lambda: trainer.step(cloning_losses(phase, agent, work))
+    ours, trainer = _ours(phase, config.phase2, place), Trainer(agent, config.phase2, phase.terms)
+    return ours, lambda: trainer.update(cloning_losses(phase, agent, work))
 
 
 def phase_three(place: Place) -> tuple[Step, Step]:
@@ -143,13 +106,13 @@ def phase_three(place: Place) -> tuple[Step, Step]:
     agent, prior = plain_heads(phase.agent), plain_heads(phase.agent).policy.requires_grad_(False)
     world = naive.NaiveWorldModel.copy_of(phase.world)
     trained = nn.ModuleDict({"policy": agent.policy, "value": agent.value})
-    trainer = PlainTrainer(trained, config.phase3, ("value",))
+    trainer = Trainer(trained, config.phase3, ("value",))
     generator = torch.Generator(place.device).manual_seed(config.seed + 3)
 
     def plain() -> Tensor:
         imagined = rollout.imagine(world, agent, batch, config.imagination.horizon, generator)
         policy, value = phase3.losses(imagined, agent, prior, config.imagination, phase.gamma)
-        return trainer.step({"policy": policy, "value": value})
+        return trainer.update({"policy": policy, "value": value})
 
     return _ours(phase, config.phase3, place), plain
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import pkgutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.arm import Arm
 from bench.count import count
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 
@@ -54,8 +53,8 @@ def decode(place: Place) -> RowWork:
             frames = decode_video(path)
         return {"frames": len(frames), "bytes": frames.nbytes, "opened": opened[0]}
 
-    plain = Arm(lambda _: plain_decode(path))
-    return RowWork(check, counts, Arm(lambda _: decode_video(path)), plain, FRAMES, "frames")
+    ours, plain = partial(decode_video, path), partial(plain_decode, path)
+    return RowWork.of_calls(place, check, ours, plain, FRAMES, "frames", counts)
 
 
 def plain_upsample(windows: Tensor, size: int) -> Tensor:
@@ -154,33 +153,23 @@ def into_the_store(place: Place) -> RowWork:
             "fsyncs": calls[1],
         }
 
-    return RowWork(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), EPISODES * (STEPS + 1), "frames")
+    return RowWork.of_calls(place, check, ours, plain, EPISODES * (STEPS + 1), "frames", counts)
 
 
 @contextmanager
 def counted_calls(*names: str) -> Iterator[list[int]]:
     """How often functions of modules are called while the block runs: {"os.fsync"} as numbers, in the given order."""
     found = [0] * len(names)
+    with ExitStack() as stack:
+        for place, name in enumerate(names):
+            plain = pkgutil.resolve_name(name)
 
-    def counting(place: int, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            found[place] += 1
-            return plain(*args, **kwargs)
+            def call(*args: Any, place: int = place, plain: Callable[..., Any] = plain, **kwargs: Any) -> Any:
+                found[place] += 1
+                return plain(*args, **kwargs)
 
-        return call
-
-    patches = []
-    for place, name in enumerate(names):
-        module, _, attribute = name.partition(".")
-        owner = importlib.import_module(module)
-        patches.append(mock.patch.object(owner, attribute, counting(place, getattr(owner, attribute))))
-    for patch in patches:
-        patch.start()
-    try:
+            stack.enter_context(mock.patch(name, call))
         yield found
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
 ROWS = (

@@ -12,7 +12,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close
 from bench.gate.rows.recordings import counted_calls
 from bench.phases import models
@@ -58,8 +57,7 @@ def opening(place: Place) -> RowWork:
         store = LatentStore.open(path)
         return {"episodes": len(store.episodes), "bytes": store.size_bytes}
 
-    ours = Arm(lambda _: LatentStore.open(path))
-    return RowWork(check, counts, ours, Arm(lambda _: plain()), EPISODES, "episodes")
+    return RowWork.of_calls(place, check, lambda: LatentStore.open(path), plain, EPISODES, "episodes", counts)
 
 
 def reading(place: Place) -> RowWork:
@@ -135,7 +133,7 @@ def saving(place: Place) -> RowWork:
             "fsyncs": synced[0],
         }
 
-    return RowWork(check, counts, Arm(lambda _: ours()), Arm(lambda _: plain()), 1, "checkpoints")
+    return RowWork.of_calls(place, check, ours, plain, 1, "checkpoints", counts)
 
 
 ROWS = (

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.arm import Arm
 from bench.gate.rows.base import GateRow, Place, RowWork, close
 from bench.gate.rows.recordings import TINY, plain_upsample
 
@@ -71,7 +70,9 @@ def compiled(name: str, place: Place) -> RowWork:
         parameters, gflop = count_work(graph, spec, shape)
         return {"parameters": parameters, "flops": round(1e9 * gflop)}
 
-    return RowWork(check, counts, Arm(lambda _: run(engine)), Arm(lambda _: run(plain)), 2 * config.window, "frames")
+    return RowWork.of_calls(
+        place, check, partial(run, engine), partial(run, plain), 2 * config.window, "frames", counts
+    )
 
 
 def no_compiler() -> str:
