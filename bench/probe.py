@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.arm import Arm
-from bench.timing import cuda_seconds, paired
+from bench.timing import Arm, cuda_seconds, paired
 
 VERSIONS = ("torch", "triton", "numpy", "pytest-benchmark")
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from bench.chaos.lanes import run_jobs
-from bench.chaos.parts import PARTS, SHORT_STAGES, all_jobs
+from bench.chaos.parts import PARTS, SHORT_STAGES, all_jobs, run_jobs
 from bench.chaos.rows import Clock, table
 from bench.chaos.stages import NAMES
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from bench.chaos.children import Child
+from bench.chaos.endings import NO_DECODER, wrong_end
 from bench.chaos.faults import unclear
-from bench.chaos.memory import NO_DECODER, wrong_end
 from bench.chaos.rows import Row
 from bench.chaos.stages import SMALL, Bench, Setting
 from fastdreamer.config import load_config

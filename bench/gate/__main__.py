@@ -35,8 +35,7 @@ from bench.gate.expectations import (
     load,
     save_new,
 )
-from bench.gate.measure import Measured, measure
-from bench.gate.ratio import is_precise
+from bench.gate.measure import Measured, is_precise, measure
 from bench.gate.rows import ROWS, GateRow
 from bench.gate.tables import COPY, MATMUL
 from bench.probe import copy_bandwidth, installed_versions, machine, matrix_rate, slug

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from bench.phases import Optimisation, made_up, made_up_phase
 from bench.suites.command import cap_memory, fresh_peaks, peaks, reason_of
-from bench.suites.verdict import at_least, at_most
+from bench.suites.results import at_least, at_most
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import choose_device
 from fastdreamer.tools.planning.gpus import GIB, Budget, sized_gpu

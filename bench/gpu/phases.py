@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from bench.suites.verdict import at_least
+from bench.suites.results import at_least
 from fastdreamer.config import Config, load_config
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space

@@ -98,7 +98,7 @@ def _of_kind(part: Part, text: str, measured: Any, is_dry: bool) -> tuple[list[F
 
 
 def verdicts(text: str) -> list[Figure]:
-    """Lines as `bench.suites.verdict` writes them."""
+    """Lines as `bench.suites.results` writes them."""
     found = re.findall(r"^(holds|FAILS): (.+), (at (?:least|most) \S+)$", text, re.MULTILINE)
     return [Figure(f"{'' if holds == 'holds' else 'MISSED '}{figure}", target) for holds, figure, target in found]
 

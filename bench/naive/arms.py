@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from bench.naive import public
-from bench.naive.cached import Cached
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import Trainer, batch_loss
-from bench.naive.rollout import Recomputed
+from bench.naive.rollout import Cached, Recomputed
 from bench.naive.rollout import imagine as imagine_plainly
 from bench.phases import Optimisation, loader_of, models
 from fastdreamer.config import Config

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.arm import Arm
 from bench.probe import copy_bandwidth, installed_versions, machine
 from bench.suites.command import Report, options, out_file, reason_of
 from bench.suites.results import NOT_OFFERED, Measured, table
-from bench.timing import paired
+from bench.timing import Arm, paired
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
 from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks

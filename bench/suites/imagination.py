@@ -17,13 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from bench.arm import Arm
 from bench.count import count
 from bench.phases import loader_of, models
 from bench.suites.command import ALL, fresh_peaks, known, numbers, options, peaks, prepare, reason_of, words
-from bench.suites.results import Measured, table
-from bench.suites.verdict import at_least
-from bench.timing import paired
+from bench.suites.results import Measured, at_least, table
+from bench.timing import Arm, paired
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel

@@ -21,7 +21,6 @@ from dataclasses import replace
 
 import torch
 
-from bench.arm import Arm
 from bench.naive.arms import (
     KINDS,
     ImaginedRollout,
@@ -35,11 +34,10 @@ from bench.naive.arms import (
     public_step,
     with_band,
 )
-from bench.naive.papers import PAPERS
 from bench.probe import machine
-from bench.suites.command import numbers, options
-from bench.suites.verdict import at_least, at_most
-from bench.timing import Paired, paired
+from bench.suites.command import PAPERS, numbers, options
+from bench.suites.results import at_least, at_most
+from bench.timing import Arm, Paired, paired
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError

@@ -79,3 +79,17 @@ def table(rows: Sequence[AnyRow], columns: Mapping[str, Callable[[AnyRow], str]]
         figures = [show(row) if row.median_us else "" for show in columns.values()]
         cells.append([row.row, row.arm, *figures, row.reason])
     return "\n".join(in_columns(cells, ["<", *">" * (1 + len(columns)), "<"]))
+
+
+def at_least(name: str, value: float, least: float, error: float = 0.0) -> str:
+    """A promise that `value` is at least `least`; its standard error is shown, and excuses nothing."""
+    return f"{'holds' if value >= least else 'FAILS'}: {name} {_shown(value, error)}, at least {least:g}"
+
+
+def at_most(name: str, value: float, most: float, error: float = 0.0) -> str:
+    """A promise that `value` is at most `most`, within two standard errors of the measurement."""
+    return f"{'holds' if value - 2 * error <= most else 'FAILS'}: {name} {_shown(value, error)}, at most {most:g}"
+
+
+def _shown(value: float, error: float) -> str:
+    return f"{value:.3g} +- {error:.2g}" if error else f"{value:.3g}"

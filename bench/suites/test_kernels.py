@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.row import Row, kernel_rows
+from bench.suites.kernels import Row, kernel_rows
 
 ROWS = {row.name: row for row in kernel_rows("cpu", (torch.float32,), ("eager", "compile"), small=True)}
 

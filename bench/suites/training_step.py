@@ -27,8 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.naive.arms import build, naive_step
 from bench.phases import Optimisation, made_up_phase
 from bench.suites.command import ALL, fresh_peaks, known, numbers, options, peaks, prepare, reason_of, words
-from bench.suites.results import Measured, table
-from bench.suites.verdict import at_least, at_most
+from bench.suites.results import Measured, at_least, at_most, table
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.attention import Attention

@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.naive.papers import PAPERS
 from bench.probe import machine, matrix_rate
-from bench.suites.command import options
+from bench.suites.command import PAPERS, options
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel

@@ -15,7 +15,7 @@ The latents here are the raw, pooled ones of the store; normalising is the world
 """
 
 from fastdreamer.api.opened_run import Run, open_run
-from fastdreamer.api.player import Player
 from fastdreamer.api.quick_diagnosis import diagnose_phase
+from fastdreamer.api.tensor_modules import Player
 
 __all__ = ["Player", "Run", "diagnose_phase", "open_run"]

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fastdreamer.api.player import Player
-from fastdreamer.api.tensor_modules import Imagination, PolicyHead, ScalarHead, Tokenizer
+from fastdreamer.api.tensor_modules import Imagination, Player, PolicyHead, ScalarHead, Tokenizer
 from fastdreamer.device import choose_device
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError

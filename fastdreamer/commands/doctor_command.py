@@ -11,8 +11,7 @@ from fastdreamer.commands.configuration import config_name
 
 def call(arguments: Namespace) -> dict[str, Any]:
     """What this machine has; the exit code is 1 where something is wrong, or the demo cannot run."""
-    from fastdreamer.tools.doctor.doctor_table import render
-    from fastdreamer.tools.doctor.examine import examine
+    from fastdreamer.tools.doctor.examine import examine, render
 
     result = examine(config_name(arguments), arguments.overrides, arguments.run_dir)
     print(render(result))

@@ -24,7 +24,7 @@ from jaxtyping import Int, UInt8
 from fastdreamer.envs.crafter_view import CachedItems, CachedTiles
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.tasks import ACHIEVEMENT
-from fastdreamer.system.broken import mend
+from fastdreamer.system.failures import mend
 
 
 def import_crafter() -> ModuleType:

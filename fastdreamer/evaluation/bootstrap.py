@@ -1,8 +1,17 @@
-"""Percentile bootstrap intervals: of a mean over episodes, a ratio over paired crops, any function of means."""
+"""Percentile bootstrap intervals: of a mean over episodes, a ratio over paired crops, any function of means.
+
+Over seeds and worlds the bootstrap is hierarchical: seeds are drawn with replacement, then worlds within each drawn
+seed; what was measured in one world stays together. The plain percentiles of these draws are not 95 % intervals: five
+seeds drawn from themselves spread too little (they hold the truth 85 times in 100 where seeds differ), and the worlds'
+noise counts twice (98 in 100 where they do not). So the draws are stretched about the estimate to the standard error
+that the seeds' own values show, times what Student's t asks of so few.
+Source: Davison & Hinkley 1997, Bootstrap Methods and their Application, section 3.8, for the two faults; Hesterberg
+2015, arXiv:1411.5279, for the correction by t.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,3 +98,106 @@ def statistic_interval(
     draws = statistic(_resampled_means(values, resamples, seed))
     draws = draws[np.isfinite(draws)]
     return _interval(estimate, draws) if len(draws) else Interval(estimate, estimate, estimate)
+
+
+SEEDS_AND_WORLDS, WORLDS = "seeds and worlds", "worlds"
+NORMAL = 1.959964
+STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)  # 97.5 % point at 1 .. 9 degrees
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure's estimate over all seeds.
+
+    Attributes:
+        over: what the interval speaks for: seeds and worlds, or with one seed the worlds alone.
+        by_seed: the figure of every seed.
+    """
+
+    interval: Interval
+    over: str
+    by_seed: tuple[float, ...]
+
+    @property
+    def positive(self) -> int:
+        """How many seeds are above 0."""
+        return sum(value > 0 for value in self.by_seed)
+
+    def to_dict(self) -> dict[str, object]:
+        """The estimate as plain numbers, for JSON."""
+        return {**self.interval.to_dict(), "over": self.over, "by_seed": list(self.by_seed), "positive": self.positive}
+
+
+def hierarchical_mean(seeds: Sequence[Float[ndarray, " w"]], resamples: int, seed: int) -> Estimate:
+    """The mean over seeds of the mean over worlds; every seed counts the same, however many worlds it played.
+
+    Args:
+        seeds: the values of each seed, one a world.
+        resamples: draws of the bootstrap.
+        seed: the seed of the draws.
+    """
+    means = tuple(float(np.mean(values)) for values in seeds)
+    if len(seeds) == 1:
+        return Estimate(mean_interval(seeds[0], resamples, seed), WORLDS, means)
+    draws = _drawn_means([np.asarray(values, np.float64)[:, None] for values in seeds], resamples, seed)[:, 0]
+    return Estimate(_stretched(float(np.mean(means)), draws, np.asarray(means)), SEEDS_AND_WORLDS, means)
+
+
+def hierarchical_ratio(
+    numerators: Sequence[Float[ndarray, " w"]],
+    denominators: Sequence[Float[ndarray, " w"]],
+    resamples: int,
+    seed: int,
+) -> Estimate | None:
+    """Mean over seeds of the numerator over that of the denominator, worlds paired.
+
+    None where a seed's denominator is not above 0 on average: a ratio then says nothing.
+    """
+    pairs = [
+        np.stack([np.asarray(a, np.float64), np.asarray(b, np.float64)], axis=1)
+        for a, b in zip(numerators, denominators, strict=True)
+    ]
+    means = np.stack([pair.mean(axis=0) for pair in pairs])
+    if (means[:, 1] <= 0).any():
+        return None
+    by_seed = tuple(float(value) for value in means[:, 0] / means[:, 1])
+    if len(pairs) == 1:
+        return Estimate(ratio_interval(pairs[0][:, 0], pairs[0][:, 1], resamples, seed), WORLDS, by_seed)
+    draws = _drawn_means(pairs, resamples, seed)
+    top, bottom = means.mean(axis=0)
+    ratio = top / bottom
+    tiny = np.finfo(np.float64).tiny
+    linear = (means[:, 0] - ratio * means[:, 1]) / bottom  # what each seed moves the ratio by, to first order
+    interval = _stretched(float(ratio), draws[:, 0] / np.maximum(draws[:, 1], tiny), linear)
+    return Estimate(interval, SEEDS_AND_WORLDS, by_seed)
+
+
+def student(degrees: int) -> float:
+    """The 97.5 % point of Student's t."""
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    z = NORMAL  # Cornish-Fisher: to 0.003 from here on
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def _drawn_means(seeds: Sequence[Float[ndarray, "w m"]], resamples: int, seed: int) -> Float[ndarray, "r m"]:
+    """Means over drawn seeds of the means over worlds drawn within each."""
+    rng = np.random.default_rng(seed)
+    count = len(seeds)
+    totals = np.zeros((resamples, seeds[0].shape[1]))
+    for _ in range(count):
+        chosen = rng.integers(0, count, resamples)
+        for index, values in enumerate(seeds):
+            rows = np.flatnonzero(chosen == index)
+            totals[rows] += values[rng.integers(0, len(values), (len(rows), len(values)))].mean(axis=1)
+    return totals / count
+
+
+def _stretched(estimate: float, draws: Float[ndarray, " r"], by_seed: Float[ndarray, " s"]) -> Interval:
+    """The percentiles of the draws, stretched about the estimate to Student's interval of the seeds' own spread."""
+    count = len(by_seed)
+    wanted = student(count - 1) / NORMAL * float(np.std(by_seed, ddof=1)) / np.sqrt(count)
+    spread = float(np.std(draws))
+    factor = wanted / spread if spread > 0 else 0.0
+    low, high = (estimate + factor * (float(np.quantile(draws, share)) - estimate) for share in (0.025, 0.975))
+    return Interval(estimate, low, high)

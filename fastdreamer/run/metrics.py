@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastdreamer.errors import UserError
 from fastdreamer.run.run_files import BOARD_FOLDER, METRICS
-from fastdreamer.system.broken import mend
+from fastdreamer.system.failures import mend
 from fastdreamer.system.files import unwritable, write_atomic
 from fastdreamer.system.json_files import COUNT, NUMBER, fault, parse
 

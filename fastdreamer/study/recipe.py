@@ -23,10 +23,9 @@ from fastdreamer.run import run_files
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.lock import run_lock
 from fastdreamer.run.run_files import RunFile
-from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
+from fastdreamer.study.controls import RealGame, ShuffledActions, ShuffledRewards
 from fastdreamer.study.parts import Parts, fingerprint
 from fastdreamer.study.play import Arm, acting_encoder, play_arms
-from fastdreamer.study.real_game import RealGame
 from fastdreamer.study.results import REAL_GAME, SHUFFLED_ACTIONS, SHUFFLED_REWARDS, Seed, demonstrated, summarise
 from fastdreamer.study.study_page import write_page
 from fastdreamer.system.json_files import ANYTHING, Every

@@ -13,8 +13,7 @@ from numpy import ndarray
 from fastdreamer.config import Config, EvaluationConfig
 from fastdreamer.envs.mix import EXPERT, kind_of
 from fastdreamer.errors import UserError
-from fastdreamer.evaluation.bootstrap import Interval, mean_interval
-from fastdreamer.evaluation.hierarchical import Estimate, hierarchical_mean, hierarchical_ratio
+from fastdreamer.evaluation.bootstrap import Estimate, Interval, hierarchical_mean, hierarchical_ratio, mean_interval
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore

@@ -18,11 +18,10 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import Checkpoint
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
-from fastdreamer.training.linear_start import fit_linear_start
 from fastdreamer.training.models import agent_from, prior_from, world_model_from
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.phase_data import held_out_batch, training_loader
-from fastdreamer.training.world_model_phase import WorldModelPhase
+from fastdreamer.training.world_model_phase import WorldModelPhase, fit_linear_start
 
 Kind = Callable[..., Phase[Any]]
 KINDS: Mapping[int, Kind] = {1: WorldModelPhase, 2: AgentPhase, 3: ImaginationPhase}

@@ -17,8 +17,7 @@ from fastdreamer.health.checks import Check
 from fastdreamer.latents.relabel import check_task
 from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
 from fastdreamer.run.checkpoint import Checkpoint, Damaged, load_checkpoint, steps_in
-from fastdreamer.run.compatibility import check_architecture, check_latents, check_resumable
-from fastdreamer.run.directory import RunDirectory
+from fastdreamer.run.directory import RunDirectory, check_architecture, check_latents, check_resumable
 from fastdreamer.run.lock import alone, run_lock
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.build import KINDS, Kind, build_phase

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bench.arm import Arm
 from bench.gate.expectations import Timed
 from bench.gate.rows import GateRow, RowWork
+from bench.timing import Arm
 
 
 def timed(ratio: float, error: float = 0.02) -> Timed:

@@ -16,11 +16,11 @@ import torch
 
 from bench.chaos import children, parts, rows
 from bench.chaos.children import Child, Ended, each
+from bench.chaos.endings import Shortage, wrong_end
 from bench.chaos.faults import Watcher, other_errors, places, unclear
 from bench.chaos.flips import Target, flips
-from bench.chaos.lanes import Job, run_jobs
-from bench.chaos.memory import Shortage, wrong_end
 from bench.chaos.mutations import Input, binary, mutations
+from bench.chaos.parts import Job, run_jobs
 from bench.chaos.rows import Clock, Row, table
 from bench.chaos.stages import Bench, Setting, content, differences
 from fastdreamer.errors import UserError

@@ -13,8 +13,7 @@ import torch
 from bench.gate import __main__ as gate
 from bench.gate.__main__ import device_class, judge, main, steady, versions
 from bench.gate.expectations import SCHEMA, load
-from bench.gate.measure import Measured
-from bench.gate.ratio import is_precise
+from bench.gate.measure import Measured, is_precise
 from bench.gate.rows import ROWS, Place
 
 from .recorded import row, timed

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.arm import Arm
 from bench.count import count
-from bench.row import kernel_rows
-from bench.suites.kernels import COLUMNS, measure, verdicts
+from bench.suites.kernels import COLUMNS, kernel_rows, measure, verdicts
 from bench.suites.results import Measured, read, table, write
-from bench.timing import paired
+from bench.timing import Arm, paired
 
 
 def test_a_pair_sees_twice_the_work_and_prepares_outside_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench.arm import Arm
 from bench.gate import measure
 from bench.gate.__main__ import judge
-from bench.gate.ratio import is_precise, median_error, until_precise
+from bench.gate.measure import is_precise, median_error, until_precise
 from bench.gate.rows import RowWork, Wrong
+from bench.timing import Arm
 
 from .recorded import row
 
@@ -62,7 +62,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, ours_s: float, noise: list[float]) 
 
         return Arm(run)
 
-    for module in ("bench.timing", "bench.gate.ratio"):
+    for module in ("bench.timing", "bench.gate.measure"):
         monkeypatch.setattr(f"{module}.time.perf_counter", lambda: now[0])
     return RowWork(lambda: None, dict, spend(ours_s), spend(0.001), items=3, unit="frames")
 

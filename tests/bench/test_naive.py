@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from bench.naive import phase3, rollout, two_hot
-from bench.naive.cached import Cached
 from bench.naive.model import NaiveWorldModel
 from bench.naive.phase1 import RunningRms, Trainer, batch_loss
+from bench.naive.rollout import Cached
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics import fused

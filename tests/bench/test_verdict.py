@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.suites.verdict import at_least, at_most
+from bench.suites.results import at_least, at_most
 
 
 def test_noise_excuses_no_figure_that_is_too_small() -> None:

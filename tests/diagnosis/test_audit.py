@@ -27,10 +27,9 @@ from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.run_files import AUDIT
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tools.diagnosis import audit as module
-from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, render
+from fastdreamer.tools.diagnosis.audit import Effort, audit, check_auditable, own_seeds, recorded_worlds, render
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.tools.diagnosis.moments import Moment, Reach, Replay, collect, encode
-from fastdreamer.tools.diagnosis.sources import own_seeds, recorded_worlds
 from fastdreamer.tools.diagnosis.tries import Trial
 
 PLAIN, CHUNKED = LatentClock(1, 1), LatentClock(4, 9)
@@ -160,7 +159,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[PretendPool]:
         return pools[-1]
 
     monkeypatch.setattr("fastdreamer.envs.branching.BranchPool", pool)
-    monkeypatch.setattr("fastdreamer.tools.diagnosis.sources.BranchPool", pool)
+    monkeypatch.setattr("fastdreamer.tools.diagnosis.audit.BranchPool", pool)
     monkeypatch.setattr("fastdreamer.tokenizer.acting.ActingEncoder", lambda tokenizer, batch: PretendEncoder(PLAIN))
     monkeypatch.setattr(module, "open_encoder", lambda *arguments: PretendEncoder(PLAIN))
     return pools

@@ -20,7 +20,7 @@ from fastdreamer.health.watch import checks_of
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
 from fastdreamer.tools.diagnosis import gates
 from fastdreamer.tools.diagnosis import imagined as rollouts
-from fastdreamer.training.critic import Calibration
+from fastdreamer.training.imagination_phase import Calibration
 
 NAN = math.nan
 SPAN = (1.0, 0.9, 1.1)

@@ -10,8 +10,8 @@ import torch
 
 from fastdreamer.config import Config
 from fastdreamer.latents.batch import Batch
-from fastdreamer.tools.diagnosis import rewarded_windows
-from fastdreamer.tools.diagnosis.rewarded_windows import windows
+from fastdreamer.tools.diagnosis import cloning
+from fastdreamer.tools.diagnosis.cloning import windows
 
 from .conftest import Found, found
 
@@ -45,10 +45,10 @@ def test_dreams_that_pay_for_nothing_are_said(config: Config, run: Path, monkeyp
     def unmoved(world: object, batch: Batch, context: int, generator: torch.Generator) -> torch.Tensor:
         return torch.zeros_like(batch.latents)
 
-    monkeypatch.setattr(rewarded_windows, "open_loop", unmoved)
+    monkeypatch.setattr(cloning, "open_loop", unmoved)
     check = found(config, run, 2)[KEY]
     assert check["verdict"] == "amber" and "do not pay what play pays" in check["remedy"], check
-    monkeypatch.setattr(rewarded_windows, "FEW", 10_000)
+    monkeypatch.setattr(cloning, "FEW", 10_000)
     assert found(config, run, 2)[KEY]["verdict"] == "too early"
 
 
@@ -58,5 +58,5 @@ def test_a_reward_head_that_tells_nothing_is_not_blamed_on_dreams(
     def alike(agent: object, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         return torch.zeros_like(batch.rewards)
 
-    monkeypatch.setattr(rewarded_windows, "predicted_rewards", alike)
+    monkeypatch.setattr(cloning, "predicted_rewards", alike)
     assert found(config, run, 2)[KEY]["verdict"] == "not measured"

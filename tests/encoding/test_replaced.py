@@ -15,7 +15,7 @@ from encoding.test_encode import CONFIG, SPACE, _record, _trajectory
 
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.encoding.pipeline import encode_recordings
-from fastdreamer.evaluation.frames import RealFrames
+from fastdreamer.evaluation.pictures import RealFrames
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.recordings.writer import write_recording
 from fastdreamer.run.directory import RunDirectory

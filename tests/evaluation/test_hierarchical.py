@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from fastdreamer.evaluation.bootstrap import mean_interval
-from fastdreamer.evaluation.hierarchical import hierarchical_mean, hierarchical_ratio, student
+from fastdreamer.evaluation.bootstrap import hierarchical_mean, hierarchical_ratio, mean_interval, student
 
 TRUTH = 0.5
 

@@ -14,9 +14,8 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.tools.planning.gpus import GIB, GPUS_MIB, Budget, default_budget, named_gpu, parse_size, sized_gpu
-from fastdreamer.tools.planning.plan import Plan, Planner
-from fastdreamer.tools.planning.plan_encode import encode_rows
-from fastdreamer.tools.planning.plan_table import change_of
+from fastdreamer.tools.planning.plan import Plan, Planner, change_of
+from fastdreamer.tools.planning.plan_run import encode_rows
 from fastdreamer.tools.planning.run_memory import refusal, store_share
 
 MIB = 2**20

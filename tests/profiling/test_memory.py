@@ -11,8 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from fastdreamer.dynamics import norm
-from fastdreamer.tools.profiling.blocks import Change, replay
-from fastdreamer.tools.profiling.memory_snapshot import changes_in_history, changes_in_trace, memory_picture
+from fastdreamer.tools.profiling.memory_snapshot import (
+    Change,
+    changes_in_history,
+    changes_in_trace,
+    memory_picture,
+    replay,
+)
 
 from .conftest import QUICK, SMALL
 

@@ -15,7 +15,7 @@ import torch
 from fastdreamer.errors import UserError
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Loader
-from fastdreamer.tools.profiling import flame, pyspy
+from fastdreamer.tools.profiling import pyspy
 
 from .conftest import SMALL
 
@@ -64,7 +64,7 @@ def test_a_flame_graph_holds_the_functions_of_the_work_and_native_ones(
 ) -> None:
     found = run("--phase", "1", "--tool", "pyspy", "--steps", "40", *SMALL)
     (file,) = found["files"].values()
-    root = flame.read_flame(Path(file))
+    root = pyspy.read_flame(Path(file))
     names = {frame.name for frame in root.walk()}
     for function in ("boot_target", "MicroBatches._gradients", "Update.apply", "Transformer.forward"):
         assert any(name.startswith(f"{function} (fastdreamer/") for name in names), function
@@ -89,7 +89,7 @@ def test_a_running_process_can_be_sampled(visible: None, run: Callable[..., dict
         stop.set()
         thread.join()
     (file,) = found["files"].values()
-    assert any("spin_in_python" in frame.name for frame in flame.read_flame(Path(file)).walk())
+    assert any("spin_in_python" in frame.name for frame in pyspy.read_flame(Path(file)).walk())
     assert any("spin_in_python" in row["function"] or "sum" in row["function"] for row in found["own"])
 
 
@@ -104,10 +104,10 @@ FLAME = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:fg="http://github.com/j
 
 def test_a_flame_graph_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "f.svg").write_text(FLAME)
-    root = flame.read_flame(tmp_path / "f.svg")
+    root = pyspy.read_flame(tmp_path / "f.svg")
     assert root.samples == 10 and [frame.samples for frame in root.find("f")] == [4]
-    assert flame.own_samples([root]) == {"main (a.py)": 3, "other (b.py)": 1, "f (a.py)": 4, "g<(int)2> (lib.so)": 2}
-    assert flame.samples_through([root])["f (a.py)"] == 4, "a call of itself counts once"
+    assert pyspy.own_samples([root]) == {"main (a.py)": 3, "other (b.py)": 1, "f (a.py)": 4, "g<(int)2> (lib.so)": 2}
+    assert pyspy.samples_through([root])["f (a.py)"] == 4, "a call of itself counts once"
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_recording_of_every_preset_can_be_made_up(small_config: Config, tmp_path: Path) -> None:
-    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
+    from fastdreamer.tools.profiling.profiled_work import linked, recordings_for
 
     found, about = recordings_for(small_config, None, tmp_path)
     assert len(found) == 3 and "made-up" in about

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from fastdreamer.evaluation.closed_loop import Encoder
-from fastdreamer.study.controls import ShuffledActions, ShuffledRewards
-from fastdreamer.study.real_game import FIRST_WORLD, RealGame
+from fastdreamer.study.controls import FIRST_WORLD, RealGame, ShuffledActions, ShuffledRewards
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.step import Update
 

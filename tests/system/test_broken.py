@@ -11,7 +11,7 @@ import pytest
 from fastdreamer import cli, commands
 from fastdreamer.envs.crafter import import_crafter
 from fastdreamer.errors import UserError
-from fastdreamer.system.broken import culprit, mend
+from fastdreamer.system.failures import culprit, mend
 
 BROKEN = "raise AttributeError(\"'EntryPoints' object has no attribute 'get'\")\n"
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastdreamer.config import TrainConfig, load_config
 from fastdreamer.health.watch import checks_of
-from fastdreamer.training.critic import Calibration, SlowCopy
+from fastdreamer.training.imagination_phase import Calibration, SlowCopy
 from fastdreamer.training.optim import build_optimizers
 
 

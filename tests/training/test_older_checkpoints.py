@@ -10,7 +10,7 @@ import pytest
 from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.checkpoint import Checkpoint, architecture
-from fastdreamer.run.compatibility import check_architecture
+from fastdreamer.run.directory import check_architecture
 
 
 def older(**dropped: str) -> Checkpoint:

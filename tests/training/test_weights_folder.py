@@ -12,7 +12,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import load_checkpoint
-from fastdreamer.run.compatibility import check_architecture
+from fastdreamer.run.directory import check_architecture
 from fastdreamer.system.folders import anchored
 from fastdreamer.training.train import train
 

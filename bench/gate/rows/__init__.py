@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from bench.gate.rows import compiled, imagination, install, kernels, phases, recordings, store, tokenizer, training
+from bench.gate.rows import imagination, install, kernels, phases, recordings, store
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 
 ROWS: tuple[GateRow, ...] = (
     *install.ROWS,
     *recordings.ROWS,
-    *tokenizer.ROWS,
+    *recordings.ENGINES,
     *kernels.ROWS,
     *store.ROWS,
     *phases.ROWS,
     *imagination.ROWS,
-    *compiled.ROWS,
-    *training.ROWS,
+    *phases.GRAPHS,
+    *phases.LOOPS,
 )
 
 __all__ = ["ROWS", "GateRow", "Place", "RowWork", "Wrong"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.arm import Arm
 from bench.gate.watch import counts_of
+from bench.timing import Arm
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
 

@@ -1,27 +1,39 @@
-"""An optimisation step of each phase on one small batch, against plain PyTorch on the same batch, weights and noise."""
+"""An optimisation step of each phase on one small batch, against plain PyTorch on the same batch, weights and noise.
+
+Then the graphs of the compiled steps (traced, not compiled): how many, where they break, whether any is made again; and
+the training loop itself, from a phase's first batch to its checkpoint, against plain steps alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
+from bench.gate.rows.recordings import counted_calls
 from bench.naive import arms, phase3, rollout, two_hot
 from bench.naive import model as naive
 from bench.naive.phase1 import Trainer
 from bench.phases import OneBatch, Optimisation, loader_of, made_up_phase
+from bench.timing import Arm
 from fastdreamer.config import TrainConfig
+from fastdreamer.device import Backend
 from fastdreamer.heads.agent import Agent
 from fastdreamer.heads.mlp import MLP
 from fastdreamer.training.cloning_phase import AgentPhase, CloningBatch, data_returns
 from fastdreamer.training.imagination_phase import ImaginationPhase
+from fastdreamer.training.loop import fit
 from fastdreamer.training.phase import Phase
 
 Step = Callable[[], Tensor]
@@ -141,3 +153,94 @@ ROWS = tuple(
     GateRow(f"phase {number} step", partial(build, make))
     for number, make in ((1, phase_one), (2, phase_two), (3, phase_three))
 )
+
+
+TRACED = 4
+"""The second may make graphs (gradients and optimisers' states are there then), later ones may not."""
+
+
+class Tracing(Backend):
+    """A backend whose functions are traced by Dynamo and run as they are; a break is counted, not an error."""
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile as Backend does, but for the compiler behind it."""
+        return torch.compile(function, backend="eager", dynamic=False)
+
+
+def graphs(number: int, place: Place) -> RowWork:
+    """A phase's compiled functions over a few steps."""
+
+    def step_of(backend: Backend) -> Optimisation:
+        torch._dynamo.reset()
+        config = place.config("dynamics.dim=16")
+        return Optimisation(made_up_phase(config, number, backend), config.phase(number), backend)
+
+    def check() -> None:
+        one, other = (step_of(kind(place.device, "fp32", True)) for kind in (Tracing, Eager))
+        for step in range(2):
+            ours, plain = float(one.step()["loss"]), float(other.step()["loss"])
+            if abs(ours - plain) > 1e-4 * max(1.0, abs(plain)):
+                raise Wrong(f"the loss of step {step} is {ours:.6g}, eager {plain:.6g}")
+
+    def counts() -> dict[str, int]:
+        optimisation = step_of(Tracing(place.device, "fp32", True))
+        counters.clear()
+        made = []
+        for _ in range(TRACED):
+            optimisation.step()
+            made.append(counters["stats"]["unique_graphs"])
+        breaks = sum(counters["graph_break"].values())
+        return {"graphs": made[-1], "graph_breaks": breaks, "recompiles": made[-1] - made[1]}
+
+    return RowWork(check=check, counts=counts)
+
+
+class Eager(Backend):
+    """A backend that says it compiles, so that everything is built as for compiling, and does not."""
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function itself."""
+        return function
+
+
+GRAPHS = tuple(GateRow(f"phase {number} graphs", partial(graphs, number)) for number in (1, 2, 3))
+
+
+STEPS = 6
+
+
+def run(number: int, place: Place) -> RowWork:
+    """`fit` for a few steps, logged at the first and the last, saved once."""
+    keys = f"phase{number}={{steps: {STEPS}, log_every: 1000, checkpoint_every: 1000}}"
+    config = place.config(keys)
+    train, make = config.phase(number), {1: phase_one, 2: phase_two, 3: phase_three}[number]
+
+    def fresh() -> Phase[Any]:
+        return made_up_phase(config, number, place.backend)
+
+    def ours(phase: Phase[Any]) -> dict[str, float]:
+        shutil.rmtree(place.folder / "run", ignore_errors=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            return fit(phase, config, train, place.folder / "run", place.backend, "made up")
+
+    def plain(_: object) -> None:
+        for _ in range(STEPS):
+            step()
+
+    def check() -> None:
+        figures = ours(fresh())
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise Wrong(f"figures are no numbers: {figures}")
+
+    def counts() -> dict[str, int]:
+        with counted_calls("os.fsync") as synced:
+            ours(fresh())
+        files = [file for file in (place.folder / "run").rglob("*") if file.is_file()]
+        tensors = sum(file.stat().st_size for file in files if file.suffix == ".safetensors")
+        return {"fsyncs": synced[0], "files": sum("tfevents" not in file.name for file in files), "bytes": tensors}
+
+    step = make(place)[1]
+    return RowWork(check, counts, Arm(ours, fresh), Arm(plain), STEPS, "steps")
+
+
+LOOPS = tuple(GateRow(f"train phase {number}", partial(run, number), is_short=False) for number in (1, 2, 3))

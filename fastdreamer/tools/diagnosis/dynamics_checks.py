@@ -158,8 +158,7 @@ def draw(
     to: Path,
 ) -> None:
     """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
-    from fastdreamer.evaluation.frames import RealFrames
-    from fastdreamer.evaluation.pictures import write_filmstrips
+    from fastdreamer.evaluation.pictures import RealFrames, write_filmstrips
     from fastdreamer.training.pixel_decoder import load_decoder
 
     decoder = load_decoder(loaded.run, loaded.config, loaded.backend.device)

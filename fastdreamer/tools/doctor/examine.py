@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from fastdreamer import __version__
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.run_files import store_of
-from fastdreamer.system.advice import command
+from fastdreamer.system.advice import command, plain
+from fastdreamer.system.output import in_columns
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.ask import Answer, Task, ask
 from fastdreamer.tools.doctor.component import Component, one_line
@@ -168,3 +169,32 @@ def commands_of(
     if engines and known["engines"].verdict == "wrong" and not any(row["blocks"] for row in engines):
         known["engines"] = Component("engines", "none that commands here would take is unusable")
     return commands(config, known, has_gpu)
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The report. What mends a part stands under it; with a command it is repeated unless it names a path."""
+    lines = in_columns([[row["verdict"], row["part"], row["found"]] for row in found["parts"]])
+    text = ["parts", *_with_mends(lines, found["parts"])]
+    if found["engines"]:
+        columns = ("state", "part", "backend", "target", "precision", "reason")
+        rows = in_columns([[str(row[column]) for column in columns] for row in found["engines"]])
+        text += ["", "engines", *_with_mends(rows, found["engines"])]
+    text += ["", "commands", *in_columns([_command(row) for row in found["commands"]])]
+    wrong = [name for name in found["refused"] if name != "demo"]
+    text += ["", f"wrong: {', '.join(wrong) or 'nothing'}; {plain('demo')} {'can' if found['demo'] else 'cannot'} run"]
+    return "\n".join(text)
+
+
+def _with_mends(lines: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for line, row in zip(lines, rows, strict=True):
+        yield line
+        if row["mend"]:
+            yield f"{'':9}-> {row['mend']}"
+
+
+def _command(row: Mapping[str, Any]) -> list[str]:
+    if row["ready"]:
+        return ["ready", row["command"], row["note"]]
+    mends = [mend if "/" not in mend else "see above" for mend in row["mend"]]
+    needs = f"needs {', '.join(row['lacks'])}"
+    return ["not yet", row["command"], needs + (f": {'; '.join(dict.fromkeys(mends))}" if mends else "")]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.system.broken import culprit, mend
+from fastdreamer.system.failures import culprit, mend
 from fastdreamer.tools.doctor.component import one_line
 
 CONVOLUTION_LIMIT = 1e-2

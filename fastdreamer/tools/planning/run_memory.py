@@ -13,8 +13,7 @@ from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.tools.planning.gpus import GIB, Budget, this_machine
-from fastdreamer.tools.planning.plan import Plan, Planner
-from fastdreamer.tools.planning.plan_table import change_of, in_words, size
+from fastdreamer.tools.planning.plan import Plan, Planner, change_of, in_words, size
 
 STATUS = Path("/proc/self/status")
 

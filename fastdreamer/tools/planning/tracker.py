@@ -29,7 +29,7 @@ class Tracker(TorchDispatchMode):
         trace: (number, bytes) of every storage in order, (number, -1) where it ends.
 
     Args:
-        is_gpu: the operations stand for those of a GPU (see `gpu_operations.py`).
+        is_gpu: the operations stand for those of a GPU (see `stand_in.py`).
         is_fake: tensors have no values, so that the host is given made-up ones.
     """
 

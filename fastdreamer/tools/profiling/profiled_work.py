@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device
@@ -19,6 +21,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.find import find_recordings
+from fastdreamer.recordings.recording import Recording
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -145,7 +149,7 @@ def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Back
     """A step encodes one recording, by the command's own code, into a store of its own."""
     from fastdreamer.encoding.pipeline import encode_recordings
     from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
-    from fastdreamer.tools.profiling.profiled_recordings import linked, recordings_for
+    from fastdreamer.tools.profiling.profiled_work import linked, recordings_for
 
     recordings, about = recordings_for(config, run_dir, scratch)
     tokenizer = open_tokenizer(config, backend.device)
@@ -167,3 +171,44 @@ def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Back
             step()
 
     return ProfiledSteps("encode", f"{about}; {describe(tokenizer)}", step, backend.device)
+
+
+MADE_UP = 3
+FRAMES, CLIPS = 257, 4  # a made-up recording's frames of one-frame windows; else that many windows
+
+
+def recordings_for(config: Config, run_dir: Path | None, scratch: Path) -> tuple[list[Recording], str]:
+    """Recordings, and a line that says which."""
+    if run_dir is not None:
+        found = find_recordings(RunDirectory(run_dir).recordings(config))
+        return found, f"{len(found)} recordings of {run_dir}, one a step"
+    from fastdreamer.recordings.trajectory import Trajectory
+    from fastdreamer.recordings.writer import write_recording  # PyAV: only where videos are written
+
+    clock, space = config.tokenizer.clock, action_space(config.data.env)
+    frames = FRAMES if clock.window == 1 else 1 + CLIPS * (clock.window - 1)
+    generator = np.random.default_rng(config.seed)
+    for number in range(MADE_UP):
+        pixels = waves(frames, config.data.frame_size, number)
+        actions = np.stack([generator.integers(size, size=frames - 1) for size in space.sizes], 1).astype(np.uint8)
+        episode = Trajectory.unpaid(f"waves-{number}", pixels, actions)
+        folder = scratch / "made-up" / "Profile-v0" / f"v3_waves_made_up-{number}_0-{frames - 1}"
+        write_recording(folder, episode, space, {})
+    return find_recordings(scratch / "made-up"), f"made-up recordings of {frames} frames, one a step"
+
+
+def waves(frames: int, size: int, number: int) -> UInt8[np.ndarray, "t h w 3"]:
+    """Slow waves, about as smooth as a game's picture."""
+    y, x = np.mgrid[:size, :size]
+    phases = [[x / 9 + t / 5, y / 7 - t / 11, (x + y) / 13 + t / 7 + number] for t in range(frames)]
+    return np.stack([np.stack([127.5 + 127.5 * np.sin(p) for p in three], -1) for three in phases]).astype(np.uint8)
+
+
+def linked(recording: Recording, folder: Path) -> Path:
+    """A new root that holds this recording alone, as links to its files; returns it."""
+    place = folder / recording.env
+    place.mkdir(parents=True)
+    beside = [recording.path.with_suffix(".jsonl")] if recording.format == "vpt" else []
+    for path in (recording.path, *beside):
+        (place / path.name).symlink_to(path.absolute())
+    return folder
