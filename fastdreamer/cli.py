@@ -18,7 +18,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.failures import bug, disk_trouble, import_trouble, out_of_memory, stop_signals
-from fastdreamer.system.terminal import clean_streams, is_unread, one_line
+from fastdreamer.system.output import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT

@@ -32,7 +32,7 @@ def run_demo(config: Config, run_dir: Path, say: Callable[[str], None] = print) 
     from fastdreamer.report.page import write_report
     from fastdreamer.run import run_files
     from fastdreamer.run.directory import RunDirectory
-    from fastdreamer.run.summary import write_summary
+    from fastdreamer.run.metrics import write_summary
     from fastdreamer.tools.diagnosis.diagnose import diagnose
     from fastdreamer.tools.diagnosis.gates import Gates
     from fastdreamer.tools.planning.run_memory import RunMemory

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fastdreamer import cli, commands
-from fastdreamer.commands.configuration import resolve
+from fastdreamer.commands.command import resolve
 from fastdreamer.config import Config, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.kept_config import check_run, kept_configuration

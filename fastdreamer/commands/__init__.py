@@ -9,37 +9,20 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.commands import (
-    build_engines_command,
-    demo_command,
-    diagnose_command,
-    doctor_command,
-    encode_command,
-    eval_command,
-    fetch_weights_command,
-    fit_tokenizer_command,
-    inspect_command,
-    plan_command,
-    profile_command,
-    record_command,
-    report_command,
-    study_command,
-    train_command,
-)
 from fastdreamer.commands.command import Command
 from fastdreamer.system.output import to_json
 
+NAMES = (
+    "demo", "study", "record", "inspect", "fit-tokenizer", "fetch-weights", "build-engines", "encode", "plan", "train",
+    "profile", "diagnose", "doctor", "eval", "report",
+)  # fmt: skip
 DECLARED: dict[str, Command] = {
-    module.COMMAND.name: module.COMMAND
-    for module in (
-        demo_command, study_command, record_command, inspect_command, fit_tokenizer_command, fetch_weights_command,
-        build_engines_command, encode_command, plan_command, train_command, profile_command, diagnose_command,
-        doctor_command, eval_command, report_command,
-    )
-}  # fmt: skip
+    name: import_module(f"fastdreamer.commands.{name.replace('-', '_')}_command").COMMAND for name in NAMES
+}
 """All commands, in the order of the help."""
 COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {name: found.call for name, found in DECLARED.items()}
 """What is called for each of them."""

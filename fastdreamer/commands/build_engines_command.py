@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fastdreamer.commands.command import Command, given
-from fastdreamer.commands.configuration import announce, resolve
+from fastdreamer.commands.command import Command, announce, given, resolve
 
 
 def _arguments(parser: ArgumentParser) -> None:

@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.commands.command import Command
-from fastdreamer.commands.configuration import resolve_for_run
+from fastdreamer.commands.command import Command, resolve_for_run
 from fastdreamer.commands.eval_command import show_evaluation
 from fastdreamer.system.output import show
 

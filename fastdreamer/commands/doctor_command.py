@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command
-from fastdreamer.commands.configuration import config_name
+from fastdreamer.commands.command import Command, config_name
 
 
 def call(arguments: Namespace) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from fastdreamer.commands.command import Command, folder
-from fastdreamer.commands.configuration import announce, resolve
+from fastdreamer.commands.command import Command, announce, folder, resolve
 from fastdreamer.errors import UserError
 from fastdreamer.system.output import show
 

@@ -6,8 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fastdreamer.commands.command import Command
-from fastdreamer.commands.configuration import resolve_for_run
+from fastdreamer.commands.command import Command, resolve_for_run
 from fastdreamer.system.output import show
 
 
@@ -15,7 +14,7 @@ def call(arguments: Namespace) -> dict[str, Any]:
     """Closed and open loop; the numbers are those of summary.json."""
     config = resolve_for_run(arguments)
     from fastdreamer.evaluation.evaluate import evaluate as evaluate_run
-    from fastdreamer.run.summary import write_summary
+    from fastdreamer.run.metrics import write_summary
 
     evaluate_run(config, arguments.run_dir)
     result = write_summary(arguments.run_dir)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, folder, number
-from fastdreamer.commands.configuration import resolve
+from fastdreamer.commands.command import Command, folder, number, resolve
 from fastdreamer.errors import UserError
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, given, number
-from fastdreamer.commands.configuration import resolve
+from fastdreamer.commands.command import Command, given, number, resolve
 from fastdreamer.errors import UserError
 
 

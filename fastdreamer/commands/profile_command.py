@@ -6,8 +6,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, folder, given, number
-from fastdreamer.commands.configuration import announce, resolve
+from fastdreamer.commands.command import Command, announce, folder, given, number, resolve
 from fastdreamer.system.output import show_tables
 
 

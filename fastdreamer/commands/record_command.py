@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, folder, given, number
-from fastdreamer.commands.configuration import DEFAULT_PRESET
+from fastdreamer.commands.command import DEFAULT_PRESET, Command, folder, given, number
 from fastdreamer.system.output import show_tables
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, given, number
-from fastdreamer.commands.configuration import announce, resolve
+from fastdreamer.commands.command import Command, announce, given, number, resolve
 
 
 def _arguments(parser: ArgumentParser) -> None:

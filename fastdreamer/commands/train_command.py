@@ -5,8 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from fastdreamer.commands.command import Command, folder, number
-from fastdreamer.commands.configuration import resolve_for_run
+from fastdreamer.commands.command import Command, folder, number, resolve_for_run
 from fastdreamer.errors import UserError
 from fastdreamer.system.output import show
 

@@ -77,20 +77,9 @@ def read_run(run_dir: Path, recordings: Mapping[str, Any] | None = None) -> Run:
         damaged.append(f"{str(error).removeprefix(f'{run_dir}/')}; left out")
     except OSError as error:
         damaged.append(f"metrics.jsonl cannot be read ({error.strerror}): left out")
-    return Run(
-        path=run_dir,
-        config_text=config_text,
-        metrics=metrics,
-        evaluation=load(run_files.EVALUATION),
-        world_model=load(run_files.WORLD_MODEL),
-        timings=load(run_files.TIMINGS),
-        pictures=load(run_files.PICTURES),
-        recordings=dict(recordings or {}),
-        diagnosis=load(run_files.DIAGNOSIS),
-        flags=load(run_files.FLAGS),
-        audit=load(run_files.AUDIT),
-        damaged=damaged,
-    )
+    names = ("evaluation", "world_model", "timings", "pictures", "diagnosis", "flags", "audit")
+    files = {name: load(getattr(run_files, name.upper())) for name in names}
+    return Run(run_dir, config_text, metrics, recordings=dict(recordings or {}), damaged=damaged, **files)
 
 
 @alone
@@ -114,22 +103,11 @@ def write_report(run_dir: Path) -> dict[str, str]:
 
 def render(run: Run) -> str:
     """The page as HTML."""
+    played = joined([evaluation_section(run.evaluation, run.recordings), calibration_section(run.evaluation)])
+    dreamt = world_model_section(run.world_model, run.pictures, run.path / run_files.PICTURE_FOLDER)
     sections = [
-        (
-            "evaluation",
-            "In the environment",
-            joined([evaluation_section(run.evaluation, run.recordings), calibration_section(run.evaluation)]),
-        ),
-        (
-            "world-model",
-            "The world model",
-            joined(
-                [
-                    world_model_section(run.world_model, run.pictures, run.path / run_files.PICTURE_FOLDER),
-                    one_sample_section(run.world_model),
-                ]
-            ),
-        ),
+        ("evaluation", "In the environment", played),
+        ("world-model", "The world model", joined([dreamt, one_sample_section(run.world_model)])),
         ("health", "Is it well", health_section(run.diagnosis, run.flags, run.audit)),
         ("curves", "Training curves", curves_section(run.metrics)),
         ("recordings", "What it learned from", recordings_section(run.recordings)),
@@ -143,16 +121,9 @@ def render(run: Run) -> str:
 def header(run: Run) -> Html:
     """Title, verdict in words, key figures."""
     sentences = policy_sentences(run.evaluation) + world_model_sentences(run.world_model)
-    missing = [
-        what
-        for what, there in (
-            ("a closed-loop evaluation", "policies" in run.evaluation and run.evaluation["policies"]),
-            ("a world-model evaluation", "horizons" in run.world_model),
-        )
-        if not there
-    ]
-    if missing:
-        sentences.append(f"This run has no {' and no '.join(what.removeprefix('a ') for what in missing)} yet.")
+    there = {"closed-loop": run.evaluation.get("policies"), "world-model": "horizons" in run.world_model}
+    if missing := [f"{what} evaluation" for what, found in there.items() if not found]:
+        sentences.append(f"This run has no {' and no '.join(missing)} yet.")
     env = run.evaluation.get("env")
     phases = [str(phase) for phase in run.metrics if phase in PHASES and phase > 0]
     parts = ["FastDreamer report", *([env] if env else [])]

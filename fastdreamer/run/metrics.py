@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines and TensorBoard events, there under a second set of names too."""
+"""Metrics of a run: JSON lines, TensorBoard events (under a second set of names too), and summary.json for programs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdreamer.errors import UserError
+from fastdreamer.run import run_files
+from fastdreamer.run.lock import alone
 from fastdreamer.run.run_files import BOARD_FOLDER, METRICS
 from fastdreamer.system.failures import mend
 from fastdreamer.system.files import unwritable, write_atomic
@@ -175,3 +177,24 @@ def last_values(metrics: Curves) -> dict[str, dict[str, float]]:
         f"phase{phase}": {name: points[-1][1] for name, points in values.items() if math.isfinite(points[-1][1])}
         for phase, values in metrics.items()
     }
+
+
+@alone
+def write_summary(run_dir: Path) -> dict[str, Any]:
+    """Merge evaluation, world model, last losses and seconds a stage into `run_dir`/summary.json; return them.
+
+    A part that was not made is an empty object, and so is a damaged timings.json, which is said.
+
+    Raises:
+        UserError: if the evaluation is damaged.
+    """
+    evaluation, world_model = run_files.EVALUATION.read(run_dir), run_files.WORLD_MODEL.read(run_dir)
+    seconds = run_files.TIMINGS.read_or_note(run_dir, "left out of summary.json")
+    summary: dict[str, Any] = {
+        "eval": evaluation or {"policies": {}},
+        "world_model": world_model,
+        "losses": last_values(read_curves(run_dir)),
+        "seconds": seconds,
+    }
+    run_files.SUMMARY.write(run_dir, summary)
+    return summary

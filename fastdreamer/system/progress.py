@@ -7,19 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
-from fastdreamer.system.terminal import name, uncleaned
+from fastdreamer.system.output import name, uncleaned
 
 PLAIN_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.1
-
-
-class Bar(Protocol):
-    """What `track` gives: call `advance` after every piece of work."""
-
-    def advance(self, n: int = 1, **figures: float | str) -> None:
-        """`n` units are done; `figures` (loss=0.12) are shown beside rate, time left and memory."""
 
 
 @contextmanager
@@ -29,13 +22,11 @@ def track(title: str, total: int, unit: str = "steps", start: int = 0) -> Iterat
     On a terminal this is a bar with rate, time left and memory; elsewhere at most one line every ten seconds and one
     at the end, so that a log file stays readable.
     """
-    # A bare machine with torch alone has no rich: plain lines there too.
-    bar = _rich_bar(title, total, unit, start) if sys.stderr.isatty() else None
-    tracker = bar or _PlainBar(title, total, unit, start)
+    bar = Bar(title, total, unit, start, _rich_progress() if sys.stderr.isatty() else None)
     try:
-        yield tracker
+        yield bar
     finally:
-        tracker.close()
+        bar.close()
 
 
 def memory_gb() -> float:
@@ -53,27 +44,39 @@ def memory_gb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
 
 
-class _Counter:
-    """What both displays share: how much is done, how fast, how long still."""
+class Bar:
+    """How much is done, how fast, how long still: in a bar of rich's, or without one as lines."""
 
-    def __init__(self, title: str, total: int, unit: str, start: int) -> None:
-        self.title, self.total, self.unit = title, total, unit
+    def __init__(self, title: str, total: int, unit: str, start: int, progress: Any) -> None:
+        self.title, self.total, self.unit, self.progress = title, total, unit, progress
         self.start = self.done = start
         self.began = self.shown = time.monotonic()
         self.figures: dict[str, float | str] = {}
+        if progress is not None:
+            self.task = progress.add_task(title, total=total, completed=start, status="")
+            progress.start()
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
+        """`n` units are done; `figures` (loss=0.12) are shown beside rate, time left and memory."""
         self.done += n
         self.figures.update(figures)
         now = time.monotonic()
-        if now - self.shown >= self.interval_s:
+        if now - self.shown >= (PLAIN_INTERVAL_S if self.progress is None else BAR_INTERVAL_S):
             self.shown = now
             self.show()
 
-    interval_s = PLAIN_INTERVAL_S
-
     def show(self) -> None:
-        raise NotImplementedError
+        if self.progress is None:
+            line = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.status()}"
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.progress.update(self.task, completed=self.done, status=self.status())
+            self.progress.refresh()
+
+    def close(self) -> None:
+        self.show()
+        if self.progress is not None:
+            self.progress.stop()
 
     def status(self) -> str:
         elapsed = max(time.monotonic() - self.began, 1e-9)
@@ -88,33 +91,8 @@ class _Counter:
         return ", ".join(part for part in parts if part)
 
 
-class _PlainBar(_Counter):
-    def show(self) -> None:
-        print(f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {self.status()}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.show()
-
-
-class _RichBar(_Counter):
-    interval_s = BAR_INTERVAL_S
-
-    def __init__(self, title: str, total: int, unit: str, start: int, progress: Any) -> None:
-        super().__init__(title, total, unit, start)
-        self.progress = progress
-        self.task = progress.add_task(title, total=total, completed=start, status="")
-        progress.start()
-
-    def show(self) -> None:
-        self.progress.update(self.task, completed=self.done, status=self.status())
-        self.progress.refresh()
-
-    def close(self) -> None:
-        self.show()
-        self.progress.stop()
-
-
-def _rich_bar(title: str, total: int, unit: str, start: int) -> _RichBar | None:
+def _rich_progress() -> Any:
+    """A bar of rich's; None on a bare machine with torch alone, which has no rich."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -122,8 +100,7 @@ def _rich_bar(title: str, total: int, unit: str, start: int) -> _RichBar | None:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
     # No refresh thread: the work may fork, and a forked copy of a thread's lock never opens.
-    console = Console(file=uncleaned(sys.stderr))
-    return _RichBar(title, total, unit, start, Progress(*columns, console=console, auto_refresh=False))
+    return Progress(*columns, console=Console(file=uncleaned(sys.stderr)), auto_refresh=False)
 
 
 def _clock(seconds: float) -> str:

@@ -29,10 +29,9 @@ from fastdreamer.system.failures import stop_signals
 from fastdreamer.system.files import scratch_directory
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.progress import track
-from fastdreamer.training.best import Best
 from fastdreamer.training.optim import EMA, learning_rate
 from fastdreamer.training.phase import Phase
-from fastdreamer.training.step import Update
+from fastdreamer.training.step import Best, Update
 
 
 def fit(

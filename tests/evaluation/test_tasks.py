@@ -19,7 +19,7 @@ from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
 from fastdreamer.report.page import write_report
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.run.summary import write_summary
+from fastdreamer.run.metrics import write_summary
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
 

@@ -15,7 +15,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.plotting.png import png
 from fastdreamer.report.beside_reality import calibration_section
 from fastdreamer.report.page import read_run, render, write_report
-from fastdreamer.run.summary import write_summary
+from fastdreamer.run.metrics import write_summary
 
 SECTIONS = ("evaluation", "world-model", "curves", "recordings", "time", "configuration")
 

@@ -19,7 +19,7 @@ from fastdreamer.evaluation.evaluate import evaluate
 from fastdreamer.report.page import write_report
 from fastdreamer.run import lock as module
 from fastdreamer.run.lock import place_of, refuse_ranks, run_lock
-from fastdreamer.run.summary import write_summary
+from fastdreamer.run.metrics import write_summary
 from fastdreamer.tools.diagnosis.diagnose import diagnose
 from fastdreamer.training.train import train
 

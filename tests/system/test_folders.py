@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastdreamer import cli, commands
-from fastdreamer.commands.configuration import resolve
+from fastdreamer.commands.command import resolve
 from fastdreamer.config import load_config
 from fastdreamer.errors import UserError
 from fastdreamer.run.kept_config import check_run, kept_configuration

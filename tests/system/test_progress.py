@@ -14,7 +14,7 @@ def test_progress_off_a_terminal_is_a_few_plain_lines(capsys, monkeypatch):
             bar.advance(1, loss=0.5)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("encode: 1,000/1,000 frames, ") and "loss 0.5" in lines[0]
-    monkeypatch.setattr(progress._PlainBar, "interval_s", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0.0)
     with progress.track("encode", total=2) as bar:
         bar.advance(1)
         time.sleep(0.01)

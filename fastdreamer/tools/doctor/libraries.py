@@ -12,8 +12,15 @@ from fastdreamer.system.advice import pip, shell
 from fastdreamer.tools.doctor.ask import Answer, Task
 from fastdreamer.tools.doctor.component import Component
 from fastdreamer.tools.doctor.machine import Gpu
-from fastdreamer.tools.doctor.places import installed_versions, is_installed_place, places
-from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts
+from fastdreamer.tools.doctor.requirements import (
+    PACKAGE,
+    Declaration,
+    Requirement,
+    accepts,
+    installed_versions,
+    is_installed_place,
+    places,
+)
 
 MODULES = {"pyyaml": "yaml", "pillow": "PIL", "nvidia-dali-cuda130": "nvidia.dali", "tensorrt-cu13": "tensorrt"}
 """Modules that are not called as their distribution is."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdreamer.tools.doctor.component import Component
-from fastdreamer.tools.doctor.places import in_front_of_python
-from fastdreamer.tools.doctor.requirements import accepts
+from fastdreamer.tools.doctor.requirements import accepts, in_front_of_python
 
 GIB = 2**30
 LEAST_MEMORY = 2 * GIB

@@ -15,9 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.dynamics import fused
-from fastdreamer.tools.planning.allocator import replay, rounded
+from fastdreamer.tools.planning.allocator import Tracker, replay, rounded
 from fastdreamer.tools.planning.stand_in import blank_phase, use_gpu_operations
-from fastdreamer.tools.planning.tracker import Tracker
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
