@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from bench.probe import ROOT
+from bench.timing import ROOT
 from fastdreamer.errors import UserError
 from fastdreamer.plotting.png import png
 from fastdreamer.run.run_files import PICTURE_FOLDER, PICTURES

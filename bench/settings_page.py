@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
-from bench.probe import ROOT
+from bench.timing import ROOT
 from fastdreamer.config import Config
 from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import BOUNDS, free_settings

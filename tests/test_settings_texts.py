@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastdreamer.config import Config, DataConfig, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.settings import dump_config
-from fastdreamer.system.folders import anchored
+from fastdreamer.system.files import anchored
 
 
 @pytest.mark.parametrize(

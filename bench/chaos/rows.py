@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.probe import machine
+from bench.timing import machine
 
 EXAMPLES = 3
 

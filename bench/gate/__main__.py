@@ -38,7 +38,7 @@ from bench.gate.expectations import (
 from bench.gate.measure import Measured, is_precise, measure
 from bench.gate.rows import ROWS, GateRow
 from bench.gate.tables import COPY, MATMUL
-from bench.probe import copy_bandwidth, installed_versions, machine, matrix_rate, slug
+from bench.timing import copy_bandwidth, installed_versions, machine, matrix_rate, slug
 from fastdreamer.errors import UserError
 
 COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.probe import ROOT
+from bench.timing import ROOT
 
 COPIED = ("fastdreamer", "kernels", "engines", "bench", "configs", "pyproject.toml", "constraints.txt")
 

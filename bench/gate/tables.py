@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gate.expectations import FOLDER
-from bench.probe import ROOT
+from bench.timing import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- python -m bench.gate.tables: begin -->", "<!-- python -m bench.gate.tables: end -->"

@@ -17,7 +17,7 @@ def about(is_dry: bool) -> dict[str, Any]:
     """What the results are of; `memory_gb` and `free_gb` are 0 without a GPU."""
     import torch
 
-    from bench.probe import machine
+    from bench.timing import machine
 
     libraries = {}
     for name in LIBRARIES:

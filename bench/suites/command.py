@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from bench.probe import ROOT, copy_bandwidth, machine, matrix_rate, slug
 from bench.suites.results import AnyRow, write
+from bench.timing import ROOT, copy_bandwidth, machine, matrix_rate, slug
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError

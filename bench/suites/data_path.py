@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.probe import copy_bandwidth, installed_versions, machine
 from bench.suites.command import Report, options, out_file, reason_of
 from bench.suites.results import NOT_OFFERED, Measured, table
-from bench.timing import Arm, paired
+from bench.timing import Arm, copy_bandwidth, installed_versions, machine, paired
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import decode_video
 from fastdreamer.tokenizer.dali import DaliResampler, dali_available, nvdec_blocks

@@ -23,10 +23,9 @@ import torch
 from fastdreamer_engines import BACKENDS, LIMITS, Engine, EngineError, EngineSpec, Exports, eager_engine, local_target
 from fastdreamer_engines.spec import DTYPES, count_work
 
-from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.suites.command import ALL, Report, cap_memory, numbers, options, out_file, reason_of, words
 from bench.suites.results import Measured, table
-from bench.timing import Arm, paired
+from bench.timing import Arm, copy_bandwidth, machine, matrix_rate, paired
 from fastdreamer.config import TokenizerConfig, load_config
 from fastdreamer.errors import UserError
 from fastdreamer.tokenizer.engines.installed import gate_for

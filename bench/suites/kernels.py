@@ -20,10 +20,9 @@ from fastdreamer_kernels.specs import NAMES, SPECS, KernelSpec
 from torch import Tensor
 
 from bench.count import count
-from bench.probe import copy_bandwidth, machine, matrix_rate
 from bench.suites.command import Report, known, options, out_file, words
 from bench.suites.results import Measured, at_least, table
-from bench.timing import Arm, cuda_seconds, paired
+from bench.timing import Arm, copy_bandwidth, cuda_seconds, machine, matrix_rate, paired
 from fastdreamer.errors import UserError
 
 

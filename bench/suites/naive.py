@@ -34,10 +34,9 @@ from bench.naive.arms import (
     public_step,
     with_band,
 )
-from bench.probe import machine
 from bench.suites.command import PAPERS, numbers, options
 from bench.suites.results import at_least, at_most
-from bench.timing import Arm, Paired, paired
+from bench.timing import Arm, Paired, machine, paired
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.errors import UserError

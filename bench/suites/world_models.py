@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.probe import machine, matrix_rate
 from bench.suites.command import PAPERS, options
+from bench.timing import machine, matrix_rate
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend, choose_device
 from fastdreamer.dynamics.world_model import WorldModel

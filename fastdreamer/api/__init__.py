@@ -14,8 +14,7 @@
 The latents here are the raw, pooled ones of the store; normalising is the world model's own business.
 """
 
-from fastdreamer.api.opened_run import Run, open_run
-from fastdreamer.api.quick_diagnosis import diagnose_phase
+from fastdreamer.api.opened_run import Run, diagnose_phase, open_run
 from fastdreamer.api.tensor_modules import Player
 
 __all__ = ["Player", "Run", "diagnose_phase", "open_run"]

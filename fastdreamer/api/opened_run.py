@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,10 +17,12 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.heads.actor import Actor
 from fastdreamer.heads.agent import Agent
+from fastdreamer.health.checks import Check, check
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.checkpoint import Checkpoint, steps_in
 from fastdreamer.run.directory import RunDirectory
-from fastdreamer.shapes import CHANNELS, TOKENS
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
+from fastdreamer.tools.diagnosis.inputs import output
 from fastdreamer.training.models import agent_from, world_model_from
 
 PHASES = (1, 2, 3)
@@ -157,3 +161,38 @@ def open_run(run_dir: Path | str, phase: int = 0) -> Run:
         UserError: if the folder is no run, or its configuration is not what was written.
     """
     return Run(Path(run_dir), phase)
+
+
+def diagnose_phase(
+    phase: int, model_dict: Mapping[str, nn.Module], sample_batch: Mapping[str, Tensor], device: torch.device
+) -> list[Check]:
+    """A quick look at a phase: where models are, what the tokenizer gives for `sample_batch["frames"]`, memory.
+
+    Prints a line a check and returns them; what fails is a red check, never an exception.
+    """
+    from fastdreamer.tools.diagnosis.loaded_phase import devices
+
+    print(f"=== Phase {phase} Diagnostics ===")
+    checks = list(devices(model_dict, device))
+    try:
+        tokenizer: Any = model_dict["tokenizer"]
+        frames = sample_batch["frames"].to(device)
+        count = frames.shape[2] if frames.shape[1] == 3 else frames.shape[1]
+        clock = getattr(tokenizer, "clock", LatentClock(8, 33))
+        with torch.no_grad():
+            checks += output(tokenizer.encode(frames)["latents"], count, clock)
+    except Exception as error:  # a diagnosis outlives what it diagnoses
+        checks.append(
+            check("latents", "forward pass", f"{type(error).__name__}: {error}", "latents",
+                  "the tokenizer refuses these frames: give (b,3,t,h,w) or (b,t,3,h,w)", red=True)
+        )  # fmt: skip
+    if device.type == "cuda":
+        used, total = torch.cuda.memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        full = used > total * 11 / 12
+        checks.append(
+            check("memory", "memory", f"{used / 2**30:.2f} of {total / 2**30:.1f} GiB", "at most 92%",
+                  "lower the batch size, or accumulate", red=full)
+        )  # fmt: skip
+    for found in checks:
+        print(f"{found.verdict:<9} {found.name}: {found.value} (expected {found.expected})")
+    return checks

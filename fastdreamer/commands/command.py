@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import expanded
+from fastdreamer.system.files import expanded
 
 
 class Command(NamedTuple):
@@ -64,7 +64,7 @@ DEFAULT_PRESET = "crafter"
 def resolve(arguments: Namespace) -> Config:
     """The configuration: --config, else the run's own, else the default preset where no run is named."""
     from fastdreamer.config import load_config
-    from fastdreamer.system.folders import anchored
+    from fastdreamer.system.files import anchored
 
     return anchored(load_config(config_name(arguments), arguments.overrides))
 

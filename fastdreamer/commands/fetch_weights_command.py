@@ -7,7 +7,7 @@ from typing import Any
 
 from fastdreamer.commands.command import Command, folder, given
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import expanded
+from fastdreamer.system.files import expanded
 from fastdreamer.system.output import show
 
 

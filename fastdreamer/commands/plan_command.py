@@ -27,7 +27,7 @@ def call(arguments: Namespace) -> dict[str, Any]:
     config = resolve(arguments)
     from fastdreamer.run.run_files import store_of
     from fastdreamer.tools.planning.gpus import default_budget, named_gpu, sized_gpu
-    from fastdreamer.tools.planning.plan_run import plan_run
+    from fastdreamer.tools.planning.run_memory import plan_run
 
     if arguments.gpu:
         budget = named_gpu(config, arguments.gpu)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.bootstrap import mean_interval
-from fastdreamer.evaluation.payments import Payments
-from fastdreamer.evaluation.trace import Trace
+from fastdreamer.evaluation.payments import Payments, Trace
 from fastdreamer.recordings.tasks import RECORDED
 from fastdreamer.system.progress import track
 

@@ -18,9 +18,8 @@ from fastdreamer.evaluation.calibration import calibrate, calibrate_recordings
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Episodes, Policy, RandomPolicy, check_worlds, join, play
 from fastdreamer.evaluation.imagined_rewards import imagined_rewards
 from fastdreamer.evaluation.open_loop import choose_crops, evaluate_world_model, imagining
-from fastdreamer.evaluation.payments import tasks_of
+from fastdreamer.evaluation.payments import Trace, tasks_of
 from fastdreamer.evaluation.pictures import RealFrames, write_filmstrips
-from fastdreamer.evaluation.trace import Trace
 from fastdreamer.heads.actor import Actor
 from fastdreamer.latents.relabel import relabelled
 from fastdreamer.latents.store import Episode, LatentStore

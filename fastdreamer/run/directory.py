@@ -25,7 +25,7 @@ from fastdreamer.run.run_files import CONFIG, checkpoints_of, recordings_of, sto
 from fastdreamer.settings import dump_config, to_dict
 from fastdreamer.settings.fields import free_settings
 from fastdreamer.system.advice import command
-from fastdreamer.system.folders import whole
+from fastdreamer.system.files import whole
 
 
 def check_architecture(checkpoint: Checkpoint, config: Config) -> None:

@@ -15,8 +15,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.run.run_files import CHECKPOINTS, CONFIG, checkpoints_of, store_of
 from fastdreamer.settings import RESOLVED, differences, dump_config
 from fastdreamer.settings.fields import free_settings
-from fastdreamer.system.files import write_atomic
-from fastdreamer.system.folders import anchored
+from fastdreamer.system.files import anchored, write_atomic
 from fastdreamer.system.yaml_text import parse_yaml
 
 # What a killed command leaves that nothing depends on; and where there is something only if such a file is there.

@@ -16,10 +16,20 @@ from typing import Any, overload
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.run import contents
-from fastdreamer.system.files import write_atomic
-from fastdreamer.system.folders import expanded
-from fastdreamer.system.json_files import AGAIN, ANYTHING, Every, read_object
+from fastdreamer.latents.entries import is_sound
+from fastdreamer.system.files import expanded, write_atomic
+from fastdreamer.system.json_files import (
+    AGAIN,
+    ANYTHING,
+    COUNT,
+    NUMBER,
+    TEXT,
+    Every,
+    Leaf,
+    Maybe,
+    fault,
+    read_object,
+)
 
 CONFIG, CHECKPOINTS, METRICS, REPORT = "config.yaml", "checkpoints", "metrics.jsonl", "report.html"
 BOARD_FOLDER, PICTURE_FOLDER, DIAGNOSIS_FOLDER = "tensorboard", "pictures", "diagnosis"
@@ -115,13 +125,95 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-EVALUATION = RunFile("evaluation.json", contents.EVALUATION)
-WORLD_MODEL = RunFile("world_model.json", contents.world_model)
-PICTURES = RunFile(f"{PICTURE_FOLDER}/pictures.json", contents.PICTURES)
-DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(contents.phase)}, has_nulls=True)
-AUDIT = RunFile(f"{DIAGNOSIS_FOLDER}/audit.json", contents.audit)
-FLAGS = RunFile("flags.json", contents.FLAGS, "move it elsewhere, and training writes it anew")
-TIMINGS = RunFile("timings.json", Every(contents.SECONDS))
+SECONDS = Leaf("a number of seconds", lambda v: type(v) in (int, float) and 0 <= v < 1e12)
+PAIR = Leaf("a pair of numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(NUMBER.holds, v)))
+POINT = Leaf(
+    "a pair of numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(x is None or NUMBER.holds(x) for x in v)
+)
+INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+BOUNDS = {name: Maybe(NUMBER) for name in INTERVAL}
+
+POLICY = {
+    "return_mean": NUMBER, "return_low": NUMBER, "return_high": NUMBER, "episodes": COUNT, "length_mean": NUMBER,
+    "returns?": [NUMBER], "achievements?": Every(NUMBER),
+}  # fmt: skip
+CALIBRATION = {
+    "predicted": INTERVAL, "paid": INTERVAL, "ratio": Maybe(BOUNDS), "auc": Maybe(NUMBER),
+    "correlation": Maybe(NUMBER), "kinds": Every({"predicted": INTERVAL}),
+    "critic?": Maybe({"value": BOUNDS, "with_rest": BOUNDS}),
+}  # fmt: skip
+TASK = {
+    "policies?": Every(POLICY), "differences?": Every(INTERVAL), "reward_calibration?": Every(CALIBRATION),
+    "max_steps?": Maybe(COUNT),
+}  # fmt: skip
+
+CURVES = ("one_sample", "copy_last", "shuffled_actions", "noop_actions")
+CORRELATIONS = ("imagined_against_real", "imagined_against_recorded", "real_against_recorded")
+WINDOWS = {
+    "samples?": COUNT, "ratios?": Every(INTERVAL), "notes?": [TEXT],
+    "one_step?": {"over_copy": INTERVAL, "shuffled_over_real": INTERVAL}, "one_sample_over_copy?": [INTERVAL],
+    "reward_correlation?": Maybe({name: Maybe(INTERVAL) for name in CORRELATIONS} | {"steps": COUNT}),
+}  # fmt: skip
+
+CHECK = {name: TEXT for name in ("group", "name", "value", "expected", "verdict", "remedy")}
+ROLLOUTS = {
+    "values": [POINT], "positive": COUNT, "negative": COUNT, "imagined_reward": Maybe(NUMBER),
+    "real_reward?": Maybe(NUMBER),
+}  # fmt: skip
+AUDITED = {"states": COUNT, "points": [PAIR], "figures": Every(Maybe(INTERVAL))}
+STRIP = {"rows": Every(TEXT), "episode": TEXT, "start": COUNT, "error": NUMBER}
+
+
+def _world_model(value: Any) -> str:
+    """What is wrong with world_model.json: its curves are as long as their horizons."""
+    if (wrong := fault(value, WINDOWS)) or not {"horizons", "one_step"} & value.keys():
+        return wrong
+    needed = ("copy_last", f"mean_of_{value.get('samples', 8)}")
+    shape = {"horizons": [COUNT], "context": COUNT, "crops": COUNT} | {f"{name}?": [NUMBER] for name in CURVES}
+    shape |= {name: [NUMBER] for name in needed}
+    if "one_step" in value:
+        shape["one_sample_over_copy"] = [INTERVAL]
+    if wrong := fault(value, shape):
+        return wrong
+    many = len(value["horizons"])
+    for name in (*CURVES, *needed, "one_sample_over_copy"):
+        if name in value and len(value[name]) != many:
+            return f"{name} has {len(value[name])} values, not one for each of {many} horizons"
+    return "" if many else "horizons is empty"
+
+
+def _phase(value: Any) -> str:
+    """What is wrong with a phase of diagnosis.json."""
+    has_rollouts = isinstance(value, dict) and "values" in value
+    return fault(value, {"step?": COUNT, "checks": [CHECK]} | (ROLLOUTS if has_rollouts else {}))
+
+
+def _audit(value: Any) -> str:
+    """What is wrong with audit.json."""
+    tried = {"tries": COUNT, "phase": COUNT, "horizon": COUNT}
+    shape = {"kinds?": Every(AUDITED), "notes?": [TEXT], "checks?": [CHECK]}
+    return fault(value, shape | (tried if isinstance(value, dict) and value.get("kinds") else {}))
+
+
+def _trained_on(value: Any) -> str:
+    """What is wrong with store.json, which hashes itself."""
+    if not isinstance(value, dict) or not is_sound(value):
+        return "its SHA-256 is not that of its content"
+    return fault(value, {"episodes": Every({"split": TEXT, "task": COUNT, "sha256": TEXT})})
+
+
+EVALUATION = RunFile(
+    "evaluation.json", TASK | {"env?": TEXT, "notes?": [TEXT], "task?": Maybe(TEXT), "tasks?": Every(TASK)}
+)
+WORLD_MODEL = RunFile("world_model.json", _world_model)
+PICTURES = RunFile(
+    f"{PICTURE_FOLDER}/pictures.json",
+    {"context": COUNT, "shown": [COUNT], "frames_per_latent?": COUNT, "strips": [STRIP]},
+)
+DIAGNOSIS = RunFile("diagnosis.json", {"phases?": Every(_phase)}, has_nulls=True)
+AUDIT = RunFile(f"{DIAGNOSIS_FOLDER}/audit.json", _audit)
+FLAGS = RunFile("flags.json", Every([{"step": COUNT, "name": TEXT}]), "move it elsewhere, and training writes it anew")
+TIMINGS = RunFile("timings.json", Every(SECONDS))
 RECORDED = RunFile("recordings.json", Every(ANYTHING))
-TRAINED_ON = RunFile("store.json", contents.trained_on)
+TRAINED_ON = RunFile("store.json", _trained_on)
 SUMMARY = RunFile("summary.json", Every(ANYTHING))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from fastdreamer.errors import UserError
 from fastdreamer.settings.fields import BOUNDS, hints
 from fastdreamer.settings.resolved import RESOLVED, to_dict
-from fastdreamer.system.folders import expanded, find_beside
+from fastdreamer.system.files import expanded, find_beside
 from fastdreamer.system.yaml_text import parse_yaml, read_yaml
 
 T = TypeVar("T")

@@ -18,8 +18,7 @@ from fastdreamer.evaluation import environments as acting
 from fastdreamer.evaluation.calibration import calibrate
 from fastdreamer.evaluation.closed_loop import AgentPolicy, Encoder, Episodes, Policy, RandomPolicy, play
 from fastdreamer.evaluation.evaluate import evaluation_seeds
-from fastdreamer.evaluation.payments import Task, tasks_of
-from fastdreamer.evaluation.trace import Trace
+from fastdreamer.evaluation.payments import Task, Trace, tasks_of
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.study.parts import Parts, fingerprint

@@ -18,7 +18,7 @@ from fastdreamer.config import TokenizerConfig
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS
 from fastdreamer.system.advice import PROGRAM, shell
-from fastdreamer.system.folders import expanded
+from fastdreamer.system.files import expanded
 from fastdreamer.tokenizer.fetch import FILES, fetch_command
 from fastdreamer.tokenizer.layouts import original_files, original_state
 from fastdreamer.tokenizer.model_card import check_weights

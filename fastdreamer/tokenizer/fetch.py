@@ -20,8 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fastdreamer.errors import UserError
 from fastdreamer.system.advice import again, plain, shell
-from fastdreamer.system.files import sha256_file, write_atomic
-from fastdreamer.system.folders import expanded
+from fastdreamer.system.files import expanded, sha256_file, write_atomic
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

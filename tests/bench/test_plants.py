@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.gate.plant import PLANTS, caught, main
-from bench.probe import ROOT
+from bench.timing import ROOT
 
 
 def test_every_edit_has_its_place_in_the_code() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.gate.watch import Watch, counts_of
+from bench.count import Watch, counts_of
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastdreamer.shapes import LatentClock
 from fastdreamer.tools.diagnosis.inputs import input_range, output
-from fastdreamer.tools.diagnosis.model_checks import devices
+from fastdreamer.tools.diagnosis.loaded_phase import devices
 
 CLOCK = LatentClock(8, 33)
 CLIP = torch.linspace(-1, 1, 3 * 33 * 4).reshape(1, 3, 33, 2, 2)

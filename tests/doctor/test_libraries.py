@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.tools.doctor import requirements
-from fastdreamer.tools.doctor.ask import Answer, ask
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Answer, Component, ask
 from fastdreamer.tools.doctor.libraries import NSYS, at_rest, import_tasks, torch_parts, tried
 from fastdreamer.tools.doctor.machine import Gpu
 from fastdreamer.tools.doctor.requirements import PACKAGE, Declaration, Requirement, accepts, declaration

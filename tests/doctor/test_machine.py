@@ -12,7 +12,7 @@ import pytest
 from fastdreamer import commands
 from fastdreamer.config import load_config
 from fastdreamer.tools.doctor import machine
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Component
 from fastdreamer.tools.doctor.ready import NEEDS, run_parts
 from fastdreamer.tools.doctor.ready import commands as ready
 

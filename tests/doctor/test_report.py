@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fastdreamer.config import load_config
-from fastdreamer.tools.doctor.ask import Answer, Task, ask
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Answer, Component, Task, ask
 from fastdreamer.tools.doctor.examine import commands_of, engines_of, render, simulator_of
 
 MEND = "fastdreamer build-engines --config crafter --backend aot-inductor --precision fp32"

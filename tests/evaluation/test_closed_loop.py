@@ -13,7 +13,7 @@ from torch import Tensor
 from fastdreamer.config import HeadsConfig
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.closed_loop import Observer, RandomPolicy, check_worlds, join, play
-from fastdreamer.evaluation.trace import Trace
+from fastdreamer.evaluation.payments import Trace
 from fastdreamer.heads.policy import Policy
 
 LENGTHS = (3, 7, 100)  # world w ends after that many steps; world 2 only by the step cap

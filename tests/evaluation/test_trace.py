@@ -9,7 +9,7 @@ import torch
 
 from evaluation.test_closed_loop import ScriptedEncoder, ScriptedPolicy, ScriptedPool
 from fastdreamer.evaluation.closed_loop import play
-from fastdreamer.evaluation.trace import Trace
+from fastdreamer.evaluation.payments import Trace
 from fastdreamer.latents.batch import align
 from fastdreamer.shapes import LatentClock
 

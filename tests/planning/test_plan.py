@@ -15,8 +15,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.tools.planning.gpus import GIB, GPUS_MIB, Budget, default_budget, named_gpu, parse_size, sized_gpu
 from fastdreamer.tools.planning.plan import Plan, Planner, change_of
-from fastdreamer.tools.planning.plan_run import encode_rows
-from fastdreamer.tools.planning.run_memory import refusal, store_share
+from fastdreamer.tools.planning.run_memory import encode_rows, refusal, store_share
 
 MIB = 2**20
 CPU = Backend(torch.device("cpu"), "bf16")

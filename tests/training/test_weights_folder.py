@@ -13,7 +13,7 @@ from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.checkpoint import load_checkpoint
 from fastdreamer.run.directory import check_architecture
-from fastdreamer.system.folders import anchored
+from fastdreamer.system.files import anchored
 from fastdreamer.training.train import train
 
 WEIGHTS = "weights/mine"

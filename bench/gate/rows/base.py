@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.gate.watch import counts_of
+from bench.count import counts_of
 from bench.timing import Arm
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend

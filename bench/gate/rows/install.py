@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, nothing
-from bench.probe import ROOT, run_python
+from bench.timing import ROOT, run_python
 from fastdreamer.config import load_config
 from fastdreamer.device import Backend
 from fastdreamer.dynamics.world_model import WorldModel

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.system.folders import NO_FOLDERS, expanded
+from fastdreamer.system.files import NO_FOLDERS, expanded
 from fastdreamer.tokenizer.cosmos import architecture
 
 

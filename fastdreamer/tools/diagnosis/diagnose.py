@@ -20,7 +20,7 @@ from fastdreamer.system.progress import track
 from fastdreamer.tools.diagnosis import audit, cloning, inputs, real_play
 from fastdreamer.tools.diagnosis import dynamics_checks as dynamics
 from fastdreamer.tools.diagnosis import imagined as rollouts
-from fastdreamer.tools.diagnosis import model_checks as models
+from fastdreamer.tools.diagnosis import loaded_phase as models
 from fastdreamer.tools.diagnosis.loaded_phase import LoadedPhase, opened, run_steps
 from fastdreamer.training.imagination_phase import ImaginationPhase
 

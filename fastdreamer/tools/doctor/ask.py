@@ -1,4 +1,7 @@
-"""Asks processes of their own what must be imported to be known; one that crashes or hangs says which task it was."""
+"""Asks processes of their own what must be imported to be known; one that crashes or hangs says which task it was.
+
+What is found is a row of the doctor's table: `Component`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,40 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Verdict = Literal["ok", "missing", "wrong"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """Something that a command may need.
+
+    Attributes:
+        name: the component's name; a library has the name that pip knows.
+        found: what is there, for people.
+        verdict: `missing` is not there, and only some commands need it; `wrong` is there and cannot be used as it is.
+        mend: the line that mends it; empty where there is nothing to mend.
+    """
+
+    name: str
+    found: str
+    verdict: Verdict = "ok"
+    mend: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as plain values, for JSON."""
+        values = asdict(self)
+        return {"part": values.pop("name")} | values
+
+
+def one_line(error: BaseException | str, most: int = 180) -> str:
+    """An error in a line: its type, then its words."""
+    kind = "" if isinstance(error, str) else f"{type(error).__name__}: "
+    text = kind + " ".join(str(error).split())
+    return text.removesuffix(": ") if len(text) <= most else f"{text[: most - 3]}..."
+
 
 TIMEOUT_S = 60.0
 """The limit of one process: a slow disk makes the first import of torch take half of it."""

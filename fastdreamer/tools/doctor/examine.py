@@ -14,8 +14,7 @@ from fastdreamer.run.run_files import store_of
 from fastdreamer.system.advice import command, plain
 from fastdreamer.system.output import in_columns
 from fastdreamer.tools.doctor import machine
-from fastdreamer.tools.doctor.ask import Answer, Task, ask
-from fastdreamer.tools.doctor.component import Component, one_line
+from fastdreamer.tools.doctor.ask import Answer, Component, Task, ask, one_line
 from fastdreamer.tools.doctor.libraries import OF_TORCH, at_rest, import_tasks, nsys_part, own_part, torch_parts, tried
 from fastdreamer.tools.doctor.ready import Ready, commands, run_parts
 from fastdreamer.tools.doctor.requirements import PACKAGE, declaration

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.system.advice import pip, shell
-from fastdreamer.tools.doctor.ask import Answer, Task
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Answer, Component, Task
 from fastdreamer.tools.doctor.machine import Gpu
 from fastdreamer.tools.doctor.requirements import (
     PACKAGE,

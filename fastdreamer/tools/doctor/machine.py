@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Component
 from fastdreamer.tools.doctor.requirements import accepts, in_front_of_python
 
 GIB = 2**30

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.system.failures import culprit, mend
-from fastdreamer.tools.doctor.component import one_line
+from fastdreamer.tools.doctor.ask import one_line
 
 CONVOLUTION_LIMIT = 1e-2
 """Relative; bf16 keeps 8 bits, so a sound convolution is off by 2e-3, and cuDNN 9.8 to 9.10 by far more."""

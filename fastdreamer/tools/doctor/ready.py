@@ -10,7 +10,7 @@ from typing import Any
 from fastdreamer.config import Config
 from fastdreamer.run.run_files import checkpoints_of, recordings_of, store_of
 from fastdreamer.system.advice import command
-from fastdreamer.tools.doctor.component import Component
+from fastdreamer.tools.doctor.ask import Component
 
 CORE = ("Python", "torch", "numpy", "pyyaml", "safetensors", "jaxtyping", "memory")
 VIDEO = ("av",)

@@ -16,14 +16,14 @@ from fastdreamer.latents.store import MANIFEST as STORE_MANIFEST
 from fastdreamer.latents.store import SYNTHETIC
 from fastdreamer.latents.store import read_manifest as read_store
 from fastdreamer.system.advice import command
-from fastdreamer.system.folders import expanded
+from fastdreamer.system.files import expanded
 from fastdreamer.tokenizer.cosmos import CONFIG_FILE, can_be_fetched, check_fits, weights_folder
 from fastdreamer.tokenizer.engines.engine_names import engine_root, identity
 from fastdreamer.tokenizer.engines.installed import engine_key
 from fastdreamer.tokenizer.fetch import fetch_command
 from fastdreamer.tokenizer.frozen import check_grid, tokenizer_fingerprint
 from fastdreamer.tokenizer.model_card import check_weights
-from fastdreamer.tools.doctor.component import Component, one_line
+from fastdreamer.tools.doctor.ask import Component, one_line
 
 WEIGHTS = "tokenizer weights"
 HASHED_BYTES = 2**30
