@@ -90,14 +90,7 @@ def known_versions(path: Path) -> list[str]:
 
 
 def compare_names(expected: Iterable[str], measured: Iterable[str], applicable: Iterable[str], file: str) -> list[str]:
-    """Rows that are expected and were not measured, and the other way round.
-
-    Args:
-        expected: names in the baseline.
-        measured: rows that gave figures.
-        applicable: rows that a baseline may name and that are not for this run or machine.
-        file: the baseline's name.
-    """
+    """Rows that a baseline (`file`) names, for this run, and that were not measured; and the other way round."""
     expected, measured, skipped = set(expected), set(measured), set(applicable)
     missing = [
         f"{row}: expected in {file}, measured nothing, margin exact: missing row"

@@ -165,13 +165,9 @@ def naive_imagination(work: NaivePhase, backend: Backend, has_cache: bool = Fals
 
 
 def our_imagination(work: NaivePhase, backend: Backend, kind: str, horizons: Sequence[int]) -> ImaginedRollout:
-    """Imagination on the ring cache.
+    """Imagination on the ring cache, of one of KINDS.
 
-    Args:
-        work: what all arms are given.
-        backend: device, precision, and for programs whether to compile.
-        kind: one of KINDS.
-        horizons: the horizons that will be asked for: a program has one, and is made here, outside of any timing.
+    A program has one horizon: those that will be asked for are made here, outside of any timing. It may be compiled.
     """
     seed, generator = work.config.seed, torch.Generator(work.device)
     if kind == "plain":

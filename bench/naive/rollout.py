@@ -28,14 +28,9 @@ def sample_next(
     noise: Float[Tensor, "b n z"],
     level: int,
 ) -> Float[Tensor, "b n z"]:
-    """The next step after `past`, which is noised to `level`: z <- z + d (f - z) / (1 - tau), K times.
+    """The next step after `past`, which is noised to `level`: z <- z + d (f - z) / (1 - tau), K times, from `noise`.
 
-    Args:
-        model: predicts whole sequences.
-        past: l steps.
-        action: tokens of the actions into them and into the next, s = l + 1.
-        noise: the starting point.
-        level: signal index of the past.
+    The actions are those that led into the past's steps and into the next, so one more than these.
     """
     steps, finest = model.forcing.sample_steps, model.forcing.finest_steps
     d = 1 / steps

@@ -168,10 +168,7 @@ def known(option: str, given: Collection[Any] | None, names: Iterable[Any]) -> N
 def prepare(chosen: argparse.Namespace, preset: str, compiles: bool) -> Setup:
     """Configuration (of the paper's network, see `PAPERS`, unless overridden), device, memory cap and probes.
 
-    Args:
-        chosen: the parsed command line.
-        preset: the configuration where none is named.
-        compiles: whether anything will be compiled, which needs a compiler.
+    `preset` is the configuration where none is named. Where anything will be compiled a compiler must be there.
 
     Raises:
         UserError: for a setting that cannot be.

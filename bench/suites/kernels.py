@@ -37,13 +37,9 @@ class Row:
 
 
 def kernel_rows(device: str, dtypes: tuple[torch.dtype, ...], arms: tuple[str, ...], small: bool) -> Iterator[Row]:
-    """A row for every kernel, benchmarked size, type and direction.
+    """A row for every kernel, benchmarked (or small) size, type of the differentiated input, and direction.
 
-    Args:
-        device: the device of the tensors.
-        dtypes: types of the differentiated input.
-        arms: names among "eager" (plain PyTorch), "compile" (torch.compile of it) and "kernel" (the op).
-        small: use the largest correctness shape in place of the benchmarked sizes.
+    Arms are among "eager" (plain PyTorch), "compile" (torch.compile of it) and "kernel" (the op).
     """
     for spec in SPECS:
         sizes = {"small": max(spec.shapes, key=lambda shape: spec.flops(shape))} if small else spec.sizes

@@ -129,13 +129,7 @@ class Estimate:
 
 
 def hierarchical_mean(seeds: Sequence[Float[ndarray, " w"]], resamples: int, seed: int) -> Estimate:
-    """The mean over seeds of the mean over worlds; every seed counts the same, however many worlds it played.
-
-    Args:
-        seeds: the values of each seed, one a world.
-        resamples: draws of the bootstrap.
-        seed: the seed of the draws.
-    """
+    """The mean over seeds of the mean over their worlds; every seed counts the same, however many worlds it played."""
     means = tuple(float(np.mean(values)) for values in seeds)
     if len(seeds) == 1:
         return Estimate(mean_interval(seeds[0], resamples, seed), WORLDS, means)

@@ -115,10 +115,7 @@ def _said(world: WorldModel, agent: Agent, batch: Batch, skipped: int) -> tuple[
 def calibrate(world: WorldModel, agent: Agent, episodes: Sequence[EpisodeArrays], config: Config) -> dict[str, Any]:
     """One policy's entry of `reward_calibration` in evaluation.json; intervals over episodes, each a world of its own.
 
-    Args:
-        world, agent: the models of the policy that played.
-        episodes: its real play of one task; at least one.
-        config: says the discount, the horizon that is left out and the bootstrap.
+    The models are those of the policy; of its real play of one task there is at least one episode.
     """
     world, agent = world.eval(), agent.eval()
     judged = [judge(world, agent, episode, config) for episode in episodes]

@@ -52,10 +52,7 @@ def reward_correlation(
 ) -> dict[str, Any]:
     """Step-by-step correlations over the imagined steps of crops of held-out play; contents of `reward_correlation`.
 
-    Args:
-        batch: the crops; the actions that led into the real steps are those that the imagined ones were made with.
-        imagined: one sample of each, normalised; the first `context` steps are real.
-        resamples: draws of the bootstrap over crops.
+    `imagined` is one sample of each crop, normalised, under the crop's own actions; its first `context` steps are real.
     """
     imagined_batch = replace(batch, latents=world.denormalise(imagined, batch.positions))
     rewards = {

@@ -156,12 +156,7 @@ def evaluate_world_model(
     resamples: int,
     seed: int,
 ) -> tuple[dict[str, Any], Float[ndarray, " b"]]:
-    """World-model evaluation of crops of held-out play.
-
-    Args:
-        imagine: open loop from the first `context` steps of a batch.
-        truth: the batch's own latents, normalised.
-        noop: the action that does nothing, an index a component.
+    """World-model evaluation of crops of held-out play; `truth` are their own latents, normalised.
 
     Returns:
         The contents of world_model.json, and each crop's error (mean of samples, whole window) to choose pictures by.

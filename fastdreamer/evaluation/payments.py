@@ -38,11 +38,7 @@ def tasks_of(config: Config) -> list[Task]:
 
 
 class Payments:
-    """Meters, one a task and world.
-
-    Args:
-        tasks: their names.
-        counters: what each world counts at its first frame.
+    """Meters, one a task and world, from what each world counts at its first frame.
 
     Attributes:
         uncounted: tasks for which no world has counted anything yet.

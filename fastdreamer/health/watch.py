@@ -29,13 +29,7 @@ Row = Mapping[str, float]
 
 
 def checks_of(config: Config, number: int, rows: Sequence[Row]) -> Iterator[Check]:
-    """What can be said of a phase (0: the pixel decoder) after the last of its logged steps, at no cost.
-
-    Args:
-        config: the run's.
-        number: the phase's number.
-        rows: all logged steps so far, in order.
-    """
+    """What can be said of a phase (0: the pixel decoder) after the last of all its logged steps so far, at no cost."""
     now, train = rows[-1], config.phase(number) if number else config.decoder
     yield flags.finite(number, now["loss"])
     yield flags.skipped_steps(number, int(now["skipped_steps"]), train.max_skipped)

@@ -78,7 +78,6 @@ def line_chart(
         zero: include 0 on the y axis.
         direct_labels: write each series' name at its right end (wide charts) instead of relying on a legend.
         marks: x values of points to draw as dots (few points are read better so); empty for none.
-        label: what a screen reader says.
     """
     xs = [x for s in series for x in s.xs]
     x_range = (min(xs), max(xs)) if len(set(xs)) > 1 else extent(xs)

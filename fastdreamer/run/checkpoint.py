@@ -108,9 +108,6 @@ def save_checkpoint(
     """Writes folder/step-XXXXXXXX atomically and keeps that and the one before it.
 
     Args:
-        folder: the phase's checkpoint folder.
-        phase: 0 (pixel decoder) to 3.
-        step: steps done.
         groups: tensors by group (model, ema, optimizer, random, frozen, ...); empty groups are left out.
         config: stored, so that a mismatch can be named.
         latents: fingerprint of the tokenizer that made the latents it was trained on.

@@ -87,11 +87,7 @@ class RunFile:
     def read(self, run_dir: Path, *, shape: Any = None, remedy: str = "", follows_links: bool = True) -> dict[str, Any]:
         """Content of the file, empty where it is missing.
 
-        Args:
-            run_dir: the run.
-            shape: what is needed of it, where that is less than all of it.
-            remedy: what helps, in place of the file's own remedy.
-            follows_links: off for what is shown to others.
+        `shape` is what is needed of it, where that is not all. No link is followed for what is shown to others.
 
         Raises:
             UserError: if it is damaged.

@@ -32,12 +32,10 @@ class Parts:
     def run(
         self, name: str, made_with: str, work: Callable[[], Mapping[str, Any]], again: bool = False
     ) -> dict[str, Any]:
-        """The part's result: as it was written down, or by doing the work.
+        """The part's result: as it was written down, or by doing the work, which goes on where it was stopped.
 
         Args:
-            name: the part's name, with a slash where it belongs to a seed.
             made_with: all that its result depends on, as a fingerprint.
-            work: does it, going on where it was stopped.
             again: do it again where it was made with something else.
 
         Raises:

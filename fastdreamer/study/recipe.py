@@ -42,14 +42,8 @@ def run_study(
     """Trains and plays every seed; writes study.json and study.html into `folder`, anew after each seed.
 
     Recordings and latent store are made once, in folder/shared; seed i has a run directory folder/seed-i of its own,
-    with controls under it, and worlds of its own. Gates between phases are passed and printed, as in the demo.
-
-    Args:
-        config: the recipe; its `seed` and `evaluation.seed` are those of the first seed.
-        folder: the study's folder.
-        seeds: how many.
-        arms: what is played (see `results.ARMS`).
-        say: prints a line.
+    with controls under it, and worlds of its own, counted from `seed` and `evaluation.seed`. Gates between phases are
+    passed and printed, as in the demo.
 
     Returns:
         What study.json holds; `red` counts the verdicts that are.

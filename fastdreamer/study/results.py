@@ -59,16 +59,7 @@ def summarise(
     recordings: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Sum up the finished seeds: the contents of study.json.
-
-    Args:
-        config: the recipe.
-        seeds: the seeds that are finished.
-        wanted: how many there are to be.
-        beyond: seeds that were played and are not counted.
-        recordings: what the recordings earned, by task.
-        seconds: what every part took.
-    """
+    """Sum up the seeds that are finished, of `wanted` (those `beyond` are not counted): the contents of study.json."""
     settings = config.evaluation
     tasks = {
         task: _task([seed.played[task] for seed in seeds], settings) | {"recordings": recordings[task]}

@@ -47,10 +47,7 @@ def running(call: Call) -> Iterator[None]:
 def command(name: str, *words: object, **flags: object) -> str:
     """A command of ours that goes on where the running one is: with its configuration, settings, run and folders.
 
-    Args:
-        name: the command's name.
-        words: what follows it: a folder, settings.
-        flags: `run_dir=path` is `--run-dir path`; True is the bare flag, None leaves it out.
+    Of the flags `run_dir=path` is `--run-dir path`; True is the bare flag, None leaves it out.
     """
     call = _calls[-1]
     if name in POSITIONAL and not words and call.flags.get(POSITIONAL[name]) is not None:

@@ -57,12 +57,9 @@ ANYTHING = Leaf("anything", lambda v: True)
 
 
 def read_object(path: Path, shape: Any, remedy: str = AGAIN, *, follows_links: bool = True) -> dict[str, Any]:
-    """The JSON object in `path`, empty if there is no such file.
+    """The JSON object in `path`, empty if there is no such file; `remedy` is what helps where it is not as described.
 
-    Args:
-        shape: what must stand in it.
-        remedy: what helps where it does not.
-        follows_links: off for what is shown to others, who may not see what a link leads to.
+    No link is followed for what is shown to others, who may not see what it leads to.
 
     Raises:
         UserError: naming the file and the key that is wrong.

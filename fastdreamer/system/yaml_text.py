@@ -28,11 +28,7 @@ WORDS: tuple[tuple[str, re.Pattern[str], list[str] | None], ...] = (
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value in a YAML text: mappings, lists, texts, numbers, true, false and null.
-
-    Args:
-        text: the YAML.
-        where: names it in errors: a file's path, or words.
+    """The value in a YAML text: mappings, lists, texts, numbers, true, false and null; `where` names it in errors.
 
     Raises:
         UserError: if it is no YAML, in one line with the line number.

@@ -69,16 +69,7 @@ def measure(
     resamples: int,
     seed: int,
 ) -> Figures:
-    """Measure all figures.
-
-    Args:
-        real: discounted return of every try in the game.
-        imagined: the same in imagination.
-        sums: both without discount.
-        policy: how likely each action is.
-        resamples: draws of the bootstrap over moments.
-        seed: the seed of its draws, and of the halvings.
-    """
+    """Measure all figures, from discounted returns, both sums without discount, and how likely each action is."""
     halves = [_halves(returns.shape[2], seed) for returns in (real, imagined)]
     a, b = advantages(real), advantages(imagined)
     products = np.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], 1)

@@ -142,16 +142,7 @@ def collect(
     chance: np.random.Generator,
     tell: Callable[[int], None],
 ) -> list[Moment | None]:
-    """A moment of each world; None where it ended before one qualified.
-
-    Args:
-        pool: a pool of as many worlds as there are seeds.
-        seeds: the seeds of the worlds.
-        player: who plays.
-        reach: says which latent steps qualify.
-        chance: draws the moments.
-        tell: is called with the latent steps played.
-    """
+    """A moment of each world, drawn by `chance`; None where it ended before one qualified. Steps played are told."""
     frames = pool.start(seeds)
     player.begin(frames)
     film, chunks = [frames[:, None]], list[np.ndarray]()

@@ -67,14 +67,7 @@ class Trial:
 
     @torch.no_grad()
     def run(self, moment: Moment, latents: Float[Tensor, "l n z"], positions: Int[Tensor, " l"], seed: int) -> Tried:
-        """Play all tries from a moment.
-
-        Args:
-            moment: the one.
-            latents: raw, of the real steps up to it.
-            positions: theirs.
-            seed: the seed of all randomness.
-        """
+        """Play all tries from a moment, before which lie raw latents of real steps."""
         world, agent, device = self.actor.world, self.actor.agent, self.backend.device
         generator = torch.Generator().manual_seed(seed)
         context = self._context(moment, latents.to(device), positions.to(device))

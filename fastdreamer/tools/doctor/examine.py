@@ -24,12 +24,7 @@ MINECRAFT = "minerl_treechop"
 
 
 def examine(name: str, overrides: Sequence[str], run_dir: Path | None = None) -> dict[str, Any]:
-    """Examine the machine and everything that FastDreamer may need on it.
-
-    Args:
-        name: the configuration: a preset or a file.
-        overrides: overrides of its settings.
-        run_dir: a run whose own parts are looked at too.
+    """Examine the machine and everything that FastDreamer may need on it, and the parts of a run.
 
     Returns:
         configuration, parts (a row each), engines (a row each), commands (a row each), demo (whether it can run) and

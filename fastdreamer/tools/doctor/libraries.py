@@ -84,11 +84,7 @@ def torch_parts(
 ) -> list[Component]:
     """torch with what it was built for, the GPU, cuDNN and the convolution that cuDNN has got wrong before.
 
-    Args:
-        part: torch as it lies on the disk.
-        requirement: torch's.
-        answers: answers to the tasks `torch` and `convolution`, if they were asked.
-        gpus: the GPUs that the driver knows.
+    `part` is torch as it lies on the disk; the tasks `torch` and `convolution` may not have been asked.
     """
     part = tried(part, requirement, answers.get("torch"))
     facts = answers["torch"].value if "torch" in answers else {}

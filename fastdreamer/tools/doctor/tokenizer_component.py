@@ -61,10 +61,7 @@ def weights_part(config: Config, store: Path | None = None) -> Component:
 
 
 def engine_rows(config: Config) -> dict[str, Any]:
-    """Every engine in the root, of whatever tokenizer, with its state.
-
-    Args:
-        config: the configuration whose tokenizer's engines can be compared with what they should be.
+    """Every engine in the root, of whatever tokenizer, with its state; the configuration's own beside its weights.
 
     Returns:
         root; error: why nothing can be read; lacking: the backend that the settings name and that is not installed;

@@ -113,11 +113,7 @@ class Allocator:
 
 
 def replay(trace: Sequence[tuple[int, int]]) -> tuple[int, int, frozenset[int]]:
-    """Most bytes reserved, most bytes used, and what was alive then.
-
-    Args:
-        trace: (number, bytes) of every allocation in order, (number, -1) where it ends.
-    """
+    """Most bytes reserved, most bytes used, and what was alive then, of a trace as `Tracker` has it."""
     allocator, blocks = Allocator(), dict[int, Block]()
     most, when = 0, 0
     for moment, (number, size) in enumerate(trace):

@@ -62,14 +62,7 @@ class Plan:
 
 
 class Planner:
-    """Plans of one phase; each setting is measured once.
-
-    Args:
-        config: the configuration as it is.
-        number: phase 1, 2 or 3.
-        budget: what it must fit.
-        store_bytes: the latent store's share of the GPU.
-    """
+    """Plans of one phase, beside the latent store's share of the GPU; each setting is measured once."""
 
     def __init__(self, config: Config, number: int, budget: Budget, store_bytes: int = 0) -> None:
         self.config, self.number, self.budget, self.store_bytes = config, number, budget, store_bytes

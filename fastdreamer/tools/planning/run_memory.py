@@ -176,13 +176,7 @@ def _encoder_parameters(config: Config) -> int:
 def plan_run(
     config: Config, budget: Budget, phases: Sequence[int] = PHASES, store: Path | None = None
 ) -> dict[str, Any]:
-    """Plans every phase and prints its table.
-
-    Args:
-        config: the configuration as it is.
-        budget: what must hold it.
-        phases: the phases that are planned.
-        store: the run's latent store, if it is there; else the most that may lie on the GPU is counted.
+    """Plans every phase and prints its table; where there is no store yet, the most that may lie on the GPU is counted.
 
     Returns:
         The same numbers; `refused` says that some phase does not fit as configured.
