@@ -17,7 +17,14 @@ from fastdreamer.commands.command import folder, given
 from fastdreamer.errors import UserError
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
-from fastdreamer.system.failures import bug, disk_trouble, import_trouble, out_of_memory, stop_signals
+from fastdreamer.system.failures import (
+    bug,
+    compile_trouble,
+    disk_trouble,
+    import_trouble,
+    out_of_memory,
+    stop_signals,
+)
 from fastdreamer.system.output import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2
@@ -100,7 +107,7 @@ def _run(words: list[str]) -> int:
                 return EXIT_UNREAD
             if status := _stopped_by():
                 return status
-            mend = disk_trouble(error) or out_of_memory(error) or import_trouble(error)
+            mend = disk_trouble(error) or out_of_memory(error) or compile_trouble(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
 
 

@@ -42,8 +42,8 @@ class Config:
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free="always")
     # The arithmetic of training; auto: bf16 where the machine has instructions for it, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
-    # Whether torch.compile lies under the training steps and the imagination. auto: on a GPU; on a CPU it takes a
-    # minute or two a phase, which pays in runs that are longer than the demo.
+    # Whether torch.compile lies under the training steps and the imagination. auto: on a GPU; on a CPU a phase begins
+    # eagerly, and is compiled after three steps where that saves more over the steps left than it takes.
     compile: str = setting("auto", choices=("auto", "on", "off"), free="always")
     # What a run may take, in GiB; 0: the GPU's own (no limit on a CPU).
     memory_gb: float = setting(0.0, at_least=0.0, free="always")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal, ParamSpec, TypeVar
 
 import torch
@@ -16,12 +12,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.system import cores
+from fastdreamer.system import compiling, cores
 
 MOST_THREADS = 1024
-GRAPHS_PER_FUNCTION = 32
-"""torch stops compiling a function after 8 graphs by default; every shape is one here."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,6 +26,7 @@ class Backend:
     device: torch.device
     precision: Literal["fp32", "bf16"]
     compiles: bool = False  # torch.compile under what runs again and again
+    deferred: compiling.Deferred | None = field(default=None, compare=False)  # decides that while a phase trains
 
     def __str__(self) -> str:
         how = f"{self.precision}, {'compiled' if self.compiles else 'eager'}"
@@ -42,8 +36,15 @@ class Backend:
         return f"CPU with {threads} thread{'s' if threads > 1 else ''}, {how}"
 
     def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
-        """`function`, compiled whole (a graph break is an error) for each shape, where this backend compiles."""
-        return torch.compile(function, fullgraph=True, dynamic=False) if self.compiles else function
+        """`function`, compiled whole for each shape where this backend compiles, or once it is decided that it does."""
+        if self.compiles:
+            return compiling.compiled(function)
+        return self.deferred.wrapped(function) if self.deferred is not None else function
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether something is compiled, now or later."""
+        return self.compiles or self.deferred is not None
 
     def autocast(self) -> torch.autocast:
         """The context in which products run in this backend's precision."""
@@ -78,24 +79,14 @@ def choose_device(config: Config) -> Backend:
         # Filling every torch.empty with NaN is for finding bugs, and costs bandwidth.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     compiles = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-    kind, *known = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
-    if compiles and not any(shutil.which(name) for name in (os.environ.get(kind, known[0]), *known)):
+    if compiles and not compiling.has_compiler(device):
+        needed = compiling.compiler_name(device)
         also = "or use compile=off" if device.type == "cpu" else "which our kernels need too"
-        raise UserError(f"torch.compile needs {known[0]}, which is not installed: install it, {also}")
-    if compiles:  # crops of three lengths, each with two or three numbers of rows, and the imagination's passes
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_PER_FUNCTION)
-        if not torch.compiler.config.cache_key_tag:
-            torch.compiler.config.cache_key_tag = _operations()
-    return Backend(device, precision, compiles)
-
-
-def _operations() -> str:
-    """The version of our dispatcher ops: torch caches compiled code on disk, and of an op it knows the name alone."""
-    found, digest = importlib.util.find_spec("fastdreamer_kernels"), hashlib.sha256()
-    for folder in (found.submodule_search_locations if found is not None else None) or ():
-        for file in sorted(Path(folder).glob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+        raise UserError(f"torch.compile needs {needed}, which is not installed: install it, {also}")
+    if compiles:
+        compiling.prepare()
+    waits = config.compile == "auto" and not compiles
+    return Backend(device, precision, compiles, compiling.Deferred() if waits else None)
 
 
 def use_spare_cores() -> None:

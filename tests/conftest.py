@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Processes that tests start run this tree too, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / name) for name in (".", "kernels", "engines"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and the cores may be shared
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor-tests"))
 
 # A shell ignores Ctrl-C in what it starts in the background, and a process that is started there ignores it too; what
 # has a handler here is at its default in the processes that tests start.

@@ -8,6 +8,7 @@ it is compared with: the same generator gives the same rollout.
 
 from __future__ import annotations
 
+from copy import copy as shallow
 from copy import deepcopy
 
 import torch
@@ -243,9 +244,9 @@ def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
 
     Autocast casts a weight at each use; a frozen one gives the same bits cast in front.
     """
-    if backend.precision == "fp32" and not backend.compiles:
+    if backend.precision == "fp32" and not backend.may_compile:
         return world
-    copy = deepcopy(world)
+    copy = shallow(world) if backend.precision == "fp32" else deepcopy(world)
     if backend.precision == "bf16":
         for module in copy.modules():
             if isinstance(module, nn.Linear):

@@ -114,6 +114,19 @@ def out_of_memory(error: Exception) -> str:
     return f"out of memory ({reason}); what was finished is kept; what fits is said by: {command('plan')}"
 
 
+def compile_trouble(error: Exception) -> str:
+    """The line for code that torch.compile could not make; empty for all else."""
+    if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+        return ""
+    return f"torch.compile failed ({said_first(error)}): use compile=off"
+
+
+def said_first(error: BaseException) -> str:
+    """An error's kind and the beginning of what it says, of which a C compiler's has pages."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said[:200]}"
+
+
 def bug(error: Exception, arguments: argparse.Namespace) -> str:
     """The line for an unexpected exception; its report is written to a file, in the run where there is one."""
     reason = " ".join(str(error).split())[:300]

@@ -32,6 +32,7 @@ from fastdreamer.system.progress import track
 from fastdreamer.training.optim import EMA, learning_rate
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Best, Update
+from fastdreamer.training.when_to_compile import WhenToCompile
 
 
 def fit(
@@ -70,6 +71,8 @@ def fit(
         _restore(resume_from, phase, optimizers, ema, backend.device)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
+    noted = resume_from.state.get("compiled") if resume_from is not None else None
+    when = WhenToCompile(config, phase.number, backend, train.steps, name, noted)
     run_dir, saved = run_dir.resolve(), done
 
     def save(step: int, skipped: tuple[int, int]) -> None:
@@ -84,7 +87,8 @@ def fit(
             "random": {name: g.get_state() for name, g in phase.generators.items()} | random_states(backend.device),
         }
         groups |= {f"frozen-{name}": module.state_dict() for name, module in phase.frozen.items()}
-        notes = {"skipped": skipped, "forced": list(forced), "threads": torch.get_num_threads()} | best.note()
+        notes = {"skipped": skipped, "forced": list(forced), "threads": torch.get_num_threads()}
+        notes |= best.note() | when.note()
         place = place_of(run_dir)
         save_checkpoint(checkpoints_of(place, phase.number), phase.number, step, groups, config, latents, notes)
         saved = step
@@ -128,8 +132,10 @@ def fit(
         figures = watch.figures
         try:
             for step in range(done, done if best.is_over else train.steps):
+                began_s = time.perf_counter()
                 logged, norm = update(step)
                 done = step + 1
+                when.see(done, time.perf_counter() - began_s)
                 if best.looks(done):
                     update.is_whole = False  # until it has looked: a resumed run must not miss it
                     best.see(done)
@@ -158,16 +164,18 @@ def fit(
                 if is_lost:
                     raise Stopped(_lost(phase.number, name, done, in_a_row, train.learning_rate))
                 if stop:
-                    if stop[0] == signal.SIGINT:
-                        raise KeyboardInterrupt
-                    raise SystemExit(128 + stop[0])
+                    raise _stopped(stop[0])
                 if best.is_over:
                     break
         except Stopped:
             raise
-        except Exception:
+        except Exception as error:
             rescue()
+            if stop:  # a compiler gets a Ctrl-C too, and its end is an error to torch
+                raise _stopped(stop[0]) from error
             raise
+        finally:
+            when.finish()
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return figures
@@ -242,6 +250,11 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
         for index, entry in state.items()
         for key, value in entry.items()
     }
+
+
+def _stopped(number: int) -> BaseException:
+    """What ends a phase that a signal asked to stop."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 class _Waiting:

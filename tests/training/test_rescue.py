@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,3 +232,24 @@ def test_tensorboard_without_room_is_said_once_and_the_lines_go_on(
     (tmp_path / "tensorboard").write_text("a file in the way")
     rows(tmp_path, range(1, 4))
     assert len(read_metrics(tmp_path)) == 3 and "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_stop_that_ends_a_compiler_in_the_middle_of_a_step_is_a_stop(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, ended: type[BaseException]
+) -> None:
+    run = new_run(small("phase1.checkpoint_every=100", "phase1.steps=8"), "run")
+    plain, calls = WorldModelPhase.loss, []
+
+    def loss(self, work, step):
+        calls.append(step)
+        if len(calls) == 4:  # a Ctrl-C goes to the compiler too, and torch makes an error of its end
+            os.kill(os.getpid(), number)
+            raise RuntimeError("C++ compile error")
+        return plain(self, work, step)
+
+    monkeypatch.setattr(WorldModelPhase, "loss", loss)
+    with pytest.raises(ended) as caught:
+        train(small("phase1.checkpoint_every=100", "phase1.steps=8"), run, 1)
+    assert ended is KeyboardInterrupt or caught.value.code == 143
+    assert [load_checkpoint(path).step for path in steps_in(run / "checkpoints" / "phase1")] == [3]
