@@ -17,14 +17,7 @@ from fastdreamer.commands.command import folder, given
 from fastdreamer.errors import UserError
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
-from fastdreamer.system.failures import (
-    bug,
-    compile_trouble,
-    disk_trouble,
-    import_trouble,
-    out_of_memory,
-    stop_signals,
-)
+from fastdreamer.system.failures import bug, compile_trouble, disk_trouble, import_trouble, out_of_memory, stop_signals
 from fastdreamer.system.output import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,9 @@ def measured(kind: Kind, agent: Agent, store: LatentStore) -> dict[str, Any]:
     )
     truth = world.normalise(batch.latents, batch.positions)
     imagine = imagining(world, settings.context)
-    result, _ = evaluate_world_model(
-        imagine, batch, truth, store.space.noop, settings.context, 2, settings.bootstrap, settings.seed
-    )
+    result, _ = evaluate_world_model(imagine, batch, truth, store.space.noop, replace(settings, samples=2))
     imagined = imagine(batch, torch.Generator().manual_seed(settings.seed), None)
-    rewards = reward_correlation(world, agent, batch, imagined, settings.context, 200, settings.seed)
+    rewards = reward_correlation(world, agent, batch, imagined, replace(settings, bootstrap=200))
     return result | {"reward": rewards["imagined_against_real"]}
 
 

@@ -138,10 +138,7 @@ def hierarchical_mean(seeds: Sequence[Float[ndarray, " w"]], resamples: int, see
 
 
 def hierarchical_ratio(
-    numerators: Sequence[Float[ndarray, " w"]],
-    denominators: Sequence[Float[ndarray, " w"]],
-    resamples: int,
-    seed: int,
+    numerators: Sequence[Float[ndarray, " w"]], denominators: Sequence[Float[ndarray, " w"]], resamples: int, seed: int
 ) -> Estimate | None:
     """Mean over seeds of the numerator over that of the denominator, worlds paired.
 

@@ -213,27 +213,17 @@ def evaluate_open_loop(
     settings = config.evaluation
     world = world_model_from(run.load(trained[0], config), config, device)
     try:
-        crops, batch = choose_crops(
-            _held_out(config, trained, store),
-            store.clock,
-            config.dynamics.window,
-            settings.context,
-            settings.crops,
-            settings.seed,
-        )
+        played, window = _held_out(config, trained, store), config.dynamics.window
+        crops, batch = choose_crops(played, store.clock, window, settings.context, settings.crops, settings.seed)
     except UserError as error:
         return {"notes": [f"The world model was not evaluated: {error}"]}
     batch = batch.to(device)
     truth = world.normalise(batch.latents, batch.positions)
     imagine = imagining(world, settings.context)
-    result, errors = evaluate_world_model(
-        imagine, batch, truth, store.space.noop, settings.context, settings.samples, settings.bootstrap, settings.seed
-    )
+    result, errors = evaluate_world_model(imagine, batch, truth, store.space.noop, settings)
     if not batch.labelled.all():
-        unlabelled = int((~batch.labelled).sum())
-        result["notes"] = [
-            f"{unlabelled} of {len(crops)} windows have no action labels: the controls change nothing there."
-        ]
+        without = f"{int((~batch.labelled).sum())} of {len(crops)} windows have no action labels"
+        result["notes"] = [f"{without}: the controls change nothing there."]
     result |= imagined_rewards(config, run, trained, world, batch, imagine)
     if (decoder := load_decoder(run, config, device)) is None:
         result.setdefault("notes", []).append("No pixel decoder is trained in this run, so imagination is not drawn.")

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, EvaluationConfig
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation.calibration import correlation, features_of, predicted_rewards
 from fastdreamer.evaluation.open_loop import SEQUENCES, Imagine
@@ -36,24 +36,19 @@ def imagined_rewards(
     rows = torch.arange(len(batch.latents), device=batch.latents.device)
     generator = torch.Generator().manual_seed(settings.seed)
     imagined = torch.cat([imagine(batch.take(some), generator, None) for some in rows.split(SEQUENCES)])
-    found = reward_correlation(world, agent, batch, imagined, settings.context, settings.bootstrap, settings.seed)
+    found = reward_correlation(world, agent, batch, imagined, settings)
     return {"reward_correlation": found}
 
 
 @torch.no_grad()
 def reward_correlation(
-    world: WorldModel,
-    agent: Agent,
-    batch: Batch,
-    imagined: Float[Tensor, "b l n z"],
-    context: int,
-    resamples: int,
-    seed: int,
+    world: WorldModel, agent: Agent, batch: Batch, imagined: Float[Tensor, "b l n z"], settings: EvaluationConfig
 ) -> dict[str, Any]:
     """Step-by-step correlations over the imagined steps of crops of held-out play; contents of `reward_correlation`.
 
     `imagined` is one sample of each crop, normalised, under the crop's own actions; its first `context` steps are real.
     """
+    context = settings.context
     imagined_batch = replace(batch, latents=world.denormalise(imagined, batch.positions))
     rewards = {
         "imagined": _predicted(world, agent, imagined_batch, context),
@@ -63,7 +58,7 @@ def reward_correlation(
     known = batch.reward_valid[:, context:].cpu().numpy()
     pairs = (("imagined", "real"), ("imagined", "recorded"), ("real", "recorded"))
     found = {
-        f"{one}_against_{other}": _interval(rewards[one], rewards[other], known, resamples, seed)
+        f"{one}_against_{other}": _interval(rewards[one], rewards[other], known, settings.bootstrap, settings.seed)
         for one, other in pairs
     }
     means = {f"{name}_mean": float(values[known].mean()) if known.any() else 0.0 for name, values in rewards.items()}

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from fastdreamer.config import EvaluationConfig
 from fastdreamer.dynamics.sampler import open_loop
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
@@ -151,16 +152,14 @@ def evaluate_world_model(
     batch: Batch,
     truth: Float[Tensor, "b l n z"],
     noop: Sequence[int],
-    context: int,
-    samples: int,
-    resamples: int,
-    seed: int,
+    settings: EvaluationConfig,
 ) -> tuple[dict[str, Any], Float[ndarray, " b"]]:
     """World-model evaluation of crops of held-out play; `truth` are their own latents, normalised.
 
     Returns:
         The contents of world_model.json, and each crop's error (mean of samples, whole window) to choose pictures by.
     """
+    context, samples, seed = settings.context, settings.samples, settings.seed
     crops, horizons = truth.shape[0], truth.shape[1] - context
     replacing = {
         "real": None,
@@ -180,12 +179,10 @@ def evaluate_world_model(
         "shuffled_actions": errors["shuffled_actions"].mean_of_samples,
         "noop_actions": errors["noop_actions"].mean_of_samples,
     }
-    real = curves[f"mean_of_{samples}"]
-
-    one = curves["one_sample"]
+    real, one = curves[f"mean_of_{samples}"], curves["one_sample"]
 
     def ratio(top: ndarray, bottom: ndarray, steps: slice = slice(None)) -> dict[str, float]:
-        return times_the_error(top[:, steps], bottom[:, steps], resamples, seed).to_dict()
+        return times_the_error(top[:, steps], bottom[:, steps], settings.bootstrap, seed).to_dict()
 
     result: dict[str, Any] = {"horizons": list(range(1, horizons + 1))}
     result |= {name: [float(value) for value in curve.mean(0)] for name, curve in curves.items()}

@@ -65,10 +65,7 @@ def write_filmstrips(
     strips = []
     for place, (index, rollout) in enumerate(zip(picked, imagined, strict=True)):
         where = crops[index]
-        rows = {
-            "reconstructed": decoded_steps(decoder, truth[index]),
-            "imagined": decoded_steps(decoder, rollout),
-        }
+        rows = {"reconstructed": decoded_steps(decoder, truth[index]), "imagined": decoded_steps(decoder, rollout)}
         frames = real_frames(where.episode)
         if frames is not None:
             last = [clock.frames_per_latent * (where.start + step) for step in range(steps)]
@@ -78,14 +75,8 @@ def write_filmstrips(
             files[name] = f"crop{place}_{name}.png"
             write_atomic(folder / files[name], png(strip([images[step] for step in shown])))
         strips.append({"episode": where.episode, "start": where.start, "error": float(errors[index]), "rows": files})
-    described = {
-        "context": context,
-        "steps": steps,
-        "shown": shown,
-        "frames_per_latent": clock.frames_per_latent,
-        "strips": strips,
-    }
-    return described
+    described = {"context": context, "steps": steps, "shown": shown, "frames_per_latent": clock.frames_per_latent}
+    return described | {"strips": strips}
 
 
 class RealFrames:

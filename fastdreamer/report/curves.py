@@ -44,10 +44,7 @@ GENERAL = {  # of every phase, drawn last
     "skipped_steps": _one("skipped_steps", "Skipped steps", "their loss or gradient was not finite"),
 }
 PANELS: dict[int, tuple[Panel, ...]] = {
-    0: (
-        _one("loss/pixels", "Pixel loss", "lower is better"),
-        _one("psnr", "PSNR in dB", "higher is better"),
-    ),
+    0: (_one("loss/pixels", "Pixel loss", "lower is better"), _one("psnr", "PSNR in dB", "higher is better")),
     1: (
         _one("loss/dynamics", "Dynamics loss", "flow and bootstrap together, as trained"),
         Panel("Its two parts", (("loss/flow", "flow"), ("loss/boot", "bootstrap")), "lower is better"),

@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 PLAN_NAMES = {
     1: {"loss/dynamics/total": "loss/dynamics"},
     2: {"bc_accuracy": "bc_accuracy", "pred_std": "reward_std"},
-    3: {
-        "adv_mean": "advantage_mean",
-        "adv_std": "advantage_std",
-        "n_positive": "positive",
-        "n_negative": "negative",
-    },
+    3: {"adv_mean": "advantage_mean", "adv_std": "advantage_std", "n_positive": "positive", "n_negative": "negative"},
 }
 """Names, by phase, that a common plan for implementing Dreamer 4 has for some of our figures."""
 

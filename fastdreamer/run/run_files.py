@@ -18,18 +18,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import is_sound
 from fastdreamer.system.files import expanded, write_atomic
-from fastdreamer.system.json_files import (
-    AGAIN,
-    ANYTHING,
-    COUNT,
-    NUMBER,
-    TEXT,
-    Every,
-    Leaf,
-    Maybe,
-    fault,
-    read_object,
-)
+from fastdreamer.system.json_files import AGAIN, ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, Maybe, fault, read_object
 
 CONFIG, CHECKPOINTS, METRICS, REPORT = "config.yaml", "checkpoints", "metrics.jsonl", "report.html"
 BOARD_FOLDER, PICTURE_FOLDER, DIAGNOSIS_FOLDER = "tensorboard", "pictures", "diagnosis"

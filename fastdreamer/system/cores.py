@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+MEMINFO = Path("/proc/meminfo")
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
 LEAST_S = 0.2  # the kernel counts in hundredths of a second
@@ -63,23 +65,31 @@ def quota() -> float:
 
     Source: docs.kernel.org, cgroup-v2 (cpu.max) and CFS bandwidth control of version 1 (cpu.cfs_quota_us).
     """
-    groups = [CGROUPS, CGROUPS / "cpu"]
+    return min(map(_share, control_groups("cpu")))
+
+
+def control_groups(controller: str) -> list[Path]:
+    """The folders of this process's control groups and of those above them, of both versions."""
+    groups = [CGROUPS, CGROUPS / controller]
     for line in _text(OWN_GROUP).splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
-        root = CGROUPS if not controllers else CGROUPS / "cpu" if "cpu" in controllers.split(",") else None
         own = Path(path.lstrip("/"))
-        groups += (
-            [root / folder for folder in (own, *own.parents)] if root is not None and ".." not in own.parts else []
-        )
-    return min((_share(group) for group in groups), default=math.inf)
+        if ".." not in own.parts and (not controllers or controller in controllers.split(",")):
+            root = CGROUPS / controller if controllers else CGROUPS
+            groups += [root / folder for folder in (own, *own.parents)]
+    return groups
+
+
+def kernel_bytes(file: Path, name: str) -> int:
+    """Bytes that a line of /proc/meminfo or of a process's status says; 0 where there is none."""
+    found = re.search(rf"^{name}:\s*(\d+)", _text(file), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _share(group: Path) -> float:
     """Microseconds of running in a period, by the period."""
-    words = _text(group / "cpu.max").split() or [
-        _text(group / "cpu.cfs_quota_us").strip(),
-        _text(group / "cpu.cfs_period_us").strip(),
-    ]
+    words = _text(group / "cpu.max").split()
+    words = words or [_text(group / f"cpu.cfs_{kind}_us").strip() for kind in ("quota", "period")]
     try:
         running, period = map(float, words)
     except ValueError:  # "max", or there is no such file

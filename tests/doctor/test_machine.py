@@ -11,6 +11,7 @@ import pytest
 
 from fastdreamer import commands
 from fastdreamer.config import load_config
+from fastdreamer.system import cores
 from fastdreamer.tools.doctor import machine
 from fastdreamer.tools.doctor.ask import Component
 from fastdreamer.tools.doctor.ready import NEEDS, run_parts
@@ -65,7 +66,7 @@ def test_the_driver_tells_its_cards(bare: Path) -> None:
 
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     assert machine.memory_part().verdict == "ok" and "cgroup" not in machine.memory_part().found
     (tmp_path / "memory.max").write_text("max\n")
     assert "cgroup" not in machine.memory_part().found

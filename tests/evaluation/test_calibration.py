@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config, load_config
+from fastdreamer.config import Config, EvaluationConfig, load_config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.evaluation import calibration as module
 from fastdreamer.evaluation.calibration import auc, calibrate, judge, ratio
@@ -174,7 +174,8 @@ def test_imagined_reward_is_correlated_step_by_step() -> None:
     other = torch.rand(latents.shape, generator=rng)
 
     def correlations(imagined: Tensor) -> dict[str, Any]:
-        return reward_correlation(World(), Agent(), batch, imagined, 3, 100, 0)  # type: ignore[arg-type]
+        settings = EvaluationConfig(context=3, bootstrap=100, seed=0)
+        return reward_correlation(World(), Agent(), batch, imagined, settings)  # type: ignore[arg-type]
 
     same, apart = correlations(latents), correlations(other)
     assert same["imagined_against_real"]["mean"] == pytest.approx(1) == same["imagined_against_recorded"]["mean"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastdreamer.config import EvaluationConfig
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.open_loop import (
     choose_crops,
@@ -64,7 +65,8 @@ def ignores_actions(batch: Batch, generator: torch.Generator, actions: Tensor | 
 
 
 def evaluate(imagine: object, batch: Batch, samples: int = 8) -> dict:
-    result, errors = evaluate_world_model(imagine, batch, batch.latents, NOOP, CONTEXT, samples, 300, 0)  # type: ignore[arg-type]
+    settings = EvaluationConfig(context=CONTEXT, samples=samples, bootstrap=300, seed=0)
+    result, errors = evaluate_world_model(imagine, batch, batch.latents, NOOP, settings)  # type: ignore[arg-type]
     assert errors.shape == (len(batch.latents),)
     return result
 

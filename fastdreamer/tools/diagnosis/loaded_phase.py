@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from fastdreamer.run.checkpoint import Checkpoint, strip_compiled_prefix
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_curves
 from fastdreamer.system.advice import command
+from fastdreamer.system.cores import MEMINFO, kernel_bytes
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.optim import build_optimizers
 from fastdreamer.training.phase import Phase
@@ -238,16 +238,10 @@ def memory(loaded: LoadedPhase) -> Check:
         total = int(given * GIB) or torch.cuda.get_device_properties(device).total_memory
     else:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        total = int(given * GIB) or _physical()
+        total = int(given * GIB) or kernel_bytes(MEMINFO, "MemTotal") or 2**50
     name = f"phase{loaded.number}"
     return check(
         "memory", "memory", f"{used / GIB:.2f} of {total / GIB:.1f} GiB", f"at most {FULL:.0%}",
         f"lower {name}.micro_batch or set {name}.recompute=true; what fits is said by: {command('plan')}",
         red=used > FULL * total,
     )  # fmt: skip
-
-
-def _physical() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemTotal:")), 2**40)
-    return kib * 1024

@@ -20,10 +20,7 @@ JUDGED = {
     "predicted": MEAN, "paid": MEAN, "ratio": Maybe({"low?": Maybe(NUMBER)}), "step": COUNT,
     "critic?": Maybe({"value": BOUND, "with_rest": BOUND, "spread": NUMBER}),
 }  # fmt: skip
-PLAYED = {
-    "reward_calibration?": Every(JUDGED),
-    "policies?": Every({"return_mean": NUMBER, "length_mean": NUMBER}),
-}
+PLAYED = {"reward_calibration?": Every(JUDGED), "policies?": Every({"return_mean": NUMBER, "length_mean": NUMBER})}
 NEEDED = PLAYED | {"tasks?": Every(PLAYED)}
 """What is read of evaluation.json (see `json_files`)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -9,8 +10,10 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from fastdreamer.system.cores import MEMINFO, control_groups, kernel_bytes, quota
 from fastdreamer.tools.doctor.ask import Component
 from fastdreamer.tools.doctor.requirements import accepts, in_front_of_python
 
@@ -18,7 +21,6 @@ GIB = 2**30
 LEAST_MEMORY = 2 * GIB
 """The demo's processes together stay below it."""
 LEAST_DISK = GIB
-CGROUPS = Path("/sys/fs/cgroup")
 COMPILERS = {"C++": ("CXX", "g++", "clang++"), "C": ("CC", "gcc", "clang")}
 """Compilers, as `fastdreamer.device` looks for them."""
 
@@ -77,17 +79,14 @@ def compiler_part(kind: str) -> Component:
 
 def memory_part() -> Component:
     """RAM, and the limit of the container or session if there is one."""
-    values: dict[str, int] = {}
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            name, _, rest = line.partition(":")
-            values[name] = int(rest.split()[0]) * 1024
-    total = values.get("MemTotal", 0)
+    total, free = kernel_bytes(MEMINFO, "MemTotal"), kernel_bytes(MEMINFO, "MemAvailable")
     if not total:
         return Component("memory", "unknown: there is no /proc/meminfo")
-    limit = _cgroup_limit("memory.max", "memory/memory.limit_in_bytes")
-    most = min(total, limit or total)
-    found = f"{total / GIB:.1f} GiB, {values.get('MemAvailable', 0) / GIB:.1f} GiB free"
+    most = total
+    for group, name in product(control_groups("memory"), ("memory.max", "memory.limit_in_bytes")):
+        with suppress(OSError, ValueError):  # "max" is no number, and no limit
+            most = min(most, int((group / name).read_text(encoding="ascii")) or total)
+    found = f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
     found += f", of which {most / GIB:.1f} GiB may be used here (cgroup)" if most < total else ""
     if most >= LEAST_MEMORY:
         return Component("memory", found)
@@ -98,9 +97,7 @@ def cores_part() -> Component:
     """Cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{cores} of {os.cpu_count() or cores}"
-    with suppress(OSError, ValueError):
-        quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
-        found += f", time of {int(quota) / int(period):g} (cgroup)" if quota.isdigit() else ""
+    found += f", time of {quota():g} (cgroup)" if quota() < math.inf else ""
     threads = os.environ.get("OMP_NUM_THREADS")
     return Component("cores", found + (f", OMP_NUM_THREADS={threads}" if threads else ""))
 
@@ -141,7 +138,11 @@ def python_path_part() -> Component:
     entries = text.split(os.pathsep)
     said = [f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"]
     said += ["an empty one, which is the current folder"] if "" in entries else []
-    said += ["relative ones, which mean something else in another folder"] if any(map(_is_relative, entries)) else []
+    said += (
+        ["relative ones, which mean something else in another folder"]
+        if any(e and not os.path.isabs(e) for e in entries)
+        else []
+    )
     said += [f"{entry} does not exist" for entry in dict.fromkeys(entries) if entry and not Path(entry).exists()]
     return Component("PYTHONPATH", "; ".join(said))
 
@@ -154,21 +155,3 @@ def interpreter_part() -> Component:
     return Component(
         "TRITON_INTERPRET", f"{value}: kernels run in Python, which is for tests", "wrong", "unset TRITON_INTERPRET"
     )
-
-
-def _is_relative(entry: str) -> bool:
-    return bool(entry) and not os.path.isabs(entry)
-
-
-def _cgroup_limit(name: str, old_name: str) -> int | None:
-    """The smallest limit among this process's control group and those above it; None where there is none."""
-    folders = {CGROUPS}
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            own = CGROUPS / line.split(":", 2)[2].lstrip("/")
-            folders |= {own, *(parent for parent in own.parents if parent.is_relative_to(CGROUPS))}
-    limits = []
-    for file in [folder / name for folder in folders] + [CGROUPS / old_name]:
-        with suppress(OSError, ValueError):  # "max" is no number, and no limit
-            limits.append(int(file.read_text(encoding="ascii")))
-    return min(limits, default=None)

@@ -19,6 +19,7 @@ from fastdreamer.config import Config
 from fastdreamer.device import Backend
 from fastdreamer.errors import UserError
 from fastdreamer.shapes import CHANNELS
+from fastdreamer.system.cores import kernel_bytes
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
 from fastdreamer.tools.planning.gpus import CONTEXT, GIB, Budget, this_machine
 from fastdreamer.tools.planning.plan import KINDS, PHASES, Plan, Planner, change_of, in_words, numbers, size, table
@@ -66,7 +67,7 @@ class RunMemory:
         if self._device.type == "cuda":
             measured, what = torch.cuda.max_memory_reserved(self._device), "reserved on the GPU"
         else:
-            measured, what = _status("VmHWM") - self._before, "growth of resident memory"
+            measured, what = kernel_bytes(STATUS, "VmHWM") - self._before, "growth of resident memory"
         planned = self.plan.reserved
         print(
             f"memory: planned {size(planned)}, measured {size(measured)} ({what}), {measured / planned - 1:+.0%}",
@@ -112,16 +113,7 @@ def _start_of_growth() -> int:
     """Resident bytes now; from here on the kernel's record of the most starts anew, where it may."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(name: str) -> int:
-    """Bytes of a line of this process's status; 0 where there is no such file."""
-    with suppress(OSError):
-        for line in STATUS.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    return kernel_bytes(STATUS, "VmRSS")
 
 
 GPU_BATCH = 16
