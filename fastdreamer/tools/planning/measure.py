@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -131,8 +132,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
         parts[name] = sum(sizes[n] for n in rest & numbers)
         rest -= numbers
     parts["activations"] = sum(sizes[n] for n in rest)
-    rows = train.batch_size
-    more = left * work_bytes // rows
+    more = left * work_bytes // train.batch_size
     parts["buffers"] += more
     return Footprint(parts, reserved + more, transient * len(programs))
 
@@ -164,8 +164,7 @@ def _growth(trace: Sequence[tuple[int, int]], start: int) -> int:
 
 
 def _state_of(module: nn.Module) -> Iterable[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+    return chain(module.parameters(), module.buffers())
 
 
 def _tensors_of(value: Any) -> Iterable[Tensor]:

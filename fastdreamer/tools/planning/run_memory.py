@@ -73,15 +73,9 @@ class RunMemory:
             f"memory: planned {size(planned)}, measured {size(measured)} ({what}), {measured / planned - 1:+.0%}",
             flush=True,
         )
-        return {
-            "memory": {
-                "planned_gb": planned / GIB,
-                "measured_gb": measured / GIB,
-                "limit_gb": self.plan.limit / GIB,
-                "measured": what,
-                "at_once": self.plan.at_once,
-            }
-        }
+        sizes = {"planned_gb": planned, "measured_gb": measured, "limit_gb": self.plan.limit}
+        in_gib = {name: size_bytes / GIB for name, size_bytes in sizes.items()}
+        return {"memory": in_gib | {"measured": what, "at_once": self.plan.at_once}}
 
 
 def store_share(config: Config, budget: Budget, store_bytes: int | None) -> int:

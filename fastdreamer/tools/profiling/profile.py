@@ -48,11 +48,7 @@ class Request:
 
     @classmethod
     def of(cls, arguments: Namespace) -> Request:
-        """Read the request from the parsed command line.
-
-        Raises:
-            UserError: if it makes no sense.
-        """
+        """Read the request from the parsed command line; a UserError where it makes no sense."""
         run_dir: Path | None = arguments.run_dir
         named = (("--config", arguments.config), ("--run-dir", run_dir))
         again = [f"{flag}={value}" for flag, value in named if value is not None]  # one word: a folder may be called -x
@@ -73,11 +69,7 @@ class Request:
         return self.tool not in ("pyspy", "nsys")
 
     def check(self) -> None:
-        """Refuse what does not go together.
-
-        Raises:
-            UserError: one line.
-        """
+        """Refuse what does not go together, with a UserError."""
         if self.tool not in TOOLS:
             raise UserError(f"tool is {self.tool!r}; there are {', '.join(TOOLS[:-1])}, and none for the bare steps")
         for name, least in (("warmup", 1), ("steps", 0), ("seconds", 1)):

@@ -78,10 +78,8 @@ def open_work(config: Config, target: str, run_dir: Path | None) -> Iterator[Pro
     Nothing is written into the run.
 
     Raises:
-        UserError: for an unknown name, or a run that lacks what the work needs.
+        UserError: for a run that lacks what the work needs.
     """
-    if target not in TARGETS:
-        raise UserError(f"phase is {target!r}; profile takes {', '.join(TARGETS)}")
     backend = choose_device(config)
     torch.manual_seed(config.seed)
     with tempfile.TemporaryDirectory(prefix="fastdreamer-profile-") as folder:
@@ -149,7 +147,6 @@ def _encoding(config: Config, run_dir: Path | None, scratch: Path, backend: Back
     """A step encodes one recording, by the command's own code, into a store of its own."""
     from fastdreamer.encoding.pipeline import encode_recordings
     from fastdreamer.tokenizer.engines.installed import describe, open_tokenizer
-    from fastdreamer.tools.profiling.profiled_work import linked, recordings_for
 
     recordings, about = recordings_for(config, run_dir, scratch)
     tokenizer = open_tokenizer(config, backend.device)

@@ -165,18 +165,8 @@ def readable(name: str) -> str:
 
 
 def _flame(what: Sequence[str], file: Path) -> dict[str, Any]:
-    options = [
-        "--native",
-        "--threads",
-        "--function",
-        "--rate",
-        str(RATE),
-        "--format",
-        "flamegraph",
-        "--output",
-        str(file),
-    ]
-    _run([find_pyspy(), "record", *options, *what])
+    options = ["--native", "--threads", "--function", "--rate", str(RATE), "--format", "flamegraph"]
+    _run([find_pyspy(), "record", *options, "--output", str(file), *what])
     if not file.is_file():
         raise UserError(f"py-spy wrote no {file}: the process ended before it was sampled; give it more --steps")
     root = read_flame(file)
