@@ -82,7 +82,6 @@ def audit(config: Config, run: RunDirectory, backend: Backend, effort: Effort) -
     Raises:
         UserError: see `check_auditable`; if the reward head never learned, or a world to be played was recorded.
     """
-    from fastdreamer.envs.branching import BranchPool
     from fastdreamer.tokenizer.acting import ActingEncoder
 
     phase, settings, clock = check_auditable(config, run), config.imagination, config.tokenizer.clock

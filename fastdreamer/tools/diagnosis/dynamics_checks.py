@@ -60,7 +60,7 @@ def checks(loaded: LoadedPhase, pictures: Path) -> Iterator[Check]:
     yield drift(real, copy_errors(truth, context))
     with torch.no_grad():
         yield one_step(next_step_errors(loaded.world, batch))
-    draw(loaded, crops, batch, truth, real, context, pictures)
+    draw(loaded, crops, batch, truth, real, pictures)
 
 
 def replacements(batch: Batch, context: int, noop: tuple[int, ...]) -> dict[str, Tensor]:
@@ -149,19 +149,13 @@ def next_step_errors(world: WorldModel, batch: Batch) -> dict[str, tuple[float, 
 
 
 def draw(
-    loaded: LoadedPhase,
-    crops: list[Crop],
-    batch: Batch,
-    truth: Tensor,
-    real: Float[ndarray, "b s"],
-    context: int,
-    to: Path,
+    loaded: LoadedPhase, crops: list[Crop], batch: Batch, truth: Tensor, real: Float[ndarray, "b s"], to: Path
 ) -> None:
     """A filmstrip of the crop of median error, real above imagined, where a pixel decoder is trained."""
     from fastdreamer.evaluation.pictures import RealFrames, write_filmstrips
     from fastdreamer.training.pixel_decoder import load_decoder
 
-    decoder = load_decoder(loaded.run, loaded.config, loaded.backend.device)
+    decoder, context = load_decoder(loaded.run, loaded.config, loaded.backend.device), loaded.config.evaluation.context
     if decoder is None:
         return
     write_filmstrips(
