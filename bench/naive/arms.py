@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.naive import public
 from bench.naive.model import NaiveWorldModel
-from bench.naive.phase1 import Trainer, batch_loss
+from bench.naive.objectives import Trainer, batch_loss
 from bench.naive.rollout import Cached, Recomputed
 from bench.naive.rollout import imagine as imagine_plainly
 from bench.phases import Optimisation, loader_of, models

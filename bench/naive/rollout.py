@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.naive.model import FIRST_SPATIAL, Attention, Block, NaiveWorldModel
-from bench.naive.phase3 import two_hot_decode
+from bench.naive.objectives import two_hot_decode
 from fastdreamer.heads.agent import Agent
 from fastdreamer.imagination.rollout import Rollout
 from fastdreamer.latents.batch import Batch

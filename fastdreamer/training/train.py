@@ -23,7 +23,7 @@ from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.loop import fit
-from fastdreamer.training.trained_on import aligned_before, changes_since, note, unfinished
+from fastdreamer.training.phase_data import aligned_before, changes_since, note, unfinished
 
 PHASES = tuple(KINDS)
 

@@ -10,9 +10,9 @@ from fastdreamer_kernels import padded, symexp_bins, two_hot_decode, two_hot_enc
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from bench.naive import phase3, rollout
+from bench.naive import objectives, rollout
 from bench.naive.model import NaiveWorldModel
-from bench.naive.phase1 import RunningRms, Trainer, batch_loss
+from bench.naive.objectives import RunningRms, Trainer, batch_loss
 from bench.naive.rollout import Cached
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
@@ -250,7 +250,7 @@ def test_phase_three_losses_and_gradients_are_the_same_with_an_empty_set_too(shi
     wanted = torch.autograd.grad(ours, trained)
 
     imagined = imagine(world, agent, batch, config.imagination.horizon, torch.Generator().manual_seed(config.seed + 3))
-    policy, value = phase3.losses(imagined, agent, prior, config.imagination, phase.gamma)
+    policy, value = objectives.losses(imagined, agent, prior, config.imagination, phase.gamma)
     assert_close(policy, figures["loss/policy"], rtol=1e-4, atol=1e-5)
     assert_close(value, figures["loss/value"], rtol=1e-4, atol=1e-5)
     naive = policy + value * running.factor()
@@ -269,10 +269,10 @@ def test_two_hot_loss_gradient_and_expectation_are_the_same(bins: int) -> None:
     targets[:4] = torch.tensor([0.0, float(centres[1]), 1e3, -1e3])  # on centres, and past both ends
     targets[4] = centres[-1]
     weights = torch.rand(63, generator=g)
-    ours, naive = two_hot_loss(logits, targets, centres), phase3.two_hot_loss(logits, targets, centres)
+    ours, naive = two_hot_loss(logits, targets, centres), objectives.two_hot_loss(logits, targets, centres)
     assert_close(naive, ours, rtol=1e-5, atol=1e-5)
     (want,) = torch.autograd.grad((ours * weights).sum(), logits)
     (got,) = torch.autograd.grad((naive * weights).sum(), logits)
     assert_close(got, want, rtol=1e-4, atol=1e-6)
-    assert_close(phase3.two_hot_target(targets, centres), two_hot_encode(targets, centres), rtol=1e-4, atol=1e-5)
-    assert_close(phase3.two_hot_decode(logits, centres), two_hot_decode(logits, centres), rtol=1e-4, atol=1e-5)
+    assert_close(objectives.two_hot_target(targets, centres), two_hot_encode(targets, centres), rtol=1e-4, atol=1e-5)
+    assert_close(objectives.two_hot_decode(logits, centres), two_hot_decode(logits, centres), rtol=1e-4, atol=1e-5)

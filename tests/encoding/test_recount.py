@@ -17,7 +17,7 @@ from fastdreamer.encoding import recount
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
-from fastdreamer.training.trained_on import aligned_before
+from fastdreamer.training.phase_data import aligned_before
 
 MICRO = TokenizerConfig(
     weights="random", encoder_channels=(8, 8, 8), decoder_channels=(8, 8, 8), frames_per_latent=4, window=9

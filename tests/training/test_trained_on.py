@@ -16,7 +16,7 @@ from fastdreamer.latents.journal import JOURNAL
 from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
 from fastdreamer.run.run_files import TRAINED_ON
 from fastdreamer.training import train as module
-from fastdreamer.training.trained_on import changes_since, note
+from fastdreamer.training.phase_data import changes_since, note
 
 from .conftest import relabel
 

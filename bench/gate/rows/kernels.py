@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong, close, nothing
-from bench.naive import phase3
+from bench.naive import objectives
 from bench.timing import run_python
 
 SHAPES = {"latent_pool": (4, 5, 32, 32, 8), "two_hot_loss": (512, 255, 256), "two_hot_decode": (512, 255, 256)}
@@ -35,13 +35,13 @@ def plain_pool(x: Tensor, pool: int) -> Tensor:
 
 def plain_loss(logits: Tensor, targets: Tensor, centres: Tensor, weights: Tensor) -> Tensor:
     """Weighted cross-entropy in plain PyTorch."""
-    return phase3.two_hot_loss(logits, targets, centres) * weights
+    return objectives.two_hot_loss(logits, targets, centres) * weights
 
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "latent_pool": plain_pool,
     "two_hot_loss": plain_loss,
-    "two_hot_decode": phase3.two_hot_decode,
+    "two_hot_decode": objectives.two_hot_decode,
 }
 
 

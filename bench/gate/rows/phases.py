@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 from bench.gate.rows.recordings import counted_calls
-from bench.naive import arms, phase3, rollout
+from bench.naive import arms, objectives, rollout
 from bench.naive import model as naive
-from bench.naive.phase1 import Trainer
+from bench.naive.objectives import Trainer
 from bench.phases import OneBatch, Optimisation, loader_of, made_up_phase
 from bench.timing import Arm
 from fastdreamer.config import TrainConfig
@@ -66,16 +66,16 @@ def cloning_losses(phase: AgentPhase, agent: Agent, work: CloningBatch) -> dict[
         total = total + (each * work.labelled).sum(-1)
     agent.policy.choose(logits.detach()), agent.policy.entropy(logits.detach())
     reward, value = agent.reward(features), agent.value(features.detach())
-    values = phase3.two_hot_decode(value, centres).detach()
+    values = objectives.two_hot_decode(value, centres).detach()
     gamma, lambda_ = phase.gamma, phase.config.imagination.lambda_
     targets = F.pad(data_returns(batch, values, gamma, lambda_), (0, 1))
-    phase3.two_hot_decode(reward.detach(), agent.reward.centres)
+    objectives.two_hot_decode(reward.detach(), agent.reward.centres)
     going = F.binary_cross_entropy_with_logits(agent.continuation(features), batch.continues, reduction="none")
     return {
         "policy": (total * work.policy).sum(),
-        "reward": (phase3.two_hot_loss(reward, batch.rewards, agent.reward.centres) * work.reward).sum(),
+        "reward": (objectives.two_hot_loss(reward, batch.rewards, agent.reward.centres) * work.reward).sum(),
         "continue": (going * work.continuation).sum(),
-        "value": (phase3.two_hot_loss(value, targets, centres) * work.value).sum(),
+        "value": (objectives.two_hot_loss(value, targets, centres) * work.value).sum(),
     }
 
 
@@ -123,7 +123,7 @@ def phase_three(place: Place) -> tuple[Step, Step]:
 
     def plain() -> Tensor:
         imagined = rollout.imagine(world, agent, batch, config.imagination.horizon, generator)
-        policy, value = phase3.losses(imagined, agent, prior, config.imagination, phase.gamma)
+        policy, value = objectives.losses(imagined, agent, prior, config.imagination, phase.gamma)
         return trainer.update({"policy": policy, "value": value})
 
     return _ours(phase, config.phase3, place), plain
