@@ -2,8 +2,9 @@
 
 Phase 1: half-steps of every row, built with autograd and then detached. Source: Dreamer 4 (arXiv:2509.24527), Eq. 4, 6,
 7, 8, with the share of bootstrap sequences of `dynamics/forcing.py`.
-Phase 3 written out: lambda-returns, PMPO with a closed-form prior, and the two-hot critic. Source: Dreamer 4, Eq. 10 and 11;
-DreamerV3 (arXiv:2301.04104), Eq. 9-10, for two-hot losses, with interpolation in raw space as in `fastdreamer_kernels`.
+Phase 3 written out: lambda-returns, PMPO with a closed-form prior, and the two-hot critic. Source: Dreamer 4, Eq. 10,
+11; DreamerV3 (arXiv:2301.04104), Eq. 9-10, for two-hot losses, with interpolation in raw space as in
+`fastdreamer_kernels`.
 """
 
 from __future__ import annotations
