@@ -77,11 +77,7 @@ def _table(schema: type, prefixes: Sequence[str]) -> str:
 
 
 def comments(schema: type) -> dict[str, str]:
-    """Each own field's sentence, from the source of the dataclass.
-
-    Raises:
-        ValueError: naming the first field without one.
-    """
+    """Each own field's sentence, from the source of the dataclass; ValueError naming the first field without one."""
     source = textwrap.dedent(inspect.getsource(schema))
     lines, found = source.splitlines(), {}
     (body,) = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]

@@ -113,11 +113,7 @@ def judge_times(found: Measured, ratios: dict[str, Any] | None, place: str) -> t
 
 
 def measure_in_new_process(arguments: Sequence[str], quiet: bool) -> Measured:
-    """The same in a process of its own.
-
-    Raises:
-        UserError: if it fails.
-    """
+    """The same in a process of its own; UserError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         command = [sys.executable, "-m", "bench.gate", *arguments, "--measure", str(out)]

@@ -100,11 +100,7 @@ def floor_of(seconds: float, counts: dict[str, int], rates: dict[str, float]) ->
 
 
 def page(text: str) -> str:
-    """The page with these tables in the place of those it has.
-
-    Raises:
-        ValueError: if the marks are not there.
-    """
+    """The page with these tables in the place of those it has; ValueError if the marks are not there."""
     before, _, rest = text.partition(BEGIN)
     old, mark, after = rest.partition(END)
     if not mark:

@@ -156,11 +156,7 @@ def out_file(chosen: argparse.Namespace, about: dict[str, Any]) -> Path | None:
 
 
 def known(option: str, given: Collection[Any] | None, names: Iterable[Any]) -> None:
-    """Refuses what an option does not know.
-
-    Raises:
-        UserError: naming it, and what is known.
-    """
+    """Refuses what an option does not know; UserError naming it, and what is known."""
     if unknown := [str(one) for one in given or () if one not in (names := list(names))]:
         raise UserError(f"--{option} {', '.join(unknown)}: known are {', '.join(map(str, names))}")
 

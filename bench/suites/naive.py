@@ -78,11 +78,7 @@ def main(
     horizons: Sequence[int] = HORIZONS,
     compiles: bool = False,
 ) -> None:
-    """Measure and print.
-
-    Raises:
-        UserError: for an optimiser that the naive arm lacks, or a compiler that is not there.
-    """
+    """Measure and print; UserError for an optimiser that the naive arm lacks, or a compiler that is not there."""
     config = load_config(preset, [*DEFAULTS, *overrides])
     if config.phase1.optimizer != "adamw":
         raise UserError(

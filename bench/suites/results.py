@@ -58,11 +58,7 @@ def write(path: Path, machine: dict[str, Any], probes: dict[str, float], rows: S
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the file's contents.
-
-    Raises:
-        ValueError: if it is not of this schema.
-    """
+    """Read the file's contents; ValueError if it is not of this schema."""
     contents: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
     if contents.get("schema") != SCHEMA or not {"machine", "probes", "rows"} <= contents.keys():
         raise ValueError(f"{path} is not of schema {SCHEMA}: measure it again")

@@ -113,11 +113,7 @@ class GateRow:
 
 
 def close(name: str, ours: Tensor, reference: Tensor, most: float) -> None:
-    """Compares two tensors.
-
-    Raises:
-        Wrong: if a difference is above `most`, or is no number.
-    """
+    """Compares two tensors; Wrong if a difference is above `most`, or is no number."""
     if ours.shape != reference.shape:
         raise Wrong(f"{name} has shape {tuple(ours.shape)}, the reference {tuple(reference.shape)}")
     apart = float((ours.double() - reference.double()).abs().max()) if ours.numel() else 0.0
