@@ -58,11 +58,7 @@ class Parts:
         return dict(result)
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """What was written down of a part, or None.
-
-        Raises:
-            UserError: if it is damaged.
-        """
+        """What was written down of a part, or None; UserError if it is damaged."""
         path = self.path(name)
         kept = read_object(path, PART, AGAIN)
         written = kept.pop("sha256", None)  # parts of before have none

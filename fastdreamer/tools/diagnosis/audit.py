@@ -181,11 +181,7 @@ def rewarded_task(config: Config) -> str:
 
 
 def own_seeds(config: Config, run: RunDirectory, count: int) -> range:
-    """Worlds behind those of the evaluation.
-
-    Raises:
-        UserError: if one was recorded.
-    """
+    """Worlds behind those of the evaluation; UserError if one was recorded."""
     first = evaluation_seeds(config).stop
     seeds = range(first, first + count)
     check_worlds(seeds, recorded_seeds(config, run))

@@ -40,11 +40,7 @@ class Gates:
     def __call__(
         self, config: Config, phase: int, parent: Checkpoint, store: LatentStore, device: torch.device
     ) -> Sequence[Check]:
-        """The checks before `phase`.
-
-        Raises:
-            UserError: where one is red, unless forced.
-        """
+        """The checks before `phase`; UserError where one is red, unless forced."""
         world = world_model_from(parent, config, device)
         if phase == 2:
             checks = [actions_matter(config, world, store)]

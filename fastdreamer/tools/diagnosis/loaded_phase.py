@@ -81,11 +81,7 @@ class LoadedPhase:
 
 @contextmanager
 def opened(config: Config, run: RunDirectory, number: int, backend: Backend) -> Iterator[LoadedPhase]:
-    """Open the run's phase `number`.
-
-    Raises:
-        UserError: if it is not trained, or a part of the run is damaged.
-    """
+    """Open the run's phase `number`; UserError if it is not trained, or a part of the run is damaged."""
     checkpoint = run.load(number, config)
     store = LatentStore.open(run.store(config), memory_limit_gb=config.data.memory_limit_gb)
     torch.manual_seed(config.seed)

@@ -78,20 +78,12 @@ def named_gpu(config: Config, name: str) -> Budget:
 
 
 def sized_gpu(config: Config, size: str) -> Budget:
-    """A GPU of a size such as 12GiB, 11.5GB or 8192MiB; a bare number is in GiB.
-
-    Raises:
-        UserError: for text that is no size.
-    """
+    """A GPU of a size such as 12GiB, 11.5GB or 8192MiB; a bare number is in GiB; UserError for text that is no size."""
     return gpu_budget(config, f"{size} GPU", parse_size(size))
 
 
 def parse_size(text: str) -> int:
-    """Parse a size to bytes.
-
-    Raises:
-        UserError: for text that is none.
-    """
+    """Parse a size to bytes; UserError for text that is none."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in UNITS or float(match[1]) == 0:
         raise UserError(f"budget {text!r} is no size: give a number above 0 and GiB, GB, MiB or MB, for example 12GiB")
