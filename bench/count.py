@@ -188,7 +188,7 @@ def counts_of(step: Callable[[], object], device: torch.device) -> dict[str, int
         launches, bytes, flops, syncs, peak_bytes (of what the call made) and left_bytes (what it made and kept).
     """
     step()
-    with _no_collection(), Watch() as watch:
+    with no_collection(), Watch() as watch:
         step()
         before, watch.flops, watch.syncs, watch.peak = watch.live, 0, 0, watch.live
         with count() as counts:
@@ -200,7 +200,7 @@ def counts_of(step: Callable[[], object], device: torch.device) -> dict[str, int
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Garbage that waits for its collector would end at any time."""
     gc.collect()
     gc.disable()

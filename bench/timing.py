@@ -145,7 +145,7 @@ def machine() -> dict[str, Any]:
         }
     return {
         **gpu,
-        "processor": _processor(),
+        "processor": cpu_info().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -205,9 +205,9 @@ def _commit() -> str:
     return name.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+def cpu_info() -> dict[str, str]:
+    """What Linux says of a processor; empty elsewhere."""
+    with suppress(OSError):
+        fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        return {name.strip(): value.strip() for name, _, value in fields}
+    return {}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from bench.gate.expectations import (
 from bench.gate.measure import Measured, is_precise, measure
 from bench.gate.rows import ROWS, GateRow
 from bench.gate.tables import COPY, MATMUL
-from bench.timing import copy_bandwidth, installed_versions, machine, matrix_rate, slug
+from bench.timing import copy_bandwidth, cpu_info, installed_versions, machine, matrix_rate, slug
 from fastdreamer.errors import UserError
 
 COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}
@@ -62,12 +61,8 @@ def device_class(device: torch.device) -> str:
     about = machine()
     if device.type == "cuda":
         return slug(str(about["card"]))
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    family, model = (re.search(rf"^{key}\s*:\s*(\d+)", text, re.MULTILINE) for key in ("cpu family", "model"))
-    numbers = f" family {family[1]} model {model[1]}" if family and model else ""
+    cpu = cpu_info()
+    numbers = f" family {cpu['cpu family']} model {cpu['model']}" if {"cpu family", "model"} <= cpu.keys() else ""
     return slug(f"{about['processor']}{numbers} {torch.backends.cpu.get_cpu_capability()} {os.cpu_count()} cores")
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.count import no_collection
 from bench.gate.expectations import Timed
 from bench.gate.rows import GateRow, Place, RowWork, Wrong
 from bench.timing import seconds_of
@@ -45,9 +46,7 @@ def until_precise(work: RowWork, budget_s: float) -> Timed:
     ratios: list[float] = []
     times: list[float] = []
     began = time.perf_counter()
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         while True:
             first, second = seconds_of(reference, calls), seconds_of(ours, calls)
             third, fourth = seconds_of(ours, calls), seconds_of(reference, calls)
@@ -57,8 +56,6 @@ def until_precise(work: RowWork, budget_s: float) -> Timed:
             is_over = time.perf_counter() - began > budget_s
             if (len(ratios) >= LEAST_PAIRS and error <= AIM) or (is_over and len(ratios) >= 4):
                 break
-    finally:
-        gc.enable()
     seconds = statistics.median(times)
     ratio = math.exp(statistics.median(map(math.log, ratios)))
     return Timed(ratio, error, len(ratios), seconds, work.items / seconds, work.unit)
