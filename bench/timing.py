@@ -163,11 +163,11 @@ def installed_versions(*names: str) -> dict[str, str]:
     return found
 
 
-def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Another process of this interpreter, with the same search path."""
+def run_python(*words: str, quiet: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another process of this interpreter, with the same search path; what it prints is kept if it is `quiet`."""
     path = {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}
     command = [sys.executable, *words]
-    return subprocess.run(command, env=os.environ | path | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=os.environ | path | environment, capture_output=quiet, text=True, check=False)
 
 
 def slug(text: str) -> str:

@@ -14,8 +14,6 @@ import argparse
 import math
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +35,7 @@ from bench.gate.expectations import (
 from bench.gate.measure import Measured, is_precise, measure
 from bench.gate.rows import ROWS, GateRow
 from bench.gate.tables import COPY, MATMUL
-from bench.timing import copy_bandwidth, cpu_info, installed_versions, machine, matrix_rate, slug
+from bench.timing import copy_bandwidth, cpu_info, installed_versions, machine, matrix_rate, run_python, slug
 from fastdreamer.errors import UserError
 
 COPIED = {"cpu": 1 << 18, "cuda": 1 << 28}
@@ -111,11 +109,10 @@ def measure_in_new_process(arguments: Sequence[str], quiet: bool) -> Measured:
     """The same in a process of its own; UserError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
-        command = [sys.executable, "-m", "bench.gate", *arguments, "--measure", str(out)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        done = subprocess.run(command, env=environment, capture_output=quiet, text=True, check=False)
+        words = ("-m", "bench.gate", *arguments, "--measure", str(out))
+        done = run_python(*words, quiet=quiet)
         if done.returncode or not out.exists():
-            raise UserError(f"{' '.join(command[1:])} failed with {done.returncode}")
+            raise UserError(f"{' '.join(words)} failed with {done.returncode}")
         return Measured.load(out)
 
 
