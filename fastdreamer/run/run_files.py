@@ -7,7 +7,6 @@ key; who can do without it says so and goes on (`read_or_note`). Writing is whol
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.entries import is_sound
 from fastdreamer.system.files import expanded, write_atomic
 from fastdreamer.system.json_files import AGAIN, ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, Maybe, fault, read_object
+from fastdreamer.system.output import strict
 
 CONFIG, CHECKPOINTS, METRICS, REPORT = "config.yaml", "checkpoints", "metrics.jsonl", "report.html"
 BOARD_FOLDER, PICTURE_FOLDER, DIAGNOSIS_FOLDER = "tensorboard", "pictures", "diagnosis"
@@ -93,17 +93,8 @@ class RunFile:
 
     def write(self, run_dir: Path, value: Mapping[str, Any]) -> None:
         """Writes the file whole or not at all; what is not finite is a bug, not a value, unless it `has_nulls`."""
-        told = _without_nan(value) if self.has_nulls else value
+        told = strict(value) if self.has_nulls else value
         write_atomic(self.path(run_dir), (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
-
-
-def _without_nan(value: Any) -> Any:
-    """A copy with null for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_stderr(line: str) -> None:

@@ -137,19 +137,20 @@ def _cell(column: str, value: Any) -> str:
 
 
 def to_json(result: Mapping[str, Any]) -> str:
-    """One line of strict JSON: what is not a finite number becomes null, paths become text."""
-    return json.dumps(_strict(result), allow_nan=False)
+    """One line of strict JSON (see `strict`)."""
+    return json.dumps(strict(result), allow_nan=False)
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """A value as JSON has it: null for numbers that are not finite, paths as text."""
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a NumPy or torch scalar
         value = value.item()
     elif hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
+        return {str(key): strict(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_strict(entry) for entry in value]
+        return [strict(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
