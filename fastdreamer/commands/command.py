@@ -15,7 +15,7 @@ from fastdreamer.system.files import expanded
 
 
 class Command(NamedTuple):
-    """One command of the command line."""
+    """One command of the command line, as the file that is named after it declares it."""
 
     name: str
     summary: str

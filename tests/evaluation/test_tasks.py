@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from evaluation.test_evaluate import StandInPool, tiny_run, use_stand_in
-from fastdreamer.commands.runs import show_evaluation
+from fastdreamer.commands.eval_command import show_evaluation
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.closed_loop import AgentPolicy
 from fastdreamer.evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""The commands on tokenizers: fit-tokenizer, fetch-weights and build-engines."""
+"""`fastdreamer build-engines`: compile the frozen tokenizer and compare it with eager."""
 
 from __future__ import annotations
 
@@ -6,58 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fastdreamer.commands.command import announce, folder, given, resolve
-from fastdreamer.errors import UserError
-from fastdreamer.system.files import expanded
-from fastdreamer.system.output import show
+from fastdreamer.commands.command import Command, announce, given, resolve
 
 
-def fit_tokenizer_arguments(parser: ArgumentParser) -> None:
-    """What `fit-tokenizer` takes."""
-    parser.add_argument("--recordings", type=folder, metavar="DIR", required=True)
-    parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="where the tokenizer goes")
-
-
-def fit_tokenizer(arguments: Namespace) -> dict[str, Any]:
-    """Fit a small tokenizer on recordings."""
-    config = resolve(arguments)
-    announce(config)
-    from fastdreamer.tokenizer.fitting.fit import fit_tokenizer as fit
-
-    return show(fit(config, arguments.recordings, arguments.out))
-
-
-def fetch_weights_arguments(parser: ArgumentParser) -> None:
-    """What `fetch-weights` takes."""
-    parser.add_argument("--out", type=folder, metavar="DIR", help="default: the configuration's tokenizer.weights")
-    parser.add_argument("--repo", type=given, metavar="NAME", help="default: nvidia/Cosmos-1.0-Tokenizer-CV8x8x8")
-    parser.add_argument(
-        "--revision", type=given, metavar="COMMIT", help="default: the one fetched before, else the newest, recorded"
-    )
-    parser.add_argument("--replace", action="store_true", help="what lies there gives way, once its successor is there")
-    parser.add_argument(
-        "--token", type=given, metavar="TOKEN", help="of the hub; default: HF_TOKEN or the one you logged in with"
-    )
-
-
-def fetch_weights(arguments: Namespace) -> dict[str, Any]:
-    """The tokenizer's weights, into the folder that the configuration reads them from."""
-    from fastdreamer.config import load_config
-
-    config = load_config(arguments.config or "minerl_cosmos", arguments.overrides)
-    if arguments.out is None and config.tokenizer.weights in ("embedded", "random"):
-        raise UserError(
-            f"tokenizer.weights is {config.tokenizer.weights}, which needs no fetching: name a --out folder"
-        )
-    from fastdreamer.tokenizer.fetch import fetch_weights as fetch
-
-    out = arguments.out or expanded(config.tokenizer.weights)
-    repo = {} if arguments.repo is None else {"repo": arguments.repo}
-    return show(fetch(out, revision=arguments.revision, token=arguments.token, replace=arguments.replace, **repo))
-
-
-def build_engines_arguments(parser: ArgumentParser) -> None:
-    """What `build-engines` takes."""
+def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--target", type=given, metavar="LIST", help="GPUs besides this machine: sm86,sm89,sm120")
     parser.add_argument(
         "--backend", type=given, metavar="LIST", help="tensorrt_rtx, tensorrt, torch-tensorrt, aot-inductor, inductor"
@@ -70,7 +22,7 @@ def build_engines_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--random-weights", action="store_true", help="random weights, to try it without the real ones")
 
 
-def build_engines(arguments: Namespace) -> dict[str, Any]:
+def call(arguments: Namespace) -> dict[str, Any]:
     """Compiled tokenizers; an engine over its limit is not installed, and the exit code is then 1."""
     if arguments.random_weights:
         arguments.overrides.append("tokenizer.weights=random")
@@ -102,3 +54,8 @@ def _show_engines(result: Mapping[str, Any]) -> None:
     for name, reason in result["refused"].items():
         print(f"REFUSED {name}: {reason}")
     print(f"{result['root']}, {result['seconds']} s")
+
+
+COMMAND = Command(
+    "build-engines", "compile the frozen tokenizer and compare it with eager", call, _arguments, run_dir="optional"
+)

@@ -1,0 +1,42 @@
+"""`fastdreamer plan`: what each phase takes of a GPU's memory, and what would fit."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from fastdreamer.commands.command import Command, given, number, resolve
+from fastdreamer.errors import UserError
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--phase", type=number, metavar="1|2|3", help="default: all of them")
+    names = "for example rtx-3060, rtx-4090, h100-80gb (--card is the same)"
+    parser.add_argument("--gpu", "--card", dest="gpu", type=given, metavar="NAME", help=names)
+    parser.add_argument(
+        "--budget", type=given, metavar="SIZE", help="a GPU's memory; default: this machine's GPU, else 12GiB"
+    )
+
+
+def call(arguments: Namespace) -> dict[str, Any]:
+    """What each phase takes of a GPU; the exit code is 1 where one does not fit as configured."""
+    if arguments.phase not in (None, 1, 2, 3):
+        raise UserError(f"phase is {arguments.phase}; there are phases 1, 2 and 3, and without --phase all are planned")
+    if arguments.gpu and arguments.budget:
+        raise UserError(f"--gpu {arguments.gpu} and --budget {arguments.budget} say the same thing: give one of them")
+    config = resolve(arguments)
+    from fastdreamer.run.run_files import store_of
+    from fastdreamer.tools.planning.gpus import default_budget, named_gpu, sized_gpu
+    from fastdreamer.tools.planning.run_memory import plan_run
+
+    if arguments.gpu:
+        budget = named_gpu(config, arguments.gpu)
+    else:
+        budget = sized_gpu(config, arguments.budget) if arguments.budget else default_budget(config)
+    store = store_of(config, arguments.run_dir)
+    return plan_run(config, budget, (arguments.phase,) if arguments.phase else (1, 2, 3), store)
+
+
+COMMAND = Command(
+    "plan", "what each phase takes of a GPU's memory, and what would fit", call, _arguments, run_dir="optional"
+)
