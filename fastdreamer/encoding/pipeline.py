@@ -23,7 +23,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, fault
 from fastdreamer.latents.store import FORMAT, described, store_key
 from fastdreamer.recordings.actions import ActionSpace, action_space
-from fastdreamer.recordings.rates import count_rates, describe_mix
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.recordings.recording import DamagedRecording, Recording
 from fastdreamer.system.advice import command

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import BLOCK, BLOCK_BYTES, count_frames, decode_blocks, decode_some, frame_times
-from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
+from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align, selections
 from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
@@ -100,17 +100,12 @@ class Streamer:
             raise recording.damaged(error) from error
 
     def _by_pyav(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue, why: str) -> None:
-        for _ in range(3):
-            aligned = align(labels, visible)
-            selection = FrameSelection(aligned, sample_numbers(visible))
-            blocks = (torch.from_numpy(block) for block in spanned("decode", decode_blocks(labels.video, BLOCK)))
-            self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
-            if selection.count == visible:
-                selection.check(recording)
-                return queue.put(_finished(recording, labels, aligned, "pyav", selection.samples, why))
-            queue.put(Restart(recording))
-            visible = selection.count
-        raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+        for number, selection in enumerate(selections(recording, labels, visible)):
+            if number:
+                queue.put(Restart(recording))
+            blocks = map(torch.from_numpy, spanned("decode", decode_blocks(labels.video, BLOCK)))
+            self._put(recording, selection.frames(blocks), len(selection.aligned.picked), queue)
+        queue.put(_finished(recording, labels, selection.aligned, "pyav", selection.samples, why))
 
     def _by_gpu(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue) -> None:
         """Decode on the GPU, if it shows what PyAV shows."""

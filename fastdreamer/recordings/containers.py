@@ -65,19 +65,14 @@ def open_video(path: Path, **options: str) -> Iterator[tuple[Any, Any]]:
         raise DamagedVideo(f"{path}: what is in it is no mp4, mov, mkv, webm or avi video, or is damaged")
     # A name like `concat:a` would be a protocol, were it not for the one before it.
     with av.open(f"file:{path}", options=_ALLOWED | options) as container:
-        stream = _video(container.streams.video)
-        if stream is None:
+        videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        moving = [s for s in videos if s.codec_context is None or s.codec_context.codec.canonical_name not in _STILL]
+        if not videos:
             raise DamagedVideo(f"{path}: there is no video in it")
+        stream = (moving or videos)[0]
         if stream.codec_context is None:
             raise DamagedVideo(f"{path}: there is no decoder for its codec")
         yield container, stream
-
-
-def _video(streams: Any) -> Any | None:
-    """The first stream that is no picture of something else, such as a cover."""
-    videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    moving = [s for s in videos if s.codec_context is None or s.codec_context.codec.canonical_name not in _STILL]
-    return next(iter(moving or videos), None)
 
 
 def has_own_times(container: Any) -> bool:
@@ -97,18 +92,7 @@ def conversion(path: Path, stream: Any) -> str:
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
     target = path.name if is_mp4 else f"{path.stem}.mkv"
     here, fresh = f"./{path.name}", f"./.{path.stem}.new{'.mp4' if is_mp4 else '.mkv'}"  # neither option nor protocol
-    options = [
-        "-map",
-        f"0:{stream.index}",
-        "-fps_mode",
-        "passthrough",
-        "-enc_time_base",
-        "1/90000",
-        "-c:v",
-        "libx264",
-        "-qp",
-        "0",
-    ]
+    options = f"-map 0:{stream.index} -fps_mode passthrough -enc_time_base 1/90000 -c:v libx264 -qp 0".split()
     if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
         options += ["-pix_fmt", "yuv444p"]
     wanted = [f"./{name}" for name in (target, f"{path.name}.original") if name != path.name]  # `mv -n` skips and is 0

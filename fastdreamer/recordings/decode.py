@@ -254,17 +254,10 @@ def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
             copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, packet.stream
             copy.is_keyframe = packet.is_keyframe
             packet = copy
-        elif packet.size and not _is_invisible(packet):
+        # RFC 6386, 9.1: a VP8 frame without show_frame, its fifth bit, is there for others to refer to.
+        elif packet.size and (packet.stream.codec_context.name != "vp8" or memoryview(packet)[0] & 0x10):
             known.visible.append(packet.pts)
         yield packet
-
-
-def _is_invisible(packet: Any) -> bool:
-    """Whether it is a VP8 frame that is only there for others to refer to, and that no player shows.
-
-    Source: RFC 6386, 9.1: the first byte's fifth bit is show_frame.
-    """
-    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _decode(packet: Any, known: _Times) -> list[Any]:

@@ -15,8 +15,8 @@ import numpy as np
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.counters import total_gain
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.identity import without_links
-from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.recordings.recording import Recording
 from fastdreamer.system.cores import count_cores

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.bounds import MOST_JSON_BYTES, check_bytes
+from fastdreamer.system.json_files import regular_bytes
 
 BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
 VERSIONS = ("3", "4")
@@ -26,12 +26,9 @@ def check_version(root: Path) -> None:
     """Raises UserError if `root` says in VERSION that its recordings are of another format."""
     file = root / "VERSION"
     try:
-        version = VERSIONS[0]
-        if file.is_file():
-            check_bytes(file, file.stat().st_size, MOST_JSON_BYTES)
-            version = file.read_text(errors="replace").strip()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+        version = regular_bytes(file).decode(errors="replace").strip() if file.is_file() else VERSIONS[0]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from error
     if version not in VERSIONS:
         raise UserError(f"{file} says {version[:_SHOWN]!r}; readable versions are {' and '.join(VERSIONS)}")
 

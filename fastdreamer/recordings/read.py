@@ -14,7 +14,7 @@ from fastdreamer.recordings import minerl, plain, vpt
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.recordings.find import find_incomplete, find_recordings
-from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
+from fastdreamer.recordings.frame_selection import Frames, align, selections
 from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
@@ -154,22 +154,12 @@ def _decode(
 ) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
     """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
     with recording.reading():
-        visible = count_frames(labels.video)
-        for _ in range(3):
-            aligned = align(labels, visible)
+        for selection in selections(recording, labels, count_frames(labels.video), whole=not size):
+            aligned, kept, row = selection.aligned, [], 0
             wanted = range(len(aligned.picked))[rows]
-            selection = FrameSelection(aligned, np.zeros(0, int), whole=not size)
-            kept, row = [], 0
             for part in selection.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
                 first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
                 some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
                 kept.append(some if keep is None else keep(row, some))
                 row += len(part)
-            if selection.count == visible:
-                break
-            visible = selection.count
-        else:
-            raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
-        if not size:
-            selection.check(recording)
         return aligned, torch.cat(kept).numpy()

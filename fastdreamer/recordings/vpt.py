@@ -11,27 +11,24 @@ actions are kept unless `data.skip_null`; damage is told instead of skipped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.actions import ActionSpace
-from fastdreamer.recordings.bounds import bounded_bytes
-from fastdreamer.recordings.cursor import draw_cursor
+from fastdreamer.recordings.actions import VPT_BUTTONS, ActionSpace
 from fastdreamer.recordings.decode import frame_times
 from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Recording
-from fastdreamer.recordings.spaces import VPT_BUTTONS
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.recordings.vpt_counters import Tally
 from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, load_line, parse_line, read_lines
+from fastdreamer.system.json_files import read_loosely
 
 SPACE = "vpt"
 ENDING = ".jsonl"
@@ -41,6 +38,8 @@ DEGREES_PER_PIXEL = 360 / 2400
 # are not of one recording. A recording has at most 6000 frames: 200 of them are 10 s.
 MAX_LENGTH_DIFFERENCE = 200  # frames
 MAX_LENGTH_SHARE = 0.1
+WINDOW_HEIGHT = 720  # pixels of the recorded game's window, in which the mouse is reported
+HEIGHT_SHARE = 16 / 360  # the share of the frame's height: 16 pixels where it is 360, as in Minecraft's own window
 
 
 def claims(path: Path) -> bool:
@@ -51,11 +50,8 @@ def claims(path: Path) -> bool:
 def read_indices(root: Path) -> Iterator[tuple[str, str]]:
     """Name and reason for all that the index files in `root` list: {"basedir": ..., "relpaths": [...]}."""
     for path in sorted(root.glob("*.json")):
-        try:
-            index = json.loads(bounded_bytes(path))
-        except (ValueError, OSError, RecursionError, UserError):
-            continue  # some other file
-        relpaths = index.get("relpaths") if isinstance(index, dict) and "basedir" in index else None
+        index = (path.is_file() and read_loosely(path)) or {}
+        relpaths = index.get("relpaths") if "basedir" in index else None
         for relpath in relpaths if isinstance(relpaths, list) else []:
             name = Path(str(relpath)).name.removesuffix(".mp4")
             yield name, f"{path.name} lists {relpath}, but there is no {name}.mp4 with {name}{ENDING}"
@@ -154,6 +150,27 @@ class VPTLabels:
 def _draw(cursors: dict[int, tuple[float, float]], number: int, frame: UInt8[np.ndarray, "h w 3"]) -> None:
     if number in cursors:
         draw_cursor(frame, *cursors[number])
+
+
+def draw_cursor(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float) -> None:
+    """Draw an arrow, white with a black rim, into `frame`, its tip at the mouse's place in the window, cut at the rims.
+
+    Source: VPT's loader puts its cursor at (x, y) * frame height / 720 as well; the arrow is ours.
+    """
+    height, width = frame.shape[:2]
+    size = max(round(height * HEIGHT_SHARE), 2)
+    left, top = int(x * height / WINDOW_HEIGHT), int(y * height / WINDOW_HEIGHT)
+    rows, columns = slice(max(top, 0), max(top + size, 0)), slice(max(left, 0), max(left + size, 0))
+    part = frame[rows, columns]
+    cut = (slice(max(-top, 0), max(-top, 0) + part.shape[0]), slice(max(-left, 0), max(-left, 0) + part.shape[1]))
+    part[_arrow(size, 0.0)[cut]] = 0
+    part[_arrow(size, 1.2)[cut]] = 255
+
+
+def _arrow(size: int, rim: float) -> Bool[np.ndarray, "size size"]:
+    """The pixels of a triangle with its tip in the upper left corner that are at least `rim` pixels inside."""
+    v, u = np.mgrid[:size, :size] + 0.5
+    return np.asarray((u >= rim) & (v - u >= rim * 2**0.5 - 0.5) & (v + 0.45 * u <= size - rim))
 
 
 def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = False) -> VPTLabels:

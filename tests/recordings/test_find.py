@@ -210,9 +210,9 @@ def test_a_version_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch:
     write_minerl_recording(tmp_path, treechop_arrays(3))
     (tmp_path / "VERSION").write_text("3")
 
-    def refuse(path: Path, **_: object) -> str:
+    def refuse(path: Path, *_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UserError, match=r"VERSION cannot be read \(Permission denied\)"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match="VERSION: it cannot be read: Permission denied"):
         find_recordings(tmp_path)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fastdreamer.recordings import minerl, vpt
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
-from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import find_recordings, read_recording
 from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.system import cores

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.recordings.cursor import draw_cursor
 from fastdreamer.recordings.read import find_incomplete, find_recordings, read_aligned
 from fastdreamer.recordings.recording import Aligned, DamagedRecording
+from fastdreamer.recordings.vpt import draw_cursor
 from recordings.video_fixtures import barcode, read_barcode
 from recordings.vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording
 
