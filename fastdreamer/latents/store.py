@@ -9,6 +9,7 @@ or a file whose bytes changed, is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ __all__ = [
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 
 
+@dataclass
 class LatentStore:
     """An opened latent store.
 
@@ -57,15 +59,15 @@ class LatentStore:
         clock, space: the latent clock and the action space they were made with.
     """
 
-    def __init__(
-        self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode], size_bytes: int, is_mapped: bool
-    ) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.episodes = episodes
-        self.size_bytes, self.is_mapped = size_bytes, is_mapped
-        self.clock = LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
-        self.space: ActionSpace = action_space(manifest["space"]["name"])
+    path: Path
+    manifest: Mapping[str, Any]
+    episodes: list[Episode]
+    size_bytes: int
+    is_mapped: bool
+
+    def __post_init__(self) -> None:
+        self.clock = LatentClock(self.manifest["key"]["frames_per_latent"], self.manifest["key"]["window"])
+        self.space: ActionSpace = action_space(self.manifest["space"]["name"])
 
     @classmethod
     def open(
