@@ -20,13 +20,7 @@ from fastdreamer.recordings.decode import count_frames
 from fastdreamer.recordings.frame_selection import align
 from fastdreamer.recordings.recording import ALIGNMENT, Labels, Recording
 
-PROOF = (
-    "decoder",
-    "sampled_sha256",
-    "frames_per_s",
-    "by_pyav",
-    "mended",
-)  # keys of the manifest's entry: see `stream.Finished`
+PROOF = ("decoder", "sampled_sha256", "frames_per_s", "by_pyav", "mended")  # keys of an entry: see `stream.Finished`
 
 
 def lacks_counters(entry: Mapping[str, Any]) -> bool:
@@ -46,7 +40,7 @@ def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels:
     """
     try:
         episode = read_episode(store, recording.name, entry)
-        aligned = align(labels, count_frames(labels.video))
+        aligned = align(labels, count_frames(recording.video))
     except UserError:
         return None  # encoding it says what is wrong
     found = aligned.trajectory
