@@ -115,7 +115,7 @@ def _draw(
                 chosen = guess_space(recording) if space == "auto" else action_space(space)
                 count = len(read_recording(recording, chosen, frames=False, **how_to_read(config)))
                 start = int(random.integers(max(1, count - length + 1)))
-                frames = read_frames(recording, chosen, slice(start, start + length), **how_to_read(config))
+                _, frames = read_frames(recording, chosen, slice(start, start + length), **how_to_read(config))
             except UserError:  # inspect lists it with its reason
                 order.remove(recording)
                 continue

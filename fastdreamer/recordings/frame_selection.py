@@ -72,7 +72,7 @@ class FrameSelection:
         return np.asarray(numbers[inside] - self.count)
 
 
-def selections(recording: Recording, labels: Labels, visible: int, whole: bool = True) -> Iterator[FrameSelection]:
+def selections(labels: Labels, visible: int, whole: bool = True) -> Iterator[FrameSelection]:
     """Selections to let all frames pass through, one after another: what passed through any but the last is void.
 
     How many frames a video shows is known when all are decoded. The first selection goes by `visible`; if another
@@ -85,9 +85,9 @@ def selections(recording: Recording, labels: Labels, visible: int, whole: bool =
         selection = FrameSelection(align(labels, visible), sample_numbers(visible), whole=whole)
         yield selection
         if selection.count == visible:
-            return selection.check(recording)
+            return selection.check(labels.recording)
         visible = selection.count
-    raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+    raise labels.recording.damaged(f"{labels.recording.video.name} decodes to another number of frames each time")
 
 
 def align(labels: Labels, visible: int) -> Aligned:
@@ -99,4 +99,4 @@ def align(labels: Labels, visible: int) -> Aligned:
     try:
         return labels.align(visible)
     except DamagedRecording:
-        return labels.align(sum(len(block) for block in decode_blocks(labels.video, BLOCK)))
+        return labels.align(sum(len(block) for block in decode_blocks(labels.recording.video, BLOCK)))

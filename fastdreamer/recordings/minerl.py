@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,6 @@ class MineRLLabels:
     """
 
     recording: Recording
-    video: Path
     trajectory: Trajectory
     check_metadata: bool = True
 
@@ -71,7 +69,9 @@ class MineRLLabels:
         """
         needed = len(self.trajectory)
         if visible < needed:
-            raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
+            raise self.recording.damaged(
+                f"{self.recording.video.name} has {visible} frames, {needed - 1} rewards need {needed}"
+            )
         is_counted = self.check_metadata and self._check_frame_count(visible)
         self._check_times(visible, needed, is_counted)
         picked = np.arange(visible - needed, visible)
@@ -88,14 +88,14 @@ class MineRLLabels:
         if self._digest is not None:
             return  # whose frames are proved one by one
         with self.recording.reading():
-            times = frame_times(self.video)
+            times = frame_times(self.recording.video)
         if len(times.times) != visible:
             return  # the packets promised another number than came: this is asked again with that one
-        first = visible - needed
+        first, name = visible - needed, self.recording.video.name
         if times.ticks is None:
             if first and self.check_metadata and not is_counted:
                 raise self.recording.damaged(
-                    f"{self.video.name} has {first} frames more than its rows need, which come at no steady rate, and "
+                    f"{name} has {first} frames more than its rows need, which come at no steady rate, and "
                     f"metadata.json has no true_video_frame_count to prove that none is missing{_WAY_OUT}"
                 )
             return
@@ -104,7 +104,7 @@ class MineRLLabels:
             before, found = first + int(wrong[0]), int(times.ticks[first + wrong[0]])
             what = f"{found - 1} frames are missing after" if found else "two frames have the time of"
             raise self.recording.damaged(
-                f"{self.video.name}: {what} {times.place(before)}, so the frames before are not those of their rows"
+                f"{name}: {what} {times.place(before)}, so the frames before are not those of their rows"
             )
 
     def _check_frame_count(self, visible: int) -> bool:
@@ -116,11 +116,11 @@ class MineRLLabels:
         if said is None or said == visible:
             return said is not None
         with self.recording.reading():
-            packets = count_packets(self.video)
+            packets = count_packets(self.recording.video)
         if said != packets:
             counted = f"{visible} frames" + (f" ({packets} with hidden ones)" if packets != visible else "")
             raise self.recording.damaged(
-                f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
+                f"true_video_frame_count in metadata.json is {said:g}, but {self.recording.video.name} has {counted}: "
                 f"one of them is damaged or another recording's{_WAY_OUT}"
             )
         return True
@@ -157,7 +157,7 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
         rewarded=space.name != UNREWARDED or bool(rewards.any()),
         counters=from_arrays(arrays),
     )
-    return MineRLLabels(recording, recording.video, trajectory, check_metadata)
+    return MineRLLabels(recording, trajectory, check_metadata)
 
 
 def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:

@@ -106,9 +106,7 @@ class Labels(Protocol):
     """A recording's actions and rewards, read and checked; its video not yet."""
 
     @property
-    def video(self) -> Path:
-        """The file that holds its frames."""
-        ...
+    def recording(self) -> Recording: ...
 
     def align(self, visible: int) -> Aligned:
         """Decide which of `visible` decoded frames belong to which row.

@@ -79,11 +79,6 @@ class VPTLabels:
     skip_null: bool
     counters: dict[str, Integer[np.ndarray, " n"]]
 
-    @property
-    def video(self) -> Path:
-        """The recording itself."""
-        return self.recording.path
-
     def align(self, visible: int) -> Aligned:
         """Each frame with its line, as far as there are both; the last frame's action leads nowhere and is left out.
 
@@ -93,7 +88,8 @@ class VPTLabels:
         Raises:
             DamagedRecording: if lines and frames differ by much, no time says which is whose, or nothing is left.
         """
-        names = f"{self.video.name} has {visible} frames, but {self.video.stem}{ENDING} has {self.lines} lines"
+        video = self.recording.video
+        names = f"{video.name} has {visible} frames, but {video.stem}{ENDING} has {self.lines} lines"
         found = self._match(visible)
         unread = self.lines - len(self.actions)
         between = int(found.missing.sum())
@@ -128,12 +124,12 @@ class VPTLabels:
 
     def _match(self, visible: int) -> Match:
         try:
-            times = frame_times(self.video)
+            times = frame_times(self.recording.video)
             if len(times.times) != visible:  # the packets promised another number than came
                 times = FrameTimes(np.arange(visible), times.unit)
             return match(self.clocks, times)
         except ValueError as error:
-            what = error if isinstance(error, UserError) else f"{self.video.name}: {error}"
+            what = error if isinstance(error, UserError) else f"{self.recording.video.name}: {error}"
             raise self.recording.damaged(what) from error
 
     def _mended(self, found: Match, visible: int, names: str, unread: int) -> tuple[str, ...]:

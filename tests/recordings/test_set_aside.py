@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,15 +101,14 @@ def test_any_exception_of_labels_is_the_recordings(tmp_path: Path, error: Except
 def test_a_file_without_permission_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     """Refused by the file layer, for the tests may run as an account that may read everything."""
     folder = write_minerl_recording(tmp_path, treechop_arrays(3))
-    plain = io.open
 
-    def refuse(file: object, *args: object, **kwargs: object) -> object:
+    def refuse(plain: Callable[..., object], file: object, *args: object, **kwargs: object) -> object:
         if isinstance(file, str | os.PathLike) and Path(file).name == name:
             raise PermissionError(13, "Permission denied", str(file))
         return plain(file, *args, **kwargs)
 
-    monkeypatch.setattr("io.open", refuse)
-    monkeypatch.setattr("builtins.open", refuse)
+    for place, plain in (("io.open", io.open), ("builtins.open", io.open), ("os.open", os.open)):
+        monkeypatch.setattr(place, partial(refuse, plain))
     with pytest.raises(DamagedRecording, match=f"recording {folder.name}: .*{name}.*Permission denied"):
         read_recording(find_recordings(tmp_path)[0], minerl.SPACES["minerl_treechop"])
 
