@@ -87,11 +87,9 @@ class FrozenTokenizer:
     def graph(self, spec: EngineSpec) -> Graph:
         """What an engine compiles: the part on the same weights, with what the spec wants inside."""
         plain = self.graphs[spec.part]
-        return (
-            EncoderGraph(plain.encoder, plain.quant_conv, spec).to(self.device)
-            if isinstance(plain, EncoderGraph)
-            else plain
-        )
+        if isinstance(plain, DecoderGraph):
+            return plain
+        return EncoderGraph(plain.encoder, plain.quant_conv, spec).to(self.device)
 
     @property
     def precision(self) -> str:
