@@ -100,11 +100,11 @@ class Bench:
         A forked worker begins in no time and has what its parent patched.
         """
         from fastdreamer import cli
-        from fastdreamer.tokenizer.fitting import dense, fit
+        from fastdreamer.tokenizer.fitting import bottleneck, fit
 
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None
-        decoder: Any = dense.DenseDecoder
+        decoder: Any = bottleneck.DenseDecoder
         decoder.solve = lambda *given: None  # another one
         if forks:
             context = multiprocessing.get_context("fork")

@@ -21,8 +21,7 @@ from torch import Tensor
 from fastdreamer_engines.export import INSTALL, Exports, need
 from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.runtime import Call
-from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, install, label
-from fastdreamer_engines.targets import local_target
+from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, install, label, local_target
 
 INSTALL_TENSORRT = install("datacentre")
 

@@ -13,8 +13,7 @@ import torch
 from fastdreamer_engines.export import Exports, need, quiet
 from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.runtime import Call
-from fastdreamer_engines.spec import EngineError, EngineSpec, label
-from fastdreamer_engines.targets import local_target
+from fastdreamer_engines.spec import EngineError, EngineSpec, label, local_target
 from fastdreamer_engines.tensorrt import INSTALL_TENSORRT
 
 

@@ -23,10 +23,18 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from fastdreamer.recordings.bounds import MOST_PIXELS
-from fastdreamer.recordings.containers import HIDDEN_LATE, check_index, conversion, has_own_times, open_video, told
+from fastdreamer.recordings.containers import (
+    HIDDEN_LATE,
+    Turn,
+    check_index,
+    conversion,
+    has_own_times,
+    open_video,
+    told,
+    turn_of,
+)  # fmt: skip
 from fastdreamer.recordings.containers import DamagedVideo as DamagedVideo
 from fastdreamer.recordings.frame_times import FrameTimes
-from fastdreamer.recordings.turned import Turn, turn_of
 
 BLOCK = 256  # frames
 BLOCK_BYTES = 2**25  # large frames come in smaller blocks

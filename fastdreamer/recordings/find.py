@@ -104,7 +104,8 @@ def _walk(root: Path, incomplete: list[tuple[str, str]]) -> Iterator[tuple[Path,
         folders = [entry for entry in shown if _is(entry, os.DirEntry.is_dir)]
         here += [path / entry.name for entry in folders if not entry.is_symlink()]
         linked += [path / entry.name for entry in folders if entry.is_symlink()]
-        yield path, [entry.name for entry in shown[::-1] if _is(entry, os.DirEntry.is_file) or _leads_nowhere(entry)]
+        # A link to nothing is set aside when it is read; pipes and devices would be read for ever.
+        yield path, [e.name for e in shown[::-1] if _is(e, os.DirEntry.is_file) or not os.path.exists(e.path)]
 
 
 def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
@@ -113,11 +114,6 @@ def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bo
         return kind(entry)
     except OSError:
         return False
-
-
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to nothing, which is set aside when it is read; pipes and devices would be read for ever."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _named(root: Path, found: list[tuple[Path, str]]) -> list[Recording]:

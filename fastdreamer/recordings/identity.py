@@ -150,8 +150,6 @@ def _by_threads(read: Callable[[Recording], T], recordings: Sequence[Recording])
         except UserError:
             return None
 
-    if not recordings:
-        return []
     with ThreadPoolExecutor(count_cores()) as pool:
         return list(pool.map(read_or_none, recordings))
 

@@ -29,7 +29,7 @@ from contracts import (
     source_of,
     tensorrt_uses,
 )
-from fastdreamer_engines.targets import RTX_TARGETS
+from fastdreamer_engines.spec import RTX_TARGETS
 
 from fastdreamer.config import load_config
 from fastdreamer.tokenizer.engines.build_engines import build_engines

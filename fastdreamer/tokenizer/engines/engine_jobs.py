@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 from fastdreamer_engines import EngineError, EngineSpec, backend, check_target, local_target, tensorrt_flavour
 from fastdreamer_engines.export import need
-from fastdreamer_engines.targets import RTX_TARGETS
+from fastdreamer_engines.spec import RTX_TARGETS
 
 from fastdreamer.config import Config
 from fastdreamer.shapes import CHANNELS

@@ -25,8 +25,7 @@ from fastdreamer.system.files import atomic_directory
 from fastdreamer.system.progress import track
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
 from fastdreamer.tokenizer.fetch import FILES
-from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
-from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck, DenseDecoder, shrink
 from fastdreamer.tokenizer.fitting.footage import read_footage
 from fastdreamer.tokenizer.fitting.initial import start_linear
 from fastdreamer.tokenizer.fitting.origins import refit_command
@@ -37,6 +36,7 @@ from fastdreamer.tokenizer.preprocess import preprocess
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
+FITTED = ("steps", "encoder_share", "batch_size", "learning_rate")  # settings of the fit that its card notes
 ENCODER_RATE, DENSE_RATE = 0.1, 0.1  # shares of the learning rate: what starts well moves slowly
 
 
@@ -81,17 +81,12 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
             f"try tokenizer_fit.learning_rate below {config.tokenizer_fit.learning_rate:g}"
         )
     seconds = time.perf_counter() - began
+    sizes = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in ("encoder", "decoder")}
     card = {
         **data,
-        "frames_per_latent": config.tokenizer.frames_per_latent,
-        "window": config.tokenizer.window,
-        "image_size": config.tokenizer.image_size,
-        "pool": config.tokenizer.pool,
-        "parameters": {name: _count(getattr(model, name)) for name in ("encoder", "decoder")},
-        "steps": config.tokenizer_fit.steps,
-        "encoder_share": config.tokenizer_fit.encoder_share,
-        "batch_size": config.tokenizer_fit.batch_size,
-        "learning_rate": config.tokenizer_fit.learning_rate,
+        **{name: getattr(config.tokenizer, name) for name in ("frames_per_latent", "window", "image_size", "pool")},
+        "parameters": sizes,
+        **{name: getattr(config.tokenizer_fit, name) for name in FITTED},
         "seed": config.seed,
         "seconds": round(seconds, 1),
         "device": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -252,7 +247,3 @@ def _sampler(
         return preprocess(frames, config.clock, config.image_size, "bcthw")
 
     return draw
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
