@@ -9,18 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 from fastdreamer.system.ranges import span
 
 Item = TypeVar("Item")
 _END = object()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException
 
 
 class Stopped(Exception):
@@ -33,7 +27,7 @@ class BoundedQueue:
     def __init__(self, limit: int) -> None:
         self._limit, self._held = limit, 0
         self._free = threading.Condition()
-        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Any, int]] = queue.SimpleQueue()
         self._is_stopped = False
 
     def reserve(self, size: int) -> None:
@@ -75,8 +69,7 @@ class BoundedQueue:
 
     def get(self) -> tuple[Any, int]:
         """Wait for the next result and return it with its size."""
-        result: tuple[Any, int] = self._results.get()
-        return result
+        return self._results.get()
 
 
 class Producers(Generic[Item]):
@@ -125,8 +118,8 @@ class Producers(Generic[Item]):
             self.waited += time.perf_counter() - began
             if result is _END:
                 running -= 1
-            elif isinstance(result, _Failure):
-                raise result.error
+            elif isinstance(result, BaseException):
+                raise result
             else:
                 yield result
                 del result  # before its bytes are given to somebody else
@@ -144,7 +137,7 @@ class Producers(Generic[Item]):
             except Exception as error:
                 if isinstance(error, Stopped):
                     raise
-                self._queue.put(_Failure(error))  # the consumer's to handle
+                self._queue.put(error)  # the consumer's to handle
 
 
 class Writer(Generic[Item]):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend
-from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, WorkerPool
+from fastdreamer.envs.workers import WorkerDied, WorkerLost, WorkerPool
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 
@@ -104,8 +104,17 @@ class EnvPool(WorkerPool):
 
     def close(self) -> None:
         """End the worker processes, and with them their Minecrafts."""
-        if self._is_minecraft:  # or they would outlive the processes that started them
-            _say_goodbye(self._workers)
+        for worker in self._workers if self._is_minecraft else ():  # or they would outlive what started them
+            with suppress(WorkerDied):
+                worker.send(None)
+        for worker in self._workers if self._is_minecraft else ():
+            while worker.pending:
+                try:
+                    worker.receive(CLOSE_S)
+                except WorkerLost:
+                    break
+                except (WorkerDied, UserError):  # of this or an earlier request: it ends in any case
+                    continue
         super().close()
 
     def _begin(self, seeds: Sequence[int | None]) -> Frames:
@@ -121,20 +130,6 @@ class EnvPool(WorkerPool):
         infos = [info for reply in replies for info in reply[4]]
         self._infos = [infos[index] for index in self._order]
         return frames, rewards, terminated, truncated, self._infos
-
-
-def _say_goodbye(workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        with suppress(WorkerDied):
-            worker.send(None)
-    for worker in workers:
-        while worker.pending:
-            try:
-                worker.receive(CLOSE_S)
-            except WorkerLost:
-                break
-            except (WorkerDied, UserError):  # of this or an earlier request: it ends in any case
-                continue
 
 
 class _Worlds:

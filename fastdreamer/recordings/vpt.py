@@ -12,7 +12,7 @@ actions are kept unless `data.skip_null`; damage is told instead of skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,13 +105,10 @@ class VPTLabels:
             if not len(rows):
                 raise self.recording.damaged(f"nothing is done in {last} steps, and data.skip_null leaves those out")
         kept = np.append(rows, last)
-        picked, lines, steps = found.frames[kept], found.lines[kept], len(rows)
-        trajectory = Trajectory(
-            name=self.recording.name,
-            frames=np.zeros((steps + 1, 0, 0, 3), np.uint8),
-            actions=self.actions[lines[:-1]],
-            rewards=np.zeros(steps, np.float32),
-            terminals=np.zeros(steps, np.bool_),
+        picked, lines = found.frames[kept], found.lines[kept]
+        frames = np.zeros((len(kept), 0, 0, 3), np.uint8)
+        trajectory = replace(
+            Trajectory.unpaid(self.recording.name, frames, self.actions[lines[:-1]]),
             valid=found.missing[kept] == 0,
             rewarded=False,
             counters={name: values[lines] for name, values in self.counters.items()},
