@@ -142,11 +142,6 @@ def check_target(name: str) -> str:
     raise EngineError(f"target {name!r} is none: write sm and the compute capability (sm86, sm89, sm120), or cpu")
 
 
-def tensorrt_flavour(target: str) -> str:
-    """`tensorrt_rtx` for consumer GPUs, `tensorrt` for data-centre ones."""
-    return "tensorrt_rtx" if target in CONSUMER_TARGETS else "tensorrt"
-
-
 def _instruction_sets() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -17,11 +17,11 @@ from fastdreamer.device import choose_device
 from fastdreamer.encoding.episode_locks import EpisodeLocks
 from fastdreamer.encoding.manifest_writer import Entry, ManifestWriter
 from fastdreamer.encoding.producers import BoundedQueue, Producers, Writer
-from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, recount
+from fastdreamer.encoding.recount import is_aligned_before, recount
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, fault
-from fastdreamer.latents.store import FORMAT, described, store_key
+from fastdreamer.latents.store import COUNTERS, FORMAT, described, store_key
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels
@@ -99,7 +99,7 @@ def encode_recordings(
         def read(recording: Recording, queue: BoundedQueue) -> None:
             try:
                 entry = manifest_writer.current(recording)
-                if entry is not None and not lacks_counters(entry) and not is_aligned_before(entry):
+                if entry is not None and COUNTERS in entry and not is_aligned_before(entry):
                     locks.give_back(recording.name)
                     return queue.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))

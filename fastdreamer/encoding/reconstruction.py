@@ -85,7 +85,8 @@ def _measure(root: Path, config: Config, space: str, windows: int, seed: int, pi
         frames, drawn = frames + len(clip), drawn + 1
     if not drawn:
         raise UserError("no recording can be read")
-    unpooled_db, pooled_db, mean_db = (round(_psnr(float(error) / frames), 2) for error in errors)
+    decibels = -10 * np.log10(np.maximum(errors.numpy() / frames, LOWEST_MSE))
+    unpooled_db, pooled_db, mean_db = (round(float(value), 2) for value in decibels)
     drop = round(unpooled_db - pooled_db, 2)
     return {
         "tokenizer": config.tokenizer.weights,
@@ -121,10 +122,6 @@ def _draw(
                 continue
             yield frames
             left -= 1
-
-
-def _psnr(mse: float) -> float:
-    return float(-10 * np.log10(max(mse, LOWEST_MSE)))
 
 
 def _write_filmstrip(file: Path, rows: list[Float[Tensor, "1 3 t s s"]]) -> None:

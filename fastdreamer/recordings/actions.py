@@ -156,8 +156,9 @@ class ActionSpace:
         missing = [key for key in keys if key not in arrays]
         if missing:
             raise UserError(f"{missing[0]} is missing for action space {self.name}; there are: {', '.join(present)}")
-        for key in present:
-            if key not in keys and not _is_idle(arrays[key]):
+        for key in (key for key in present if key not in keys):
+            is_text = arrays[key].dtype.kind in "US"
+            if np.any(arrays[key] != "none" if is_text else arrays[key]):
                 raise UserError(f"{key} is used but unknown to action space {self.name}; choose another data.env")
         lengths = {key: len(arrays[key]) if arrays[key].ndim else 0 for key in keys}
         if len(set(lengths.values())) != 1:
@@ -178,10 +179,6 @@ class ActionSpace:
             else:
                 arrays[component.key] = np.array(component.labels)[labels.astype(np.int64)]
         return arrays
-
-
-def _is_idle(array: NDArray[Any]) -> bool:
-    return bool(np.all(array == "none")) if array.dtype.kind in "US" else not np.any(array)
 
 
 def _binned(prefix: str) -> tuple[Component, ...]:

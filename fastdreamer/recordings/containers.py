@@ -82,11 +82,6 @@ def open_video(path: Path, **options: str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def has_own_times(container: Any) -> bool:
-    """Whether the container says when a frame is shown. AVI does not; libav makes times up for it."""
-    return container.format.name != "avi"
-
-
 def conversion(path: Path, stream: Any) -> str:
     """The command that puts a file in its place that holds the frames a player shows, none lost and none twice.
 

@@ -23,16 +23,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from fastdreamer.recordings.bounds import MOST_PIXELS
-from fastdreamer.recordings.containers import (
-    HIDDEN_LATE,
-    Turn,
-    check_index,
-    conversion,
-    has_own_times,
-    open_video,
-    told,
-    turn_of,
-)  # fmt: skip
+from fastdreamer.recordings.containers import HIDDEN_LATE, Turn, check_index, conversion, open_video, told, turn_of
 from fastdreamer.recordings.containers import DamagedVideo as DamagedVideo
 from fastdreamer.recordings.frame_times import FrameTimes
 
@@ -244,7 +235,8 @@ def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
         is_mp4 = "mp4" in container.format.name.split(",")
         if is_mp4:
             check_index(path, stream)
-        known = _Times(stream.time_base, has_own_times(container), is_mp4, conversion(path, stream))
+        has_times = container.format.name != "avi"  # for which libav makes them up
+        known = _Times(stream.time_base, has_times, is_mp4, conversion(path, stream))
         yield _record(path, container.demux(stream), known), known
 
 

@@ -67,7 +67,7 @@ def _survey(root: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
             else:
                 found.append((path, "minerl"))
             continue
-        videos = {name for name in names if plain.is_video(name)}
+        videos = {name for name in names if name.lower().endswith(plain.ENDINGS)}
         lines = {Path(name).stem for name in names if videos and vpt.claims(path / name)}
         for name in videos:
             stem = Path(name).stem

@@ -15,11 +15,6 @@ ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # what PyAV opens and peopl
 UNLABELLED = ActionSpace("unlabelled", ())  # the answer to what actions are in a video
 
 
-def is_video(name: str) -> bool:
-    """Whether a file is named like a video."""
-    return name.lower().endswith(ENDINGS)
-
-
 @dataclass(frozen=True)
 class PlainLabels:
     """No actions (all no-op), no rewards, no end; every frame counts."""

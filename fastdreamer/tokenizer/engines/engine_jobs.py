@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
-from fastdreamer_engines import EngineError, EngineSpec, backend, check_target, local_target, tensorrt_flavour
+from fastdreamer_engines import EngineError, EngineSpec, backend, check_target, local_target
 from fastdreamer_engines.export import need
-from fastdreamer_engines.spec import RTX_TARGETS
+from fastdreamer_engines.spec import CONSUMER_TARGETS, RTX_TARGETS
 
 from fastdreamer.config import Config
 from fastdreamer.shapes import CHANNELS
@@ -31,7 +31,8 @@ def plan(
     jobs: list[Job] = []
     for target in wanted:
         is_gpu = target.startswith("sm")
-        flavour = "tensorrt_rtx" if is_gpu and target != here else tensorrt_flavour(target)
+        is_rtx = target in CONSUMER_TARGETS or (is_gpu and target != here)
+        flavour = "tensorrt_rtx" if is_rtx else "tensorrt"  # which is for data-centre GPUs, and builds only there
         names = list(backends) or ([flavour] if is_gpu else ["aot-inductor"])
         if not backends and target == here and is_gpu:
             names = ["aot-inductor"]
