@@ -27,8 +27,8 @@ from fastdreamer.recordings.recording import Aligned, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.recordings.vpt_counters import Tally
-from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, load_line, parse_line, read_lines
-from fastdreamer.system.json_files import read_loosely
+from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, parse_line, read_lines
+from fastdreamer.system.json_files import parse, read_loosely
 
 SPACE = "vpt"
 ENDING = ".jsonl"
@@ -181,9 +181,9 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
     for count, text in read_lines(path):
         try:
             if not broken:
-                lines.append(parse_line(content := load_line(text)))
+                lines.append(parse_line(content := parse(text)))
                 tally.add(content)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             broken = f"line {count} of {{}} in {path.name} is broken ({str(error)[:80]})"
     if broken and not lines:
         raise recording.damaged(broken.replace("{}", str(count), 1))

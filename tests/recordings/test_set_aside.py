@@ -87,7 +87,7 @@ def test_any_exception_of_labels_is_the_recordings(tmp_path: Path, error: Except
     def refuse(*_: object) -> None:
         raise error
 
-    for module, name in ((minerl, "_load_metadata"), (vpt, "load_line")):
+    for module, name in ((minerl, "_load_metadata"), (vpt, "parse")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     found = inspect_recordings(tmp_path)
