@@ -14,8 +14,8 @@ import pytest
 from fastdreamer.errors import UserError
 from fastdreamer.recordings import find
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.find import BLACKLIST
 from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
-from fastdreamer.recordings.minerl_folders import BLACKLIST
 from fastdreamer.recordings.read import find_incomplete, find_recordings, read_recording
 from recordings.fixtures import treechop_arrays, write_minerl_recording
 from recordings.video_fixtures import write_video
