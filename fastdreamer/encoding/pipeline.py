@@ -232,11 +232,7 @@ class _Run:
 
 
 def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
-    """Give the tokenizer what resamples its windows, and say which.
-
-    Raises:
-        UserError: if DALI is asked for and the engine resamples inside, or DALI is not installed.
-    """
+    """Give the tokenizer what resamples its windows, and say which."""
     if tokenizer.encoder.spec.frame_size:
         if config.data.resampler == "dali":
             raise UserError("data.resampler=dali and engines.resample_inside=true resample twice: drop one of them")

@@ -105,10 +105,10 @@ def read_frames(
 
     Args:
         recording: a recording of any format.
-        space: as for `read_labels`, whose other arguments follow.
-        rows: which frames to keep.
-        size: average them over areas to size x size.
-        keep: what to keep of each block of them.
+        space: see `read_labels`, whose other arguments follow.
+        rows: the frames to keep.
+        size: pixels a side to which they are averaged over areas; 0 leaves them as they are.
+        keep: makes of each block of them what is kept.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it, wherever in it.

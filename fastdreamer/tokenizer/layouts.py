@@ -130,9 +130,6 @@ def _check_sums(file: Path) -> None:
 
     A file that was written without (`torch.serialization.set_crc32_options`) has 0 everywhere and passes, as does the
     format before torch 1.6, which has none. They tell damage, not who wrote.
-
-    Raises:
-        UserError: naming the file.
     """
     if not zipfile.is_zipfile(file):
         return

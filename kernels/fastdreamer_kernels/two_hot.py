@@ -180,13 +180,7 @@ two_hot_op.register_autograd(_backward_loss, setup_context=_setup_loss)
 
 @overload
 def two_hot_loss(
-    logits: Tensor,
-    targets: Tensor,
-    centres: Tensor,
-    weights: Tensor | None = None,
-    *,
-    expectation: Literal[False] = False,
-    kernel: bool | None = None,
+    logits: Tensor, targets: Tensor, centres: Tensor, weights: Tensor | None = None, *, kernel: bool | None = None
 ) -> Tensor: ...
 
 

@@ -156,10 +156,8 @@ def _descend(
 ) -> None:
     """AdamW with linear warm-up and cosine decay; `rates` are shares of the learning rate, each with its parameters.
 
-    A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were.
-
-    Raises:
-        Stopped: after `max_skipped` such steps in a row.
+    A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were. After
+    `max_skipped` such steps in a row it is `Stopped`.
     """
     groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates]
     optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
