@@ -143,7 +143,7 @@ class _Worlds:
 
     def __call__(self, request: list[int | None] | tuple[np.ndarray, np.ndarray] | None) -> Stepped | None:
         if request is None:
-            for env in self._envs:
+            for env in filter(None, self._envs):
                 env.close()
             return None
         rewards = np.zeros(len(self._envs), np.float32)

@@ -114,7 +114,8 @@ def _walk(root: Path, incomplete: list[tuple[str, str]]) -> Iterator[tuple[Path,
         here += [path / entry.name for entry in folders if not entry.is_symlink()]
         linked += [path / entry.name for entry in folders if entry.is_symlink()]
         # A link to nothing is set aside when it is read; pipes and devices would be read for ever.
-        yield path, [e.name for e in shown[::-1] if _is(e, os.DirEntry.is_file) or not os.path.exists(e.path)]
+        lost = [entry for entry in shown if entry.is_symlink() and not os.path.exists(entry.path)]
+        yield path, [entry.name for entry in shown[::-1] if _is(entry, os.DirEntry.is_file) or entry in lost]
 
 
 def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:

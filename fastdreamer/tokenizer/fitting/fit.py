@@ -72,7 +72,10 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         start_linear(model, draw, config.tokenizer.pool)
-        dense = optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
+        # Convolutions in bf16: as told, or with `auto` where the device has the instructions.
+        is_fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and is_fast)
+        dense = optimise(bottleneck, draw, config.tokenizer_fit, bf16)
     _fold_normalisation(model, bottleneck, draw)
     round_to_half(model)
     if wrong := next((name for name, value in model.state_dict().items() if not bool(value.isfinite().all())), ""):
@@ -201,13 +204,6 @@ def _descend(
                 bar.advance(1)
     if skipped:
         print(f"{title}: {skipped} of {total} steps left out, for their loss or gradient was not finite", flush=True)
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run convolutions in bf16: as told, or with `auto` where the device has the instructions."""
-    if precision != "auto":
-        return precision == "bf16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 @torch.no_grad()
