@@ -21,7 +21,8 @@ from fastdreamer.encoding.recount import is_aligned_before, recount
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, fault
-from fastdreamer.latents.store import COUNTERS, FORMAT, described, store_key
+from fastdreamer.latents.manifest import COUNTERS, FORMAT, described
+from fastdreamer.latents.store import store_key
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels

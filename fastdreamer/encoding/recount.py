@@ -15,7 +15,7 @@ import torch
 
 from fastdreamer.encoding.manifest_writer import Entry
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import read_episode
+from fastdreamer.latents.episode import read_episode
 from fastdreamer.recordings.decode import count_frames
 from fastdreamer.recordings.frame_selection import align
 from fastdreamer.recordings.recording import ALIGNMENT, Labels, Recording

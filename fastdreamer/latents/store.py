@@ -21,29 +21,13 @@ from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.latents.episode import ARRAYS, Episode, check_episode, read_episode, write_episode
-from fastdreamer.latents.manifest import (
-    COUNTERS,
-    FOLDER,
-    FORMAT,
-    MANIFEST,
-    RUNNERS,
-    OtherStore,
-    check_key,
-    described,
-    read_manifest,
-    write_manifest,
-)
+from fastdreamer.latents.episode import Episode, check_episode, read_episode
+from fastdreamer.latents.manifest import FOLDER, RUNNERS, OtherStore, check_key, read_manifest
 from fastdreamer.latents.store_advice import mend, rebuild
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.shapes import CHANNELS, LatentClock
 
-__all__ = [
-    "ARRAYS", "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore",
-    "OtherStore",
-    "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
-    "write_episode", "write_manifest",
-]  # fmt: skip
+__all__ = ["RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "check_key", "read_manifest", "step_valid", "store_key"]
 
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 
