@@ -22,7 +22,6 @@ from fastdreamer.system.output import clean_streams, is_unread, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_BUG = 1
 EXIT_UNREAD = 1
 

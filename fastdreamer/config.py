@@ -15,11 +15,11 @@ from fastdreamer.settings import read_settings
 from fastdreamer.settings.data_settings import DataConfig, RecordConfig
 from fastdreamer.settings.evaluation_settings import EvaluationConfig, StudyConfig
 from fastdreamer.settings.fields import SEED_MOST, section, setting
-from fastdreamer.settings.imagination_settings import ImaginationConfig
 from fastdreamer.settings.model_settings import DynamicsConfig, ForcingConfig, HeadsConfig
 from fastdreamer.settings.tokenizer_settings import EnginesConfig, TokenizerConfig
 from fastdreamer.settings.training_settings import (
     CloningConfig,
+    ImaginationConfig,
     SamplingConfig,
     TasksConfig,
     TokenizerFitConfig,

@@ -68,7 +68,11 @@ def choose_device(config: Config) -> Backend:
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # private names of torch: where a version lacks them, the answer is no
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        has_bf16 = any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
     if config.precision == "bf16" and device.type == "cuda" and not has_bf16:
         raise UserError("precision is bf16 but this GPU has none: use precision=fp32 or precision=auto")
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -127,9 +131,3 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> Non
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _cpu_has_bf16() -> bool:
-    """Private names of torch: where a version lacks them, the answer is no."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)

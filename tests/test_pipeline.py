@@ -80,7 +80,9 @@ def checks_of(run_dir: Path, phase: int) -> dict[str, dict[str, str]]:
 
 
 def test_a_store_of_other_latents_than_the_recordings_give_is_a_flag(run_dir: Path, tmp_path: Path) -> None:
-    from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+    from fastdreamer.latents.episode import write_episode
+    from fastdreamer.latents.manifest import write_manifest
+    from fastdreamer.latents.store import LatentStore, read_manifest
 
     run = shutil.copytree(run_dir, tmp_path / "run")
     manifest = read_manifest(run / "store")

@@ -20,7 +20,7 @@ from fastdreamer import cli
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording
-from fastdreamer.tokenizer.fitting import dense, fit
+from fastdreamer.tokenizer.fitting import bottleneck, fit
 
 SMALL = (
     "device=cpu", "precision=fp32", "compile=off", "seed=3", "record.episodes=2", "record.max_steps=20",
@@ -106,7 +106,7 @@ class Bench:
         """
         module: Any = fit  # its start is a regression over thousands of frames, which has nothing to do with files
         module.start_linear = lambda *given: None
-        decoder: Any = dense.DenseDecoder
+        decoder: Any = bottleneck.DenseDecoder
         decoder.solve = lambda *given: None  # another one
         if forks:
             context = multiprocessing.get_context("fork")

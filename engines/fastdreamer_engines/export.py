@@ -41,7 +41,8 @@ class Exports:
         path = self.folder / f"{self.spec.part}-{precision}-{label(shape)}.onnx"
         if path.exists():
             return path
-        needs("onnx", "onnxscript")
+        need("onnx")
+        need("onnxscript")
         spec = replace(self.spec, precision=precision)
         example = torch.zeros(spec.inputs(shape), dtype=spec.input_dtype)
         with quiet(), torch.no_grad():
@@ -54,9 +55,7 @@ class Exports:
 
 def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     """The file in ONNX Runtime on the CPU (which computes fp16 graphs with fp32 kernels and knows no bf16 ones)."""
-    needs("onnxruntime")
-    import onnxruntime
-
+    onnxruntime = need("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -68,19 +67,17 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def needs(*modules: str) -> list[Any]:
-    """Import the modules that an extra brings.
+def need(module: str, how: str = INSTALL) -> Any:
+    """Import a module that an extra brings.
 
     Raises:
-        EngineError: if one is missing; the message has the command that installs it.
+        EngineError: if it is missing; the message has the command that installs it.
     """
-    found = []
-    for name in modules:
-        try:
-            found.append(importlib.import_module(name))
-        except ImportError as error:
-            raise EngineError(f"{name} cannot be imported ({' '.join(str(error).split())}): {INSTALL}") from error
-    return found
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # without a driver: whatever the missing library gives
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(f"{module} cannot be imported ({reason}): {how}") from error
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastdreamer_engines.export import Exports, quiet
 from fastdreamer_engines.graph import Graph, compilable
@@ -55,10 +54,7 @@ class AotInductor:
         def package(shape: tuple[int, ...]) -> Call:
             return torch._inductor.aoti_load_package(str(paths[shape]))
 
-        def call(inputs: Tensor) -> Tensor:
-            return package(tuple(inputs.shape))(inputs)
-
-        return call
+        return lambda inputs: package(tuple(inputs.shape))(inputs)
 
 
 class Inductor:
@@ -78,13 +74,7 @@ class Inductor:
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The compiled module: one graph, no break, static shapes."""
-        compiled = torch.compile(compilable(graph, spec).to(device), fullgraph=True, dynamic=False)
-
-        def call(inputs: Tensor) -> Tensor:
-            outputs: Tensor = compiled(inputs)
-            return outputs
-
-        return call
+        return torch.compile(compilable(graph, spec).to(device), fullgraph=True, dynamic=False)
 
 
 def _needs_compiler() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -96,14 +96,9 @@ def eager_engine(graph: nn.Module, spec: EngineSpec) -> Engine:
     return Engine("eager", spec, call)
 
 
-@contextmanager
-def exact_fp32(is_on: bool = True) -> Iterator[None]:
+def exact_fp32(is_on: bool) -> AbstractContextManager[None]:
     """fp32 is fp32: a GPU's convolutions would otherwise run in TF32, which keeps ten bits."""
-    if not is_on:
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if is_on else nullcontext()
 
 
 def _split(count: int, batches: list[int]) -> list[int]:

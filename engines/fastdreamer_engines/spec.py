@@ -1,7 +1,12 @@
-"""What an engine is: a part of the tokenizer, its precision, and the shapes it serves."""
+"""What an engine is: a part of the tokenizer, its precision, the shapes it serves, and what it is built for.
+
+A target is a CUDA architecture (`sm86`) or this very kind of CPU (`cpu-x86_64-1a2b3c4d`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import shlex
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -18,6 +23,9 @@ Part = Literal["encoder", "decoder"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Shape = tuple[int, int]  # clips, frames a clip
 
+# TensorRT-RTX is for consumer and workstation GPUs; it also knows the A100's SM80, where TensorRT proper is at home.
+RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+CONSUMER_TARGETS = ("sm75", "sm86", "sm89", "sm120", "sm121")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -107,3 +115,37 @@ def count_work(graph: nn.Module, spec: EngineSpec, shape: Shape) -> tuple[int, f
     with FakeTensorMode(allow_non_fake_inputs=True), counter, plain, torch.no_grad():
         graph(torch.empty(spec.inputs(shape), dtype=spec.input_dtype, device=device))
     return parameters, counter.get_total_flops() / 1e9
+
+
+def local_target(device: torch.device) -> str:
+    """The target of the device that would run here.
+
+    A CPU is told by its instruction sets: AOTInductor compiles for exactly those, and other ones may crash.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"sm{major}{minor}"
+    return f"cpu-{platform.machine()}-{hashlib.sha256(_instruction_sets().encode()).hexdigest()[:8]}"
+
+
+def check_target(name: str) -> str:
+    """A target as the user writes it: `sm86` or `cpu` (this one).
+
+    Raises:
+        EngineError: for anything else.
+    """
+    text = name.strip().lower()
+    if text == "cpu":
+        return local_target(torch.device("cpu"))
+    if text.startswith("sm") and text[2:].isdigit() and 2 <= len(text[2:]) <= 3:
+        return text
+    raise EngineError(f"target {name!r} is none: write sm and the compute capability (sm86, sm89, sm120), or cpu")
+
+
+def _instruction_sets() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next(line for line in file if line.lower().startswith(("flags", "features")))
+        return " ".join(sorted(flags.partition(":")[2].split()))
+    except (OSError, StopIteration):
+        return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

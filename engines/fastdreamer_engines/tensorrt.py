@@ -9,20 +9,19 @@ Source: the 1.7 and 11 libraries' Python bindings, whose names and signatures te
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdreamer_engines.export import INSTALL, Exports
+from fastdreamer_engines.export import INSTALL, Exports, need
 from fastdreamer_engines.graph import Graph
 from fastdreamer_engines.runtime import Call
-from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, install, label
-from fastdreamer_engines.targets import local_target
+from fastdreamer_engines.spec import EngineError, EngineSpec, Shape, install, label, local_target
 
 INSTALL_TENSORRT = install("datacentre")
 
@@ -37,11 +36,11 @@ class TensorRT:
 
     def library(self) -> str:
         """The version that built a plan: no other loads it."""
-        return f"{self.name} {_module(self.name).__version__}"
+        return f"{self.name} {self._import().__version__}"
 
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
         """Build every shape's plan into `folder`."""
-        trt, spec = _module(self.name), exports.spec
+        trt, spec = self._import(), exports.spec
         if not self.is_rtx and (device.type != "cuda" or local_target(device) != target):
             raise EngineError(f"tensorrt builds only on the GPU itself; build for {target} on a machine that has one")
         logger = _logger(trt)
@@ -69,10 +68,13 @@ class TensorRT:
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """The plans of `folder`, on the current stream of a GPU."""
-        trt = _module(self.name)
+        trt = self._import()
         if device.type != "cuda":
             raise EngineError(f"{self.name} runs on a CUDA GPU only; this machine has none")
         return Plans(trt, self, folder, spec)
+
+    def _import(self) -> Any:
+        return need(self.name, INSTALL if self.is_rtx else INSTALL_TENSORRT)
 
 
 class Plans:
@@ -122,21 +124,16 @@ class Plans:
         return context
 
 
-class _timing_cache:  # noqa: N801
-    """Tactic timings kept between builds; they speed a build up and decide nothing else."""
-
-    def __init__(self, config: Any, path: Path) -> None:
-        self.config, self.path = config, path
-
-    def __enter__(self) -> None:
-        cache = self.config.create_timing_cache(read_sealed(self.path))
-        if not self.config.set_timing_cache(cache, False):  # another GPU of the same architecture wrote it
-            self.config.set_timing_cache(self.config.create_timing_cache(b""), False)
-
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        cache = self.config.get_timing_cache()
-        if failed is None and cache is not None:
-            write_sealed(self.path, bytes(cache.serialize()))
+@contextmanager
+def _timing_cache(config: Any, path: Path) -> Iterator[None]:
+    """Tactic timings kept between builds that end well; they speed a build up and decide nothing else."""
+    if not config.set_timing_cache(config.create_timing_cache(read_sealed(path)), False):
+        # Another GPU of the same architecture wrote it.
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    yield
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_sealed(path, bytes(cache.serialize()))
 
 
 def read_sealed(path: Path) -> bytes:
@@ -150,14 +147,6 @@ def write_sealed(path: Path, payload: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
     os.replace(temporary, path)
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        install = INSTALL if name == "tensorrt_rtx" else INSTALL_TENSORRT
-        raise EngineError(f"{name} cannot be imported ({' '.join(str(error).split())}): {install}") from error
 
 
 def _logger(trt: Any) -> Any:

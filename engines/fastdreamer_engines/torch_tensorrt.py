@@ -5,18 +5,15 @@ Source: torch_tensorrt 2.13's dynamo front end; tests/engines checks every name 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastdreamer_engines.export import Exports, quiet
+from fastdreamer_engines.export import Exports, need, quiet
 from fastdreamer_engines.graph import Graph, compilable
 from fastdreamer_engines.runtime import Call
-from fastdreamer_engines.spec import EngineError, EngineSpec, label
-from fastdreamer_engines.targets import local_target
+from fastdreamer_engines.spec import EngineError, EngineSpec, label, local_target
 from fastdreamer_engines.tensorrt import INSTALL_TENSORRT
 
 
@@ -28,11 +25,11 @@ class TorchTensorRT:
 
     def library(self) -> str:
         """Versions of the libraries that built it."""
-        return f"torch_tensorrt {_module().__version__} torch {torch.__version__}"
+        return f"torch_tensorrt {need('torch_tensorrt', INSTALL_TENSORRT).__version__} torch {torch.__version__}"
 
     def build(self, exports: Exports, target: str, folder: Path, device: torch.device) -> dict[str, Any]:
         """Compile every shape into `folder`."""
-        torch_tensorrt, spec = _module(), exports.spec
+        torch_tensorrt, spec = need("torch_tensorrt", INSTALL_TENSORRT), exports.spec
         if device.type != "cuda" or local_target(device) != target:
             raise EngineError(f"torch-tensorrt builds only on the GPU itself, and {target} is not here")
         graph = compilable(exports.graph, spec).to(device)
@@ -57,23 +54,9 @@ class TorchTensorRT:
 
     def load(self, folder: Path, graph: Graph, spec: EngineSpec, device: torch.device) -> Call:
         """Load the programs of `folder`."""
-        torch_tensorrt = _module()
+        torch_tensorrt = need("torch_tensorrt", INSTALL_TENSORRT)
         programs = {
             spec.inputs(shape): torch_tensorrt.load(str(folder / f"{label(shape)}.ep")).module()
             for shape in spec.shapes
         }
-
-        def call(inputs: Tensor) -> Tensor:
-            outputs: Tensor = programs[tuple(inputs.shape)](inputs)
-            return outputs
-
-        return call
-
-
-def _module() -> Any:
-    # Its import fails without a driver, with whatever error the missing library gives.
-    try:
-        return importlib.import_module("torch_tensorrt")
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise EngineError(f"torch_tensorrt cannot be imported ({reason}): {INSTALL_TENSORRT}") from error
+        return lambda inputs: programs[tuple(inputs.shape)](inputs)

@@ -17,13 +17,14 @@ from fastdreamer.device import choose_device
 from fastdreamer.encoding.episode_locks import EpisodeLocks
 from fastdreamer.encoding.manifest_writer import Entry, ManifestWriter
 from fastdreamer.encoding.producers import BoundedQueue, Producers, Writer
-from fastdreamer.encoding.recount import is_aligned_before, lacks_counters, recount
+from fastdreamer.encoding.recount import is_aligned_before, recount
 from fastdreamer.encoding.stream import Chunk, Finished, Restart, Streamer
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, fault
-from fastdreamer.latents.store import FORMAT, described, store_key
+from fastdreamer.latents.manifest import COUNTERS, FORMAT, described
+from fastdreamer.latents.store import store_key
 from fastdreamer.recordings.actions import ActionSpace, action_space
-from fastdreamer.recordings.rates import count_rates, describe_mix
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.read import find_incomplete, find_recordings, how_to_read, read_labels
 from fastdreamer.recordings.recording import DamagedRecording, Recording
 from fastdreamer.system.advice import command
@@ -48,12 +49,6 @@ class _Kept:
 
     recording: Recording
     counted: Entry | None = None
-
-
-@dataclass(frozen=True)
-class _Damaged:
-    recording: Recording
-    reason: str
 
 
 def encode_recordings(
@@ -105,16 +100,16 @@ def encode_recordings(
         def read(recording: Recording, queue: BoundedQueue) -> None:
             try:
                 entry = manifest_writer.current(recording)
-                if entry is not None and not lacks_counters(entry) and not is_aligned_before(entry):
+                if entry is not None and COUNTERS in entry and not is_aligned_before(entry):
                     locks.give_back(recording.name)
                     return queue.put(_Kept(recording))
                 labels = read_labels(recording, space, **how_to_read(config))
                 counted = None if entry is None else recount(store, recording, entry, labels)
                 if counted is not None:
                     return queue.put(_Kept(recording, counted))
-                streamer.stream(recording, labels, queue)
+                streamer.stream(labels, queue)
             except DamagedRecording as error:
-                queue.put(_Damaged(recording, str(error)))
+                queue.put((recording, str(error)))
 
         run = _Run(tokenizer, manifest_writer, space, config.data.max_damaged)
         with (
@@ -171,9 +166,9 @@ class _Run:
                 else:
                     writer.put((episode, event.proof))
                     self.encoded_frames += len(event.trajectory)
-            case _Damaged():
-                self.latents.pop(event.recording.name, None)
-                self._set_aside(event.recording, event.reason)
+            case (Recording() as recording, str(reason)):
+                self.latents.pop(recording.name, None)
+                self._set_aside(recording, reason)
             case _Kept():
                 if event.counted is not None:
                     writer.put(event.counted)
@@ -206,14 +201,15 @@ class _Run:
             total = len(self.manifest_writer.found)
             raise UserError(f"none of the {total} recordings in {recordings} can be read; the first: {first}")
         self.manifest_writer.check_damage(self.max_damaged)
+        incomplete = find_incomplete(recordings)
+        for name, reason in incomplete[:SHOWN]:
+            print(f"left out: {name}: {reason}", flush=True)
+        if len(incomplete) > SHOWN:
+            print(f"left out: {len(incomplete) - SHOWN:,} more, which {command('inspect')} lists", flush=True)
         if left := self.manifest_writer.left:
             more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
             print(f"{left[0]}{more} left the store: not in {recordings} any more", flush=True)
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
-        noted = {
-            what: {name: entry[what] for name, entry in entries.items() if what in entry}
-            for what in ("mended", "by_pyav")
-        }
         rates = count_rates(entry.get("frames_per_s", 0.0) for entry in entries.values())
         if mix := describe_mix(rates):
             print(mix, flush=True)
@@ -228,30 +224,16 @@ class _Run:
             "bound_by": max(self.times, key=self.times.__getitem__) if self.encoded_frames else "nothing to encode",
             "shares": {stage: round(spent / working, 3) for stage, spent in self.times.items()},
             "skipped": self.manifest_writer.skipped,
-            "incomplete": _show_incomplete(recordings),
+            "incomplete": len(incomplete),
             "rates": rates,
             "links": self.manifest_writer.links,
             "left": len(self.manifest_writer.left),
-            **noted,
+            **{what: {n: e[what] for n, e in entries.items() if what in e} for what in ("mended", "by_pyav")},
         }
 
 
-def _show_incomplete(recordings: Path) -> int:
-    """Print the first of what is no whole recording, with reasons; returns how many there are."""
-    incomplete = find_incomplete(recordings)
-    for name, reason in incomplete[:SHOWN]:
-        print(f"left out: {name}: {reason}", flush=True)
-    if len(incomplete) > SHOWN:
-        print(f"left out: {len(incomplete) - SHOWN:,} more, which {command('inspect')} lists", flush=True)
-    return len(incomplete)
-
-
 def _attach_resampler(config: Config, tokenizer: FrozenTokenizer) -> str:
-    """Give the tokenizer what resamples its windows, and say which.
-
-    Raises:
-        UserError: if DALI is asked for and the engine resamples inside, or DALI is not installed.
-    """
+    """Give the tokenizer what resamples its windows, and say which."""
     if tokenizer.encoder.spec.frame_size:
         if config.data.resampler == "dali":
             raise UserError("data.resampler=dali and engines.resample_inside=true resample twice: drop one of them")

@@ -5,20 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 from fastdreamer.system.ranges import span
 
 Item = TypeVar("Item")
 _END = object()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException
 
 
 class Stopped(Exception):
@@ -31,7 +27,7 @@ class BoundedQueue:
     def __init__(self, limit: int) -> None:
         self._limit, self._held = limit, 0
         self._free = threading.Condition()
-        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Any, int]] = queue.SimpleQueue()
         self._is_stopped = False
 
     def reserve(self, size: int) -> None:
@@ -73,8 +69,7 @@ class BoundedQueue:
 
     def get(self) -> tuple[Any, int]:
         """Wait for the next result and return it with its size."""
-        result: tuple[Any, int] = self._results.get()
-        return result
+        return self._results.get()
 
 
 class Producers(Generic[Item]):
@@ -123,8 +118,8 @@ class Producers(Generic[Item]):
             self.waited += time.perf_counter() - began
             if result is _END:
                 running -= 1
-            elif isinstance(result, _Failure):
-                raise result.error
+            elif isinstance(result, BaseException):
+                raise result
             else:
                 yield result
                 del result  # before its bytes are given to somebody else
@@ -142,52 +137,45 @@ class Producers(Generic[Item]):
             except Exception as error:
                 if isinstance(error, Stopped):
                     raise
-                self._queue.put(_Failure(error))  # the consumer's to handle
+                self._queue.put(error)  # the consumer's to handle
 
 
 class Writer(Generic[Item]):
     """Calls `write` in a thread, in order; at most `ahead` items wait. Use it as a context manager.
 
     Leaving it writes what waits, unless an exception is on its way. What `write` raises is raised by the next `put`,
-    or on leaving.
+    or on leaving, and what waits then is not written.
 
     Attributes:
         waited: seconds that `put` waited for room.
     """
 
-    def __init__(self, write: Callable[[Item], None], ahead: int = 2) -> None:
+    def __init__(self, write: Callable[[Item], None], ahead: int) -> None:
         self.waited = 0.0
-        self._write = write
-        self._queue: queue.Queue[Any] = queue.Queue(ahead)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._write, self._ahead = write, ahead
+        self._todo: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, "writer")
 
     def put(self, item: Item) -> None:
         """Hand over one item."""
-        if self._error is not None:
-            raise self._error
-        began = time.perf_counter()
-        self._queue.put(item)
-        self.waited += time.perf_counter() - began
+        self._wait(self._ahead)
+        self._todo.append(self._thread.submit(self._write, item))
 
     def __enter__(self) -> Self:
-        """Start the thread."""
-        self._thread.start()
+        """The writer itself; the thread starts with the first item."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         """Write the rest and end the thread."""
-        began = time.perf_counter()
-        self._queue.put(_END)
-        self._thread.join()
-        self.waited += time.perf_counter() - began
-        if error is None and self._error is not None:
-            raise self._error
+        try:
+            if error is None:
+                self._wait(0)
+        finally:
+            self._thread.shutdown(cancel_futures=True)
 
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not _END:
-            if self._error is None:  # after an error the rest is only taken, so that nobody waits for room
-                try:
-                    self._write(item)
-                except BaseException as error:  # raised by `put`
-                    self._error = error
+    def _wait(self, most: int) -> None:
+        """Wait until no more than `most` items are left to write; what was raised for one of them is raised here."""
+        began = time.perf_counter()
+        while self._todo and (self._todo[0].done() or len(self._todo) > most):
+            self._todo.popleft().result()
+        self.waited += time.perf_counter() - began

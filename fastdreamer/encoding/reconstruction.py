@@ -85,7 +85,8 @@ def _measure(root: Path, config: Config, space: str, windows: int, seed: int, pi
         frames, drawn = frames + len(clip), drawn + 1
     if not drawn:
         raise UserError("no recording can be read")
-    unpooled_db, pooled_db, mean_db = (round(_psnr(float(error) / frames), 2) for error in errors)
+    decibels = -10 * np.log10(np.maximum(errors.numpy() / frames, LOWEST_MSE))
+    unpooled_db, pooled_db, mean_db = (round(float(value), 2) for value in decibels)
     drop = round(unpooled_db - pooled_db, 2)
     return {
         "tokenizer": config.tokenizer.weights,
@@ -115,16 +116,12 @@ def _draw(
                 chosen = guess_space(recording) if space == "auto" else action_space(space)
                 count = len(read_recording(recording, chosen, frames=False, **how_to_read(config)))
                 start = int(random.integers(max(1, count - length + 1)))
-                frames = read_frames(recording, chosen, slice(start, start + length), **how_to_read(config))
+                _, frames = read_frames(recording, chosen, slice(start, start + length), **how_to_read(config))
             except UserError:  # inspect lists it with its reason
                 order.remove(recording)
                 continue
             yield frames
             left -= 1
-
-
-def _psnr(mse: float) -> float:
-    return float(-10 * np.log10(max(mse, LOWEST_MSE)))
 
 
 def _write_filmstrip(file: Path, rows: list[Float[Tensor, "1 3 t s s"]]) -> None:

@@ -15,23 +15,12 @@ import torch
 
 from fastdreamer.encoding.manifest_writer import Entry
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import COUNTERS, read_episode
+from fastdreamer.latents.episode import read_episode
 from fastdreamer.recordings.decode import count_frames
 from fastdreamer.recordings.frame_selection import align
 from fastdreamer.recordings.recording import ALIGNMENT, Labels, Recording
 
-PROOF = (
-    "decoder",
-    "sampled_sha256",
-    "frames_per_s",
-    "by_pyav",
-    "mended",
-)  # keys of the manifest's entry: see `stream.Finished`
-
-
-def lacks_counters(entry: Mapping[str, Any]) -> bool:
-    """Whether an episode was encoded before counters were kept."""
-    return COUNTERS not in entry
+PROOF = ("decoder", "sampled_sha256", "frames_per_s", "by_pyav", "mended")  # keys of an entry: see `stream.Finished`
 
 
 def is_aligned_before(entry: Mapping[str, Any]) -> bool:
@@ -46,7 +35,7 @@ def recount(store: Path, recording: Recording, entry: Mapping[str, Any], labels:
     """
     try:
         episode = read_episode(store, recording.name, entry)
-        aligned = align(labels, count_frames(labels.video))
+        aligned = align(labels, count_frames(recording.video))
     except UserError:
         return None  # encoding it says what is wrong
     found = aligned.trajectory

@@ -54,7 +54,13 @@ def replace_store(
     if fresh.is_dir():
         with EpisodeLocks(fresh) as locks, locks.manifest(), locks.leave() as is_last:
             if is_last and (fresh / MANIFEST).is_file():
-                _swap(fresh, store, old)
+                try:
+                    if store.exists():
+                        os.rename(store, old)
+                    os.rename(fresh, store)
+                except OSError as error:
+                    raise UserError(f"{store} cannot be replaced ({error.strerror}): choose another --store") from error
+                shutil.rmtree(old, ignore_errors=True)
     return result
 
 
@@ -91,13 +97,3 @@ def _check_is_store(folder: Path) -> None:
     other = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith(f".{MANIFEST}."))
     if other:
         raise UserError(f"{folder} holds {other[0]}, which is no part of a latent store: choose another --store")
-
-
-def _swap(fresh: Path, store: Path, old: Path) -> None:
-    try:
-        if store.exists():
-            os.rename(store, old)
-        os.rename(fresh, store)
-    except OSError as error:
-        raise UserError(f"{store} cannot be replaced ({error.strerror}): choose another --store") from error
-    shutil.rmtree(old, ignore_errors=True)

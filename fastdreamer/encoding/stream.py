@@ -19,7 +19,7 @@ from torch import Tensor
 from fastdreamer.encoding.producers import BoundedQueue
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.decode import BLOCK, BLOCK_BYTES, count_frames, decode_blocks, decode_some, frame_times
-from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
+from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align, selections
 from fastdreamer.recordings.recording import ALIGNMENT, Aligned, DamagedRecording, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.verify import disagreement, sample_numbers, sampled_sha256
@@ -78,7 +78,7 @@ class Streamer:
     refused: Callable[[Path], str] = lambda path: ""
     pinned: bool = False
 
-    def stream(self, recording: Recording, labels: Labels, queue: BoundedQueue) -> None:
+    def stream(self, labels: Labels, queue: BoundedQueue) -> None:
         """Put the recording's chunks and then `Finished`.
 
         Raises:
@@ -86,56 +86,53 @@ class Streamer:
             Stopped: if the consumer is gone.
         """
         try:
-            visible = count_frames(labels.video)
-            why = "" if self.gpu is None else self.refused(labels.video)
+            visible = count_frames(labels.recording.video)
+            why = "" if self.gpu is None else self.refused(labels.recording.video)
             if self.gpu is not None and not why and align(labels, visible).retouch is not None:
                 why = "its frames are drawn upon (a cursor), which is done on the host"
             if self.gpu is None or why:
-                self._by_pyav(recording, labels, visible, queue, why)
+                self._by_pyav(labels, visible, queue, why)
             else:
-                self._by_gpu(recording, labels, visible, queue)
+                self._by_gpu(labels, visible, queue)
         except DamagedRecording:
             raise
         except UserError as error:
-            raise recording.damaged(error) from error
+            raise labels.recording.damaged(error) from error
 
-    def _by_pyav(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue, why: str) -> None:
-        for _ in range(3):
-            aligned = align(labels, visible)
-            selection = FrameSelection(aligned, sample_numbers(visible))
-            blocks = (torch.from_numpy(block) for block in spanned("decode", decode_blocks(labels.video, BLOCK)))
-            self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
-            if selection.count == visible:
-                selection.check(recording)
-                return queue.put(_finished(recording, labels, aligned, "pyav", selection.samples, why))
-            queue.put(Restart(recording))
-            visible = selection.count
-        raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
+    def _by_pyav(self, labels: Labels, visible: int, queue: BoundedQueue, why: str) -> None:
+        for number, selection in enumerate(selections(labels, visible)):
+            if number:
+                queue.put(Restart(labels.recording))
+            blocks = map(torch.from_numpy, spanned("decode", decode_blocks(labels.recording.video, BLOCK)))
+            self._put(labels.recording, selection.frames(blocks), len(selection.aligned.picked), queue)
+        queue.put(_finished(labels, selection.aligned, "pyav", selection.samples, why))
 
-    def _by_gpu(self, recording: Recording, labels: Labels, visible: int, queue: BoundedQueue) -> None:
+    def _by_gpu(self, labels: Labels, visible: int, queue: BoundedQueue) -> None:
         """Decode on the GPU, if it shows what PyAV shows."""
         assert self.gpu is not None
-        visible, reference = _reference(labels, visible)
+        shown, reference = decode_some(labels.recording.video, sample_numbers(visible).tolist())
+        if shown != visible:
+            visible, reference = decode_some(labels.recording.video, sample_numbers(shown).tolist())
         block = max(1, min(BLOCK, BLOCK_BYTES // max(1, reference[:1].nbytes)))
         aligned, shown = labels.align(visible), visible
         why = "it shows another number of frames each time"
         for _ in range(2):
             selection = FrameSelection(aligned, sample_numbers(visible), shown - visible)
             try:
-                blocks = spanned("decode", self.gpu(labels.video, block))
-                self._put(recording, selection.frames(blocks), len(aligned.picked), queue)
+                blocks = spanned("decode", self.gpu(labels.recording.video, block))
+                self._put(labels.recording, selection.frames(blocks), len(aligned.picked), queue)
             except (UserError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 break
             if selection.count == shown:
                 why = disagreement(sample_numbers(visible), reference, selection.samples)
                 if not why:
-                    return queue.put(_finished(recording, labels, aligned, "nvdec", reference))
+                    return queue.put(_finished(labels, aligned, "nvdec", reference))
                 break
-            queue.put(Restart(recording))
+            queue.put(Restart(labels.recording))
             shown = selection.count
-        queue.put(Restart(recording))
-        self._by_pyav(recording, labels, visible, queue, why)
+        queue.put(Restart(labels.recording))
+        self._by_pyav(labels, visible, queue, why)
 
     def _put(self, recording: Recording, frames: Iterable[Frames], count: int, queue: BoundedQueue) -> None:
         frames = iter(frames)
@@ -170,7 +167,6 @@ class Streamer:
 
 
 def _finished(
-    recording: Recording,
     labels: Labels,
     aligned: Aligned,
     decoder: str,
@@ -178,14 +174,8 @@ def _finished(
     by_pyav: str = "",
 ) -> Finished:
     proof: dict[str, object] = {"decoder": decoder, "sampled_sha256": sampled_sha256(samples)}
-    proof |= {"frames_per_s": frame_times(labels.video).per_s}
+    proof |= {"frames_per_s": frame_times(labels.recording.video).per_s}
     proof |= {"alignment": ALIGNMENT} if aligned.trajectory.labelled else {}
     proof |= {"by_pyav": by_pyav} if by_pyav else {}
     proof |= {"mended": list(aligned.mended)} if aligned.mended else {}
-    return Finished(recording, aligned.trajectory, proof)
-
-
-def _reference(labels: Labels, visible: int) -> tuple[int, UInt8[np.ndarray, "k h w 3"]]:
-    """How many frames PyAV shows, and the sampled ones of them."""
-    count, samples = decode_some(labels.video, sample_numbers(visible).tolist())
-    return (count, samples) if count == visible else decode_some(labels.video, sample_numbers(count).tolist())
+    return Finished(labels.recording, aligned.trajectory, proof)

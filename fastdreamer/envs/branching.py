@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
+from fastdreamer.envs.games import ENDLESS
 from fastdreamer.envs.workers import WorkerPool
 from fastdreamer.recordings.tasks import TaskMeter
-
-ENDLESS = 1_000_000  # actions: who plays decides when to stop
 
 
 @dataclass(frozen=True)

@@ -130,19 +130,9 @@ class CrafterEnv:
         truncated = self.steps >= self.max_steps and not terminated
         self.is_over = terminated or truncated
         self._semantic = info["semantic"]
-        return (
-            np.asarray(frame),
-            float(reward),
-            terminated,
-            truncated,
-            {
-                "achievements": info["achievements"],
-                "semantic": info["semantic"],
-                "player_pos": self.player_pos,
-                "inventory": info["inventory"],
-                "counters": self.counters,
-            },
-        )
+        told = {name: info[name] for name in ("achievements", "semantic", "inventory")}
+        told |= {"player_pos": self.player_pos, "counters": self.counters}
+        return np.asarray(frame), float(reward), terminated, truncated, told
 
     def save(self) -> bytes:
         """The world as it stands, its chance included, for `restore` in any environment of this or another process."""

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from fastdreamer.envs.minecraft_actions import ActionTranslator
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError, find_backend, put_java_on_path
-from fastdreamer.envs.minecraft_simulators import MineRL, MineStudio, Moment, Simulator
+from fastdreamer.envs.minecraft_simulators import MineRL, MineStudio, Moment
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import ActionSpace
 
@@ -58,7 +58,7 @@ class MinecraftEnv:
         self.backend = find_backend(space.name, settings.backend)
         put_java_on_path()
         with _one_line(self.backend, "starting"):
-            self._simulator: Simulator = (
+            self._simulator: MineStudio | MineRL = (
                 MineStudio(space.name, settings.frame_size)
                 if self.backend == "minestudio"
                 else MineRL(space.name, settings.minerl_task)

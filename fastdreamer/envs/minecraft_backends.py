@@ -73,8 +73,8 @@ def find_java() -> Path | None:
     return Path(found) if found else None
 
 
-def check_java(name: str) -> Path:
-    """The path of a JDK 8.
+def check_java(name: str) -> None:
+    """Refuse a machine without a JDK 8.
 
     Raises:
         MinecraftError: without Java, or for another version.
@@ -84,21 +84,15 @@ def check_java(name: str) -> Path:
     if java is None:
         raise MinecraftError(f"no Java found (neither on PATH nor in JAVA_HOME); {wanted}")
     try:
-        run = subprocess.run(
-            [java, "-version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=JAVA_ANSWERS_S,
-            check=False,
-        )
+        question = [str(java), "-version"]
+        none = subprocess.DEVNULL
+        run = subprocess.run(question, stdin=none, capture_output=True, text=True, timeout=JAVA_ANSWERS_S)
         found = re.search(r'version "(?:1\.)?(\d+)', run.stderr + run.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MinecraftError(f"{java} -version does not answer ({type(error).__name__}); {wanted}") from error
     if found is None or int(found[1]) != JAVA:
         version = f"Java {found[1]}" if found else "no Java that tells its version"
         raise MinecraftError(f"{java} is {version}; {wanted}")
-    return java
 
 
 def put_java_on_path() -> None:
@@ -134,20 +128,15 @@ def check_engine(name: str) -> None:
     Raises:
         MinecraftError: if it has not been downloaded or built.
     """
-    {"minestudio": _check_minestudio, "minerl": _check_minerl}[name]()
-
-
-def _check_minestudio() -> None:
-    folder = Path(os.environ.get("MINESTUDIO_DIR") or Path(tempfile.gettempdir()) / "MineStudio")
-    jar = folder / "engine" / "build" / "libs" / "mcprec-6.13.jar"
-    if not jar.is_file():
-        raise MinecraftError(
-            f"MineStudio's Minecraft is not downloaded ({jar} is missing): run "
-            f"`{shell('python', '-m', 'minestudio.simulator.entry', '-y')}` once; MINESTUDIO_DIR says where it lies"
-        )
-
-
-def _check_minerl() -> None:
+    if name == "minestudio":
+        folder = Path(os.environ.get("MINESTUDIO_DIR") or Path(tempfile.gettempdir()) / "MineStudio")
+        jar = folder / "engine" / "build" / "libs" / "mcprec-6.13.jar"
+        if not jar.is_file():
+            raise MinecraftError(
+                f"MineStudio's Minecraft is not downloaded ({jar} is missing): run "
+                f"`{shell('python', '-m', 'minestudio.simulator.entry', '-y')}` once; MINESTUDIO_DIR says where it lies"
+            )
+        return
     spec = importlib.util.find_spec("minerl")
     folder = Path(next(iter((spec and spec.submodule_search_locations) or ["minerl"])))
     if not any((folder / jar).is_file() for jar in MINERL_JARS):

@@ -19,12 +19,12 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fastdreamer.envs.minecraft_actions import Keys, read_keys
+from fastdreamer.envs.minecraft_actions import read_keys
 from fastdreamer.envs.minecraft_backends import NAMES, MinecraftError
 from fastdreamer.system.advice import pip
 
@@ -46,25 +46,7 @@ class Moment:
     reward: float = 0.0
     is_over: bool = False
     is_cut: bool = False  # whether the simulator's own time limit ended it
-    counters: Mapping[str, int] = field(
-        default_factory=dict
-    )  # what is carried, and statistics (see `recordings.tasks`)
-
-
-class Simulator(Protocol):
-    """A running Minecraft simulator."""
-
-    @property
-    def keys(self) -> Keys: ...
-
-    @property
-    def noop(self) -> Mapping[str, Any]: ...
-
-    def reset(self, seed: int) -> Moment: ...
-
-    def step(self, action: Mapping[str, Any]) -> Moment: ...
-
-    def close(self) -> None: ...
+    counters: Mapping[str, int] = field(default_factory=dict)  # carried, and statistics (see `recordings.tasks`)
 
 
 class MineStudio:
@@ -134,17 +116,18 @@ class MineRL:
         """Generate the world of `seed` anew (tens of seconds)."""
         self._env.seed(seed)
         observation = self._env.reset()
-        items = dict(observation.get("inventory", {}))
-        return Moment(observation["pov"], items, counters=_whole(items))
+        return self._moment(observation)
 
     def step(self, action: Mapping[str, Any]) -> Moment:
         """Play one tick, 1/20 s of the game."""
         observation, reward, is_over, info = self._env.step(dict(action))
         _refuse_error(info)
         is_cut = bool(is_over and info.get("TimeLimit.truncated"))
-        items = dict(observation.get("inventory", {}))
-        over = bool(is_over) and not is_cut
-        return Moment(observation["pov"], items, float(reward), over, is_cut, _whole(items))
+        return self._moment(observation, float(reward), bool(is_over) and not is_cut, is_cut)
+
+    def _moment(self, seen: Mapping[str, Any], reward: float = 0.0, over: bool = False, cut: bool = False) -> Moment:
+        items = dict(seen.get("inventory", {}))
+        return Moment(seen["pov"], items, reward, over, cut, {name: int(count) for name, count in items.items()})
 
     def close(self) -> None:
         """End Minecraft."""
@@ -186,7 +169,3 @@ def _counters(info: Mapping[str, Any]) -> dict[str, int]:
     for event in ("mine_block", "pickup", "craft_item", "use_item", "kill_entity"):
         counted |= {f"{event}.{item}": int(count) for item, count in info.get(event, {}).items()}
     return counted
-
-
-def _whole(items: Mapping[str, Any]) -> dict[str, int]:
-    return {name: int(count) for name, count in items.items()}

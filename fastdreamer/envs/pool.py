@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.minecraft import MinecraftEnv, MinecraftSettings
 from fastdreamer.envs.minecraft_backends import find_backend
-from fastdreamer.envs.workers import Worker, WorkerDied, WorkerLost, WorkerPool
+from fastdreamer.envs.workers import WorkerDied, WorkerLost, WorkerPool
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 
@@ -23,25 +23,6 @@ Stepped = tuple[Frames, Float32[np.ndarray, " e"], Bool[np.ndarray, " e"], Bool[
 MINECRAFT_STEP_S = 180.0
 MINECRAFT_RESET_S = 900.0
 CLOSE_S = 30.0
-
-
-class World(Protocol):
-    """One environment: `CrafterEnv` or `MinecraftEnv`."""
-
-    seed: int
-    steps: int
-
-    def reset(self) -> UInt8[np.ndarray, "h w 3"]: ...
-
-    def step(self, action: Any) -> tuple[UInt8[np.ndarray, "h w 3"], float, bool, bool, dict[str, Any]]: ...
-
-    @property
-    def unlocked(self) -> list[str]: ...
-
-    @property
-    def counters(self) -> Mapping[str, int]: ...
-
-    def close(self) -> None: ...
 
 
 class EnvPool(WorkerPool):
@@ -83,7 +64,7 @@ class EnvPool(WorkerPool):
         super().__init__(len(seeds), workers)
         self._seeds = [int(seed) for seed in seeds]
         self._infos: list[dict[str, Any]] = []
-        self._start(_Worlds, [(env, self._seeds_of(share), max_steps, minecraft) for share in self._shares])
+        self._start(_Worlds, [(env, len(share), max_steps, minecraft) for share in self._shares])
 
     @property
     def size(self) -> int:
@@ -103,8 +84,7 @@ class EnvPool(WorkerPool):
 
     def reset(self) -> Frames:
         """Restart every world and return the first frames."""
-        seeds = [self._seeds_of(share) for share in self._shares]
-        return self._exchange(seeds, MINECRAFT_RESET_S if self._is_minecraft else None)[0]
+        return self._begin(self._seeds)
 
     def step(self, actions: Int[np.ndarray, "e k"], active: Bool[np.ndarray, " e"]) -> Stepped:
         """Play `actions` where `active`; the others stay as they are and earn 0.
@@ -124,12 +104,23 @@ class EnvPool(WorkerPool):
 
     def close(self) -> None:
         """End the worker processes, and with them their Minecrafts."""
-        if self._is_minecraft:  # or they would outlive the processes that started them
-            _say_goodbye(self._workers)
+        for worker in self._workers if self._is_minecraft else ():  # or they would outlive what started them
+            with suppress(WorkerDied):
+                worker.send(None)
+        for worker in self._workers if self._is_minecraft else ():
+            while worker.pending:
+                try:
+                    worker.receive(CLOSE_S)
+                except WorkerLost:
+                    break
+                except (WorkerDied, UserError):  # of this or an earlier request: it ends in any case
+                    continue
         super().close()
 
-    def _seeds_of(self, share: Sequence[int]) -> list[int]:
-        return [self._seeds[index] for index in share]
+    def _begin(self, seeds: Sequence[int | None]) -> Frames:
+        """Restart the worlds that have a seed; the others go on."""
+        requests = [[seeds[index] for index in share] for share in self._shares]
+        return self._exchange(requests, MINECRAFT_RESET_S if self._is_minecraft else None)[0]
 
     def _exchange(self, requests: Sequence[Any], timeout_s: float | None) -> Stepped:
         replies = self._ask(requests, timeout_s)
@@ -141,50 +132,40 @@ class EnvPool(WorkerPool):
         return frames, rewards, terminated, truncated, self._infos
 
 
-def _say_goodbye(workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        with suppress(WorkerDied):
-            worker.send(None)
-    for worker in workers:
-        while worker.pending:
-            try:
-                worker.receive(CLOSE_S)
-            except WorkerLost:
-                break
-            except (WorkerDied, UserError):  # of this or an earlier request: it ends in any case
-                continue
-
-
 class _Worlds:
     """A worker's share of the environments: seeds reset them, (actions, active) steps them, None ends them."""
 
-    def __init__(self, env: str, seeds: Sequence[int], max_steps: int, minecraft: MinecraftSettings | None) -> None:
-        self._envs: list[World] = [
-            MinecraftEnv(action_space(env), seed, max_steps, minecraft) if minecraft else CrafterEnv(seed, max_steps)
-            for seed in seeds
-        ]
-        self._frames: list[UInt8[np.ndarray, "h w 3"]] = []
-        self._ended: list[tuple[bool, bool]] = []
+    def __init__(self, env: str, count: int, max_steps: int, minecraft: MinecraftSettings | None) -> None:
+        self._env, self._max_steps, self._minecraft = env, max_steps, minecraft
+        self._envs: list[Any] = [None] * count
+        self._frames: list[Any] = [None] * count
+        self._ended = np.zeros((count, 2), bool)
 
-    def __call__(self, request: list[int] | tuple[np.ndarray, np.ndarray] | None) -> Stepped | None:
+    def __call__(self, request: list[int | None] | tuple[np.ndarray, np.ndarray] | None) -> Stepped | None:
         if request is None:
-            for env in self._envs:
+            for env in filter(None, self._envs):
                 env.close()
             return None
         rewards = np.zeros(len(self._envs), np.float32)
         if isinstance(request, list):
-            for env, seed in zip(self._envs, request, strict=True):
-                env.seed = seed
-            self._frames = [env.reset() for env in self._envs]
-            self._ended = [(False, False)] * len(self._envs)
+            for index, seed in enumerate(request):
+                if seed is not None:
+                    self._envs[index] = self._world(self._envs[index], seed)
+                    self._frames[index], self._ended[index] = self._envs[index].reset(), False
         else:
             for index, (action, is_active) in enumerate(zip(*request, strict=True)):
                 if is_active:
-                    frame, reward, terminated, truncated, _ = self._envs[index].step(action)
-                    self._frames[index], rewards[index] = frame, reward
-                    self._ended[index] = (terminated, truncated)
-        ended = np.array(self._ended)
+                    self._frames[index], rewards[index], *self._ended[index], _ = self._envs[index].step(action)
         infos = [
             {"achievements": env.unlocked, "steps": env.steps, "counters": dict(env.counters)} for env in self._envs
         ]
-        return np.stack(self._frames), rewards, ended[:, 0], ended[:, 1], infos
+        return np.stack(self._frames), rewards, self._ended[:, 0], self._ended[:, 1], infos
+
+    def _world(self, env: Any, seed: int) -> CrafterEnv | MinecraftEnv:
+        """The world of a seed; one that is begun again in the same place is not made anew, nor is a Minecraft."""
+        if self._minecraft is None:
+            return env if env is not None and env.seed == seed else CrafterEnv(seed, self._max_steps)
+        if env is None:
+            return MinecraftEnv(action_space(self._env), seed, self._max_steps, self._minecraft)
+        env.seed = seed
+        return env

@@ -65,7 +65,18 @@ def record(config: Config, out: Path) -> dict[str, Any]:
     if uncounted:
         print(f"note: {uncounted} episodes in {root} have no counters, for an older version recorded them", flush=True)
     players = _players(episodes, settings)
-    return {**_summary(episodes), "players": players, "seconds": time.monotonic() - began, "out": str(out)}
+    returns = [episode["total_reward"] for episode in episodes]
+    unlocked = Counter(name for episode in episodes for name in episode["achievements"])
+    return {
+        "episodes": len(episodes),
+        "frames": sum(episode["duration_steps"] + 1 for episode in episodes),
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "achievements": {name: count / len(episodes) for name, count in unlocked.most_common()},
+        "players": players,
+        "seconds": time.monotonic() - began,
+        "out": str(out),
+    }
 
 
 def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
@@ -160,7 +171,10 @@ def _finished(root: Path, settings: RecordConfig, seeds: Iterable[int]) -> dict[
         name = NAME.fullmatch(folder.name)
         if name is None or (seed := int(name[1])) not in asked:
             continue
-        metadata, wanted = _read_metadata(folder), _identity(seed, settings)
+        remedy = "move its folder elsewhere and record again, or choose another --out"
+        metadata, wanted = read_object(folder / "metadata.json", METADATA, remedy), _identity(seed, settings)
+        if not metadata:
+            raise UserError(f"{folder / 'metadata.json'} is missing: {remedy}")
         found = {key: metadata.get(key) for key in wanted}
         if found != wanted:
             key = next(key for key in wanted if found[key] != wanted[key])
@@ -168,26 +182,6 @@ def _finished(root: Path, settings: RecordConfig, seeds: Iterable[int]) -> dict[
             raise UserError(f"{folder} was recorded with {differs}: choose another --out")
         finished[seed] = metadata
     return finished
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    path, remedy = folder / "metadata.json", "move its folder elsewhere and record again, or choose another --out"
-    metadata = read_object(path, METADATA, remedy)
-    if not metadata:
-        raise UserError(f"{path} is missing: {remedy}")
-    return metadata
-
-
-def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    returns = np.array([episode["total_reward"] for episode in episodes])
-    unlocked = Counter(name for episode in episodes for name in episode["achievements"])
-    return {
-        "episodes": len(episodes),
-        "frames": sum(episode["duration_steps"] + 1 for episode in episodes),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "achievements": {name: count / len(episodes) for name, count in unlocked.most_common()},
-    }
 
 
 def _players(episodes: list[dict[str, Any]], settings: RecordConfig) -> list[dict[str, Any]]:

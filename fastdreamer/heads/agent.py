@@ -173,7 +173,7 @@ class Agent(nn.Module):
         """Probability that the episode goes on after arriving at each step."""
         if self.config.continuation == "one":
             return torch.ones(features.shape[:-1], device=features.device)
-        return self.continuation.probability(features)
+        return torch.sigmoid(self.continuation(features))
 
     def returns_decoded(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """The value head's expected return."""

@@ -85,10 +85,6 @@ class Continuation(nn.Module):
         out: Tensor = self.net(features).float().squeeze(-1)
         return out
 
-    def probability(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """Probability of continuing, in [0, 1]."""
-        return torch.sigmoid(self(features))
-
 
 def continuation_loss(
     logits: Float[Tensor, "*b"], continues: Float[Tensor, "*b"], shares: Float[Tensor, "*b"]

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float16, Float32, Integer, UInt8
 from safetensors import SafetensorError
@@ -15,10 +16,10 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from fastdreamer.errors import UserError
-from fastdreamer.latents.counter_table import as_tensor, from_tensor
 from fastdreamer.latents.manifest import COUNTERS, FOLDER
 from fastdreamer.latents.store_advice import mend
 from fastdreamer.recordings.actions import ActionSpace
+from fastdreamer.recordings.counters import compact
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 from fastdreamer.system.files import sha256_file, write_atomic
 
@@ -51,7 +52,8 @@ class Episode:
         """The episode's file: safetensors; names, split, labelled, rewarded and task are the manifest's."""
         tensors = {name: getattr(self, name).contiguous() for name in ARRAYS}
         if self.counters:
-            tensors[COUNTERS] = as_tensor(self.counters)
+            columns = [values.numpy() for values in self.counters.values()]  # whose names the manifest has
+            tensors[COUNTERS] = torch.from_numpy(compact(np.stack(columns, 1)))
         return save(tensors)
 
 
@@ -70,8 +72,11 @@ def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool =
         tensors = load_file(file) if data is None else load(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
         known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
-        names = entry.get(COUNTERS)
-        counters = from_tensor(tensors[COUNTERS], names, len(valid)) if names else {}
+        names = entry.get(COUNTERS) or []
+        table = tensors[COUNTERS] if names else torch.zeros(len(valid), 0, dtype=torch.int8)
+        if table.shape != (wanted := (len(valid), len(names))) or table.is_floating_point():
+            raise ValueError(f"counters are {table.dtype} {tuple(table.shape)}, not integers {wanted}")
+        counters = dict(zip(names, table.unbind(1), strict=True))
         return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
     except UserError:
         raise

@@ -54,15 +54,15 @@ class ResidentSteps:
         self._latents = [batch.latents[0] for batch in aligned]
         # Joined on the host: the episodes one by one would leave their segments behind in the GPU's allocator.
         self._on_gpu = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
-        self.fields = {f.name: self._joined(aligned, f.name) for f in fields(Batch) if f.name != "latents"}
+        self.fields: dict[str, Tensor] = {}
+        for name in (f.name for f in fields(Batch) if f.name != "latents"):
+            values: list[Tensor] = [getattr(batch, name) for batch in aligned]
+            joined = torch.cat([value if name in PER_EPISODE else value[0] for value in values])
+            self.fields[name] = joined.to(self.device)
         paid = [[arriving_rewards(episode, clock, frame_discount) for episode in view] for view in tasks]
         for place, name in enumerate(PER_TASK if tasks else ()):
             columns = [torch.cat([values[place] for values in view]) for view in paid]
             self.fields[name] = torch.stack(columns, -1).to(self.device)
-
-    def _joined(self, aligned: Sequence[Batch], name: str) -> Tensor:
-        values: list[Tensor] = [getattr(batch, name) for batch in aligned]
-        return torch.cat([value if name in PER_EPISODE else value[0] for value in values]).to(self.device)
 
     def clone_only(self, chosen: Bool[Tensor, " e"]) -> None:
         """Actions taken in the other episodes are not to be cloned; those that led into a step stay known."""

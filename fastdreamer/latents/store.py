@@ -9,6 +9,7 @@ or a file whose bytes changed, is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,33 +21,18 @@ from torch.nn import functional as F
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.latents.episode import ARRAYS, Episode, check_episode, read_episode, write_episode
-from fastdreamer.latents.manifest import (
-    COUNTERS,
-    FOLDER,
-    FORMAT,
-    MANIFEST,
-    RUNNERS,
-    OtherStore,
-    check_key,
-    described,
-    read_manifest,
-    write_manifest,
-)
+from fastdreamer.latents.episode import Episode, check_episode, read_episode
+from fastdreamer.latents.manifest import FOLDER, RUNNERS, OtherStore, check_key, read_manifest
 from fastdreamer.latents.store_advice import mend, rebuild
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.shapes import CHANNELS, LatentClock
 
-__all__ = [
-    "ARRAYS", "COUNTERS", "FOLDER", "FORMAT", "MANIFEST", "RUNNERS", "SYNTHETIC", "Episode", "LatentStore",
-    "OtherStore",
-    "check_key", "described", "read_episode", "read_manifest", "step_valid", "store_key",
-    "write_episode", "write_manifest",
-]  # fmt: skip
+__all__ = ["RUNNERS", "SYNTHETIC", "Episode", "LatentStore", "check_key", "read_manifest", "step_valid", "store_key"]
 
 SYNTHETIC = "synthetic"  # the tokenizer of made-up latents
 
 
+@dataclass
 class LatentStore:
     """An opened latent store.
 
@@ -57,15 +43,15 @@ class LatentStore:
         clock, space: the latent clock and the action space they were made with.
     """
 
-    def __init__(
-        self, path: Path, manifest: Mapping[str, Any], episodes: list[Episode], size_bytes: int, is_mapped: bool
-    ) -> None:
-        self.path = path
-        self.manifest = manifest
-        self.episodes = episodes
-        self.size_bytes, self.is_mapped = size_bytes, is_mapped
-        self.clock = LatentClock(manifest["key"]["frames_per_latent"], manifest["key"]["window"])
-        self.space: ActionSpace = action_space(manifest["space"]["name"])
+    path: Path
+    manifest: Mapping[str, Any]
+    episodes: list[Episode]
+    size_bytes: int
+    is_mapped: bool
+
+    def __post_init__(self) -> None:
+        self.clock = LatentClock(self.manifest["key"]["frames_per_latent"], self.manifest["key"]["window"])
+        self.space: ActionSpace = action_space(self.manifest["space"]["name"])
 
     @classmethod
     def open(

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import FORMAT, described, write_manifest
 from fastdreamer.latents.splits import assign_splits
-from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.latents.store import SYNTHETIC, Episode
 from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 

@@ -8,7 +8,6 @@ from fastdreamer.errors import UserError
 
 MOST_VIDEO_BYTES = 2**36  # a day of 4K
 MOST_LABEL_BYTES = 2**32  # lines of VPT are some thousands of bytes, 20 a second: half a day
-MOST_JSON_BYTES = 2**28  # limit of metadata and index files, which are read at once
 MOST_ARRAY_BYTES = 2**29  # limit of all arrays of a recording together, unpacked
 MOST_LINE_BYTES = 2**20  # a line of VPT has some thousands
 MOST_PIXELS = 2**25  # limit of a frame: 8K has 33 million
@@ -22,17 +21,3 @@ def check_bytes(path: Path, size: int, most: int, what: str = "it") -> None:
     """
     if size > most:
         raise UserError(f"{path.name}: {what} has {size:,} bytes; more than {most:,} are not read")
-
-
-def bounded_bytes(path: Path, most: int = MOST_JSON_BYTES) -> bytes:
-    """A whole file, if it is a file (no pipe) and no larger than that.
-
-    Raises:
-        UserError: if it is larger.
-        OSError: if it is none, or cannot be read.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path))
-    check_bytes(path, path.stat().st_size, most)
-    with path.open("rb") as file:
-        return file.read(most)

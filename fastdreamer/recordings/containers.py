@@ -1,7 +1,8 @@
 """Opening a video file: no file but that one, no container but those that are meant, and the stream that is the video.
 
 libav takes a text file for a playlist, whatever its name, and opens what that names; so it may open only the containers
-of `plain.ENDINGS`, and only by the system's own reading of files.
+of `plain.ENDINGS`, and only by the system's own reading of files. Videos that are to be shown turned or mirrored
+(phones, editors) give the pixels as a player shows them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
+from jaxtyping import UInt8
 
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.printable import said
@@ -24,6 +29,8 @@ _ALLOWED = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"moof", b"uuid")
 # Pictures that come along as a stream of their own: a cover, a thumbnail.
 _STILL = {"mjpeg", "png", "apng", "bmp", "gif", "tiff", "webp", "jpeg2000"}
+_ONE = 1 << 16  # a display matrix is 16.16 fixed point
+_LEAST = 0.99  # entries that are nearly 0 or 1 are rounding's
 
 
 class DamagedVideo(UserError):
@@ -65,24 +72,14 @@ def open_video(path: Path, **options: str) -> Iterator[tuple[Any, Any]]:
         raise DamagedVideo(f"{path}: what is in it is no mp4, mov, mkv, webm or avi video, or is damaged")
     # A name like `concat:a` would be a protocol, were it not for the one before it.
     with av.open(f"file:{path}", options=_ALLOWED | options) as container:
-        stream = _video(container.streams.video)
-        if stream is None:
+        videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        moving = [s for s in videos if s.codec_context is None or s.codec_context.codec.canonical_name not in _STILL]
+        if not videos:
             raise DamagedVideo(f"{path}: there is no video in it")
+        stream = (moving or videos)[0]
         if stream.codec_context is None:
             raise DamagedVideo(f"{path}: there is no decoder for its codec")
         yield container, stream
-
-
-def _video(streams: Any) -> Any | None:
-    """The first stream that is no picture of something else, such as a cover."""
-    videos = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    moving = [s for s in videos if s.codec_context is None or s.codec_context.codec.canonical_name not in _STILL]
-    return next(iter(moving or videos), None)
-
-
-def has_own_times(container: Any) -> bool:
-    """Whether the container says when a frame is shown. AVI does not; libav makes times up for it."""
-    return container.format.name != "avi"
 
 
 def conversion(path: Path, stream: Any) -> str:
@@ -97,18 +94,7 @@ def conversion(path: Path, stream: Any) -> str:
     is_mp4 = path.suffix.lower() in (".mp4", ".mov", ".m4v")
     target = path.name if is_mp4 else f"{path.stem}.mkv"
     here, fresh = f"./{path.name}", f"./.{path.stem}.new{'.mp4' if is_mp4 else '.mkv'}"  # neither option nor protocol
-    options = [
-        "-map",
-        f"0:{stream.index}",
-        "-fps_mode",
-        "passthrough",
-        "-enc_time_base",
-        "1/90000",
-        "-c:v",
-        "libx264",
-        "-qp",
-        "0",
-    ]
+    options = f"-map 0:{stream.index} -fps_mode passthrough -enc_time_base 1/90000 -c:v libx264 -qp 0".split()
     if stream.codec_context.width % 2 or stream.codec_context.height % 2:  # whose colours H.264 cannot halve
         options += ["-pix_fmt", "yuv444p"]
     wanted = [f"./{name}" for name in (target, f"{path.name}.original") if name != path.name]  # `mv -n` skips and is 0
@@ -182,3 +168,42 @@ def _indexed_whole(file: BinaryIO, boxes: list[tuple[bytes, int, int]], size: in
     indexed = end + first + sum(sizes)
     last_fragment = max(begin for kind, begin, _ in boxes if kind == b"moof")
     return count > 1 and last_fragment < indexed <= size and indexed in {end for _, _, end in boxes}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Rows and columns change places, or not; then either is mirrored, or not."""
+
+    is_transposed: bool = False
+    mirrors_columns: bool = False
+    mirrors_rows: bool = False
+
+    def __call__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        if self.is_transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: -1 if self.mirrors_rows else 1, :: -1 if self.mirrors_columns else 1]
+
+    def __bool__(self) -> bool:
+        return self.is_transposed or self.mirrors_columns or self.mirrors_rows
+
+
+def turn_of(path: Path, frame: Any) -> Turn:
+    """What a frame's display matrix says: (x, y) is shown at (a x + c y, b x + d y), up to a shift.
+
+    Raises:
+        DamagedVideo: if it is none of the eight turns that keep pixels whole.
+    """
+    found = frame.side_data.get(Type.DISPLAYMATRIX)
+    if found is None:
+        return Turn()
+    a, b, _, c, d = (float(x) / _ONE for x in np.frombuffer(bytes(found), np.int32)[:5])
+    is_straight, is_transposed = (
+        all(abs(abs(x) - 1) < 1 - _LEAST for x in ones) and all(abs(x) < 1 - _LEAST for x in zeros)
+        for ones, zeros in (((a, d), (b, c)), ((b, c), (a, d)))
+    )
+    if not is_straight and not is_transposed:
+        raise DamagedVideo(
+            f"{path}: it is to be shown turned by {frame.rotation} degrees, scaled or skewed; only quarter turns and "
+            "mirrors are read"
+        )
+    return Turn(is_transposed, (c if is_transposed else a) < 0, (b if is_transposed else d) < 0)

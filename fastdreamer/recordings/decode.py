@@ -23,10 +23,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from fastdreamer.recordings.bounds import MOST_PIXELS
-from fastdreamer.recordings.containers import HIDDEN_LATE, check_index, conversion, has_own_times, open_video, told
+from fastdreamer.recordings.containers import HIDDEN_LATE, Turn, check_index, conversion, open_video, told, turn_of
 from fastdreamer.recordings.containers import DamagedVideo as DamagedVideo
 from fastdreamer.recordings.frame_times import FrameTimes
-from fastdreamer.recordings.turned import Turn, turn_of
 
 BLOCK = 256  # frames
 BLOCK_BYTES = 2**25  # large frames come in smaller blocks
@@ -236,7 +235,8 @@ def _packets(path: Path) -> Iterator[tuple[Iterator[Any], _Times]]:
         is_mp4 = "mp4" in container.format.name.split(",")
         if is_mp4:
             check_index(path, stream)
-        known = _Times(stream.time_base, has_own_times(container), is_mp4, conversion(path, stream))
+        has_times = container.format.name != "avi"  # for which libav makes them up
+        known = _Times(stream.time_base, has_times, is_mp4, conversion(path, stream))
         yield _record(path, container.demux(stream), known), known
 
 
@@ -254,17 +254,10 @@ def _record(path: Path, packets: Iterator[Any], known: _Times) -> Iterator[Any]:
             copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, packet.stream
             copy.is_keyframe = packet.is_keyframe
             packet = copy
-        elif packet.size and not _is_invisible(packet):
+        # RFC 6386, 9.1: a VP8 frame without show_frame, its fifth bit, is there for others to refer to.
+        elif packet.size and (packet.stream.codec_context.name != "vp8" or memoryview(packet)[0] & 0x10):
             known.visible.append(packet.pts)
         yield packet
-
-
-def _is_invisible(packet: Any) -> bool:
-    """Whether it is a VP8 frame that is only there for others to refer to, and that no player shows.
-
-    Source: RFC 6386, 9.1: the first byte's fifth bit is show_frame.
-    """
-    return packet.stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _decode(packet: Any, known: _Times) -> list[Any]:

@@ -5,24 +5,33 @@
     <folder>/<name>.mp4                                                            a video without actions
 
 A video becomes unlabelled only where nothing says that it had labels: beside MineRL's arrays, in a folder named like
-MineRL's, or in one where files beside it hold VPT's lines, it is incomplete.
+MineRL's, or in one where files beside it hold VPT's lines, it is incomplete. MineRL's folders count with any .mp4, any
+.npz and a version in their path, as for MineRL's own loader.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings import minerl_folders, plain, vpt
+from fastdreamer.recordings import plain, vpt
 from fastdreamer.recordings.printable import file_name, printable
 from fastdreamer.recordings.recording import Recording
 from fastdreamer.system.advice import command
+from fastdreamer.system.json_files import regular_bytes
 
 LONGEST_NAME = 232  # bytes: the store's file of that name, and what it is called while it is written, are longer
+BLACKLIST = ("tempting_capers_shapeshifter-14",)  # its video does not belong to its actions, say the authors
+VERSIONS = ("3", "4")
+_SHOWN = 80  # characters of a version that is none of these: the file may be anything
+_VERSION_PREFIX = re.compile(r"v[0-9]+_")
+_FOLDER = re.compile(r"v[0-9]+_(?P<stream>.+-[0-9]+)_[0-9]+-[0-9]+")
 LAYOUTS = (
     "<EnvName>/v3_<player>_<mob>-<n>_<start>-<end>/ with recording.mp4 and rendered.npz (MineRL), "
     "<folder>/<name>.mp4 with <name>.jsonl (VPT), or <folder>/<name>.mp4 alone (no actions)"
@@ -44,7 +53,7 @@ def find_recordings(root: Path) -> list[Recording]:
         raise UserError(f"there is no folder {root}; name one of recordings, or record crafter into it with: {record}")
     found, incomplete = _survey(root)
     if any(kind == "minerl" for _, kind in found):
-        minerl_folders.check_version(root)
+        _check_version(root)
     if not found:
         first = f"; {len(incomplete)} incomplete, the first {': '.join(incomplete[0])}" if incomplete else ""
         raise UserError(f"{root} holds no recording: expected {LAYOUTS}{first}")
@@ -61,13 +70,13 @@ def _survey(root: Path) -> tuple[list[tuple[Path, str]], list[tuple[str, str]]]:
     found: list[tuple[Path, str]] = []
     incomplete: list[tuple[str, str]] = []
     for path, names in _walk(root, incomplete):
-        if minerl_folders.claims(path, names):
-            if reason := minerl_folders.refusal(path, names):
+        if _is_minerls(path, names):
+            if reason := _refusal(path, names):
                 incomplete.append((path.name, reason))
             else:
                 found.append((path, "minerl"))
             continue
-        videos = {name for name in names if plain.is_video(name)}
+        videos = {name for name in names if name.lower().endswith(plain.ENDINGS)}
         lines = {Path(name).stem for name in names if videos and vpt.claims(path / name)}
         for name in videos:
             stem = Path(name).stem
@@ -104,7 +113,9 @@ def _walk(root: Path, incomplete: list[tuple[str, str]]) -> Iterator[tuple[Path,
         folders = [entry for entry in shown if _is(entry, os.DirEntry.is_dir)]
         here += [path / entry.name for entry in folders if not entry.is_symlink()]
         linked += [path / entry.name for entry in folders if entry.is_symlink()]
-        yield path, [entry.name for entry in shown[::-1] if _is(entry, os.DirEntry.is_file) or _leads_nowhere(entry)]
+        # A link to nothing is set aside when it is read; pipes and devices would be read for ever.
+        lost = [entry for entry in shown if entry.is_symlink() and not os.path.exists(entry.path)]
+        yield path, [entry.name for entry in shown[::-1] if _is(entry, os.DirEntry.is_file) or entry in lost]
 
 
 def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
@@ -113,11 +124,6 @@ def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bo
         return kind(entry)
     except OSError:
         return False
-
-
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to nothing, which is set aside when it is read; pipes and devices would be read for ever."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _named(root: Path, found: list[tuple[Path, str]]) -> list[Recording]:
@@ -148,3 +154,49 @@ def _storable(name: str) -> str:
         return name
     short = name.encode()[: LONGEST_NAME // 2].decode(errors="ignore")
     return f"{short}~{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _check_version(root: Path) -> None:
+    """Raises UserError if `root` says in VERSION that its recordings are of another format."""
+    file = root / "VERSION"
+    try:
+        version = regular_bytes(file).decode(errors="replace").strip() if file.is_file() else VERSIONS[0]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from error
+    if version not in VERSIONS:
+        raise UserError(f"{file} says {version[:_SHOWN]!r}; readable versions are {' and '.join(VERSIONS)}")
+
+
+def _is_minerls(path: Path, names: list[str]) -> bool:
+    """Whether a folder with these files is MineRL's, whole or not: by its name, or by what lies in it."""
+    if _FOLDER.fullmatch(path.name):
+        return True
+    if _VERSION_PREFIX.match(path.name) and {"recording.mp4", "rendered.npz"} & set(names):
+        return True
+    return _has(names, ".mp4") and any(_holds_actions(path / name) for name in names if name.endswith(".npz"))
+
+
+def _holds_actions(path: Path) -> bool:
+    """Whether an npz has a recording's arrays; where it cannot be read, whether it is called as theirs are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith("action$") for name in archive.namelist())
+    except Exception:  # one flipped bit makes zipfile raise any of a dozen kinds
+        return path.name == "rendered.npz"
+
+
+def _refusal(path: Path, names: list[str]) -> str:
+    """Why a folder that MineRL claims does not count as a recording, or ""."""
+    named = _FOLDER.fullmatch(path.name)
+    if named and named["stream"] in BLACKLIST:
+        return "black-listed by MineRL: its frames and actions do not belong together"
+    missing = " and ".join(ending for ending in (".mp4", ".npz") if not _has(names, ending))
+    if missing:
+        return f"there is no {missing} file in {path}"
+    if not _VERSION_PREFIX.search(os.path.abspath(path)):
+        return f"there is no version such as v3_ in {path}; MineRL's folders are v3_<player>_<mob>-<n>_<start>-<end>"
+    return ""
+
+
+def _has(names: list[str], ending: str) -> bool:
+    return any(name.endswith(ending) for name in names)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdreamer.recordings.decode import BLOCK, decode_blocks
 from fastdreamer.recordings.recording import Aligned, DamagedRecording, Labels, Recording
+from fastdreamer.recordings.verify import sample_numbers
 
 Frames = UInt8[Tensor, "n h w 3"]
 
@@ -58,17 +59,35 @@ class FrameSelection:
         return np.stack(self._samples) if self._samples else np.zeros((0, 0, 0, 3), np.uint8)
 
     def check(self, recording: Recording) -> None:
-        """Hold what passed against what the recording says of its own frames.
+        """Hold what passed against what the recording says of its own frames, where they have their full size.
 
         Raises:
             DamagedRecording: if it says what they are, and they are not.
         """
-        if self.aligned.sha256 is not None and self._hash.hexdigest() != self.aligned.sha256:
+        if self._is_whole and self.aligned.sha256 is not None and self._hash.hexdigest() != self.aligned.sha256:
             raise recording.damaged("the decoded frames are not the recorded ones (SHA-256 differs)")
 
     def _within(self, numbers: np.ndarray, block: Tensor) -> np.ndarray:
         inside = (numbers >= self.count) & (numbers < self.count + len(block))
         return np.asarray(numbers[inside] - self.count)
+
+
+def selections(labels: Labels, visible: int, whole: bool = True) -> Iterator[FrameSelection]:
+    """Selections to let all frames pass through, one after another: what passed through any but the last is void.
+
+    How many frames a video shows is known when all are decoded. The first selection goes by `visible`; if another
+    number came, the next one goes by that.
+
+    Raises:
+        DamagedRecording: if labels contradict the frames, or it decodes to another number of frames each time.
+    """
+    for _ in range(3):
+        selection = FrameSelection(align(labels, visible), sample_numbers(visible), whole=whole)
+        yield selection
+        if selection.count == visible:
+            return selection.check(labels.recording)
+        visible = selection.count
+    raise labels.recording.damaged(f"{labels.recording.video.name} decodes to another number of frames each time")
 
 
 def align(labels: Labels, visible: int) -> Aligned:
@@ -80,4 +99,4 @@ def align(labels: Labels, visible: int) -> Aligned:
     try:
         return labels.align(visible)
     except DamagedRecording:
-        return labels.align(sum(len(block) for block in decode_blocks(labels.video, BLOCK)))
+        return labels.align(sum(len(block) for block in decode_blocks(labels.recording.video, BLOCK)))

@@ -1,7 +1,9 @@
-"""Times of a video's frames, and what they say of frames that are missing in between."""
+"""Times of a video's frames, and what they say of missing frames and of the rate, which is to be one for a store."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -90,3 +92,17 @@ class FrameTimes:
     def place(self, number: int) -> str:
         """Place of a frame in the video, for a reader."""
         return f"frame {number} ({self.seconds(number):.2f} s)"
+
+
+def count_rates(rates: Iterable[float]) -> dict[str, int]:
+    """How many recordings have which frames a second, the most common first; 0 is unknown and not counted."""
+    return {f"{rate:g}": count for rate, count in Counter(rate for rate in rates if rate).most_common()}
+
+
+def describe_mix(counts: dict[str, int]) -> str:
+    """A line for rates that differ by more than rounding (a step is so many frames); empty where they are one."""
+    rates = [float(rate) for rate in counts]
+    if not rates or max(rates) <= 1.02 * min(rates):
+        return ""
+    shown = ", ".join(f"{rate} ({count:,} recordings)" for rate, count in counts.items())
+    return f"frames a second differ: {shown}; a step of the world model is as many frames in each, so not as long"

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,17 +47,10 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
     """
     with recording.reading():
         hashes = {file: sha256_file(file) for file in _files_of(recording, is_old)}
-    source = _hash(f"{p.name}:{found}" for p, found in hashes.items())
-    return Content(source, hashes.get(video_of(recording), ""))
-
-
-def video_of(recording: Recording) -> Path:
-    """The file with the frames; of a MineRL folder the usual one, or the first."""
-    path = recording.path
-    if not path.is_dir():
-        return path
-    usual = path / "recording.mp4"
-    return usual if usual.is_file() else min(path.glob("*.mp4"), default=usual)
+    named = "|".join(f"{p.name}:{found}" for p, found in hashes.items())
+    return Content(
+        hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest(), hashes.get(recording.video, "")
+    )
 
 
 def place(recording: Recording, root: Path) -> str:
@@ -156,8 +150,6 @@ def _by_threads(read: Callable[[Recording], T], recordings: Sequence[Recording])
         except UserError:
             return None
 
-    if not recordings:
-        return []
     with ThreadPoolExecutor(count_cores()) as pool:
         return list(pool.map(read_or_none, recordings))
 
@@ -178,17 +170,13 @@ def _files_of(recording: Recording, is_old: bool = False) -> list[Path]:
     return files
 
 
-def _role(recording: Recording, file: Path) -> str:
-    """What tells a recording's files apart, whatever the recording is called."""
-    return file.name if recording.path.is_dir() else file.suffix
-
-
 def _beside(recording: Recording) -> frozenset[tuple[str, str]]:
     """The roles of a recording's files with their hashes; of the video the role alone: it may be a day long."""
-    video = video_of(recording)
+    video = recording.video
     with recording.reading():
         files = _files_of(recording)
-        return frozenset((_role(recording, p), "" if p == video else sha256_file(p)) for p in files)
+        is_folder = recording.path.is_dir()  # else files are told apart whatever the recording is called
+        return frozenset((p.name if is_folder else p.suffix, "" if p == video else sha256_file(p)) for p in files)
 
 
 def _by_place(found: Sequence[Recording], entries: Mapping[str, Any], root: Path) -> dict[Recording, str]:
@@ -202,17 +190,14 @@ def _by_place(found: Sequence[Recording], entries: Mapping[str, Any], root: Path
 
 def _free(name: str, known: set[str]) -> str:
     """The name, or a numbered one that is no longer."""
-    number, free = 1, name
-    while free in known:
-        number += 1
-        free = f"{name[:LONGEST_NUMBERED]}~{number}"
-    return free
+    numbered = (f"{name[:LONGEST_NUMBERED]}~{number}" for number in count(2))
+    return next(free for free in chain([name], numbered) if free not in known)
 
 
 def _file_of(recording: Recording) -> tuple[int, int] | None:
     """Identity of the file that its video is, whatever leads to it."""
     try:
-        about = video_of(recording).stat()
+        about = recording.video.stat()
     except OSError:
         return None
     return about.st_dev, about.st_ino
@@ -220,9 +205,5 @@ def _file_of(recording: Recording) -> tuple[int, int] | None:
 
 def _is_link(recording: Recording, root: Path) -> bool:
     """Whether it is reached through a link below the root."""
-    video = video_of(recording)
+    video = recording.video
     return os.path.realpath(video) != os.path.join(os.path.realpath(root), os.path.relpath(video, root))
-
-
-def _hash(parts: Iterable[str]) -> str:
-    return hashlib.sha256("|".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

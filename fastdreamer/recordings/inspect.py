@@ -15,11 +15,12 @@ import numpy as np
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.counters import total_gain
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.identity import without_links
-from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import check_recording, find_incomplete, find_recordings, guess_space
 from fastdreamer.recordings.recording import Recording
 from fastdreamer.system.cores import count_cores
+from fastdreamer.system.json_files import TEXT, fault
 from fastdreamer.system.progress import track
 
 _BAR_WIDTH = 30
@@ -158,7 +159,7 @@ def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
         component.name: dict(zip(component.labels, np.bincount(column, minlength=component.size).tolist(), strict=True))
         for component, column in zip(components, trajectory.actions.T, strict=trajectory.labelled)
     }
-    total = float(trajectory.rewards.sum(dtype=np.float64))
+    total, names = float(trajectory.rewards.sum(dtype=np.float64)), trajectory.metadata.get("achievements")
     return _Episode(
         recording,
         mended=aligned.mended,
@@ -171,14 +172,9 @@ def _read(recording: Recording, space: ActionSpace, decode: bool) -> _Episode:
         total=round(total, 6),
         terminated=bool(trajectory.terminals[-1]),
         actions=counts,
-        achievements=_names(trajectory.metadata.get("achievements")),
+        achievements=None if fault(names, [TEXT]) else names,  # the file may be a stranger's
         gains={name: total_gain(values) for name, values in trajectory.counters.items()},
     )
-
-
-def _names(value: object) -> list[str] | None:
-    """A list of names out of a file that anybody may have written, or None."""
-    return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
 
 
 def render_inspection(found: dict[str, Any]) -> str:

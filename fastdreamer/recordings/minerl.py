@@ -10,24 +10,23 @@ loaded without pickle.
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import SPACES, ActionSpace
-from fastdreamer.recordings.bounds import MOST_ARRAY_BYTES, bounded_bytes, check_bytes
+from fastdreamer.recordings.bounds import MOST_ARRAY_BYTES, check_bytes
 from fastdreamer.recordings.counters import from_arrays
 from fastdreamer.recordings.decode import count_packets, frame_times
 from fastdreamer.recordings.recording import Aligned, Recording
 from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.system.json_files import fault, parse, regular_bytes
 
 RECORDER = "fastdreamer"  # metadata's mark of our own recordings
 UNREWARDED = "minerl_basalt"
@@ -53,72 +52,50 @@ class MineRLLabels:
     """The arrays of one recording, checked; its video is aligned by its end.
 
     Attributes:
-        rewarded: False for BASALT, which has no rewards: its array is all zeros.
+        trajectory: all but the pixels.
         check_metadata: whether the video must have as many frames as metadata.json says.
-        counters: what the game counts at every frame (`recordings.counters`).
     """
 
     recording: Recording
-    video: Path
-    actions: UInt8[np.ndarray, "s k"]
-    rewards: Float[np.ndarray, " s"]
-    metadata: dict[str, Any]
-    rewarded: bool = True
+    trajectory: Trajectory
     check_metadata: bool = True
-    counters: dict[str, Integer[np.ndarray, " t"]] = field(default_factory=dict)
 
     def align(self, visible: int) -> Aligned:
         """The last frame is the last state; leading extra frames go.
-
-        MineRL's terminal is on the last row, and its last frame is masked in `valid` (its loader replaces it by the
-        frame before, so the pixels cannot be trusted). With our own recordings both come from the metadata and the
-        game itself.
 
         Raises:
             DamagedRecording: if there are too few frames, or another number than metadata.json says, or if some are
                 missing behind the first that is needed, so that those before are not the rows'.
         """
-        needed = len(self.rewards) + 1
+        needed = len(self.trajectory)
         if visible < needed:
-            raise self.recording.damaged(f"{self.video.name} has {visible} frames, {needed - 1} rewards need {needed}")
+            raise self.recording.damaged(
+                f"{self.recording.video.name} has {visible} frames, {needed - 1} rewards need {needed}"
+            )
         is_counted = self.check_metadata and self._check_frame_count(visible)
         self._check_times(visible, needed, is_counted)
-        terminals = np.zeros(needed - 1, np.bool_)
-        valid = np.ones(needed, np.bool_)
-        digest = None
-        if self.metadata.get("recorder") == RECORDER:
-            terminals[-1] = bool(self.metadata.get("terminated", False))
-            digest = self.metadata.get("frames_sha256")
-        else:
-            terminals[-1] = True
-            valid[-1] = False
-        frames = np.zeros((needed, 0, 0, 3), np.uint8)
-        trajectory = Trajectory(
-            self.recording.name,
-            frames,
-            self.actions,
-            self.rewards,
-            terminals,
-            valid,
-            self.metadata,
-            rewarded=self.rewarded,
-            counters=self.counters,
-        )
-        return Aligned(trajectory, np.arange(visible - needed, visible), is_by_number=visible == needed, sha256=digest)
+        picked = np.arange(visible - needed, visible)
+        return Aligned(self.trajectory, picked, is_by_number=visible == needed, sha256=self._digest)
+
+    @property
+    def _digest(self) -> str | None:
+        """The hash of the frames, which our own recordings say."""
+        metadata = self.trajectory.metadata
+        return metadata.get("frames_sha256") if metadata.get("recorder") == RECORDER else None
 
     def _check_times(self, visible: int, needed: int, is_counted: bool) -> None:
         """Rows come every step of the game's clock, and so must their frames, where the video has a clock."""
-        if self.metadata.get("recorder") == RECORDER and "frames_sha256" in self.metadata:
+        if self._digest is not None:
             return  # whose frames are proved one by one
         with self.recording.reading():
-            times = frame_times(self.video)
+            times = frame_times(self.recording.video)
         if len(times.times) != visible:
             return  # the packets promised another number than came: this is asked again with that one
-        first = visible - needed
+        first, name = visible - needed, self.recording.video.name
         if times.ticks is None:
             if first and self.check_metadata and not is_counted:
                 raise self.recording.damaged(
-                    f"{self.video.name} has {first} frames more than its rows need, which come at no steady rate, and "
+                    f"{name} has {first} frames more than its rows need, which come at no steady rate, and "
                     f"metadata.json has no true_video_frame_count to prove that none is missing{_WAY_OUT}"
                 )
             return
@@ -127,7 +104,7 @@ class MineRLLabels:
             before, found = first + int(wrong[0]), int(times.ticks[first + wrong[0]])
             what = f"{found - 1} frames are missing after" if found else "two frames have the time of"
             raise self.recording.damaged(
-                f"{self.video.name}: {what} {times.place(before)}, so the frames before are not those of their rows"
+                f"{name}: {what} {times.place(before)}, so the frames before are not those of their rows"
             )
 
     def _check_frame_count(self, visible: int) -> bool:
@@ -135,15 +112,15 @@ class MineRLLabels:
 
         MineRL's count is of the frames that its decoder saw, with or without those that an edit list hides.
         """
-        said = _number(self.recording, self.metadata, "true_video_frame_count")
+        said = _number(self.recording, self.trajectory.metadata, "true_video_frame_count")
         if said is None or said == visible:
             return said is not None
         with self.recording.reading():
-            packets = count_packets(self.video)
+            packets = count_packets(self.recording.video)
         if said != packets:
             counted = f"{visible} frames" + (f" ({packets} with hidden ones)" if packets != visible else "")
             raise self.recording.damaged(
-                f"true_video_frame_count in metadata.json is {said:g}, but {self.video.name} has {counted}: "
+                f"true_video_frame_count in metadata.json is {said:g}, but {self.recording.video.name} has {counted}: "
                 f"one of them is damaged or another recording's{_WAY_OUT}"
             )
         return True
@@ -151,6 +128,10 @@ class MineRLLabels:
 
 def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool = True) -> MineRLLabels:
     """Read one recording's arrays; `check_metadata` compares them, and later the video, with metadata.json.
+
+    MineRL's terminal is on the last row, and its last frame is masked in `valid` (its loader replaces it by the frame
+    before, so the pixels cannot be trusted). With our own recordings both come from the metadata and the game itself.
+    BASALT has no rewards: its array is all zeros.
 
     Raises:
         UserError: saying what is wrong with it.
@@ -164,21 +145,24 @@ def read_labels(recording: Recording, space: ActionSpace, check_metadata: bool =
         raise recording.damaged("a reward is not finite")
     if check_metadata:
         _check_rewards(recording, metadata, rewards)
-    rewarded = space.name != UNREWARDED or bool(rewards.any())
-    video, counters = _file(recording, "recording.mp4"), from_arrays(arrays)
-    return MineRLLabels(recording, video, actions, rewards, metadata, rewarded, check_metadata, counters)
-
-
-def _file(recording: Recording, usual: str) -> Path:
-    """The recording's file of that name, or else the first with the same ending."""
-    path = recording.path / usual
-    others = sorted(other for other in recording.path.glob(f"*{path.suffix}") if other.is_file())
-    return path if path.is_file() or not others else others[0]
+    is_ours, steps = metadata.get("recorder") == RECORDER, len(rewards)
+    trajectory = Trajectory(
+        name=recording.name,
+        frames=np.zeros((steps + 1, 0, 0, 3), np.uint8),
+        actions=actions,
+        rewards=rewards,
+        terminals=(np.arange(steps) == steps - 1) & (bool(metadata.get("terminated")) or not is_ours),
+        valid=(np.arange(steps + 1) < steps) | is_ours,
+        metadata=metadata,
+        rewarded=space.name != UNREWARDED or bool(rewards.any()),
+        counters=from_arrays(arrays),
+    )
+    return MineRLLabels(recording, trajectory, check_metadata)
 
 
 def _load_arrays(recording: Recording) -> dict[str, NDArray[Any]]:
     """All arrays of the npz, with their lengths checked: t observations, t - 1 actions and rewards."""
-    path = _file(recording, "rendered.npz")
+    path = recording.file("rendered.npz")
     key = ""
     arrays: dict[str, NDArray[Any]] = {}
     if not path.is_file():
@@ -220,12 +204,13 @@ def _load_metadata(recording: Recording) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        metadata = json.loads(bounded_bytes(path).decode())
-    except (ValueError, RecursionError) as error:
-        raise recording.damaged(f"metadata.json is not JSON ({error})") from error
-    if not isinstance(metadata, dict):
-        raise recording.damaged("metadata.json is not an object")
-    return metadata
+        metadata = parse(regular_bytes(path))
+        wrong = fault(metadata, {})
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise recording.damaged(f"metadata.json is damaged ({wrong})")
+    return dict(metadata)
 
 
 def _check_rewards(recording: Recording, metadata: dict[str, Any], rewards: Float[np.ndarray, " s"]) -> None:

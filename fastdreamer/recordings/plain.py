@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,22 +15,12 @@ ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # what PyAV opens and peopl
 UNLABELLED = ActionSpace("unlabelled", ())  # the answer to what actions are in a video
 
 
-def is_video(name: str) -> bool:
-    """Whether a file is named like a video."""
-    return name.lower().endswith(ENDINGS)
-
-
 @dataclass(frozen=True)
 class PlainLabels:
     """No actions (all no-op), no rewards, no end; every frame counts."""
 
     recording: Recording
     space: ActionSpace
-
-    @property
-    def video(self) -> Path:
-        """The recording itself."""
-        return self.recording.path
 
     def align(self, visible: int) -> Aligned:
         """Align all frames as they are.
@@ -40,7 +29,7 @@ class PlainLabels:
             DamagedRecording: if there is no step, with fewer than two frames.
         """
         if visible < 2:
-            raise self.recording.damaged(f"{self.video.name} has {visible} frames; one step needs 2")
+            raise self.recording.damaged(f"{self.recording.video.name} has {visible} frames; one step needs 2")
         frames = np.zeros((visible, 0, 0, 3), np.uint8)
         actions = np.tile(np.array(self.space.noop, np.uint8), (visible - 1, 1))
         trajectory = replace(Trajectory.unpaid(self.recording.name, frames, actions), labelled=False, rewarded=False)

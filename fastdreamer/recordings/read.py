@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from fastdreamer.recordings import minerl, plain, vpt
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.recordings.decode import BLOCK, count_frames, decode_blocks, frame_times
 from fastdreamer.recordings.find import find_incomplete, find_recordings
-from fastdreamer.recordings.frame_selection import Frames, FrameSelection, align
+from fastdreamer.recordings.frame_selection import Frames, align, selections
 from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Labels, Recording
 from fastdreamer.recordings.trajectory import Trajectory
@@ -24,7 +25,7 @@ __all__ = ["find_incomplete", "find_recordings"]
 Keep = Callable[[int, Frames], Frames]  # what is kept of a block of frames whose first is of that row
 
 
-def how_to_read(config: Config) -> dict[str, bool]:
+def how_to_read(config: Config) -> dict[str, Any]:
     """The settings of `data.` that the functions below take."""
     return {"skip_null": config.data.skip_null, "check_metadata": config.data.check_metadata}
 
@@ -69,7 +70,7 @@ def read_labels(
 
 
 def read_recording(
-    recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool
+    recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: Any
 ) -> Trajectory:
     """One whole episode in memory, its frames aligned with its rows.
 
@@ -82,36 +83,50 @@ def read_recording(
     return read_aligned(recording, space, frames, size, **how).trajectory
 
 
-def read_aligned(recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: bool) -> Aligned:
+def read_aligned(recording: Recording, space: ActionSpace, frames: bool = True, size: int = 0, **how: Any) -> Aligned:
     """Read as `read_recording` does, and say what was mended."""
-    labels = read_labels(recording, space, **how)
     if not frames:
-        return _aligned_by_packets(recording, labels)
-    aligned, pixels = _decode(recording, labels, slice(None), size)
+        labels = read_labels(recording, space, **how)
+        with recording.reading():
+            return labels.align(count_frames(recording.video))
+    aligned, pixels = read_frames(recording, space, size=size, **how)
     return replace(aligned, trajectory=replace(aligned.trajectory, frames=pixels))
 
 
-def read_frames(recording: Recording, space: ActionSpace, rows: slice, **how: bool) -> UInt8[np.ndarray, "n h w 3"]:
-    """Some frames of an episode; only those are held in memory, though all are decoded.
+def read_frames(
+    recording: Recording,
+    space: ActionSpace,
+    rows: slice = slice(None),
+    size: int = 0,
+    keep: Keep | None = None,
+    **how: Any,
+) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
+    """An episode, and the frames of some of its rows: all are decoded, and no more than those are held in memory.
+
+    Args:
+        recording: a recording of any format.
+        space: see `read_labels`, whose other arguments follow.
+        rows: the frames to keep.
+        size: pixels a side to which they are averaged over areas; 0 leaves them as they are.
+        keep: makes of each block of them what is kept.
 
     Raises:
         DamagedRecording: naming the episode and what is wrong with it, wherever in it.
     """
-    return _decode(recording, read_labels(recording, space, **how), rows)[1]
+    labels = read_labels(recording, space, **how)
+    with recording.reading():
+        for selection in selections(labels, count_frames(recording.video), whole=not size):
+            aligned, kept, row = selection.aligned, [], 0
+            wanted = range(len(aligned.picked))[rows]
+            for part in selection.frames(map(torch.from_numpy, decode_blocks(recording.video, BLOCK, size))):
+                first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
+                some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
+                kept.append(some if keep is None else keep(row, some))
+                row += len(part)
+        return aligned, torch.cat(kept).numpy()
 
 
-def read_kept(
-    recording: Recording, space: ActionSpace, keep: Keep, **how: bool
-) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
-    """An episode, and what `keep` makes of each block of its frames: no more is held in memory.
-
-    Raises:
-        DamagedRecording: naming the episode and what is wrong with it.
-    """
-    return _decode(recording, read_labels(recording, space, **how), slice(None), keep=keep)
-
-
-def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, int, int]:
+def glance(recording: Recording, space: ActionSpace, **how: Any) -> tuple[int, int, int]:
     """An episode's frames, their height and their width, from its packets and its first frame.
 
     Raises:
@@ -119,13 +134,13 @@ def glance(recording: Recording, space: ActionSpace, **how: bool) -> tuple[int, 
     """
     labels = read_labels(recording, space, **how)
     with recording.reading():
-        aligned = align(labels, count_frames(labels.video))
-        height, width, _ = next(decode_blocks(labels.video, 1))[0].shape
+        aligned = align(labels, count_frames(recording.video))
+        height, width, _ = next(decode_blocks(recording.video, 1))[0].shape
         return len(aligned.picked), height, width
 
 
 def check_recording(
-    recording: Recording, space: ActionSpace, decode: bool = True, **how: bool
+    recording: Recording, space: ActionSpace, decode: bool = True, **how: Any
 ) -> tuple[Aligned, tuple[int, int], FrameTimes]:
     """What a recording is, its frames' height and width (0, 0 if not decoded), and when its video shows which.
 
@@ -134,42 +149,10 @@ def check_recording(
     Raises:
         DamagedRecording: naming the episode and what is wrong with it.
     """
-    labels = read_labels(recording, space, **how)
     if decode:
-        aligned, first = _decode(recording, labels, slice(1))
+        aligned, first = read_frames(recording, space, slice(1), **how)
         size = (first.shape[1], first.shape[2])
     else:
-        aligned, size = _aligned_by_packets(recording, labels), (0, 0)
+        aligned, size = read_aligned(recording, space, frames=False, **how), (0, 0)
     with recording.reading():
-        return aligned, size, frame_times(labels.video)
-
-
-def _aligned_by_packets(recording: Recording, labels: Labels) -> Aligned:
-    with recording.reading():
-        return labels.align(count_frames(labels.video))
-
-
-def _decode(
-    recording: Recording, labels: Labels, rows: slice, size: int = 0, keep: Keep | None = None
-) -> tuple[Aligned, UInt8[np.ndarray, "n h w 3"]]:
-    """Decodes all and keeps the frames of some rows, or what `keep` makes of them."""
-    with recording.reading():
-        visible = count_frames(labels.video)
-        for _ in range(3):
-            aligned = align(labels, visible)
-            wanted = range(len(aligned.picked))[rows]
-            selection = FrameSelection(aligned, np.zeros(0, int), whole=not size)
-            kept, row = [], 0
-            for part in selection.frames(map(torch.from_numpy, decode_blocks(labels.video, BLOCK, size))):
-                first, last = max(wanted.start - row, 0), max(wanted.stop - row, 0)
-                some = part[first:last].clone() if len(wanted) < len(aligned.picked) else part
-                kept.append(some if keep is None else keep(row, some))
-                row += len(part)
-            if selection.count == visible:
-                break
-            visible = selection.count
-        else:
-            raise recording.damaged(f"{labels.video.name} decodes to another number of frames each time")
-        if not size:
-            selection.check(recording)
-        return aligned, torch.cat(kept).numpy()
+        return aligned, size, frame_times(recording.video)

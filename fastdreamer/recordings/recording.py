@@ -45,6 +45,17 @@ class Recording:
     env: str
     format: str = "minerl"
 
+    @property
+    def video(self) -> Path:
+        """The file with the frames; of a MineRL folder the usual one, or the first."""
+        return self.file("recording.mp4") if self.path.is_dir() else self.path
+
+    def file(self, usual: str) -> Path:
+        """The file of that name in a MineRL folder, or else the first with the same ending."""
+        path = self.path / usual
+        others = [path] if path.is_file() else [p for p in self.path.glob(f"*{path.suffix}") if p.is_file()]
+        return min(others, default=path)
+
     def damaged(self, reason: object) -> DamagedRecording:
         """The error that says why this recording cannot be read, in one line."""
         return DamagedRecording(f"recording {self.name}: {printable(reason)}")
@@ -95,9 +106,7 @@ class Labels(Protocol):
     """A recording's actions and rewards, read and checked; its video not yet."""
 
     @property
-    def video(self) -> Path:
-        """The file that holds its frames."""
-        ...
+    def recording(self) -> Recording: ...
 
     def align(self, visible: int) -> Aligned:
         """Decide which of `visible` decoded frames belong to which row.

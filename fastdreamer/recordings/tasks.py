@@ -52,10 +52,8 @@ def task_rewards(task: str, recorded: Float32[np.ndarray, " s"], counters: Count
     for name in counters_of(task, list(counters)):
         gains = np.maximum(np.diff(counters[name].astype(np.int64)), 0)
         if task == UNLOCKS or task.startswith(FIRST):
-            rises = np.flatnonzero(gains)
-            rewards[rises[:1]] += 1.0
-        else:
-            rewards += gains
+            gains = (gains > 0) & (np.cumsum(gains > 0) == 1)
+        rewards += gains
     return rewards
 
 

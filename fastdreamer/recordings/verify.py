@@ -62,7 +62,8 @@ def disagreement(
         for j in (i - 1, i + 1):
             is_neighbour = 0 <= j < len(numbers) and abs(numbers[j] - number) == 1
             # Luma, for that is where two decoders agree; without its mean, for a constant offset is no movement.
-            if is_neighbour and _is_nearer(*(_centred_luma(x) for x in (others[i], means[i], means[j]))):
+            lumas = [x @ _LUMA for x in (others[i], means[i], means[j])] if is_neighbour else []
+            if is_neighbour and _is_nearer(*(luma - luma.mean() for luma in lumas)):
                 return f"frame {number} shows frame {numbers[j]}"
     return ""
 
@@ -78,8 +79,3 @@ def _block_means(frames: UInt8[np.ndarray, "k h w 3"]) -> Float[np.ndarray, "k y
     k, rows, columns = len(frames), frames.shape[1] // BLOCK, frames.shape[2] // BLOCK
     whole = frames[:, : rows * BLOCK, : columns * BLOCK]
     return np.asarray(whole.reshape(k, rows, BLOCK, columns, BLOCK, 3).mean((2, 4), dtype=np.float32))
-
-
-def _centred_luma(means: Float[np.ndarray, "y x 3"]) -> Float[np.ndarray, "y x"]:
-    luma = means @ _LUMA
-    return np.asarray(luma - luma.mean())

@@ -11,27 +11,24 @@ actions are kept unless `data.skip_null`; damage is told instead of skipped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from fastdreamer.errors import UserError
-from fastdreamer.recordings.actions import ActionSpace
-from fastdreamer.recordings.bounds import bounded_bytes
-from fastdreamer.recordings.cursor import draw_cursor
+from fastdreamer.recordings.actions import VPT_BUTTONS, ActionSpace
 from fastdreamer.recordings.decode import frame_times
 from fastdreamer.recordings.frame_times import FrameTimes
 from fastdreamer.recordings.recording import Aligned, Recording
-from fastdreamer.recordings.spaces import VPT_BUTTONS
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.vpt_clock import Clock, Match, Ticks, line_clocks, match
 from fastdreamer.recordings.vpt_counters import Tally
-from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, load_line, parse_line, read_lines
+from fastdreamer.recordings.vpt_lines import KEYS, Line, is_other, parse_line, read_lines
+from fastdreamer.system.json_files import parse, read_loosely
 
 SPACE = "vpt"
 ENDING = ".jsonl"
@@ -41,6 +38,8 @@ DEGREES_PER_PIXEL = 360 / 2400
 # are not of one recording. A recording has at most 6000 frames: 200 of them are 10 s.
 MAX_LENGTH_DIFFERENCE = 200  # frames
 MAX_LENGTH_SHARE = 0.1
+WINDOW_HEIGHT = 720  # pixels of the recorded game's window, in which the mouse is reported
+HEIGHT_SHARE = 16 / 360  # the share of the frame's height: 16 pixels where it is 360, as in Minecraft's own window
 
 
 def claims(path: Path) -> bool:
@@ -51,11 +50,8 @@ def claims(path: Path) -> bool:
 def read_indices(root: Path) -> Iterator[tuple[str, str]]:
     """Name and reason for all that the index files in `root` list: {"basedir": ..., "relpaths": [...]}."""
     for path in sorted(root.glob("*.json")):
-        try:
-            index = json.loads(bounded_bytes(path))
-        except (ValueError, OSError, RecursionError, UserError):
-            continue  # some other file
-        relpaths = index.get("relpaths") if isinstance(index, dict) and "basedir" in index else None
+        index = (path.is_file() and read_loosely(path)) or {}
+        relpaths = index.get("relpaths") if "basedir" in index else None
         for relpath in relpaths if isinstance(relpaths, list) else []:
             name = Path(str(relpath)).name.removesuffix(".mp4")
             yield name, f"{path.name} lists {relpath}, but there is no {name}.mp4 with {name}{ENDING}"
@@ -83,11 +79,6 @@ class VPTLabels:
     skip_null: bool
     counters: dict[str, Integer[np.ndarray, " n"]]
 
-    @property
-    def video(self) -> Path:
-        """The recording itself."""
-        return self.recording.path
-
     def align(self, visible: int) -> Aligned:
         """Each frame with its line, as far as there are both; the last frame's action leads nowhere and is left out.
 
@@ -97,7 +88,8 @@ class VPTLabels:
         Raises:
             DamagedRecording: if lines and frames differ by much, no time says which is whose, or nothing is left.
         """
-        names = f"{self.video.name} has {visible} frames, but {self.video.stem}{ENDING} has {self.lines} lines"
+        video = self.recording.video
+        names = f"{video.name} has {visible} frames, but {video.stem}{ENDING} has {self.lines} lines"
         found = self._match(visible)
         unread = self.lines - len(self.actions)
         between = int(found.missing.sum())
@@ -113,13 +105,10 @@ class VPTLabels:
             if not len(rows):
                 raise self.recording.damaged(f"nothing is done in {last} steps, and data.skip_null leaves those out")
         kept = np.append(rows, last)
-        picked, lines, steps = found.frames[kept], found.lines[kept], len(rows)
-        trajectory = Trajectory(
-            name=self.recording.name,
-            frames=np.zeros((steps + 1, 0, 0, 3), np.uint8),
-            actions=self.actions[lines[:-1]],
-            rewards=np.zeros(steps, np.float32),
-            terminals=np.zeros(steps, np.bool_),
+        picked, lines = found.frames[kept], found.lines[kept]
+        frames = np.zeros((len(kept), 0, 0, 3), np.uint8)
+        trajectory = replace(
+            Trajectory.unpaid(self.recording.name, frames, self.actions[lines[:-1]]),
             valid=found.missing[kept] == 0,
             rewarded=False,
             counters={name: values[lines] for name, values in self.counters.items()},
@@ -132,12 +121,12 @@ class VPTLabels:
 
     def _match(self, visible: int) -> Match:
         try:
-            times = frame_times(self.video)
+            times = frame_times(self.recording.video)
             if len(times.times) != visible:  # the packets promised another number than came
                 times = FrameTimes(np.arange(visible), times.unit)
             return match(self.clocks, times)
         except ValueError as error:
-            what = error if isinstance(error, UserError) else f"{self.video.name}: {error}"
+            what = error if isinstance(error, UserError) else f"{self.recording.video.name}: {error}"
             raise self.recording.damaged(what) from error
 
     def _mended(self, found: Match, visible: int, names: str, unread: int) -> tuple[str, ...]:
@@ -156,6 +145,27 @@ def _draw(cursors: dict[int, tuple[float, float]], number: int, frame: UInt8[np.
         draw_cursor(frame, *cursors[number])
 
 
+def draw_cursor(frame: UInt8[np.ndarray, "h w 3"], x: float, y: float) -> None:
+    """Draw an arrow, white with a black rim, into `frame`, its tip at the mouse's place in the window, cut at the rims.
+
+    Source: VPT's loader puts its cursor at (x, y) * frame height / 720 as well; the arrow is ours.
+    """
+    height, width = frame.shape[:2]
+    size = max(round(height * HEIGHT_SHARE), 2)
+    left, top = int(x * height / WINDOW_HEIGHT), int(y * height / WINDOW_HEIGHT)
+    rows, columns = slice(max(top, 0), max(top + size, 0)), slice(max(left, 0), max(left + size, 0))
+    part = frame[rows, columns]
+    cut = (slice(max(-top, 0), max(-top, 0) + part.shape[0]), slice(max(-left, 0), max(-left, 0) + part.shape[1]))
+    part[_arrow(size, 0.0)[cut]] = 0
+    part[_arrow(size, 1.2)[cut]] = 255
+
+
+def _arrow(size: int, rim: float) -> Bool[np.ndarray, "size size"]:
+    """The pixels of a triangle with its tip in the upper left corner that are at least `rim` pixels inside."""
+    v, u = np.mgrid[:size, :size] + 0.5
+    return np.asarray((u >= rim) & (v - u >= rim * 2**0.5 - 0.5) & (v + 0.45 * u <= size - rim))
+
+
 def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = False) -> VPTLabels:
     """Read all lines up to the first broken one.
 
@@ -171,9 +181,9 @@ def read_labels(recording: Recording, space: ActionSpace, skip_null: bool = Fals
     for count, text in read_lines(path):
         try:
             if not broken:
-                lines.append(parse_line(content := load_line(text)))
+                lines.append(parse_line(content := parse(text)))
                 tally.add(content)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             broken = f"line {count} of {{}} in {path.name} is broken ({str(error)[:80]})"
     if broken and not lines:
         raise recording.damaged(broken.replace("{}", str(count), 1))

@@ -170,13 +170,10 @@ def match(clocks: Sequence[Clock], times: FrameTimes) -> Match:
     if clock.late and (best[1] or clock.is_crowded):
         raise ValueError(f"{clock.late}, and nothing proves whether lines are missing before it")
     # Frame and line 0 together, or each by its own clock: both may be true if neither makes them end together.
-    if best[1] and any(best[:2] == other[:2] and not _agree(found, other[3]) for other in others):
+    rivals = [other[3] for other in others if best[1] and best[:2] == other[:2]]
+    if not all(np.array_equal(found.frames, r.frames) and np.array_equal(found.lines, r.lines) for r in rivals):
         raise ValueError("frames or lines are lost at both ends, so no time says which belongs to which")
     return found
-
-
-def _agree(one: Match, other: Match) -> bool:
-    return np.array_equal(one.frames, other.frames) and np.array_equal(one.lines, other.lines)
 
 
 def _pairs(frames: Ticks, lines: Ticks) -> Match:

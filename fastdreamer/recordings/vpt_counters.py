@@ -78,7 +78,7 @@ def _items(inventory: Any) -> dict[str, int] | None:
         return None
     amounts: dict[str, int] = {}
     for slot in _checked(inventory, list):
-        name = _item_name(_checked(slot["type"], str))
+        name = _checked(slot["type"], str).removeprefix("minecraft:")
         amounts[name] = amounts.get(name, 0) + _count(slot["quantity"])
     return amounts
 
@@ -100,11 +100,6 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         raise ValueError(f"{value!r:.40} is no count")
     return value
-
-
-@lru_cache(4096)
-def _item_name(kind: str) -> str:
-    return kind.removeprefix("minecraft:")
 
 
 @lru_cache(4096)

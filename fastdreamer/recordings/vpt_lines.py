@@ -10,13 +10,13 @@ version 6 wrote null for mouse or keyboard, and had no `hotbar` before 6.11.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdreamer.recordings.bounds import MOST_LABEL_BYTES, MOST_LINE_BYTES, check_bytes
+from fastdreamer.system.json_files import Leaf, Maybe, fault
 
 KEYS = {
     "key.keyboard.w": "forward",
@@ -33,6 +33,16 @@ _FIELDS = {"mouse", "keyboard", "isGuiOpen", "hotbar", "tick", "milli", "invento
 ESCAPE = "key.keyboard.escape"  # closes a window, as `inventory` does
 SLOTS = {f"key.keyboard.{slot}": str(slot) for slot in range(1, 10)}
 MOUSE_BUTTONS = {0: "attack", 1: "use"}
+_PIXELS = Leaf("a number", lambda value: type(value) in (int, float) and abs(value) < 1e9)
+_SLOT = Leaf("0 to 8", lambda value: isinstance(value, int) and 0 <= value <= 8)
+_LIST = Leaf("a list", lambda value: isinstance(value, list))
+_PLACE = {"x": _PIXELS, "y": _PIXELS}
+_LINE = {
+    "mouse": Maybe({"dx": _PIXELS, "dy": _PIXELS, "buttons": _LIST, "newButtons": _LIST}),
+    "keyboard": Maybe({"keys": _LIST}), "hotbar?": Maybe(_SLOT),
+}  # fmt: skip
+_NO_HAND: dict[str, Any] = {"dx": 0.0, "dy": 0.0, "buttons": [], "newButtons": []}
+_NO_KEYS: dict[str, Any] = {"keys": []}
 
 
 @dataclass(frozen=True)
@@ -95,71 +105,32 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, text.rstrip(b"\n")
 
 
-def load_line(text: bytes) -> dict[str, Any]:
-    """The object that one line of the file is.
-
-    Raises:
-        ValueError: if it is no JSON object.
-    """
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError("not JSON") from error
-    if not isinstance(content, dict):
-        raise ValueError("not an object")
-    return content
-
-
-def parse_line(content: dict[str, Any]) -> Line:
-    """What the player did at one line.
+def parse_line(content: Any) -> Line:
+    """What the player did at one line, whose JSON says `content`.
 
     Raises:
         ValueError: naming what is broken: a field is missing or of another kind.
     """
-    mouse, keyboard = _group(content, "mouse"), _group(content, "keyboard")
-    is_open = content.get("isGuiOpen") is True
-    keys = [key for key in _list(keyboard, "keyboard", "keys") if isinstance(key, str)]
-    buttons = [button for button in _list(mouse, "mouse", "buttons") if isinstance(button, int)]
+    if wrong := fault(content, _LINE):
+        raise ValueError(wrong)
+    mouse, keys = content["mouse"], [key for key in (content["keyboard"] or _NO_KEYS)["keys"] if isinstance(key, str)]
+    is_open, hand = content.get("isGuiOpen") is True, mouse or _NO_HAND
     pressed = {KEYS[key] for key in keys if key in KEYS}
-    pressed |= {MOUSE_BUTTONS[button] for button in buttons if button in MOUSE_BUTTONS}
+    pressed |= {MOUSE_BUTTONS[b] for b in hand["buttons"] if isinstance(b, int) and b in MOUSE_BUTTONS}
     if is_open and ESCAPE in keys:
         pressed.add("inventory")
-    has_place = mouse is not None and "x" in mouse and "y" in mouse
-    hotbar = content.get("hotbar")
-    if hotbar is not None and not (isinstance(hotbar, int) and 0 <= hotbar <= 8):
-        raise ValueError(f"hotbar is {hotbar!r}, not 0 to 8")
+    has_cursor = is_open and "x" in hand and "y" in hand
+    if has_cursor and (wrong := fault(hand, _PLACE, "mouse")):
+        raise ValueError(wrong)
     return Line(
         pressed=pressed,
         slots=tuple(SLOTS[key] for key in keys if key in SLOTS),
-        new_buttons=tuple(_list(mouse, "mouse", "newButtons")),
-        dx=_number(mouse, "dx"),
-        dy=_number(mouse, "dy"),
-        hotbar=hotbar,
-        cursor=(_number(mouse, "x"), _number(mouse, "y")) if is_open and has_place else None,
-        is_silent=mouse is None or keyboard is None,
+        new_buttons=tuple(hand["newButtons"]),
+        dx=float(hand["dx"]),
+        dy=float(hand["dy"]),
+        hotbar=content.get("hotbar"),
+        cursor=(float(hand["x"]), float(hand["y"])) if has_cursor else None,
+        is_silent=mouse is None or content["keyboard"] is None,
         tick=content.get("tick"),
         milli=content.get("milli"),
     )
-
-
-def _group(content: dict[str, Any], name: str) -> dict[str, Any] | None:
-    if name not in content:
-        raise ValueError(f"no {name}")
-    group = content[name]
-    if group is not None and not isinstance(group, dict):
-        raise ValueError(f"{name} is no object")
-    return group
-
-
-def _list(group: dict[str, Any] | None, of: str, name: str) -> list[Any]:
-    values = [] if group is None else group.get(name)
-    if not isinstance(values, list):
-        raise ValueError(f"{of}.{name} is no list")
-    return values
-
-
-def _number(mouse: dict[str, Any] | None, name: str) -> float:
-    value = 0.0 if mouse is None else mouse.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9 or math.isnan(value):
-        raise ValueError(f"mouse.{name} is no number")
-    return float(value)

@@ -49,14 +49,9 @@ def validate(config: T) -> T:
 
 def presets() -> dict[str, Path]:
     """The presets that ship with the package, by name."""
-    return {path.stem: path for path in sorted(_preset_folder().glob("*.yaml"))}
-
-
-def _preset_folder() -> Path:
-    """`fastdreamer/configs` in a wheel, the repository's `configs` in an editable install."""
     package = Path(__file__).resolve().parents[1]
-    shipped = package / "configs"
-    return shipped if shipped.is_dir() else package.parent / "configs"
+    shipped, checkout = package / "configs", package.parent / "configs"  # in a wheel, and in an editable install
+    return {path.stem: path for path in sorted((shipped if shipped.is_dir() else checkout).glob("*.yaml"))}
 
 
 def _locate(name_or_path: str, folder: Path) -> Path:
@@ -79,8 +74,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: its `base` leads back to itself")
     text = read_yaml(path)
     tree = parse_yaml(text, str(path))
-    if tree is None:
-        tree = {}
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as `phase1:`, found {_describe(tree)}")
     if not text.startswith(RESOLVED) and path not in presets().values():
@@ -178,7 +172,8 @@ def _check_type(value: Any, expected: Any, path: str, choices: Sequence[Any] = (
     if expected is bool and isinstance(value, str) and value.lower() in YES + NO:
         return value.lower() in YES
     if type(value) is not expected:
-        wanted = f"one of {', '.join(map(str, choices))}" if choices else _article(expected)
+        kinds = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+        wanted = f"one of {', '.join(map(str, choices))}" if choices else kinds[expected]
         raise UserError(f"{path} must be {wanted}, found {_describe(value)}")
     if expected is float and not math.isfinite(value):
         raise UserError(f"{path} is {value}; it must be a finite number")
@@ -192,18 +187,11 @@ def _check_type(value: Any, expected: Any, path: str, choices: Sequence[Any] = (
 
 def _check_bounds(value: Any, metadata: Mapping[str, Any], path: str) -> Any:
     for name, (words, holds) in BOUNDS.items():
-        if name not in metadata:
-            continue
-        bound = metadata[name]
-        if not holds(value, bound):
+        if name in metadata and not holds(value, bound := metadata[name]):
             shown = ", ".join(map(str, bound)) if name == "choices" else bound
             close = _nearest(value, bound) if name == "choices" and isinstance(value, str) else ""
             raise UserError(f"{path} is {value!r}; it must be {words} {shown}{close}")
     return value
-
-
-def _article(expected: Any) -> str:
-    return {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[expected]
 
 
 def _describe(value: Any) -> str:

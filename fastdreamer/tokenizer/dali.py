@@ -138,13 +138,10 @@ def stream_blocks(
         try:
             (output,) = pipeline.run(*([torch.cuda.current_stream(device)] if device.type == "cuda" else []))
         except RuntimeError as error:
-            raise UserError(f"{path}: DALI cannot decode frames {first} and on: {_line(error)}") from error
+            reason = " ".join(str(error).split())[-200:]
+            raise UserError(f"{path}: DALI cannot decode frames {first} and on: {reason}") from error
         frames: Tensor = from_dlpack(output[0])
         if len(frames) != len(shown):
             raise UserError(f"{path}: DALI gives {len(frames)} frames from {first} on, not {len(shown)}; use pyav")
         if shown.any():
             yield frames if shown.all() else frames[shown.to(device)]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:]

@@ -223,37 +223,36 @@ def _one_line(out: Path, repo: str, revision: str) -> Iterator[None]:
     from huggingface_hub import errors as hub
 
     page, by_hand = f"https://huggingface.co/{repo}", f"{FILES[0]} and {FILES[1]} (of {repo}, {SUBFOLDER}) in {out}"
+    known: dict[type[Exception], str] = {  # the narrower kinds first
+        UnicodeEncodeError: f"the token of the hub holds what no token has: copy it again, or {SIGN_IN}",
+        hub.GatedRepoError: f"{repo} is gated: accept its licence on {page}, then {SIGN_IN}",
+        hub.RevisionNotFoundError: f"{repo} has no revision {revision}; see {page}/commits/main",
+        hub.RepositoryNotFoundError: f"the hub shows no model {repo}; check --repo, or {SIGN_IN}",
+        hub.EntryNotFoundError: f"{repo} lacks {SUBFOLDER}/{FILES[0]} or {FILES[1]}; see {page}/tree/main",
+        hub.HFValidationError: f"--repo {repo!r} is no name of a model on the hub, such as {REPO}",
+    }
     try:
         yield
     except UserError:
         raise
-    except UnicodeEncodeError as error:  # of what is sent in the head of a request
-        raise UserError(f"the token of the hub holds what no token has: copy it again, or {SIGN_IN}") from error
-    except hub.GatedRepoError as error:
-        raise UserError(f"{repo} is gated: accept its licence on {page}, then {SIGN_IN}") from error
-    except hub.RevisionNotFoundError as error:
-        raise UserError(f"{repo} has no revision {revision}; see {page}/commits/main") from error
-    except hub.RepositoryNotFoundError as error:
-        raise UserError(f"the hub shows no model {repo}; check --repo, or {SIGN_IN}") from error
-    except hub.EntryNotFoundError as error:
-        raise UserError(f"{repo} lacks {SUBFOLDER}/{FILES[0]} or {FILES[1]}; see {page}/tree/main") from error
-    except hub.HFValidationError as error:
-        raise UserError(f"--repo {repo!r} is no name of a model on the hub, such as {REPO}") from error
-    except hub.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise UserError(f"the hub refuses ({status}): accept the licence on {page}, then {SIGN_IN}") from error
-        raise UserError(f"the hub answers {status}; fetch again later, it goes on where it stopped") from error
     except Exception as error:
         # The library below huggingface_hub has changed twice; its errors are told by the name of their module.
         is_network = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3")
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
-        if is_network or isinstance(error, ConnectionError | TimeoutError | json.JSONDecodeError):
-            raise UserError(
+        told = next((text for kind, text in known.items() if isinstance(error, kind)), "")
+        if not told and isinstance(error, hub.HfHubHTTPError):
+            status = error.response.status_code
+            told = f"the hub answers {status}; fetch again later, it goes on where it stopped"
+            if status in (401, 403):
+                told = f"the hub refuses ({status}): accept the licence on {page}, then {SIGN_IN}"
+        elif not told and (is_network or isinstance(error, ConnectionError | TimeoutError | json.JSONDecodeError)):
+            told = (
                 f"the hub cannot be reached ({reason}); fetch again and it goes on where it stopped, or place {by_hand}"
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"cannot write {out}: the disk is full; free space and fetch again") from error
-        if isinstance(error, OSError):
-            raise UserError(f"cannot fetch into {out} ({reason}); fetch again or choose another folder") from error
-        raise
+            )
+        elif not told and isinstance(error, OSError):
+            told = f"cannot fetch into {out} ({reason}); fetch again or choose another folder"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                told = f"cannot write {out}: the disk is full; free space and fetch again"
+        if not told:
+            raise
+        raise UserError(told) from error

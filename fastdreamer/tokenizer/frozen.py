@@ -87,11 +87,9 @@ class FrozenTokenizer:
     def graph(self, spec: EngineSpec) -> Graph:
         """What an engine compiles: the part on the same weights, with what the spec wants inside."""
         plain = self.graphs[spec.part]
-        return (
-            EncoderGraph(plain.encoder, plain.quant_conv, spec).to(self.device)
-            if isinstance(plain, EncoderGraph)
-            else plain
-        )
+        if isinstance(plain, DecoderGraph):
+            return plain
+        return EncoderGraph(plain.encoder, plain.quant_conv, spec).to(self.device)
 
     @property
     def precision(self) -> str:
@@ -237,15 +235,8 @@ def eager_spec(config: TokenizerConfig, part: Part, precision: str = "fp32") -> 
 
 def tokenizer_fingerprint(config: TokenizerConfig) -> str:
     """Weights, resampling, size, pool, clock as 32 hex characters. Needs the weights' files but not diffusers."""
-    parts = {
-        "weights": weights_fingerprint(config),
-        "resampling": RESAMPLING,
-        "image_size": config.image_size,
-        "pool": config.pool,
-        "frames_per_latent": config.frames_per_latent,
-        "window": config.window,
-    }
-    return digest(parts)[:32]
+    sizes = {name: getattr(config, name) for name in ("image_size", "pool", "frames_per_latent", "window")}
+    return digest({"weights": weights_fingerprint(config), "resampling": RESAMPLING, **sizes})[:32]
 
 
 def check_grid(config: TokenizerConfig) -> None:

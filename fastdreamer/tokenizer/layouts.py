@@ -76,7 +76,7 @@ def original_state(files: list[Path], model: nn.Module, trust_jit: bool) -> dict
     """
     state: dict[str, Tensor] = {}
     for file in files:
-        state |= _read_jit(file, trust_jit) if file.suffix == ".jit" else _read_pt(file)
+        state |= _read(file, trust_jit)
     state = _without_unused(rename(state), model)
     _check_names_and_shapes(state, model, files[0] if len(files) == 1 else files[0].parent)
     return {name: tensor.float() for name, tensor in state.items()}
@@ -125,30 +125,11 @@ def _check_names_and_shapes(state: Mapping[str, Tensor], model: nn.Module, where
         )
 
 
-def _read_jit(file: Path, trust: bool) -> dict[str, Tensor]:
-    if not trust:
-        raise UserError(
-            f"{file}: loading a .jit file can run code that is in it; tokenizer.trust_jit=true says that you trust "
-            f"this one, or use the diffusers folder: {fetch_command(file.parent / 'vae')}"
-        )
-    # NVIDIA's are bf16 traces made on CUDA, which a CPU cannot run: the tensors alone are read.
-    return _read(file, lambda: torch.jit.load(file, map_location="cpu").state_dict())
-
-
-def _read_pt(file: Path) -> dict[str, Tensor]:
-    # The format before torch 1.6 cannot be memory-mapped.
-    mmap = zipfile.is_zipfile(file)
-    return _read(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=mmap))
-
-
 def _check_sums(file: Path) -> None:
     """Hold every record of a zip file, as torch writes them, against its CRC-32, which torch itself never reads.
 
     A file that was written without (`torch.serialization.set_crc32_options`) has 0 everywhere and passes, as does the
     format before torch 1.6, which has none. They tell damage, not who wrote.
-
-    Raises:
-        UserError: naming the file.
     """
     if not zipfile.is_zipfile(file):
         return
@@ -168,12 +149,21 @@ def _unreadable(file: Path, error: Exception) -> UserError:
     return UserError(f"{file} cannot be read, is it whole? Get it again ({reason})")
 
 
-def _read(file: Path, load: Any) -> dict[str, Tensor]:
+def _read(file: Path, trust_jit: bool) -> dict[str, Tensor]:
+    if file.suffix == ".jit" and not trust_jit:
+        raise UserError(
+            f"{file}: loading a .jit file can run code that is in it; tokenizer.trust_jit=true says that you trust "
+            f"this one, or use the diffusers folder: {fetch_command(file.parent / 'vae')}"
+        )
     _check_sums(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, which nobody who reads its files can mend
-            state = load()
+            if file.suffix == ".jit":
+                # NVIDIA's are bf16 traces made on CUDA, which a CPU cannot run: the tensors alone are read.
+                state: Any = torch.jit.load(file, map_location="cpu").state_dict()
+            else:  # the format before torch 1.6 cannot be memory-mapped
+                state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # damaged files raise anything: EOFError, KeyError, UnpicklingError, RuntimeError ...
         if isinstance(error, UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
             raise UserError(

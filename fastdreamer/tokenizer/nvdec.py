@@ -12,14 +12,8 @@ from pathlib import Path
 from typing import Any
 
 # Smallest frame (width, height) by codec; the Video Codec SDK's support matrix. The largest is the weakest GPU's.
-SMALLEST = {
-    "h264": (48, 16),
-    "mpeg4": (48, 16),
-    "vp8": (48, 16),
-    "vp9": (128, 128),
-    "av1": (128, 128),
-    "hevc": (144, 144),
-}
+SMALLEST = dict.fromkeys(("h264", "mpeg4", "vp8"), (48, 16)) | dict.fromkeys(("vp9", "av1"), (128, 128))
+SMALLEST |= {"hevc": (144, 144)}
 LARGEST = 4096
 PROFILES = {"h264": ("Constrained Baseline", "Baseline", "Main", "High")}  # lossless yuv420p is High 4:4:4 Predictive
 FORMATS = ("yuv420p", "yuvj420p")
@@ -43,8 +37,7 @@ def presentation(path: Path) -> tuple[str, list[bool]]:
 
     Frames that an edit list hides are decoded, and DALI returns them like any other.
     """
-    from fastdreamer.recordings.containers import DamagedVideo, open_video, told
-    from fastdreamer.recordings.turned import turn_of
+    from fastdreamer.recordings.containers import DamagedVideo, open_video, told, turn_of
 
     if not path.exists():
         return "it cannot be opened (No such file or directory)", []

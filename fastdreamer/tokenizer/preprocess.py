@@ -34,18 +34,17 @@ def preprocess(
     else:
         # Piece by piece: as float32 a frame is four times as large, and so are the copies that resampling makes.
         images = frames.transpose(1, 2).flatten(0, 1)
-        pieces = [_resample(piece, image_size) for piece in images.split(max(1, PIECE // images[0].numel()))]
+        at_once, size = max(1, PIECE // images[0].numel()), (image_size, image_size)
+        pieces = [
+            F.interpolate(to_unit(piece), size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            for piece in images.split(at_once)
+        ]
         scaled = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         scaled = scaled.unflatten(0, (batch, count)).transpose(1, 2)
     missing = padded_length(count, clock) - count
     if missing:
         scaled = torch.cat([scaled, scaled[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
     return scaled * 2 - 1
-
-
-def _resample(images: Shaped[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 s s"]:
-    resampled = F.interpolate(to_unit(images), (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resampled.clamp(0, 1)
 
 
 def unpool(pooled: Float[Tensor, "b l n z"], rows: int, pool: int) -> Float[Tensor, "b z l h w"]:

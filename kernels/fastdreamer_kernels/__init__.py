@@ -11,12 +11,6 @@ from fastdreamer_kernels.rows import padded
 from fastdreamer_kernels.two_hot import two_hot_loss
 
 __all__ = [
-    "latent_pool",
-    "padded",
-    "record_launches",
-    "symexp_bins",
-    "symlog",
-    "two_hot_decode",
-    "two_hot_encode",
+    "latent_pool", "padded", "record_launches", "symexp_bins", "symlog", "two_hot_decode", "two_hot_encode",
     "two_hot_loss",
-]
+]  # fmt: skip

@@ -20,8 +20,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastdreamer_kernels.launch import HAS_TRITON, INSTALL, IS_INTERPRETED
 from fastdreamer_kernels.specs import SPECS, Variant
 
@@ -118,20 +116,6 @@ def table(rows: dict[str, Row]) -> str:
     """The rows as text."""
     lines = [f"{'variant':46}" + "".join(f"{field:>14}" for field in FIELDS)]
     lines += [f"{name:46}" + "".join(f"{row[field]:14}" for field in FIELDS) for name, row in rows.items()]
-    return "\n".join(lines)
-
-
-def page_table(rows: dict[str, Row], architecture: int = 86) -> str:
-    """A line a kernel: its least bytes and its launches on its first benchmarked size, and its first machine code."""
-    lines = ["| kernel | size, bf16 | launches | least bytes | registers | spilled | widest load |", "|" + "---|" * 7]
-    for spec in SPECS:
-        size, shape = next(iter(spec.sizes.items()))
-        floor = spec.floor(shape, torch.bfloat16)
-        row = rows[f"{spec.variants[0].name} sm_{architecture}"]
-        launches = ", ".join(f"{direction} {count}" for direction, count in spec.launches.items())
-        least = ", ".join(f"{direction} {count / 1e6:.2f} MB" for direction, count in floor.items())
-        code = f"{row['registers']} | {row['stack_bytes']} bytes | {row['load_bits']} bits"
-        lines.append(f"| `{spec.name}` | {size} | {launches} | {least} | {code} |")
     return "\n".join(lines)
 
 

@@ -149,27 +149,11 @@ def _two_hot_variants() -> tuple[Variant, ...]:
         floats = dict.fromkeys(("p_targets", "p_weights", "p_centres", "p_loss", "p_expectation"), "*fp32")
         sizes = {"rows": "i32", "stride": "i32"}
         aligned = frozenset({*logits, *floats, "rows", *(["stride"] if cols % 16 == 0 else [])})
-        variants.append(
-            Variant(
-                f"two_hot/{dtype}/{bins} of {cols}",
-                two_hot_kernel,
-                logits | floats | sizes,
-                {"BINS": bins, **tile, **flags},
-                aligned,
-                warps,
-            )
-        )
+        name, constants = f"two_hot/{dtype}/{bins} of {cols}", {"BINS": bins, **tile, **flags}
+        variants.append(Variant(name, two_hot_kernel, logits | floats | sizes, constants, aligned, warps))
         if bins == 255 and dtype != "fp16":
-            variants.append(
-                Variant(
-                    f"two_hot_scale/{dtype}/{cols}",
-                    two_hot_scale_kernel,
-                    {"p_gradient": f"*{dtype}", "p_factor": "*fp32", **sizes},
-                    tile,
-                    aligned - {"stride"},
-                    warps,
-                )
-            )
+            name, types = f"two_hot_scale/{dtype}/{cols}", {"p_gradient": f"*{dtype}", "p_factor": "*fp32", **sizes}
+            variants.append(Variant(name, two_hot_scale_kernel, types, tile, aligned - {"stride"}, warps))
     return tuple(variants)
 
 
@@ -179,10 +163,8 @@ def _decode_variants() -> tuple[Variant, ...]:
         tile = tile_of(256)
         warps = tile.pop("num_warps")
         types = {"p_logits": f"*{dtype}", "p_centres": "*fp32", "p_out": "*fp32", "rows": "i32", "stride": "i32"}
-        kernel, constants = two_hot_decode_kernel, {"BINS": 255, **tile}
-        variants.append(
-            Variant(f"two_hot_decode/{dtype}/255 of 256", kernel, types, constants, frozenset(types), warps)
-        )
+        name, constants = f"two_hot_decode/{dtype}/255 of 256", {"BINS": 255, **tile}
+        variants.append(Variant(name, two_hot_decode_kernel, types, constants, frozenset(types), warps))
     return tuple(variants)
 
 

@@ -120,25 +120,11 @@ def two_hot_op(
         gradient = reference.two_hot_gradient(*accurate) if want_gradient else accurate[0].new_empty(0)
         return loss, gradient, reference.two_hot_decode(logits, centres) if want_expectation else loss.new_empty(0)
     loss, gradient, expectation = two_hot_shapes(*arguments)
-    tile = tile_of(logits.shape[1])
-    launch(
-        wrap_triton(two_hot_kernel),
-        grid_of(logits.shape[0], tile),
-        logits,
-        targets,
-        targets if weights is None else weights,
-        centres,
-        loss,
-        gradient,
-        expectation,
-        logits.shape[0],
-        logits.stride(0),
-        BINS=len(centres),
-        HAS_WEIGHTS=weights is not None,
-        WANT_GRADIENT=want_gradient,
-        WANT_EXPECTATION=want_expectation,
-        **tile,
-    )
+    rows, tile = logits.shape[0], tile_of(logits.shape[1])
+    tensors = (logits, targets, targets if weights is None else weights, centres, loss, gradient, expectation)
+    wanted = {"WANT_GRADIENT": want_gradient, "WANT_EXPECTATION": want_expectation}
+    constants = {"BINS": len(centres), "HAS_WEIGHTS": weights is not None} | wanted | tile
+    launch(wrap_triton(two_hot_kernel), grid_of(rows, tile), *tensors, rows, logits.stride(0), **constants)
     return loss, gradient, expectation
 
 
@@ -167,16 +153,8 @@ def two_hot_scale_op(gradient: Tensor, factor: Tensor, kernel: bool) -> None:
     if not kernel:
         gradient.mul_(factor.unsqueeze(-1))
         return
-    tile = tile_of(gradient.shape[1])
-    launch(
-        wrap_triton(two_hot_scale_kernel),
-        grid_of(gradient.shape[0], tile),
-        gradient,
-        factor,
-        gradient.shape[0],
-        factor.stride(0),
-        **tile,
-    )
+    rows, tile = gradient.shape[0], tile_of(gradient.shape[1])
+    launch(wrap_triton(two_hot_scale_kernel), grid_of(rows, tile), gradient, factor, rows, factor.stride(0), **tile)
 
 
 def _setup_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -202,13 +180,7 @@ two_hot_op.register_autograd(_backward_loss, setup_context=_setup_loss)
 
 @overload
 def two_hot_loss(
-    logits: Tensor,
-    targets: Tensor,
-    centres: Tensor,
-    weights: Tensor | None = None,
-    *,
-    expectation: Literal[False] = False,
-    kernel: bool | None = None,
+    logits: Tensor, targets: Tensor, centres: Tensor, weights: Tensor | None = None, *, kernel: bool | None = None
 ) -> Tensor: ...
 
 

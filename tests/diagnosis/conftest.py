@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
-from fastdreamer.latents.store import FORMAT, SYNTHETIC, Episode, described, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import FORMAT, described, write_manifest
+from fastdreamer.latents.store import SYNTHETIC, Episode
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.settings import dump_config
 from fastdreamer.system.files import sha256_file

@@ -18,7 +18,9 @@ from fastdreamer.config import Config
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.health import limits as flags
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.training import cloning_phase as agent_module
 
 Usual = Callable[[int], Found]

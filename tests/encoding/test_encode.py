@@ -23,7 +23,8 @@ from fastdreamer.encoding import stream as stream_module
 from fastdreamer.encoding.manifest_writer import ManifestWriter
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest, store_key
+from fastdreamer.latents.manifest import FOLDER
+from fastdreamer.latents.store import LatentStore, read_manifest, store_key
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.trajectory import Trajectory
 from fastdreamer.recordings.writer import write_recording

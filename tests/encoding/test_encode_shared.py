@@ -12,7 +12,8 @@ import pytest
 from encoding.test_encode import CONFIG, _record, _trajectory
 
 from fastdreamer.encoding.pipeline import encode_recordings
-from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest
+from fastdreamer.latents.manifest import FOLDER
+from fastdreamer.latents.store import LatentStore, read_manifest
 
 COUNT = 12
 SCRIPT = f"""

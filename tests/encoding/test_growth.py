@@ -18,8 +18,9 @@ from recordings.vpt_fixtures import write_vpt_recording
 
 from fastdreamer.encoding import pipeline as encode_module
 from fastdreamer.encoding.pipeline import encode_recordings
+from fastdreamer.latents.manifest import FOLDER
 from fastdreamer.latents.splits import natural_split
-from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.recordings.find import find_recordings
 from fastdreamer.recordings.identity import content_of
 

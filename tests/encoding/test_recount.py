@@ -16,7 +16,9 @@ from fastdreamer.config import Config, DataConfig, TokenizerConfig
 from fastdreamer.encoding import recount
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.training.phase_data import aligned_before
 
 MICRO = TokenizerConfig(

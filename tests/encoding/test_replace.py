@@ -13,7 +13,7 @@ from fastdreamer.config import Config
 from fastdreamer.encoding import replace as module
 from fastdreamer.encoding.replace import replace_store
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import FOLDER, MANIFEST, OtherStore
+from fastdreamer.latents.manifest import FOLDER, MANIFEST, OtherStore
 
 NEW = "new key"
 

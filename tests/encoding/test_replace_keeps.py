@@ -182,5 +182,5 @@ def test_marks_join_videos_over_several_steps():
 def test_what_is_taken_over_is_checked(grown: tuple[Path, Path]):
     manifest = read_manifest(grown[1])
     assert not fault(manifest)
-    assert "entry a that is taken over" in fault(manifest | {HEIRLOOMS: {"a": {"split": "train"}}})
-    assert "entry a that is taken over" in fault(manifest | {HEIRLOOMS: {"a": {"source_sha256": "", "split": "x"}}})
+    assert "heirlooms.a" in fault(manifest | {HEIRLOOMS: {"a": {"split": "train"}}})
+    assert "heirlooms.a" in fault(manifest | {HEIRLOOMS: {"a": {"source_sha256": "", "split": "x"}}})

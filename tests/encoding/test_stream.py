@@ -38,7 +38,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 def stream(recording: Recording, streamer: Streamer, limit: int = 10**9) -> tuple[list[Tensor], Finished, int]:
     """All chunks after the last restart, what finished them, and how many restarts there were."""
     queue = BoundedQueue(limit)
-    streamer.stream(recording, read_labels(recording, SPACE), queue)
+    streamer.stream(read_labels(recording, SPACE), queue)
     chunks: list[Tensor] = []
     restarts = 0
     while True:
@@ -153,7 +153,7 @@ def test_damage_is_named_and_what_was_reserved_is_free(recording: Recording, mon
     monkeypatch.setattr(stream_module, "decode_blocks", damaged)
     queue = BoundedQueue(10**9)
     with pytest.raises(DamagedRecording, match=f"^recording {recording.name}: .* frame 256 is corrupt$"):
-        Streamer(COSMOS, 4).stream(recording, read_labels(recording, SPACE), queue)
+        Streamer(COSMOS, 4).stream(read_labels(recording, SPACE), queue)
     put = sum(queue.get()[1] for _ in range(queue._results.qsize()))
     assert queue._held == put, "the chunk in hand is still reserved"
 

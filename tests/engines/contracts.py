@@ -31,10 +31,9 @@ OBJECTS = {
     ("Plans._context", "cache"): "IRuntimeCache",
     ("Plans._context", "engine.create_execution_context()"): "IExecutionContext",
     ("Plans._context", "engine.create_execution_context(config)"): "IExecutionContext",
-    ("_timing_cache.__enter__", "self.config"): "IBuilderConfig",
-    ("_timing_cache.__exit__", "self.config"): "IBuilderConfig",
-    ("_timing_cache.__exit__", "cache"): "ITimingCache",
-    ("_timing_cache.__exit__", "cache.serialize()"): "IHostMemory",
+    ("_timing_cache", "config"): "IBuilderConfig",
+    ("_timing_cache", "cache"): "ITimingCache",
+    ("_timing_cache", "cache.serialize()"): "IHostMemory",
 }
 # What else has attributes there.
 OURS = {
@@ -216,7 +215,7 @@ def source_of(module: Any) -> str:
 
 
 def tensorrt_uses() -> Uses:
-    return Uses(source_of(fastdreamer_engines.tensorrt), {"trt", "_module(self.name)"}, OBJECTS)
+    return Uses(source_of(fastdreamer_engines.tensorrt), {"trt", "self._import()"}, OBJECTS)
 
 
 def signatures(path: str, doc: str) -> list[Signature]:

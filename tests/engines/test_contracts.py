@@ -29,7 +29,7 @@ from contracts import (
     source_of,
     tensorrt_uses,
 )
-from fastdreamer_engines.targets import RTX_TARGETS
+from fastdreamer_engines.spec import RTX_TARGETS
 
 from fastdreamer.config import load_config
 from fastdreamer.tokenizer.engines.build_engines import build_engines
@@ -167,7 +167,11 @@ def definition(path: Path, name: str) -> tuple[Signature, dict[str, str]]:
 @pytest.mark.slow
 def test_torch_tensorrt_serves_every_use(tmp_path: Path) -> None:
     package = download("torch-tensorrt==2.13.*", tmp_path) / "torch_tensorrt"
-    uses = Uses(source_of(fastdreamer_engines.torch_tensorrt), {"torch_tensorrt", "_module()"}, {}).found
+    uses = Uses(
+        source_of(fastdreamer_engines.torch_tensorrt),
+        {"torch_tensorrt", "need('torch_tensorrt', INSTALL_TENSORRT)"},
+        {},
+    ).found
     assert {use.path for use in uses} == {"__version__", "dynamo", "dynamo.compile", "load", "save"}
     names, dynamo = imported(package), imported(package / "dynamo")
     assert {name: names.get(name) for name in ("__version__", "dynamo", "load", "save")} == {

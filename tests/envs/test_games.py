@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastdreamer.envs import games as module
+from fastdreamer.envs import pool as module
 from fastdreamer.envs.crafter import CrafterEnv
-from fastdreamer.envs.games import Games, _Share
+from fastdreamer.envs.games import Games
+from fastdreamer.envs.workers import WorkerPool
 
 pytest.importorskip("crafter")
 
@@ -34,19 +35,35 @@ class Counting:
         return np.full((2, 2, 3), self.seed + self.steps), 5.0, self.steps == 3, False, {}
 
 
+class Here(WorkerPool):
+    """Games whose one worker is this process."""
+
+    def _start(self, factory: Any, arguments: Any) -> None:
+        self.handlers = [factory(*given) for given in arguments]
+
+    def _ask(self, requests: Any, timeout_s: float | None = None) -> list[Any]:
+        return [handler(request) for handler, request in zip(self.handlers, requests, strict=True)]
+
+
+class GamesHere(Games, Here):
+    """Games that are played in this process."""
+
+
 def test_games_are_paid_by_their_task_and_a_world_is_made_once_in_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CrafterEnv", Counting)
     monkeypatch.setattr(Counting, "made", [])
-    share = _Share(9)
-    assert share([(0, 10, "wood"), (2, 20, "reward")])[2][0].max() == 20
+    games = GamesHere(2, 9, workers=1)
+    games.begin([0, 1], [10, 20], ["wood", "reward"])
+    assert games.frames[1].max() == 20
     both, actions = np.array([True, True]), np.zeros((2, 1), int)
-    rows = share(([0, 2], actions, both))
-    assert [rows[game][1] for game in (0, 2)] == [1.0, 5.0] and rows[0][0].max() == 11
-    rows = share(([0, 2], actions, np.array([False, True])))
-    assert rows[0][1] == 0.0 and rows[0][0].max() == 11 and rows[0][4]["steps"] == 1, "who waits stays as he is"
-    assert share(([0, 2], actions, both))[2][2], "its third step ended it"
-    assert list(share([(2, 20, "wood")])) == [2] and share(([0, 2], actions, both))[2][1] == 1.0
-    share([(2, 30, "wood")])
+    frames, rewards, *_ = games.step(actions, both)
+    assert rewards.tolist() == [1.0, 5.0] and frames[0].max() == 11
+    frames, rewards, _, _, infos = games.step(actions, np.array([False, True]))
+    assert rewards[0] == 0.0 and frames[0].max() == 11 and infos[0]["steps"] == 1, "who waits stays as he is"
+    assert games.step(actions, both)[2].tolist() == [False, True], "its third step ended it"
+    games.begin([1], [20], ["wood"])
+    assert games.step(actions, both)[1][1] == 1.0
+    games.begin([1], [30], ["wood"])
     assert Counting.made == [10, 20, 30]
 
 

@@ -16,7 +16,9 @@ from fastdreamer.commands.eval_command import show_evaluation
 from fastdreamer.evaluation import evaluate as module
 from fastdreamer.evaluation.closed_loop import AgentPolicy
 from fastdreamer.evaluation.evaluate import evaluate
-from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.report.page import write_report
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import write_summary

@@ -14,7 +14,9 @@ from encoding.test_encode import CONFIG, _record, _trajectory, _with_data
 from fastdreamer.encoding import pipeline as encode_module
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import Episode, LatentStore, read_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import LatentClock

@@ -24,7 +24,8 @@ from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode
 from fastdreamer.latents.journal import JOURNAL
-from fastdreamer.latents.store import FORMAT, LatentStore, described, read_manifest, write_manifest
+from fastdreamer.latents.manifest import FORMAT, described, write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.identity import content_of
 from fastdreamer.recordings.recording import Recording

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import FOLDER, LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.manifest import FOLDER, write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import LatentClock

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 
 from fastdreamer.config import Config, TokenizerConfig
 from fastdreamer.errors import UserError
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import FOLDER, write_manifest
 from fastdreamer.latents.splits import assign_splits
-from fastdreamer.latents.store import (
-    FOLDER,
-    Episode,
-    LatentStore,
-    read_manifest,
-    step_valid,
-    store_key,
-    write_episode,
-    write_manifest,
-)
+from fastdreamer.latents.store import Episode, LatentStore, read_manifest, step_valid, store_key
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.shapes import LatentClock

@@ -13,7 +13,8 @@ import torch
 from fastdreamer.config import Config, RecordConfig, TokenizerConfig
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.counters import compact, from_arrays, to_arrays, total_gain
 from fastdreamer.recordings.read import find_recordings, read_recording

@@ -14,8 +14,8 @@ import pytest
 from fastdreamer.errors import UserError
 from fastdreamer.recordings import find
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.recordings.find import BLACKLIST
 from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
-from fastdreamer.recordings.minerl_folders import BLACKLIST
 from fastdreamer.recordings.read import find_incomplete, find_recordings, read_recording
 from recordings.fixtures import treechop_arrays, write_minerl_recording
 from recordings.video_fixtures import write_video
@@ -210,9 +210,9 @@ def test_a_version_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch:
     write_minerl_recording(tmp_path, treechop_arrays(3))
     (tmp_path / "VERSION").write_text("3")
 
-    def refuse(path: Path, **_: object) -> str:
+    def refuse(path: Path, *_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UserError, match=r"VERSION cannot be read \(Permission denied\)"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match="VERSION: it cannot be read: Permission denied"):
         find_recordings(tmp_path)

@@ -235,7 +235,7 @@ def _break(folder: Path, how: str) -> None:
         ("empty reward", r"reward is .*shape \(0,\)"),
         ("reward is not finite", "reward is not finite"),
         ("missing action", r"action\$sneak is missing"),
-        ("broken metadata", "metadata.json is not JSON"),
+        ("broken metadata", "metadata.json is damaged"),
     ],
 )
 def test_damage_is_told_in_one_line_that_names_the_episode(folder: Path, how: str, words: str):

@@ -81,7 +81,7 @@ def test_labels_know_their_video_and_agree_with_the_whole(root: Path, kind: str)
     labels = read_labels(recording, space)
     whole = read_recording(recording, space)
     aligned = labels.align(len(whole) + (7 if kind == "minerl" else 0))
-    assert labels.video.is_file()
+    assert labels.recording.video.is_file()
     np.testing.assert_array_equal(aligned.trajectory.actions, whole.actions)
     assert len(aligned.picked) == len(whole) and (np.diff(aligned.picked) == 1).all()
 

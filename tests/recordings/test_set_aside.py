@@ -7,14 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastdreamer.recordings import minerl, vpt
+from fastdreamer.recordings.frame_times import count_rates, describe_mix
 from fastdreamer.recordings.inspect import inspect_recordings, render_inspection
-from fastdreamer.recordings.rates import count_rates, describe_mix
 from fastdreamer.recordings.read import find_recordings, read_recording
 from fastdreamer.recordings.recording import DamagedRecording
 from fastdreamer.system import cores
@@ -86,7 +87,7 @@ def test_any_exception_of_labels_is_the_recordings(tmp_path: Path, error: Except
     def refuse(*_: object) -> None:
         raise error
 
-    for module, name in ((minerl, "_load_metadata"), (vpt, "load_line")):
+    for module, name in ((minerl, "_load_metadata"), (vpt, "parse")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     found = inspect_recordings(tmp_path)
@@ -100,15 +101,14 @@ def test_any_exception_of_labels_is_the_recordings(tmp_path: Path, error: Except
 def test_a_file_without_permission_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     """Refused by the file layer, for the tests may run as an account that may read everything."""
     folder = write_minerl_recording(tmp_path, treechop_arrays(3))
-    plain = io.open
 
-    def refuse(file: object, *args: object, **kwargs: object) -> object:
+    def refuse(plain: Callable[..., object], file: object, *args: object, **kwargs: object) -> object:
         if isinstance(file, str | os.PathLike) and Path(file).name == name:
             raise PermissionError(13, "Permission denied", str(file))
         return plain(file, *args, **kwargs)
 
-    monkeypatch.setattr("io.open", refuse)
-    monkeypatch.setattr("builtins.open", refuse)
+    for place, plain in (("io.open", io.open), ("builtins.open", io.open), ("os.open", os.open)):
+        monkeypatch.setattr(place, partial(refuse, plain))
     with pytest.raises(DamagedRecording, match=f"recording {folder.name}: .*{name}.*Permission denied"):
         read_recording(find_recordings(tmp_path)[0], minerl.SPACES["minerl_treechop"])
 

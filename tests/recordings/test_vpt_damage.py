@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fastdreamer.recordings.actions import action_space
-from fastdreamer.recordings.cursor import draw_cursor
 from fastdreamer.recordings.read import find_incomplete, find_recordings, read_aligned
 from fastdreamer.recordings.recording import Aligned, DamagedRecording
+from fastdreamer.recordings.vpt import draw_cursor
 from recordings.video_fixtures import barcode, read_barcode
 from recordings.vpt_fixtures import row_of_vpt, vpt_line, write_vpt_recording
 
@@ -44,22 +44,22 @@ def without(*path: str, value: Any = None) -> str:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"mouse": {"x": 1.0, "dx"', "not JSON"),
-        ("", "not JSON"),
-        ("\x00\x00", "not JSON"),
+        ('{"mouse": {"x": 1.0, "dx"', "no JSON"),
+        ("", "no JSON"),
+        ("\x00\x00", "no JSON"),
         ("[1, 2]", "not an object"),
         ("[" * 100_000, ""),
         (without("mouse"), "no mouse"),
         (without("keyboard"), "no keyboard"),
-        (without("mouse", "dx"), "mouse.dx is no number"),
-        (without("mouse", "dy", value=float("nan")), "mouse.dy is no number"),
-        (without("mouse", "dx", value="fast"), "mouse.dx is no number"),
-        (without("mouse", "dx", value=10**400), "mouse.dx is no number"),
-        (without("mouse", "buttons"), "mouse.buttons is no list"),
-        (without("mouse", "newButtons", value=0), "mouse.newButtons is no list"),
-        (without("keyboard", "keys", value="w"), "keyboard.keys is no list"),
+        (without("mouse", "dx"), "mouse has no dx"),
+        (without("mouse", "dy", value=float("nan")), "mouse.dy is NaN, not a number"),
+        (without("mouse", "dx", value="fast"), 'mouse.dx is "fast", not a number'),
+        (without("mouse", "dx", value=10**400), "mouse.dx is a number of many digits, not a number"),
+        (without("mouse", "buttons"), "mouse has no buttons"),
+        (without("mouse", "newButtons", value=0), "mouse.newButtons is 0, not a list"),
+        (without("keyboard", "keys", value="w"), 'keyboard.keys is "w", not a list'),
         (json.dumps(vpt_line(hotbar=11)), "hotbar is 11"),
-        (json.dumps(vpt_line(mouse=[])), "mouse is no object"),
+        (json.dumps(vpt_line(mouse=[])), "mouse is a list, not an object"),
     ],
 )
 def test_a_recording_is_read_up_to_its_first_broken_line(tmp_path: Path, line: str, words: str):

@@ -13,7 +13,8 @@ import pytest
 from fastdreamer import cli
 from fastdreamer.commands import COMMANDS
 from fastdreamer.config import load_config
-from fastdreamer.latents.store import FOLDER, MANIFEST, LatentStore
+from fastdreamer.latents.manifest import FOLDER, MANIFEST
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.system import advice
 
 ROOT = Path(__file__).parents[2]

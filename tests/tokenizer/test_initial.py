@@ -11,7 +11,7 @@ from test_cosmos import SHAPES
 from torch import Tensor
 
 from fastdreamer.tokenizer.cosmos import build_random
-from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fitting.bottleneck import DenseDecoder, shrink
 from fastdreamer.tokenizer.fitting.initial import close_branches, start_linear
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
-from fastdreamer.latents.store import LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.training.phase import Phase

@@ -11,7 +11,8 @@ from torch import nn
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.run.checkpoint import load_checkpoint, strip_compiled_prefix
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics

@@ -13,7 +13,8 @@ from torch import nn
 
 from fastdreamer.config import Config
 from fastdreamer.latents.journal import JOURNAL
-from fastdreamer.latents.store import LatentStore, read_manifest, write_manifest
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.run.run_files import TRAINED_ON
 from fastdreamer.training import train as module
 from fastdreamer.training.phase_data import changes_since, note

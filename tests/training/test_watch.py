@@ -18,7 +18,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.health.watch import EARLY, Watch, checks_of, read_flags
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.store import Episode, LatentStore, read_manifest, write_episode, write_manifest
+from fastdreamer.latents.episode import write_episode
+from fastdreamer.latents.manifest import write_manifest
+from fastdreamer.latents.store import Episode, LatentStore, read_manifest
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.system.progress import track
 from fastdreamer.training import build

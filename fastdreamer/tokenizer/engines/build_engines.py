@@ -76,7 +76,13 @@ def build_engines(
     began = time.perf_counter()
     with one_line():
         jobs = plan(config, device, targets, backends, parts)
-        root = private_root(config)
+        root = engine_root(config)
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, exist_ok=True)  # closed to others
+        except OSError as error:
+            raise UserError(f"cannot make {root}: {error.strerror}; name another folder: engines.directory") from error
+        check_private(root)
         rows: list[dict[str, Any]] = []
         refused: dict[str, str] = {}
         tokenizer = FrozenTokenizer.from_config(config.tokenizer, device)
@@ -92,18 +98,6 @@ def build_engines(
                     refused[folder_name(config, *job)] = kind + " ".join(str(error).split())[:300]
                 bar.advance(1)
     return {"engines": rows, "refused": refused, "root": str(root), "seconds": round(time.perf_counter() - began, 1)}
-
-
-def private_root(config: Config) -> Path:
-    """The engines' folder, made if need be, closed to others."""
-    root = engine_root(config)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise EngineError(f"cannot make {root}: {error.strerror}; name another folder: engines.directory") from error
-    check_private(root)
-    return root
 
 
 class Workshop:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
-from fastdreamer_engines import EngineError, EngineSpec, backend, check_target, local_target, tensorrt_flavour
-from fastdreamer_engines.export import needs
-from fastdreamer_engines.targets import RTX_TARGETS
+from fastdreamer_engines import EngineError, EngineSpec, backend, check_target, local_target
+from fastdreamer_engines.export import need
+from fastdreamer_engines.spec import CONSUMER_TARGETS, RTX_TARGETS
 
 from fastdreamer.config import Config
 from fastdreamer.shapes import CHANNELS
@@ -30,10 +31,14 @@ def plan(
     jobs: list[Job] = []
     for target in wanted:
         is_gpu = target.startswith("sm")
-        flavour = "tensorrt_rtx" if is_gpu and target != here else tensorrt_flavour(target)
+        is_rtx = target in CONSUMER_TARGETS or (is_gpu and target != here)
+        flavour = "tensorrt_rtx" if is_rtx else "tensorrt"  # which is for data-centre GPUs, and builds only there
         names = list(backends) or ([flavour] if is_gpu else ["aot-inductor"])
         if not backends and target == here and is_gpu:
-            names = [*_installed(flavour), "aot-inductor"]
+            names = ["aot-inductor"]
+            with suppress(EngineError):
+                backend(flavour).library()  # it is installed
+                names.insert(0, flavour)
         for name in names:
             maker = backend(name)
             if target != here and not (maker.runs_elsewhere and is_gpu):
@@ -44,7 +49,8 @@ def plan(
                 raise EngineError(f"TensorRT-RTX does not build for {target}; it knows {', '.join(RTX_TARGETS)}")
             maker.library()
             if name.startswith("tensorrt"):
-                needs("onnx", "onnxscript", "onnxruntime")
+                for module in ("onnx", "onnxscript", "onnxruntime"):
+                    need(module)
             jobs += [(engine_spec(config, part, target), name, target) for part in parts]
     for kind, asked, got in (("backend", backends, {j[1] for j in jobs}), ("target", named, {j[2] for j in jobs})):
         for name in asked:
@@ -82,11 +88,3 @@ def engine_spec(config: Config, part: str, target: str) -> EngineSpec:
         config.data.frame_size if encodes and settings.resample_inside else 0,
         tokenizer.pool if encodes and settings.pool_inside else 0,
     )
-
-
-def _installed(name: str) -> list[str]:
-    try:
-        backend(name).library()
-    except EngineError:
-        return []
-    return [name]

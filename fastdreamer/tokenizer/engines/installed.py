@@ -20,14 +20,7 @@ from fastdreamer_engines import (
     label,
     local_target,
 )
-from fastdreamer_engines.manifest import (
-    MANIFEST,
-    check_files,
-    check_key,
-    check_private,
-    manifest_bytes,
-    read_manifest,
-)
+from fastdreamer_engines.manifest import MANIFEST, check_files, check_key, check_private, manifest_bytes, read_manifest
 from fastdreamer_engines.parity import verdict
 from fastdreamer_engines.runtime import exact_fp32
 from torch import Tensor

@@ -25,8 +25,7 @@ from fastdreamer.system.files import atomic_directory
 from fastdreamer.system.progress import track
 from fastdreamer.tokenizer.cosmos import WEIGHTS_FILE, build_random, round_to_half, write_autoencoder
 from fastdreamer.tokenizer.fetch import FILES
-from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
-from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck, DenseDecoder, shrink
 from fastdreamer.tokenizer.fitting.footage import read_footage
 from fastdreamer.tokenizer.fitting.initial import start_linear
 from fastdreamer.tokenizer.fitting.origins import refit_command
@@ -37,6 +36,7 @@ from fastdreamer.tokenizer.preprocess import preprocess
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCosmos
 
+FITTED = ("steps", "encoder_share", "batch_size", "learning_rate")  # settings of the fit that its card notes
 ENCODER_RATE, DENSE_RATE = 0.1, 0.1  # shares of the learning rate: what starts well moves slowly
 
 
@@ -72,7 +72,10 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         start_linear(model, draw, config.tokenizer.pool)
-        dense = optimise(bottleneck, draw, config.tokenizer_fit, use_bf16(config.precision, device))
+        # Convolutions in bf16: as told, or with `auto` where the device has the instructions.
+        is_fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and is_fast)
+        dense = optimise(bottleneck, draw, config.tokenizer_fit, bf16)
     _fold_normalisation(model, bottleneck, draw)
     round_to_half(model)
     if wrong := next((name for name, value in model.state_dict().items() if not bool(value.isfinite().all())), ""):
@@ -81,17 +84,12 @@ def _fit(config: Config, recordings: Path, folder: Path, command: str) -> dict[s
             f"try tokenizer_fit.learning_rate below {config.tokenizer_fit.learning_rate:g}"
         )
     seconds = time.perf_counter() - began
+    sizes = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in ("encoder", "decoder")}
     card = {
         **data,
-        "frames_per_latent": config.tokenizer.frames_per_latent,
-        "window": config.tokenizer.window,
-        "image_size": config.tokenizer.image_size,
-        "pool": config.tokenizer.pool,
-        "parameters": {name: _count(getattr(model, name)) for name in ("encoder", "decoder")},
-        "steps": config.tokenizer_fit.steps,
-        "encoder_share": config.tokenizer_fit.encoder_share,
-        "batch_size": config.tokenizer_fit.batch_size,
-        "learning_rate": config.tokenizer_fit.learning_rate,
+        **{name: getattr(config.tokenizer, name) for name in ("frames_per_latent", "window", "image_size", "pool")},
+        "parameters": sizes,
+        **{name: getattr(config.tokenizer_fit, name) for name in FITTED},
         "seed": config.seed,
         "seconds": round(seconds, 1),
         "device": f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -161,10 +159,8 @@ def _descend(
 ) -> None:
     """AdamW with linear warm-up and cosine decay; `rates` are shares of the learning rate, each with its parameters.
 
-    A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were.
-
-    Raises:
-        Stopped: after `max_skipped` such steps in a row.
+    A step whose loss or gradient is not finite is left out: parameters, moments and `norm` stay as they were. After
+    `max_skipped` such steps in a row it is `Stopped`.
     """
     groups = [{"params": parameters, "lr": share * config.learning_rate} for share, parameters in rates]
     optimizer = torch.optim.AdamW(groups, config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
@@ -210,13 +206,6 @@ def _descend(
         print(f"{title}: {skipped} of {total} steps left out, for their loss or gradient was not finite", flush=True)
 
 
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run convolutions in bf16: as told, or with `auto` where the device has the instructions."""
-    if precision != "auto":
-        return precision == "bf16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-
-
 @torch.no_grad()
 def _fold_normalisation(model: AutoencoderKLCosmos, bottleneck: Bottleneck, draw: Callable[[], Tensor]) -> None:
     """Measure mean and deviation with the final weights and fold them into quant_conv; the norm becomes identity."""
@@ -252,7 +241,3 @@ def _sampler(
         return preprocess(frames, config.clock, config.image_size, "bcthw")
 
     return draw
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

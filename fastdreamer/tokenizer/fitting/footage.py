@@ -116,7 +116,7 @@ def _read(
     config: Config, recording: Recording, rows: Bool[Tensor, " t"] | None, is_resampled: bool
 ) -> tuple[Sequence[UInt8[np.ndarray, "n h w 3"]], dict[str, Any]]:
     """The stretches that are kept of a recording, and its metadata."""
-    from fastdreamer.recordings.read import how_to_read, read_kept
+    from fastdreamer.recordings.read import how_to_read, read_frames
 
     def keep(row: int, part: UInt8[Tensor, "n h w 3"]) -> UInt8[Tensor, "n2 h2 w2 3"]:
         if rows is not None:
@@ -125,7 +125,7 @@ def _read(
             part = part[wanted]
         return resampled(part, config.tokenizer) if is_resampled else part
 
-    aligned, pixels = read_kept(recording, action_space(config.data.env), keep, **how_to_read(config))
+    aligned, pixels = read_frames(recording, action_space(config.data.env), keep=keep, **how_to_read(config))
     metadata = aligned.trajectory.metadata
     if rows is None:
         return [pixels], metadata

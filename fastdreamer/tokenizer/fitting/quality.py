@@ -9,8 +9,7 @@ import torch
 from jaxtyping import UInt8
 
 from fastdreamer.config import TokenizerConfig
-from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck
-from fastdreamer.tokenizer.fitting.dense import DenseDecoder, shrink
+from fastdreamer.tokenizer.fitting.bottleneck import Bottleneck, DenseDecoder, shrink
 from fastdreamer.tokenizer.preprocess import preprocess
 
 BASELINE_WINDOW = 33  # frames; the repeated-first-frame baseline

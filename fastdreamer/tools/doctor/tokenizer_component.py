@@ -12,7 +12,7 @@ from fastdreamer_engines.manifest import MANIFEST, check_files, check_key, check
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.latents.store import MANIFEST as STORE_MANIFEST
+from fastdreamer.latents.manifest import MANIFEST as STORE_MANIFEST
 from fastdreamer.latents.store import SYNTHETIC
 from fastdreamer.latents.store import read_manifest as read_store
 from fastdreamer.system.advice import command
