@@ -1,6 +1,6 @@
 """A trained run made small enough to give away: averaged weights, some held-out play, and a card.
 
-    DIR/config.yaml      the run's configuration, with DIR's own recordings and store
+    DIR/config.yaml      the run's configuration, without what is its machine's
     DIR/card.json        what it was trained on and what it can do (see `card`), with the SHA-256 of every file
     DIR/checkpoints      the newest of every phase, with averaged weights alone; each tensor stands once
     DIR/recordings       a few held-out recordings, to begin a dream from
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdreamer.config import Config
+from fastdreamer.config import Config, EnginesConfig
 from fastdreamer.envs.mix import kind_of
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import FOLDER, LatentStore, write_manifest
@@ -71,7 +71,7 @@ def pack(run_dir: Path, out: Path, how: Pack = Pack()) -> dict[str, Any]:  # noq
         raise UserError(f"{run_dir} has no phase 1 checkpoint, and a world model is what is packed")
     checkpoints = {phase: run.load(phase, config) for phase in PHASES if run.has_phase(phase)}
     with atomic_directory(out) as temporary:
-        own = replace(config, data=replace(config.data, recordings="", store=""))
+        own = given_away(config)
         dump_config(own, temporary / run_files.CONFIG)
         for checkpoint in checkpoints.values():
             _write(temporary, checkpoint, checkpoints, how.half)
@@ -85,6 +85,12 @@ def pack(run_dir: Path, out: Path, how: Pack = Pack()) -> dict[str, Any]:  # noq
                 file.write(temporary, found)
         card = write_card(temporary, config, checkpoints, store, chosen, how.half, how.licence)
     return card | {"out": str(out), "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file())}
+
+
+def given_away(config: Config) -> Config:
+    """The configuration without what is this machine's: its folders, device, memory and engines."""
+    data = replace(config.data, recordings="", store="", decoder="auto", decode_threads=0)
+    return replace(config, device="auto", compile="auto", memory_gb=0.0, engines=EnginesConfig(), data=data)
 
 
 def held_out(store: LatentStore, count: int) -> list[str]:
