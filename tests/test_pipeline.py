@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastdreamer.system.files import sha256_file
+from fastdreamer.tools.packing.card import read_card, told
 
 SHORT = ["record.episodes=4", "record.max_steps=60", "evaluation.episodes=2", "evaluation.max_steps=16"]
 COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()"]
@@ -130,6 +131,10 @@ def test_a_packed_run_is_evaluated_reported_and_inspected_and_its_phases_do_not_
     (recording,) = (out / "recordings").glob("*/*")
     entry = json.loads((out / "store" / "manifest.json").read_text())["episodes"]
     assert list(entry) == card["recordings"] == [recording.name] and entry[recording.name]["split"] == "held_out"
+
+    shown = told(read_card(out))
+    assert "error" in shown and "held out: 1 episodes" in shown["data"] and "phase3 " in shown["returns, reward"]
+    assert read_card(run_dir) == {}
 
     for words in (["eval", *SHORT[2:]], ["report"], ["inspect"], ["diagnose", "--phase", "3"]):
         done = fastdreamer(*words, "--run-dir", str(out))

@@ -21,7 +21,7 @@ KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 5, "sleep": 1, "place": 1, "make": 1
 HELD_WEIGHTS = {"noop": 3, "move": 8, "do": 5, "sleep": 0.3, "place": 1, "make": 0.7}
 """The same for `held`: a person who looks, wanders and tries things."""
 HELD_STEPS = {"noop": 8, "move": 3, "do": 3}
-"""For how many steps a kind of action is held then, on average; for one where it is not named."""
+"""How many steps a kind of action is held then, on average; one where it is not named."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chance:
 
     Args:
         kind: how they are drawn: `uniform`, by `kinds`, or `held`.
-        random: where all of it is drawn from.
+        random: the source of all of it.
         names: the actions' names.
         share: the share of the steps that they have; None gives them all.
     """

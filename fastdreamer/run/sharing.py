@@ -58,7 +58,7 @@ def shared(checkpoint: Path, packed: Mapping[str, Any]) -> dict[str, dict[str, T
 
 
 def beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the tensors whose names begin so, without that beginning."""
+    """The tensors whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 

@@ -86,6 +86,9 @@ def test_everything_reads_the_weights_that_the_run_has(run: Path, packed: Path, 
 def test_each_tensor_stands_once_and_nothing_stands_that_only_training_needs(run: Path, packed: Path) -> None:
     files = {path.relative_to(packed).as_posix() for path in packed.rglob("*.safetensors")}
     assert files == {f"checkpoints/phase{n}/step-{step:08d}/ema.safetensors" for n, step in ((1, 6), (2, 12), (3, 4))}
+    assert len({path.stat().st_mode for path in (packed / "checkpoints").rglob("*.*")}) == 1, (
+        "whom it is given reads all"
+    )
     assert sum((packed / f).stat().st_size for f in files) < sum(
         (run / f).stat().st_size for f in [*files, *(f.replace("ema", "frozen-world") for f in files if "e1" not in f)]
     )

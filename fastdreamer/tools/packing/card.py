@@ -19,6 +19,7 @@ from fastdreamer.run.checkpoint import Checkpoint
 from fastdreamer.settings import config_hash, to_dict
 from fastdreamer.system.advice import again
 from fastdreamer.system.files import sha256_file, write_atomic
+from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, read_object
 
 CARD = "card.json"
 LICENCES = {"crafter": "MIT: recordings of Crafter (Danijar Hafner), played by FastDreamer's own players"}
@@ -29,6 +30,15 @@ FIGURES = (
     "reward_correlation", "context", "crops",
 )  # fmt: skip
 """What the card says of world_model.json."""
+_SHARE = {"episodes": COUNT, "frames": COUNT}
+SHAPE = {
+    "env": TEXT, "tasks": [TEXT], "recordings": [TEXT], "command": TEXT, "versions": Every(TEXT),
+    "data": {"licence": TEXT, "train?": _SHARE, "held_out?": _SHARE, "players?": Every(_SHARE)},
+    "phases": Every({"what": TEXT, "steps": COUNT}),
+    "open_loop": {"one_sample_over_copy?": [{"mean": NUMBER}]},
+    "returns": Every(Every({"return_mean": NUMBER, "return_low": NUMBER, "return_high": NUMBER})),
+}  # fmt: skip
+"""What must stand in a card (see `json_files`)."""
 RETURNS = ("return_mean", "return_low", "return_high", "length_mean", "episodes")
 
 
@@ -62,6 +72,37 @@ def write_card(
     }
     write_atomic(out / CARD, (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
     return card
+
+
+def read_card(run_dir: Path) -> dict[str, Any]:
+    """The card of a packed run; empty for a run that is not packed.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    return read_object(run_dir / CARD, SHAPE, "pack the run again")
+
+
+def told(card: Mapping[str, Any]) -> dict[str, str]:
+    """What a card says, for people: a line a name."""
+    data, lines = card["data"], dict[str, str]()
+    if "train" in data:
+        kinds = ", ".join(f"{played['episodes']} {kind}" for kind, played in data.get("players", {}).items())
+        held_out = f"{data['held_out']['episodes']} episodes ({data['held_out']['frames']:,} frames)"
+        trained = f"{data['train']['episodes']} episodes ({data['train']['frames']:,} frames)"
+        lines["data"] = f"{trained}; held out: {held_out}{f'; by player: {kinds}' if kinds else ''}"
+    lines["training"] = ", ".join(f"{phase['what']} {phase['steps']:,} steps" for phase in card["phases"].values())
+    if over := [found["mean"] for found in card["open_loop"].get("one_sample_over_copy", ())]:
+        lines["error"] = (
+            f"of one dream over copying's, at steps 1 to {len(over)}: {' '.join(f'{ratio:.2f}' for ratio in over)}"
+        )
+    for task, rows in card["returns"].items():
+        lines[f"returns, {task}"] = "; ".join(
+            f"{name.replace('_', ' ')} {row['return_mean']:.2f} [{row['return_low']:.2f}, {row['return_high']:.2f}]"
+            for name, row in rows.items()
+        )
+    versions = " ".join(f"{name} {version}" for name, version in card["versions"].items())
+    return lines | {"licence of the data": data["licence"], "made by": f"{card['command']} ({versions})"}
 
 
 def _data(config: Config, store: LatentStore | None) -> dict[str, Any]:

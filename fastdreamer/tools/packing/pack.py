@@ -29,7 +29,7 @@ from fastdreamer.latents.store import FOLDER, LatentStore, write_manifest
 from fastdreamer.recordings.find import find_recordings
 from fastdreamer.recordings.identity import behind, check_unchanged, files_of, place
 from fastdreamer.run import run_files, sharing
-from fastdreamer.run.checkpoint import Checkpoint, write_files
+from fastdreamer.run.checkpoint import STATE, Checkpoint, write_files
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config
 from fastdreamer.system.files import atomic_directory, sha256_file
@@ -48,7 +48,7 @@ class Pack:
     Attributes:
         recordings: how many held-out recordings go along.
         half: whether weights are stored in half precision; they are used in full.
-        licence: that of the data; empty: that of the environment where it is ours to say.
+        licence: the data's licence; empty: the environment's, where it is ours to say.
     """
 
     recordings: int = 3
@@ -139,6 +139,8 @@ def _write(out: Path, checkpoint: Checkpoint, others: Mapping[int, Checkpoint], 
     folder = run_files.checkpoints_of(out, checkpoint.phase) / checkpoint.path.name
     folder.mkdir(parents=True)
     write_files(folder, groups, state)
+    for file in folder.iterdir():  # safetensors lets nobody but the owner read
+        file.chmod((folder / STATE).stat().st_mode)
 
 
 def _are_same(group: Mapping[str, Tensor], averages: Mapping[str, Tensor], is_agent: bool) -> bool:
