@@ -98,6 +98,8 @@ def test_half_precision_is_half_the_size_and_near(run: Path, packed: Path, confi
     pack(run, tmp_path / "half", Pack(recordings=0, half=True))
     size = [sum(p.stat().st_size for p in at.rglob("ema.safetensors")) for at in (packed, tmp_path / "half")]
     assert size[1] < 0.6 * size[0]
+    loaded = RunDirectory(tmp_path / "half").load(3, config).tensors
+    assert {x.dtype for group in loaded.values() for x in group.values()} == {torch.float32}, "and whole in use"
     before, after = weights(packed, config), weights(tmp_path / "half", config)
     floats = [name for name in before if before[name].is_floating_point() and before[name].numel()]
     assert any(not torch.equal(before[name], after[name]) for name in floats)
