@@ -1,4 +1,4 @@
-"""What a server plays with, opened once for all its sessions: models, tokenizer, decoder, and what can be begun from."""
+"""What a server plays with, opened once for all its sessions: models, tokenizer, decoder, recordings to begin from."""
 
 from __future__ import annotations
 
