@@ -23,6 +23,7 @@ from fastdreamer.commands import (
     fit_tokenizer_command,
     inspect_command,
     plan_command,
+    play_command,
     profile_command,
     record_command,
     report_command,
@@ -37,7 +38,7 @@ DECLARED: dict[str, Command] = {
     for module in (
         demo_command, study_command, record_command, inspect_command, fit_tokenizer_command, fetch_weights_command,
         build_engines_command, encode_command, plan_command, train_command, profile_command, diagnose_command,
-        doctor_command, eval_command, report_command,
+        doctor_command, eval_command, report_command, play_command,
     )
 }  # fmt: skip
 """All commands, in the order of the help."""

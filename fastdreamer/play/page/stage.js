@@ -49,7 +49,6 @@ export class Stage {
   /** Whole multiples of a pixel, so that all are equally large. */
   fit() {
     const { width, height } = this.dream, box = this.dream.parentElement;
-    box.style.aspectRatio = this.real.parentElement.style.aspectRatio = `${width} / ${height}`;
     const scale = window.devicePixelRatio || 1;
     const times = Math.floor((box.clientWidth * scale) / width) / scale;
     for (const canvas of [this.real, this.dream])
