@@ -65,7 +65,7 @@ class Program:
     ) -> None:
         if merges and agent.agent_tokens:
             raise ValueError("commits cannot be merged where the policy reads agent tokens: they come with the commit")
-        self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
+        self.world, self.agent, self.backend, self.generator = for_inference(world, backend), agent, backend, generator
         self.context, self.merges, self.steps = context, merges, horizon if steps is None else steps
         device, clock, sizes = backend.device, world.clock, world.sizes
         shape = (rollouts, TOKENS, CHANNELS)
@@ -238,7 +238,7 @@ def build_program(
     return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles, steps)
 
 
-def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
+def for_inference(world: WorldModel, backend: Backend) -> WorldModel:
     """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass.
 
     Autocast casts a weight at each use; a frozen one gives the same bits cast in front.

@@ -1,1 +1,1 @@
-"""Playing in the dream: a page in the browser where a person acts in the world model, beside the real game."""
+"""Playing the dream: the world model under somebody's keys, beside the real environment."""
