@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8765
 EXTRA = "play"
+EMBEDDED = Path(__file__).parents[1] / "play" / "embedded"
+FREE = ("device", "precision", "compile", "memory_gb")
 LIBRARIES = ("starlette", "uvicorn", "websockets")
 
 
@@ -47,9 +49,31 @@ def _arguments(parser: ArgumentParser) -> None:
 def call(arguments: Namespace) -> dict[str, Any]:
     """Serve the page until somebody stops it."""
     check_libraries()
-    from fastdreamer.play.loaded import open_loaded
+    return serve(arguments, opened(arguments), arguments.record)
 
-    return serve(arguments, open_loaded(arguments.run_dir, arguments.config, arguments.overrides), arguments.record)
+
+def opened(arguments: Namespace) -> Loaded:
+    """The run that is named, or the world that ships with the package.
+
+    Raises:
+        UserError: if there is none, or settings are given that a run keeps: it plays with its own.
+    """
+    from dataclasses import replace
+
+    from fastdreamer.config import load_config
+    from fastdreamer.device import choose_device, use_spare_cores
+    from fastdreamer.play.loaded import load
+    from fastdreamer.run.kept_config import run_config
+
+    run_dir = getattr(arguments, "run_dir", None)
+    if run_dir is None and not EMBEDDED.is_dir():
+        raise UserError("no world ships with this version yet: name a run with --run-dir")
+    file = str(run_config(run_dir or EMBEDDED))
+    own, config = load_config(file), load_config(arguments.config or file, arguments.overrides)
+    if config != replace(own, **{name: getattr(config, name) for name in FREE}):
+        raise UserError(f"a run is played with its own settings: {', '.join(FREE)} alone can be others")
+    use_spare_cores()
+    return load(run_dir or EMBEDDED, choose_device(config))
 
 
 def check_libraries() -> None:
@@ -67,6 +91,7 @@ def check_libraries() -> None:
 
 def serve(arguments: Namespace, loaded: Loaded, record: Path | None, seed: int = 0) -> dict[str, Any]:
     """Print the address, and serve sessions until a signal comes; the numbers are of all sessions."""
+    from fastdreamer.play.recorder import lost_episodes
     from fastdreamer.play.server import PlayServer
     from fastdreamer.play.session import Session
 
@@ -77,6 +102,8 @@ def serve(arguments: Namespace, loaded: Loaded, record: Path | None, seed: int =
         lambda number: Session(loaded, record, seed + number - 1),
         arguments.host, arguments.port, arguments.token, say,
     )  # fmt: skip
+    for line in lost_episodes(record) if record is not None else ():
+        say(line)
     say(f"play at {server.address} (Ctrl-C ends it)")
     if arguments.open:
         import webbrowser

@@ -82,7 +82,7 @@ class Fork(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Another world, or a step of a held-out recording."""
+    """Another world, one that nobody knows if none is named; or a step of a held-out recording."""
 
     seed: int | None = None
     recording: int | None = None
@@ -187,8 +187,8 @@ def _read(kind: type[Any], found: Mapping[str, Any]) -> Message:
     missing = [field for field in kind._fields if field not in values and field not in kind._field_defaults]
     if missing:
         raise Refused(f"{called} needs {missing[0]}")
-    if kind is Start and (values.get("seed") is None) == (values.get("recording") is None):
-        raise Refused("start needs a seed or a recording")
+    if kind is Start and None not in (values.get("seed"), values.get("recording")):
+        raise Refused("start takes a seed or a recording, not both")
     message: Message = kind(**values)
     return message
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SOONEST_S = 1 / 60
 MOST_WAITING = 32  # orders that are not done yet
+REPEATS = 8.0  # steps a second of what is held while the game waits for keys, where its own clock is not slower
 COUNTED_S = 1.0  # over so long steps a second are counted
 YOU = "you"
 
@@ -67,7 +68,7 @@ class Ticker:
     def __init__(self, opened: Opened, worker: Executor, on_bug: Callable[[Exception], None]) -> None:
         self.session, self.about, self._view = opened
         self._worker, self._on_bug = worker, on_bug
-        self.rate = self.about["fps"] / self.about["c"]
+        self.rate = min(REPEATS, self.about["fps"] / self.about["c"])
         self.outbox: Outbox | None = None
         self.speed, self.is_paused = 0.0, False
         self.heard = self._last = time.monotonic()
@@ -130,17 +131,19 @@ class Ticker:
                 order = await self._next()
                 began = time.monotonic()
                 call = self._call(order)
+                is_step = order is None or isinstance(order, Act | Single)
                 try:
                     found = await loop.run_in_executor(self._worker, call)
                 except UserError as error:
                     self._say(str(error))
-                    self._publish()  # with the press that was refused as taken
-                    continue
+                    self.is_paused |= order is None  # or every tick would say it again
+                    found, order = await loop.run_in_executor(self._worker, self.session.view), Fork()
+                    is_step = False
                 if isinstance(order, Filmstrip):
                     self._show(order.recording, *found)
                     continue
                 self._view, self._ms = found, 1e3 * (time.monotonic() - began)
-                if order is None or isinstance(order, Act | Single):
+                if is_step:
                     self.steps += 1
                     self._times.append(time.monotonic())
                 self._publish()

@@ -40,9 +40,12 @@ function hello(said, before) {
   [controls, starts].forEach((part) => part.hello(said));
   drift.clear();
   showCard(said.card);
+  find("notes").hidden = !said.notes?.length;
+  find("notes").replaceChildren(...(said.notes ?? []).map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   if (data.state === "lost" || data.state === "connecting") focus();
   if (data.state === "lost") notice(before === said.session ? "Connected again, where you were." : "Connected again. The server has begun a new session.");
-  Object.assign(data, { state: "open", session: said.session });
+  delete data.view;
+  Object.assign(data, { state: "open", session: said.session, n: said.n });
   find("lost").hidden = true;
 }
 

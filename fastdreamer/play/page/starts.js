@@ -15,10 +15,7 @@ export class Starts {
     this.recordings = find("recordings");
     const seed = find("seed");
     find("go").addEventListener("click", () => this.begin({ seed: Math.trunc(Number(seed.value)) }));
-    find("any").addEventListener("click", () => {
-      seed.value = Math.floor(Math.random() * 1e6);
-      this.begin({ seed: Number(seed.value) });
-    });
+    find("any").addEventListener("click", () => this.begin({}));
     this.which.addEventListener("change", () => this.ask());
   }
 

@@ -1,0 +1,515 @@
+"""The page in a real browser, on a run that was trained for seconds: `fastdreamer play` as a person uses it.
+
+Screenshots of every state are left in the folder that FASTDREAMER_SCREENSHOTS names, or a temporary one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from play.browsers import browser, serving
+from play.stand_in import StandIn
+
+pytestmark = pytest.mark.slow
+COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()", "play"]
+WAIT_S = 10.0
+
+
+class Served:
+    """`fastdreamer play` as a process of its own."""
+
+    def __init__(self, *words: str) -> None:
+        self.process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        while not (found := re.search(r"http://\S+", self.lines[-1] if self.lines else "")):
+            self.lines.append(self.process.stdout.readline())
+            assert self.lines[-1], self.process.communicate()
+        self.address = found[0]
+        self.port = int(self.address.rsplit(":", 1)[1].partition("/")[0])
+
+    def end(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+
+class Tab:
+    """A page, and what a person sees of it."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page, self.address = page, address
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.may_lose = False
+        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("websocket", lambda socket: self.asked.append(socket.url.replace("ws://", "http://")))
+        page.goto(address)
+        self.until(lambda: self.data("state") == "open" and self.data("view") is not None)
+
+    def data(self, name: str) -> str | None:
+        found: str | None = self.page.evaluate("name => document.body.dataset[name] ?? null", name)
+        return found
+
+    def number(self, name: str) -> int:
+        return int(self.data(name) or -1)
+
+    def until(self, holds: Callable[[], bool], what: str = "") -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < deadline, (what, self.page.evaluate("({...document.body.dataset})"))
+            time.sleep(0.02)
+
+    def press(self, *keys: str, pause: float = 0.0) -> None:
+        """Press keys, and wait for the step of the last one."""
+        n = self.number("n")
+        for key in keys:
+            self.page.keyboard.press(key)
+            time.sleep(pause)
+        self.until(lambda: self.number("n") == n + len(keys), f"{len(keys)} keys")
+
+    def picture(self, name: str) -> str:
+        pixels = self.page.evaluate("name => document.getElementById(name).toDataURL()", name)
+        return hashlib.sha256(pixels.encode()).hexdigest()
+
+    def pictures(self) -> tuple[str, str]:
+        return self.picture("real"), self.picture("dream")
+
+    def says(self, id: str) -> str:
+        text: str = self.page.locator(f"#{id}").inner_text()
+        return text
+
+    def is_clean(self) -> None:
+        wrong = [line for line in self.wrong if not (self.may_lose and "WebSocket connection" in line)]
+        assert wrong == []
+        assert self.asked and [url for url in self.asked if not url.startswith(self.address)] == []
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def served(small_run) -> Iterator[Served]:
+    server = Served("--run-dir", str(small_run), "--port", "0")
+    yield server
+    code, out, err = server.end()
+    assert code == 0 and err == ""
+    assert all(re.fullmatch(r"session \d+ (begins|ends after \d+ steps: .+)", line) for line in out.splitlines())
+
+
+@pytest.fixture(scope="module")
+def shot(tmp_path_factory) -> Callable[..., None]:
+    folder = Path(os.environ.get("FASTDREAMER_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+    def take(tab: Tab, name: str, width: int = 0) -> None:
+        if width:
+            tab.page.set_viewport_size({"width": width, "height": 1000})
+        tab.page.screenshot(path=folder / f"{name}.png", full_page=True)
+        assert (folder / f"{name}.png").stat().st_size > 5000
+
+    return take
+
+
+@pytest.fixture
+def tab(chromium, served) -> Iterator[Tab]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    found = Tab(context.new_page(), served.address)
+    yield found
+    found.is_clean()
+    context.close()
+
+
+def test_both_pictures_move_and_the_page_asks_nobody_else(tab, shot):
+    before = tab.pictures()
+    assert tab.number("step") == 0 and "begins" in tab.says("dream-note")
+    shot(tab, "begin")
+    tab.press("d", "d", "ArrowDown", " ")
+    after = tab.pictures()
+    assert tab.number("step") == 4 and after[0] != before[0] and after[1] != before[1] and after[0] != after[1]
+    assert "imagined for 4 steps" in tab.says("dream-note")
+    tab.until(lambda: tab.says("delay").endswith("ms"))
+    shot(tab, "played")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 800, 1600])
+def test_the_page_fits_and_is_readable(chromium, served, shot, width, scheme):
+    context = chromium.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+    tab = Tab(context.new_page(), served.address)
+    tab.press("d", "s")
+    wide = tab.page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width
+    outside = tab.page.evaluate(
+        """[...document.querySelectorAll("button, select, label, canvas, h1, h2, output")].filter((one) => {
+            const box = one.getBoundingClientRect();
+            return box.width && (box.left < 0 || box.right > innerWidth + 1);
+        }).map((one) => one.id || one.textContent)"""
+    )
+    assert outside == []
+    faint = tab.page.evaluate(CONTRAST)
+    assert faint == []
+    shot(tab, f"{width}-{scheme}")
+    tab.is_clean()
+    context.close()
+
+
+def test_the_layout_does_not_jump(tab):
+    def places() -> Any:
+        return tab.page.evaluate(
+            "[...document.querySelectorAll('section, figure, button')].map((one) => one.getBoundingClientRect().toJSON())"
+        )
+
+    before = places()
+    tab.press("w", "a", "s", "d", " ")
+    tab.page.get_by_role("button", name="Fork the dream").click()
+    tab.until(lambda: "begins" in tab.says("dream-note"))
+    assert places() == before
+
+
+def test_the_agent_takes_over_and_hands_back(tab, shot):
+    tab.page.locator("#who label", has_text="Phase 3").click()
+    tab.until(lambda: tab.data("who") == "phase3" and tab.number("step") > 5, "the agent plays")
+    shot(tab, "agent")
+    tab.page.keyboard.press("w")
+    tab.until(lambda: "choose You" in tab.says("notice"), "the key is explained")
+    tab.page.locator("#who label", has_text="You").click()
+    tab.until(lambda: tab.data("who") == "you")
+    at = tab.number("step")
+    time.sleep(0.4)
+    assert tab.number("step") <= at + 1, "the game waits for keys again"
+    tab.press("w")
+    assert tab.number("step") >= at + 1
+
+
+def test_rewind_and_fork_give_the_very_frames_again(tab, shot):
+    keys = ["d", "s", " ", "a", "w", "d"]
+    seen = [tab.pictures()]
+    for key in keys:
+        tab.press(key)
+        seen.append(tab.pictures())
+    for back in range(1, 4):
+        tab.page.keyboard.press(",")
+        tab.until(lambda: tab.number("step") == len(keys) - back, "rewind")  # noqa: B023
+        assert tab.pictures() == seen[len(keys) - back]
+    for at in range(3, 6):
+        tab.press(keys[at])
+        assert tab.pictures() == seen[at + 1]
+    tab.page.keyboard.press("/")
+    tab.until(lambda: "begins" in tab.says("dream-note"), "fork")
+    real, forked = tab.pictures()
+    assert real == seen[-1][0] and forked != seen[-1][1]
+    tab.press("w", "w")
+    after = tab.pictures()
+    shot(tab, "forked")
+    tab.page.keyboard.press(",")
+    tab.page.keyboard.press(",")
+    tab.until(lambda: tab.number("step") == 6, "rewind to the fork")
+    assert tab.pictures() == (real, forked)
+    tab.press("w", "w")
+    assert tab.pictures() == after
+
+
+def test_pause_single_step_and_speed(tab, shot):
+    tab.page.select_option("#speed", "20")
+    tab.until(lambda: tab.number("step") > 5, "it ticks")
+    tab.page.keyboard.press("Escape")
+    tab.until(lambda: tab.page.locator("#pause").get_attribute("aria-pressed") == "true")
+    time.sleep(0.3)  # a step may have been under way
+    at = tab.number("step")
+    time.sleep(0.3)
+    assert tab.number("step") == at
+    tab.page.keyboard.press(".")
+    tab.until(lambda: tab.number("step") == at + 1, "one step")
+    shot(tab, "paused")
+    tab.page.keyboard.press("Escape")
+    tab.until(lambda: tab.number("step") > at + 3, "it goes on")
+
+
+def test_a_held_key_repeats(tab):
+    tab.page.keyboard.down("d")
+    tab.until(lambda: tab.number("step") >= 4, "it is held")
+    tab.page.keyboard.up("d")
+    time.sleep(0.3)
+    at = tab.number("step")
+    time.sleep(0.3)
+    assert tab.number("step") == at and tab.number("n") == 1
+
+
+def test_begin_at_a_step_of_a_recording_by_keyboard_alone(tab, shot):
+    tab.page.locator("#begin").focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#film button").nth(2).wait_for()
+    shot(tab, "starts")
+    tab.page.locator("#which").focus()
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.press("Tab")
+    name = tab.page.evaluate("document.activeElement.getAttribute('aria-label')")
+    tab.page.keyboard.press("Enter")
+    tab.until(lambda: not tab.page.locator("#starts").is_visible())
+    tab.until(lambda: f"begin at step {tab.number('step')}" == name, name)
+    tab.page.locator("#who label", has_text="Recorded").click()
+    at = tab.number("step")
+    tab.until(lambda: tab.number("step") > at + 2, "the recorded actions play")
+    shot(tab, "recorded")
+
+
+def test_another_world_shows_other_pictures(tab):
+    before = tab.picture("real")
+    tab.page.locator("#begin").click()
+    tab.page.locator("#seed").fill("77")
+    tab.page.locator("#go").click()
+    tab.until(lambda: tab.picture("real") != before)
+
+
+def test_a_mistake_is_told(tab, shot):
+    tab.page.locator("#begin").click()
+    tab.page.locator("#seed").fill("-3")
+    tab.page.locator("#go").click()
+    assert tab.page.locator("#starts").is_visible()
+    tab.page.keyboard.press("Escape")
+    tab.page.evaluate("import('./main.js')")
+    tab.press("d")
+
+
+def test_everything_is_reached_by_keyboard(tab):
+    wanted = tab.page.evaluate(
+        "[...document.querySelectorAll('button, select, [tabindex=\"0\"]')].filter((one) => one.checkVisibility() && "
+        "!one.disabled && !one.closest('dialog')).length"
+    )
+    tab.page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(wanted + 20):
+        tab.page.keyboard.press("Tab")
+        found = tab.page.evaluate(
+            """(() => { const one = document.activeElement;
+            const isSeen = [one, one.closest("label") ?? one].some((part) => getComputedStyle(part).outlineStyle !== "none");
+            window.marked ??= new Map(); if (!marked.has(one)) marked.set(one, marked.size);
+            return [marked.get(one), isSeen || one === document.body, one.tagName]; })()"""
+        )
+        assert found[1], f"{found} has no visible focus"
+        if found[2] in ("BUTTON", "SELECT", "SECTION"):
+            reached.add(found[0])
+    assert len(reached) == wanted
+
+
+def test_a_reload_comes_back_where_it_was(tab):
+    tab.press("d", "s", "d")
+    before, session = tab.pictures(), tab.data("session")
+    tab.page.reload()
+    tab.until(lambda: tab.data("state") == "open" and tab.data("view") is not None)
+    assert tab.data("session") == session and tab.number("step") == 3 and tab.pictures() == before
+    tab.press("d")
+    assert tab.number("step") == 4
+
+
+def test_two_tabs_play_two_games(chromium, served):
+    context = chromium.new_context()
+    one, two = Tab(context.new_page(), served.address), Tab(context.new_page(), served.address)
+    assert one.data("session") != two.data("session")
+    one.press("d", "d")
+    two.press("a")
+    assert (one.number("step"), two.number("step")) == (2, 1)
+    two.page.close()
+    one.press("d")
+    assert one.number("step") == 3
+    one.is_clean()
+    context.close()
+
+
+def test_a_tab_that_is_killed_disturbs_nobody(chromium, served, tab):
+    asking = chromium.new_browser_cdp_session()
+
+    def renderers() -> set[int]:
+        found = asking.send("SystemInfo.getProcessInfo")["processInfo"]
+        return {int(one["id"]) for one in found if one["type"] == "renderer"}
+
+    before = renderers()
+    context = chromium.new_context()
+    victim = Tab(context.new_page(), served.address)
+    victim.page.select_option("#speed", "30")
+    victim.until(lambda: victim.number("step") > 3)
+    gone: list[Any] = []
+    victim.page.on("crash", gone.append)
+    for process in renderers() - before:
+        os.kill(process, signal.SIGKILL)
+    tab.press("d", "d", "d")
+    assert tab.number("step") == 3 and gone
+    context.close()
+
+
+def test_a_server_that_is_killed_and_started_again(chromium, small_run, shot, tmp_path):
+    record = tmp_path / "recordings"
+    words = ["--run-dir", str(small_run), "--record", str(record)]
+    server = Served(*words, "--port", "0")
+    context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+    tab = Tab(context.new_page(), server.address)
+    tab.may_lose = True
+    tab.press("d", "d")
+    assert "recording" in tab.says("recording")
+    shot(tab, "recording")
+    server.process.kill()
+    server.process.communicate()
+    tab.until(lambda: tab.data("state") == "lost")
+    assert "Connection lost" in tab.says("lost") and tab.page.locator("#lost").get_attribute("role") == "alert"
+    shot(tab, "lost")
+    again = Served(*words, "--port", str(server.port))
+    assert "was lost" in again.lines[0], "the episode in hand, by its world"
+    tab.until(lambda: tab.data("state") == "open" and tab.data("view") is not None, "it comes back")
+    assert "new session" in tab.says("notice")
+    tab.press("d")
+    code, _, err = again.end(signal.SIGTERM)
+    assert code == 0 and err == ""
+    kept = list(record.glob("*/*/metadata.json"))
+    assert len(kept) == 1, "the episode in hand was written when the server was asked to stop"
+    tab.is_clean()
+    context.close()
+
+
+def test_a_hundred_keys_arrive_in_order(chromium, shot):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn())
+        return made[-1]
+
+    keys = ["d", "a", "w", "s", " ", "ArrowLeft", "1", "t", "p", "q"] * 10
+    values = {"d": 2, "a": 1, "w": 3, "s": 4, " ": 5, "ArrowLeft": 1, "1": 11, "t": 8, "p": 10, "q": 0}
+    with serving(make) as server:
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), server.address)
+        tab.press(*keys, pause=0.005)
+        assert made[0].acted == [(values[key],) for key in keys]
+        tab.is_clean()
+        context.close()
+
+
+def test_buttons_act_like_keys(chromium):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn())
+        return made[-1]
+
+    with serving(make) as server:
+        context = chromium.new_context(has_touch=True)
+        tab = Tab(context.new_page(), server.address)
+        button = tab.page.locator("#keys button", has_text="place table")
+        button.click()
+        button.focus()
+        tab.page.keyboard.press("Enter")
+        tab.page.locator("#keys button", has_text="move up").tap()
+        tab.until(lambda: tab.number("n") == 3)
+        assert made[0].acted == [(8,), (8,), (3,)]
+        context.close()
+
+
+def test_minecraft_has_its_own_keys_and_the_mouse(chromium, shot):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn("vpt", c=4, has_environment=False))
+        return made[-1]
+
+    with serving(make) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tab = Tab(context.new_page(), server.address)
+        names = [one.name for one in made[0].components]
+        assert "No simulator here" in tab.says("no-real")
+        tab.page.keyboard.down("w")
+        tab.page.keyboard.down(" ")
+        tab.until(lambda: tab.number("n") == 2)
+        chord = made[0].acted[1]
+        assert {names[i] for i, value in enumerate(chord) if value == 1 and "camera" not in names[i]} == {"forward", "jump"}
+        tab.page.keyboard.up("w")
+        tab.page.keyboard.up(" ")
+        tab.press("ArrowRight")
+        yaw = names.index("camera_yaw")
+        turned = made[0].acted[-1][yaw]
+        assert float(made[0].components[yaw].labels[turned]) > 1
+        box = tab.page.locator("#dream").bounding_box()
+        tab.page.mouse.move(box["x"] + 50, box["y"] + 50)
+        tab.page.mouse.down()
+        tab.page.mouse.move(box["x"] + 20, box["y"] + 50)
+        tab.until(lambda: tab.number("n") == 4)
+        tab.page.mouse.up()
+        assert float(made[0].components[yaw].labels[made[0].acted[-1][yaw]]) < -1
+        shot(tab, "minecraft")
+        tab.is_clean()
+        context.close()
+
+
+def test_an_episode_that_is_over_says_so(chromium, shot):
+    def make(number: int) -> StandIn:
+        made = StandIn()
+        made.over_at = 3
+        return made
+
+    with serving(make) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tab = Tab(context.new_page(), server.address)
+        tab.press("d", "d", "d", "d")
+        assert tab.number("step") == 3 and "You died" in tab.says("notice")
+        shot(tab, "over")
+        tab.page.keyboard.press(",")
+        tab.until(lambda: tab.number("step") == 2 and tab.says("notice") == "")
+        context.close()
+
+
+def test_a_fifth_tab_is_told_and_can_come_back(chromium, shot):
+    with serving(lambda number: StandIn()) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tabs = [Tab(context.new_page(), server.address) for _ in range(4)]
+        late = context.new_page()
+        late.goto(server.address)
+        late.locator("#lost button").wait_for()
+        assert "4 sessions are open" in late.locator("#lost").inner_text()
+        tabs[0].page.close()
+        time.sleep(0.2)
+        late.locator("#lost button").click()
+        late.wait_for_selector("body[data-state=open]")
+        context.close()
+
+
+def test_the_token_s_address_works_and_does_not_stay_in_sight(chromium):
+    with serving(lambda number: StandIn(), has_token=True) as server:
+        context = chromium.new_context()
+        page = context.new_page()
+        assert page.goto(server.address.partition("?")[0]).status == 403
+        page.goto(server.address)
+        page.wait_for_selector("body[data-view]")
+        assert "token" not in page.url
+        assert page.evaluate("document.cookie") == ""
+        page.reload()
+        page.wait_for_selector("body[data-view]")
+        context.close()
+
+
+CONTRAST = """(() => {
+  const rgb = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (one) => { for (; one; one = one.parentElement) { const c = rgb(getComputedStyle(one).backgroundColor);
+    if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
+  return [...document.querySelectorAll("h1, h2, h3, p, dt, dd, span, button, label, output")].filter((one) => {
+    if (!one.checkVisibility() || ![...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) return false;
+    if (one.closest(":disabled")) return false;
+    const [a, b] = [light(rgb(getComputedStyle(one).color)), light(ground(one))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05) < 4.5;
+  }).map((one) => one.id || one.textContent);
+})()"""
+"""Texts whose contrast is below WCAG's 4.5 to 1."""
