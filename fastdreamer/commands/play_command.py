@@ -113,6 +113,4 @@ def serve(arguments: Namespace, loaded: Loaded, record: Path | None, seed: int =
     return {"sessions": server.rooms.begun, "steps": server.rooms.steps}
 
 
-COMMAND = Command(
-    "play", "act in the dream beside the real game, in the browser", call, _arguments, run_dir="optional"
-)
+COMMAND = Command("play", "act in the dream beside the real game, in the browser", call, _arguments, run_dir="optional")

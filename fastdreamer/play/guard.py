@@ -65,7 +65,9 @@ class Guard:
         self.app, self.port, self.token = app, port, token
         self.is_everywhere = host in EVERYWHERE
         names = [*LOOPBACK, in_address(host), *([socket.gethostname()] if self.is_everywhere else [])]
-        self.hosts = {f"{name.lower()}:{port}" for name in names} | ({n.lower() for n in names} if port == 80 else set())
+        self.hosts = {f"{name.lower()}:{port}" for name in names} | (
+            {n.lower() for n in names} if port == 80 else set()
+        )
         self.cookie = f"fastdreamer-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -234,5 +234,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if number == errno.EACCES:
             raise UserError(f"this account may not use port {port}: choose a --port from 1024 on") from error
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on port {port} of {host} ({reason}): choose another --host or --port") from error
+        raise UserError(
+            f"cannot listen on port {port} of {host} ({reason}): choose another --host or --port"
+        ) from error
     return listener

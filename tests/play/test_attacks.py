@@ -10,13 +10,13 @@ import time
 from contextlib import ExitStack, suppress
 
 import pytest
-from play.browsers import serving
-from play.sockets import page
-from play.stand_in import StandIn
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from fastdreamer.play.rooms import MOST_SESSIONS
+from play.browsers import serving
+from play.sockets import page
+from play.stand_in import StandIn
 
 
 class Player(threading.Thread):
@@ -150,7 +150,9 @@ def test_ten_thousand_messages_a_second(attacked):
     assert lines[-1]["type"] == "bye" and "too many messages" in lines[-1]["line"]
 
 
-@pytest.mark.parametrize("sent", ["{", "[]", "null", "{" * 1000, '{"type": "act"}', b"\x00\xff", "", '{"type": "__init__"}'])
+@pytest.mark.parametrize(
+    "sent", ["{", "[]", "null", "{" * 1000, '{"type": "act"}', b"\x00\xff", "", '{"type": "__init__"}']
+)
 def test_malformed_messages(attacked, sent):
     with page(attacked) as found:
         found.connection.send(sent)

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from play.browsers import browser, serving
 from play.stand_in import StandIn
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()", "play"]
 WAIT_S = 10.0
+ROOT = Path(__file__).parents[2]
 
 
 class Served:
@@ -37,6 +39,13 @@ class Served:
             assert self.lines[-1], self.process.communicate()
         self.address = found[0]
         self.port = int(self.address.rsplit(":", 1)[1].partition("/")[0])
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
 
     def end(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
         self.process.send_signal(number)
@@ -105,9 +114,9 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def served(small_run) -> Iterator[Served]:
-    server = Served("--run-dir", str(small_run), "--port", "0")
-    yield server
-    code, out, err = server.end()
+    with Served("--run-dir", str(small_run), "--port", "0") as server:
+        yield server
+        code, out, err = server.end()
     assert code == 0 and err == ""
     assert all(re.fullmatch(r"session \d+ (begins|ends after \d+ steps: .+)", line) for line in out.splitlines())
 
@@ -344,7 +353,7 @@ def test_a_tab_that_is_killed_disturbs_nobody(chromium, served, tab):
     victim.page.select_option("#speed", "30")
     victim.until(lambda: victim.number("step") > 3)
     gone: list[Any] = []
-    victim.page.on("crash", gone.append)
+    victim.page.on("crash", lambda page: gone.append(page))
     for process in renderers() - before:
         os.kill(process, signal.SIGKILL)
     tab.press("d", "d", "d")
@@ -362,22 +371,46 @@ def test_a_server_that_is_killed_and_started_again(chromium, small_run, shot, tm
     tab.press("d", "d")
     assert "recording" in tab.says("recording")
     shot(tab, "recording")
-    server.process.kill()
-    server.process.communicate()
+    server.__exit__()
     tab.until(lambda: tab.data("state") == "lost")
     assert "Connection lost" in tab.says("lost") and tab.page.locator("#lost").get_attribute("role") == "alert"
     shot(tab, "lost")
-    again = Served(*words, "--port", str(server.port))
-    assert "was lost" in again.lines[0], "the episode in hand, by its world"
-    tab.until(lambda: tab.data("state") == "open" and tab.data("view") is not None, "it comes back")
-    assert "new session" in tab.says("notice")
-    tab.press("d")
-    code, _, err = again.end(signal.SIGTERM)
-    assert code == 0 and err == ""
+    with Served(*words, "--port", str(server.port)) as again:
+        assert "was lost" in again.lines[0], "the episode in hand, by its world"
+        tab.until(lambda: tab.data("state") == "open" and tab.data("view") is not None, "it comes back")
+        assert "new session" in tab.says("notice")
+        tab.press("d")
+        code, _, err = again.end(signal.SIGTERM)
+        assert code == 0 and err == ""
     kept = list(record.glob("*/*/metadata.json"))
     assert len(kept) == 1, "the episode in hand was written when the server was asked to stop"
     tab.is_clean()
     context.close()
+
+
+def test_make_play_serves_the_page(chromium, small_run, tmp_path):
+    """The target as it is; its set-up is taken to be done, in an environment that leads to this one."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    program = tmp_path / "bin" / "fastdreamer"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{COMMAND[2]}' \"$@\"\n")
+    program.chmod(0o755)
+    (tmp_path / ".installed-play").touch()
+    words = ["make", "-s", "play", f"VENV={tmp_path}", f"PLAY=--run-dir {small_run} --port 0"]
+    made = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert made.stdout is not None
+        found = re.search(r"http://\S+", made.stdout.readline())
+        assert found
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), found[0])
+        tab.press("d")
+        tab.is_clean()
+        context.close()
+    finally:
+        os.killpg(made.pid, signal.SIGINT)
+        out, _ = made.communicate(timeout=20)
+    assert "session 1 ends after 1 steps" in out
 
 
 def test_a_hundred_keys_arrive_in_order(chromium, shot):
@@ -434,7 +467,10 @@ def test_minecraft_has_its_own_keys_and_the_mouse(chromium, shot):
         tab.page.keyboard.down(" ")
         tab.until(lambda: tab.number("n") == 2)
         chord = made[0].acted[1]
-        assert {names[i] for i, value in enumerate(chord) if value == 1 and "camera" not in names[i]} == {"forward", "jump"}
+        assert {names[i] for i, value in enumerate(chord) if value == 1 and "camera" not in names[i]} == {
+            "forward",
+            "jump",
+        }
         tab.page.keyboard.up("w")
         tab.page.keyboard.up(" ")
         tab.press("ArrowRight")

@@ -58,7 +58,9 @@ def test_a_socket_without_origin_needs_the_token():
     assert refusal(guard, query="token=secret", host=GOOD["host"]) == ""
 
 
-@pytest.mark.parametrize("query", ["", "token=", "token=secreT", "token=secret%00", "other=secret", "token=\xe9", "&" * 20])
+@pytest.mark.parametrize(
+    "query", ["", "token=", "token=secreT", "token=secret%00", "other=secret", "token=\xe9", "&" * 20]
+)
 def test_the_token_must_be_known(query):
     guard = Guard(nothing, "127.0.0.1", 8765, "secret")
     assert "token" in refusal(guard, query=query, **GOOD)

@@ -7,15 +7,15 @@ import threading
 import time
 
 import pytest
-from play.browsers import serving
-from play.sockets import page
-from play.stand_in import StandIn
 from websockets.exceptions import ConnectionClosed
 
 from fastdreamer.errors import UserError
 from fastdreamer.play.guard import POLICY
 from fastdreamer.play.rooms import MOST_SESSIONS
 from fastdreamer.play.server import PAGE, PlayServer
+from play.browsers import serving
+from play.sockets import page
+from play.stand_in import StandIn
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def test_the_page_names_nothing_elsewhere():
         assert "style=" not in words and "onclick" not in words
 
 
-@pytest.mark.parametrize("path", ["/../pyproject.toml", "/%2e%2e/server.py", "/..%2fserver.py", "/page", "/socket", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/../pyproject.toml", "/%2e%2e/server.py", "/..%2fserver.py", "/page", "/socket", "//etc/passwd"]
+)
 def test_a_path_leads_to_the_page_s_files_alone(server, path):
     status, _, body = get(server, path)
     assert status == 404 and body.count(b"\n") <= 1
@@ -202,11 +204,10 @@ def test_an_idle_page_is_told_and_freed():
 
 
 def test_another_tab_takes_the_session_over(server):
-    with page(server) as first:
-        with page(server, first.about["session"]) as second:
-            assert "another tab" in first.hears("bye")[0]["line"]
-            second.act(1)
-            second.hears("view", step=1)
+    with page(server) as first, page(server, first.about["session"]) as second:
+        assert "another tab" in first.hears("bye")[0]["line"]
+        second.act(1)
+        second.hears("view", step=1)
 
 
 def test_a_newcomer_takes_the_place_of_a_session_without_a_page(made):

@@ -1,6 +1,7 @@
 // Small charts that move with the steps. What was rewound is taken off again.
 
 const SHOWN = 160;
+const LEAST = 0.05; // of an axis: what is smaller looks flat
 const styles = getComputedStyle(document.documentElement);
 const charts = new Set();
 
@@ -43,7 +44,7 @@ export class Chart {
 
   range() {
     const found = this.points.flatMap((point) => point.values).filter((value) => Number.isFinite(value));
-    let low = this.low ?? Math.min(0, ...found), high = this.high ?? Math.max(...found, low + 1e-6);
+    let low = this.low ?? Math.min(0, ...found), high = this.high ?? Math.max(...found, low + LEAST);
     if (!Number.isFinite(high)) high = low + 1;
     const room = 0.08 * (high - low || 1);
     return [this.low ?? (low < 0 ? low - room : low), this.high ?? high + room];

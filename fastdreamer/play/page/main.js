@@ -63,7 +63,7 @@ function drawn(head) {
   }
   view = head;
   find("no-real").hidden = head.shape.real;
-  find("real-note").textContent = about.has_environment ? "the game itself" : "the recording";
+  find("real-note").textContent = !head.shape.real ? "nothing to see here" : about.has_environment ? "the game itself" : "the recording";
   find("dream-note").textContent = head.dreamed ? `imagined for ${head.dreamed} step${head.dreamed === 1 ? "" : "s"}` : "begins at this frame";
   find("step").textContent = head.step;
   find("return").textContent = number(head.return);
