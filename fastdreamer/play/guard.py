@@ -34,6 +34,7 @@ HEADERS = (
 )
 RATE, BURST = 200.0, 400.0  # messages a second of one page; a page sends some 130 at most
 FORBIDDEN = 403
+HTTP = 80
 
 
 def is_loopback(host: str) -> bool:
@@ -65,9 +66,9 @@ class Guard:
         self.app, self.port, self.token = app, port, token
         self.is_everywhere = host in EVERYWHERE
         names = [*LOOPBACK, in_address(host), *([socket.gethostname()] if self.is_everywhere else [])]
-        self.hosts = {f"{name.lower()}:{port}" for name in names} | (
-            {n.lower() for n in names} if port == 80 else set()
-        )
+        self.hosts = {f"{name.lower()}:{port}" for name in names}
+        if port == HTTP:  # a browser leaves it out
+            self.hosts |= {name.lower() for name in names}
         self.cookie = f"fastdreamer-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -116,8 +116,8 @@ class PlayServer:
 
         async def served() -> None:
             loop = asyncio.get_running_loop()
-            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            numbers = tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
+            asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            numbers = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
             before = {number: signal.getsignal(number) for number in numbers}
 
             def stop() -> None:
@@ -234,7 +234,6 @@ def _listen(host: str, port: int) -> socket.socket:
         if number == errno.EACCES:
             raise UserError(f"this account may not use port {port}: choose a --port from 1024 on") from error
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot listen on port {port} of {host} ({reason}): choose another --host or --port"
-        ) from error
+        where = f"port {port} of {host}"
+        raise UserError(f"cannot listen on {where} ({reason}): choose another --host or --port") from error
     return listener

@@ -35,7 +35,8 @@ from fastdreamer.play.messages import (
 from fastdreamer.play.outbox import Outbox
 
 if TYPE_CHECKING:
-    from fastdreamer.play.session import Session, View
+    from fastdreamer.play.moment import View
+    from fastdreamer.play.session import Session
 
 SOONEST_S = 1 / 60
 MOST_WAITING = 32  # orders that are not done yet

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from play.tabs import Tab
 
 STAGES = """
 import sys
@@ -41,3 +46,26 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A real browser; see `bench.browsers.find_browser`."""
+    from bench.browsers import browser
+
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def shot(tmp_path_factory) -> Callable[..., None]:
+    """Takes screenshots into the folder that FASTDREAMER_SCREENSHOTS names, or a temporary one."""
+    folder = Path(os.environ.get("FASTDREAMER_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+    def take(tab: Tab, name: str, width: int = 0) -> None:
+        if width:
+            tab.page.set_viewport_size({"width": width, "height": 1000})
+        tab.page.screenshot(path=folder / f"{name}.png", full_page=True)
+        assert (folder / f"{name}.png").stat().st_size > 5000
+
+    return take

@@ -150,9 +150,10 @@ def test_ten_thousand_messages_a_second(attacked):
     assert lines[-1]["type"] == "bye" and "too many messages" in lines[-1]["line"]
 
 
-@pytest.mark.parametrize(
-    "sent", ["{", "[]", "null", "{" * 1000, '{"type": "act"}', b"\x00\xff", "", '{"type": "__init__"}']
-)
+MALFORMED = ["{", "[]", "null", "{" * 1000, '{"type": "act"}', b"\x00\xff", "", '{"type": "__init__"}']
+
+
+@pytest.mark.parametrize("sent", MALFORMED)
 def test_malformed_messages(attacked, sent):
     with page(attacked) as found:
         found.connection.send(sent)
@@ -189,9 +190,8 @@ def test_fifty_sessions(attacked):
         assert {one["type"] for one in said} == {"hello"}
         for _ in range(50 - MOST_SESSIONS):
             with page(attacked) as found:
-                assert found.about == {
-                    "type": "bye", "line": f"{MOST_SESSIONS} sessions are open, which is the most: close one of their tabs"
-                }  # fmt: skip
+                line = f"{MOST_SESSIONS} sessions are open, which is the most: close one of their tabs"
+                assert found.about == {"type": "bye", "line": line}
 
 
 def test_silent_sockets_do_not_fill_the_server(attacked):

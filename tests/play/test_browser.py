@@ -1,115 +1,25 @@
-"""The page in a real browser, on a run that was trained for seconds: `fastdreamer play` as a person uses it.
-
-Screenshots of every state are left in the folder that FASTDREAMER_SCREENSHOTS names, or a temporary one.
-"""
+"""The page in a real browser, on a run that was trained for seconds: `fastdreamer play` as a person uses it."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from play.browsers import browser, serving
-from play.stand_in import StandIn
+from play.tabs import CONTRAST, Tab
+
+from bench.browsers import COMMAND, Served
 
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()", "play"]
-WAIT_S = 10.0
 ROOT = Path(__file__).parents[2]
-
-
-class Served:
-    """`fastdreamer play` as a process of its own."""
-
-    def __init__(self, *words: str) -> None:
-        self.process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.lines: list[str] = []
-        while not (found := re.search(r"http://\S+", self.lines[-1] if self.lines else "")):
-            self.lines.append(self.process.stdout.readline())
-            assert self.lines[-1], self.process.communicate()
-        self.address = found[0]
-        self.port = int(self.address.rsplit(":", 1)[1].partition("/")[0])
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str, str]:
-        self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
-
-
-class Tab:
-    """A page, and what a person sees of it."""
-
-    def __init__(self, page: Any, address: str) -> None:
-        self.page, self.address = page, address
-        self.wrong: list[str] = []
-        self.asked: list[str] = []
-        self.may_lose = False
-        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("websocket", lambda socket: self.asked.append(socket.url.replace("ws://", "http://")))
-        page.goto(address)
-        self.until(lambda: self.data("state") == "open" and self.data("view") is not None)
-
-    def data(self, name: str) -> str | None:
-        found: str | None = self.page.evaluate("name => document.body.dataset[name] ?? null", name)
-        return found
-
-    def number(self, name: str) -> int:
-        return int(self.data(name) or -1)
-
-    def until(self, holds: Callable[[], bool], what: str = "") -> None:
-        deadline = time.monotonic() + WAIT_S
-        while not holds():
-            assert time.monotonic() < deadline, (what, self.page.evaluate("({...document.body.dataset})"))
-            time.sleep(0.02)
-
-    def press(self, *keys: str, pause: float = 0.0) -> None:
-        """Press keys, and wait for the step of the last one."""
-        n = self.number("n")
-        for key in keys:
-            self.page.keyboard.press(key)
-            time.sleep(pause)
-        self.until(lambda: self.number("n") == n + len(keys), f"{len(keys)} keys")
-
-    def picture(self, name: str) -> str:
-        pixels = self.page.evaluate("name => document.getElementById(name).toDataURL()", name)
-        return hashlib.sha256(pixels.encode()).hexdigest()
-
-    def pictures(self) -> tuple[str, str]:
-        return self.picture("real"), self.picture("dream")
-
-    def says(self, id: str) -> str:
-        text: str = self.page.locator(f"#{id}").inner_text()
-        return text
-
-    def is_clean(self) -> None:
-        wrong = [line for line in self.wrong if not (self.may_lose and "WebSocket connection" in line)]
-        assert wrong == []
-        assert self.asked and [url for url in self.asked if not url.startswith(self.address)] == []
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -119,19 +29,6 @@ def served(small_run) -> Iterator[Served]:
         code, out, err = server.end()
     assert code == 0 and err == ""
     assert all(re.fullmatch(r"session \d+ (begins|ends after \d+ steps: .+)", line) for line in out.splitlines())
-
-
-@pytest.fixture(scope="module")
-def shot(tmp_path_factory) -> Callable[..., None]:
-    folder = Path(os.environ.get("FASTDREAMER_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-
-    def take(tab: Tab, name: str, width: int = 0) -> None:
-        if width:
-            tab.page.set_viewport_size({"width": width, "height": 1000})
-        tab.page.screenshot(path=folder / f"{name}.png", full_page=True)
-        assert (folder / f"{name}.png").stat().st_size > 5000
-
-    return take
 
 
 @pytest.fixture
@@ -180,7 +77,7 @@ def test_the_page_fits_and_is_readable(chromium, served, shot, width, scheme):
 def test_the_layout_does_not_jump(tab):
     def places() -> Any:
         return tab.page.evaluate(
-            "[...document.querySelectorAll('section, figure, button')].map((one) => one.getBoundingClientRect().toJSON())"
+            "[...document.querySelectorAll('section, figure, button')].map((a) => a.getBoundingClientRect().toJSON())"
         )
 
     before = places()
@@ -306,7 +203,8 @@ def test_everything_is_reached_by_keyboard(tab):
         tab.page.keyboard.press("Tab")
         found = tab.page.evaluate(
             """(() => { const one = document.activeElement;
-            const isSeen = [one, one.closest("label") ?? one].some((part) => getComputedStyle(part).outlineStyle !== "none");
+            const parts = [one, one.closest("label") ?? one];
+            const isSeen = parts.some((part) => getComputedStyle(part).outlineStyle !== "none");
             window.marked ??= new Map(); if (!marked.has(one)) marked.set(one, marked.size);
             return [marked.get(one), isSeen || one === document.body, one.tagName]; })()"""
         )
@@ -411,141 +309,3 @@ def test_make_play_serves_the_page(chromium, small_run, tmp_path):
         os.killpg(made.pid, signal.SIGINT)
         out, _ = made.communicate(timeout=20)
     assert "session 1 ends after 1 steps" in out
-
-
-def test_a_hundred_keys_arrive_in_order(chromium, shot):
-    made: list[StandIn] = []
-
-    def make(number: int) -> StandIn:
-        made.append(StandIn())
-        return made[-1]
-
-    keys = ["d", "a", "w", "s", " ", "ArrowLeft", "1", "t", "p", "q"] * 10
-    values = {"d": 2, "a": 1, "w": 3, "s": 4, " ": 5, "ArrowLeft": 1, "1": 11, "t": 8, "p": 10, "q": 0}
-    with serving(make) as server:
-        context = chromium.new_context()
-        tab = Tab(context.new_page(), server.address)
-        tab.press(*keys, pause=0.005)
-        assert made[0].acted == [(values[key],) for key in keys]
-        tab.is_clean()
-        context.close()
-
-
-def test_buttons_act_like_keys(chromium):
-    made: list[StandIn] = []
-
-    def make(number: int) -> StandIn:
-        made.append(StandIn())
-        return made[-1]
-
-    with serving(make) as server:
-        context = chromium.new_context(has_touch=True)
-        tab = Tab(context.new_page(), server.address)
-        button = tab.page.locator("#keys button", has_text="place table")
-        button.click()
-        button.focus()
-        tab.page.keyboard.press("Enter")
-        tab.page.locator("#keys button", has_text="move up").tap()
-        tab.until(lambda: tab.number("n") == 3)
-        assert made[0].acted == [(8,), (8,), (3,)]
-        context.close()
-
-
-def test_minecraft_has_its_own_keys_and_the_mouse(chromium, shot):
-    made: list[StandIn] = []
-
-    def make(number: int) -> StandIn:
-        made.append(StandIn("vpt", c=4, has_environment=False))
-        return made[-1]
-
-    with serving(make) as server:
-        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-        tab = Tab(context.new_page(), server.address)
-        names = [one.name for one in made[0].components]
-        assert "No simulator here" in tab.says("no-real")
-        tab.page.keyboard.down("w")
-        tab.page.keyboard.down(" ")
-        tab.until(lambda: tab.number("n") == 2)
-        chord = made[0].acted[1]
-        assert {names[i] for i, value in enumerate(chord) if value == 1 and "camera" not in names[i]} == {
-            "forward",
-            "jump",
-        }
-        tab.page.keyboard.up("w")
-        tab.page.keyboard.up(" ")
-        tab.press("ArrowRight")
-        yaw = names.index("camera_yaw")
-        turned = made[0].acted[-1][yaw]
-        assert float(made[0].components[yaw].labels[turned]) > 1
-        box = tab.page.locator("#dream").bounding_box()
-        tab.page.mouse.move(box["x"] + 50, box["y"] + 50)
-        tab.page.mouse.down()
-        tab.page.mouse.move(box["x"] + 20, box["y"] + 50)
-        tab.until(lambda: tab.number("n") == 4)
-        tab.page.mouse.up()
-        assert float(made[0].components[yaw].labels[made[0].acted[-1][yaw]]) < -1
-        shot(tab, "minecraft")
-        tab.is_clean()
-        context.close()
-
-
-def test_an_episode_that_is_over_says_so(chromium, shot):
-    def make(number: int) -> StandIn:
-        made = StandIn()
-        made.over_at = 3
-        return made
-
-    with serving(make) as server:
-        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-        tab = Tab(context.new_page(), server.address)
-        tab.press("d", "d", "d", "d")
-        assert tab.number("step") == 3 and "You died" in tab.says("notice")
-        shot(tab, "over")
-        tab.page.keyboard.press(",")
-        tab.until(lambda: tab.number("step") == 2 and tab.says("notice") == "")
-        context.close()
-
-
-def test_a_fifth_tab_is_told_and_can_come_back(chromium, shot):
-    with serving(lambda number: StandIn()) as server:
-        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
-        tabs = [Tab(context.new_page(), server.address) for _ in range(4)]
-        late = context.new_page()
-        late.goto(server.address)
-        late.locator("#lost button").wait_for()
-        assert "4 sessions are open" in late.locator("#lost").inner_text()
-        tabs[0].page.close()
-        time.sleep(0.2)
-        late.locator("#lost button").click()
-        late.wait_for_selector("body[data-state=open]")
-        context.close()
-
-
-def test_the_token_s_address_works_and_does_not_stay_in_sight(chromium):
-    with serving(lambda number: StandIn(), has_token=True) as server:
-        context = chromium.new_context()
-        page = context.new_page()
-        assert page.goto(server.address.partition("?")[0]).status == 403
-        page.goto(server.address)
-        page.wait_for_selector("body[data-view]")
-        assert "token" not in page.url
-        assert page.evaluate("document.cookie") == ""
-        page.reload()
-        page.wait_for_selector("body[data-view]")
-        context.close()
-
-
-CONTRAST = """(() => {
-  const rgb = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (one) => { for (; one; one = one.parentElement) { const c = rgb(getComputedStyle(one).backgroundColor);
-    if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
-  return [...document.querySelectorAll("h1, h2, h3, p, dt, dd, span, button, label, output")].filter((one) => {
-    if (!one.checkVisibility() || ![...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) return false;
-    if (one.closest(":disabled")) return false;
-    const [a, b] = [light(rgb(getComputedStyle(one).color)), light(ground(one))].sort((x, y) => y - x);
-    return (a + 0.05) / (b + 0.05) < 4.5;
-  }).map((one) => one.id || one.textContent);
-})()"""
-"""Texts whose contrast is below WCAG's 4.5 to 1."""

@@ -45,9 +45,8 @@ def test_mistakes_are_one_line(words, line, capsys, tmp_path, monkeypatch):
 
 def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "uvicorn" else real(name, *rest)
-    )
+    missing = {"uvicorn"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in missing else real(name, *a))
     for words in (["play"], ["record", "--policy", "human", "--out", "R"]):
         line = refusal(words, capsys)
         assert "the page needs uvicorn" in line and extra("play") in line

@@ -28,7 +28,10 @@ def test_the_own_names_pass(host):
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example:8765", "127.0.0.1.evil.example:8765", "127.0.0.1", "127.0.0.1:8766", "", "localhost:8765, x", "192.168.1.2:8765"],
+    [
+        "evil.example:8765", "127.0.0.1.evil.example:8765", "127.0.0.1", "127.0.0.1:8766", "", "localhost:8765, x",
+        "192.168.1.2:8765",
+    ],
 )  # fmt: skip
 def test_a_foreign_host_is_refused(host):
     guard = Guard(nothing, "127.0.0.1", 8765)
@@ -44,7 +47,10 @@ def test_no_host_and_two_hosts_are_refused():
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "https://127.0.0.1:8765", "null", "http://localhost:8765", "http://127.0.0.1:80", ""]
+    "origin",
+    [
+        "http://evil.example", "https://127.0.0.1:8765", "null", "http://localhost:8765", "http://127.0.0.1:80", "",
+    ],
 )  # fmt: skip
 def test_a_foreign_origin_is_refused(origin):
     guard = Guard(nothing, "127.0.0.1", 8765)

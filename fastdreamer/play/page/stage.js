@@ -1,6 +1,6 @@
 // The two pictures, drawn when the browser draws, and how long after a key they are there.
 
-const COUNTED = 200;
+const COUNTED = 400;
 
 /** Raw RGB, frame number `at` of a picture's, onto a canvas. */
 export function paint(canvas, pixels, at = 0) {
