@@ -9,6 +9,7 @@ it is compared with: the same generator gives the same rollout.
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,8 @@ from fastdreamer.imagination.rollout import Noise, Rollout
 from fastdreamer.latents.batch import Batch
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.system.ranges import span
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Program:
@@ -239,17 +242,23 @@ def build_program(
 
 
 def for_inference(world: WorldModel, backend: Backend) -> WorldModel:
-    """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass.
+    """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass."""
+    if backend.precision == "fp32" and not backend.compiles:
+        return world
+    copy = cast_once(world, backend)
+    copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
+    return copy
+
+
+def cast_once(module: Module, backend: Backend) -> Module:
+    """A frozen copy whose products' weights are in the backend's precision.
 
     Autocast casts a weight at each use; a frozen one gives the same bits cast in front.
     """
-    if backend.precision == "fp32" and not backend.compiles:
-        return world
-    copy = deepcopy(world)
+    copy = deepcopy(module)
     if backend.precision == "bf16":
-        for module in copy.modules():
-            if isinstance(module, nn.Linear):
-                for name, p in list(module.named_parameters()):
-                    setattr(module, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
-    copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
+        for part in copy.modules():
+            if isinstance(part, nn.Linear):
+                for name, p in list(part.named_parameters()):
+                    setattr(part, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
     return copy

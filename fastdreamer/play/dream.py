@@ -18,7 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastdreamer.dynamics.sampler import commit, sample_next
+from fastdreamer.dynamics.sampler import commit, commit_and_sample_next, sample_next
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.imagination.capture import capture
 from fastdreamer.play.loaded import Loaded
@@ -31,9 +31,10 @@ class DreamState:
 
     Attributes:
         slots: keys and values of each of the last steps that can still be read, the newest last.
-        position: steps that the cache has taken in.
+        position: steps that the cache has taken in; where commits are merged, all but the newest.
         seen: the newest step as the cache saw it, and its signal level, for a linear start.
         latents: the newest two steps, normalised.
+        token: the actions that led into the newest step, as the world reads them, and `noise` that of its commit.
         read: what the agent tokens read, empty without them.
         step: the latent step of the episode.
     """
@@ -42,6 +43,8 @@ class DreamState:
     position: int
     seen: tuple[Tensor, Tensor]
     latents: Float[Tensor, "2 n z"]
+    token: Float[Tensor, "1 d"]
+    noise: Float[Tensor, "1 n z"]
     read: Float[Tensor, "a d"]
     step: int
 
@@ -62,6 +65,8 @@ class Dream:
         self.agent = loaded.newest
         agents = self.agent.token_count if self.agent is not None else 0
         self.noise = torch.zeros(2, 1, TOKENS, CHANNELS, device=device)
+        self.context_noise = torch.zeros(1, TOKENS, CHANNELS, device=device)
+        self.token = torch.zeros(1, world.action_width, device=device)
         self.actions = torch.zeros(1, 1, chunk, components, dtype=torch.int64, device=device)
         self.known = torch.ones(1, 1, chunk, dtype=torch.bool, device=device)
         self.labelled = torch.ones(1, dtype=torch.bool, device=device)
@@ -70,7 +75,7 @@ class Dream:
         self.read = torch.zeros(agents, world.config.dim, device=device)
         self.frames = torch.zeros(chunk, loaded.size, loaded.size, 3, dtype=torch.uint8, device=device)
         with self.backend.autocast():
-            self.cache = world.new_cache(1, agents)
+            self.cache = world.new_cache(1, agents, 1 + loaded.merges)
         self.step_number, self._position = 0, 0
         self._slots: tuple[Tensor, ...] = ()
         self._decode = None if loaded.decoder is None else self.backend.compiled(loaded.decoder.forward)
@@ -115,20 +120,26 @@ class Dream:
             step: the newest one's number in the episode.
         """
         count = len(latents)
+        committed = count - self.loaded.merges
         assert 1 <= count <= self.cache.context, (count, self.cache.context)
         self.cache.reset()
         device, world = self.backend.device, self.loaded.plain
         real, shown, mask = latents.to(device)[None], actions.to(device)[None], known.to(device)[None]
         with self.backend.autocast():
             token = world.embed_actions(shown, mask, self.labelled)
-            read = commit(world, self.cache, real, token, noise.to(device)[None], self._tokens())
-        if read is not None:
-            self.read.copy_(read[0, -1])
+            if committed:
+                first = slice(None, committed)
+                noises = noise.to(device)[None, first]
+                read = commit(world, self.cache, real[:, first], token[:, first], noises, self._tokens())
+                if read is not None:
+                    self.read.copy_(read[0, -1])
+        self.token.copy_(token[:, -1])
+        self.context_noise.copy_(noise[-1:])
         self.latents[0].copy_(real[:, max(0, count - 2)])
         self.latents[1].copy_(real[:, -1])
         self.step_number = step
-        self._position = count
-        self._slots = tuple(self._taken(position) for position in range(count))
+        self._position = committed
+        self._slots = tuple(self._taken(position) for position in range(committed))
         if self._decode is not None:
             self._draw()
 
@@ -170,7 +181,8 @@ class Dream:
         """The dream as it stands, for `restore`."""
         seen = self.cache.newest.to("cpu", copy=True), self.cache.newest_signal.to("cpu", copy=True)
         latents, read = self.latents[:, 0].to("cpu", copy=True), self.read.to("cpu", copy=True)
-        return DreamState(self._slots, self._position, seen, latents, read, self.step_number)
+        token, noise = self.token.to("cpu", copy=True), self.context_noise.to("cpu", copy=True)
+        return DreamState(self._slots, self._position, seen, latents, token, noise, read, self.step_number)
 
     def restore(self, state: DreamState) -> None:
         """Put back what `save` gave: the same actions and noise then lead to the same frames."""
@@ -187,6 +199,8 @@ class Dream:
         self.cache.newest.copy_(state.seen[0])
         self.cache.newest_signal.copy_(state.seen[1])
         self.latents[:, 0].copy_(state.latents)
+        self.token.copy_(state.token)
+        self.context_noise.copy_(state.noise)
         self.read.copy_(state.read)
         self._slots, self._position, self.step_number = state.slots, state.position, state.step
 
@@ -194,7 +208,8 @@ class Dream:
     def state_bytes(self) -> int:
         """What one more kept moment takes, shared parts not counted."""
         slot = sum(tensor.select(2, 0).numel() * tensor.element_size() for tensor in self.cache.tensors())
-        return slot + 4 * (self.latents.numel() + self.read.numel() + self.cache.newest.numel())
+        others = (self.latents, self.token, self.context_noise, self.read, self.cache.newest)
+        return slot + sum(tensor.numel() * tensor.element_size() for tensor in others)
 
     def _region(self, world: WorldModel) -> Callable[[], None]:
         """One step from the buffers to the buffers."""
@@ -202,11 +217,19 @@ class Dream:
         def region() -> None:
             with self.backend.autocast():
                 token = world.embed_actions(self.actions, self.known, self.labelled)[:, 0]
-                state = sample_next(world, self.cache, token, self.noise[0])
-                after = self.noise[1][:, None]
-                read = commit(world, self.cache, state[:, None], token[:, None], after, self._tokens())
-            if read is not None:
-                self.read.copy_(read[0, -1])
+                if self.loaded.merges:
+                    newest, its_noise = self.latents[1], self.context_noise
+                    state = commit_and_sample_next(
+                        world, self.cache, newest, self.token, its_noise, token, self.noise[0]
+                    )
+                else:
+                    state = sample_next(world, self.cache, token, self.noise[0])
+                    after = self.noise[1][:, None]
+                    read = commit(world, self.cache, state[:, None], token[:, None], after, self._tokens())
+                    if read is not None:
+                        self.read.copy_(read[0, -1])
+            self.token.copy_(token)
+            self.context_noise.copy_(self.noise[1])
             self.latents[0].copy_(self.latents[1])
             self.latents[1].copy_(state)
             if self._decode is not None:

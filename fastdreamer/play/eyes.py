@@ -44,9 +44,7 @@ class Eyes:
             seen.append(RealStep(latents, *self._led(footage, number)))
         return tuple(seen[-(step - first + 1) :]), window
 
-    def push(
-        self, frames: UInt8[ndarray, "c h w 3"], window: Window, step: int
-    ) -> tuple[Float[Tensor, "n z"], Window]:
+    def push(self, frames: UInt8[ndarray, "c h w 3"], window: Window, step: int) -> tuple[Float[Tensor, "n z"], Window]:
         """See the frames of latent step `step`, given the window of the step before; latents are normalised."""
         self._encoder.resume(torch.from_numpy(np.concatenate(window))[None], step - 1)
         latents = self._normalised(self._encoder.push(torch.from_numpy(np.ascontiguousarray(frames))[None]))

@@ -52,6 +52,11 @@ class Footage:
         """Latent steps."""
         return self.clock.steps(self.count)
 
+    @property
+    def last(self) -> int:
+        """The last latent step all of whose frames there are, which can be begun from."""
+        return (self.count - 1) // self.clock.frames_per_latent
+
     def frames(self, first: int, last: int) -> UInt8[ndarray, "n h w 3"]:
         """The frames first .. last-1; fewer where the recording ends before."""
         last = min(last, self.count)
@@ -76,8 +81,8 @@ class Footage:
 
     def filmstrip(self, most: int, size: int) -> tuple[list[int], UInt8[ndarray, "f s s 3"]]:
         """At most `most` latent steps spread over the episode, and the last frame of each at `size` pixels a side."""
-        steps = np.unique(np.linspace(0, self.steps - 1, most).round().astype(int)).tolist()
-        rows = [min(step * self.clock.frames_per_latent, self.count - 1) for step in steps]
+        steps = np.unique(np.linspace(0, self.last, most).round().astype(int)).tolist()
+        rows = [step * self.clock.frames_per_latent for step in steps]
 
         def keep(first: int, frames: torch.Tensor) -> torch.Tensor:
             own = [row - first for row in rows if first <= row < first + len(frames)]

@@ -1,4 +1,4 @@
-"""What a server plays with, opened once for all its sessions: models, tokenizer, decoder, and what can be begun from."""
+"""What a server plays with, opened once for all its sessions: models, tokenizer, decoder, recordings to begin from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.evaluate import evaluation_seeds, recorded_seeds
 from fastdreamer.heads.agent import Agent
-from fastdreamer.imagination.program import for_inference
+from fastdreamer.imagination.merging import prove_merged
+from fastdreamer.imagination.program import cast_once, for_inference
 from fastdreamer.latents.splits import natural_split
 from fastdreamer.latents.store import read_manifest
 from fastdreamer.latents.store_advice import rebuild
@@ -119,6 +120,19 @@ class Loaded:
         """The world with its weights cast once; its passes run eagerly."""
         return for_inference(self.world, replace(self.backend, compiles=False))
 
+    @cached_property
+    def merges(self) -> bool:
+        """Whether a step is committed together with the first denoising pass of the next one, as in imagination.
+
+        Raises:
+            UserError: if this gives other latents than a commit by itself.
+        """
+        wanted, tokens = self.config.imagination.merge_commit, self.newest is not None and self.newest.agent_tokens
+        merges = wanted == "on" or (wanted == "auto" and not tokens)
+        if merges:
+            prove_merged(self.world)
+        return merges
+
     def fast(self, steps: int) -> WorldModel:
         """The same weights with compiled passes where the backend compiles, sampling in `steps` denoising steps."""
         world = copy(self.plain)
@@ -150,7 +164,7 @@ def load(run_dir: Path, backend: Backend | None = None) -> Loaded:
     world, agents, notes = world_model_from(newest, config, device), dict[int, Agent](), []
     for phase in (phase for phase in trained if phase > 1):
         checkpoint = newest if phase == trained[-1] else run.load(phase, config)
-        agent = agent_from(checkpoint, config, device).eval().requires_grad_(False)
+        agent = cast_once(agent_from(checkpoint, config, device).eval().requires_grad_(False), backend)
         if checkpoint is not newest and not _are_alike(world, world_model_from(checkpoint, config, device)):
             notes.append(f"phase {phase} was trained on another world model than phase {trained[-1]}: it is left out")
             continue

@@ -118,7 +118,7 @@ class Recorder:
             lock(self._journal.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             json.dump({"seed": seed, "began": datetime.now(UTC).isoformat(timespec="seconds")}, self._journal)
             self._journal.flush()
-            self._file = tempfile.TemporaryFile(dir=self._folder)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 -- it outlives this call
             self._put(frame)
         except OSError as error:
             self._drop()
@@ -161,7 +161,7 @@ class Recorder:
             remove_directory(self._written)
         self._written, self._is_terminated = None, False
         for rows in (self._actions, self._rewards, self._players):
-            del rows[count:]  # type: ignore[attr-defined]
+            del rows[count:]
         del self._counted[count + 1 :]
         size = (count + 1) * int(np.prod(self._shape))
         with suppress(OSError):  # it only becomes smaller

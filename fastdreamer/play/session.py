@@ -4,37 +4,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
 from numpy import ndarray
-from torch import Tensor
 
 from fastdreamer.errors import UserError
 from fastdreamer.evaluation.payments import tasks_of
-from fastdreamer.heads.history import History
+from fastdreamer.play.arguments import action_of, check_choice, whole
 from fastdreamer.play.chance import Chance
+from fastdreamer.play.course import AGENTS, RECORDED, YOU, Course
 from fastdreamer.play.describe import describe
 from fastdreamer.play.dream import Dream
-from fastdreamer.play.eyes import Eyes
-from fastdreamer.play.footage import Footage, resized
+from fastdreamer.play.footage import Footage
 from fastdreamer.play.loaded import Loaded
-from fastdreamer.play.moment import Fork, Moment, Real, RealStep, View
+from fastdreamer.play.moment import Moment, View
 from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
 from fastdreamer.play.recorder import Recorder, seeds_in
-from fastdreamer.play.thoughts import Mind, read_real, think
 
 REWINDS = 128
 """Steps that can be taken back."""
 FIRST_WORLD = 20_000_000
 STRIP, STRIP_SIZE = 48, 64
 END_OF_RECORDING = "end of recording"
-YOU, RANDOM, RECORDED = "you", "random", "recorded"
-AGENTS = {"phase2": 2, "phase3": 3}
+DIGITS = 6
 
 
 class Session:
@@ -52,22 +46,19 @@ class Session:
     def __init__(self, loaded: Loaded, record: Path | None = None, seed: int = 0) -> None:
         if not loaded.has_environment and not loaded.recordings:
             raise UserError(
-                f"{loaded.config.data.env} has no environment here, and no recording of the run's held-out split is "
-                "there to begin from: put the recordings back, or play a Crafter run"
+                f"{loaded.config.data.env} has no environment here, and no recording that the run holds out is there "
+                "to begin from: put its recordings back, or play a Crafter run"
             )
         if record is not None and not loaded.has_environment:
             raise UserError("nothing can be recorded: there is no environment here, and a dream is no recording")
         self.loaded, self.seed = loaded, seed
         self.who, self.greedy, self.task = YOU, False, loaded.config.evaluation.task if loaded.config.task_count else 0
-        self._tasks = tasks_of(loaded.config)
-        self._dream, self._eyes = Dream(loaded), Eyes(loaded)
+        self._dream = Dream(loaded)
         self._record = record
         self._recorder = Recorder(record, LONGEST) if record is not None else None
-        self._episode, self._next_world = -1, FIRST_WORLD
-        self._begun = set[int]()
+        self._episode, self._next_world, self._begun = 0, FIRST_WORLD, set[int]()
         self._moments: deque[Moment] = deque(maxlen=REWINDS + 1)
-        self._footage: Footage | None = None
-        self._reality: Reality
+        self._course: Course | None = None
         self.start() if loaded.has_environment else self.start(recording=0)
 
     def describe(self) -> dict[str, Any]:
@@ -77,17 +68,16 @@ class Session:
     def view(self) -> View:
         """The moment as it stands; nothing moves."""
         now = self._moments[-1]
-        over = self._over(now)
         said = now.said | {
             "who": self.who,
             "greedy": self.greedy,
             "denoising": self._dream.denoising,
             "task": self.task,
             "drift": _drift(now),
-            **self._minds(now),
-            "over": over,
+            **self._thoughts(now),
+            "over": self._over(now),
             "rewindable": len(self._moments) - 1,
-            "episode": self._reality.name,
+            "episode": self._here.reality.name,
             "recording": self._recorder.name if self._recorder is not None else None,
         }
         return View(None if now.real is None else now.real.shown, now.dreamt, said)
@@ -98,20 +88,19 @@ class Session:
         An episode that is over stays as it is.
 
         Args:
-            action: a label's number a component, held for all c frames; None: the no-op. Used where `you` play alone.
+            action: a label's number a component, held for all c frames; None: the no-op. It counts where you play.
 
         Raises:
-            UserError: if the action is none, or what was played cannot be recorded (the step is taken then).
+            UserError: if the action is none, or if what was played cannot be recorded: the step is taken then.
         """
-        own = self._checked(action)
-        now = self._moments[-1]
+        own, now = action_of(self.loaded.space, action), self._moments[-1]
         if self._over(now) is not None:
             return self.view()
         try:
-            chunk, known = self._chosen(now, own)
-            after, arrived = self._after(now, chunk, known)
+            chunk, known = self._here.chosen(now, self.who, self.greedy, own)
+            after, arrived = self._here.after(now, chunk, known, self.task)
         except BaseException:
-            self._restore(now)
+            self._here.restore(now)
             raise
         self._moments.append(after)
         self._recorded(after, arrived)
@@ -123,13 +112,15 @@ class Session:
         Raises:
             UserError: if `steps` is no whole number from 0 on.
         """
-        back = min(_whole("steps", steps), len(self._moments) - 1)
-        for _ in range(back):
+        for _ in range(back := min(whole("steps", steps), len(self._moments) - 1)):
             self._moments.pop()
         if back:
-            self._restore(self._moments[-1])
+            now = self._moments[-1]
+            self._here.restore(now)
+            if now.task != self.task:
+                self._moments[-1] = self._here.rethought(now, self.task)
             if self._recorder is not None:
-                self._recorder.cut(self._moments[-1].played)
+                self._recorder.cut(now.played)
         return self.view()
 
     def fork(self) -> View:
@@ -138,14 +129,9 @@ class Session:
         Raises:
             UserError: if nothing is known of the real state now.
         """
-        now = self._moments[-1]
-        if now.real is None:
+        if self._moments[-1].real is None:
             raise UserError("there is no real state here to dream on from: rewind to one, or start anew")
-        fork = self._forked(now.real, now.step, is_alone=now.over is not None or now.fork.is_alone)
-        before = {phase: {side: minds["real"] for side in ("real", "dream") if "real" in minds}
-                  for phase, minds in now.before.items()}
-        forked = replace(now, fork=fork, dreamt=self._dream.pictures(), over=None, before=before)
-        self._moments[-1] = self._rethought(forked)
+        self._moments[-1] = self._here.forked(self._moments[-1], self.task)
         return self.view()
 
     def start(self, seed: int | None = None, recording: int | None = None, step: int = 0) -> View:
@@ -159,33 +145,26 @@ class Session:
         Raises:
             UserError: if there is no such beginning, or the episode in hand cannot be written: it stays in hand.
         """
-        footage, number = None, _whole("step", step)
+        footage, number = None, whole("step", step)
+        if recording is not None and seed is not None:
+            raise UserError("start from a world or from a recording, not from both")
         if recording is not None:
             footage = self._opened(recording)
-            last = (footage.count - 1) // self.loaded.clock.frames_per_latent
-            if number > last:
-                raise UserError(f"recording {footage.name} has the steps 0 to {last}; there is no step {number}")
+            if number > footage.last:
+                raise UserError(f"recording {footage.name} has the steps 0 to {footage.last}, and no step {number}")
+        elif not self.loaded.has_environment:
+            raise UserError(f"{self.loaded.config.data.env} has no environment here: start from a recording")
         elif number:
             raise UserError("a world begins at its first step; only a recording has others to start from")
-        if footage is None and not self.loaded.has_environment:
-            raise UserError(f"{self.loaded.config.data.env} has no environment here: start from a recording")
-        tasks = [task.name for task in self._tasks]
-        reality: Reality
+        reality, tasks = None, [task.name for task in tasks_of(self.loaded.config)]
         if footage is None:
             reality = CrafterReality(self._world(seed), tasks)
-        else:
-            own = replayed(footage, tasks, number) if self.loaded.has_environment else None
-            reality = own or RecordedReality(footage, tasks, number)
-        self._finish()
-        self._footage, self._reality = footage, reality
-        self._episode += 1
-        self._chance = Chance(self.seed, self._episode)
-        if self.who == RECORDED and footage is None:
-            self.who = YOU
-        self._moments.clear()
-        self._moments.append(self._first(number))
-        if self._recorder is not None and isinstance(reality, CrafterReality) and footage is None:
-            self._recorder.begin(reality.seed, reality.frame, reality.counters)
+        elif self.loaded.has_environment:
+            reality = replayed(footage, tasks, number)
+        if footage is not None and reality is None:
+            self._begin(RecordedReality(footage, tasks, number), footage, number)
+        elif reality is not None:
+            self._begin(reality, footage, number)
         return self.view()
 
     def choose(
@@ -206,25 +185,16 @@ class Session:
         Raises:
             UserError: if there is no such choice; then nothing changes.
         """
-        said = self.describe()
-        if who is not None and who not in said["players"]:
-            raise UserError(f"nobody here is called {str(who)[:40]!r}; players are {', '.join(said['players'])}")
-        if who == RECORDED and self._footage is None:
+        check_choice(self.describe(), who, greedy, denoising, task)
+        if who == RECORDED and self._here.footage is None:
             raise UserError("this world has no recorded actions: start from a recording first")
-        if greedy is not None and not isinstance(greedy, bool):
-            raise UserError(f"greedy is {str(greedy)[:40]!r}; it must be true or false")
-        if denoising is not None and (isinstance(denoising, bool) or denoising not in said["denoising"]):
-            known = ", ".join(map(str, said["denoising"]))
-            raise UserError(f"denoising is {str(denoising)[:40]}; this model was trained for {known}")
-        if task is not None and _whole("task", task) >= len(said["tasks"]):
-            raise UserError(f"there is no task {task}: the agent knows {len(said['tasks'])}")
         if denoising is not None:
             self._dream.denoising = denoising
         self.who = self.who if who is None else who
         self.greedy = self.greedy if greedy is None else greedy
         if task is not None and task != self.task:
+            self._moments[-1] = self._here.rethought(self._moments[-1], task)
             self.task = task
-            self._moments[-1] = self._rethought(self._moments[-1])
         return self.view()
 
     def filmstrip(self, recording: int) -> tuple[list[int], UInt8[ndarray, "f h w 3"]]:
@@ -233,8 +203,7 @@ class Session:
         Raises:
             UserError: if there is no such recording, or it cannot be read.
         """
-        footage = self._opened(recording)
-        return footage.filmstrip(STRIP, min(STRIP_SIZE, self.loaded.size))
+        return self._opened(recording).filmstrip(STRIP, min(STRIP_SIZE, self.loaded.size))
 
     def close(self) -> None:
         """End the session: the episode in hand is recorded as one that was cut.
@@ -248,165 +217,70 @@ class Session:
             assert self._recorder is not None
             raise UserError(f"{error}; {self._recorder.abandon()}") from error
 
-    def _first(self, step: int) -> Moment:
-        """The moment at which an episode is begun."""
-        reality, footage, chunk = self._reality, self._footage, None
-        if footage is None:
-            assert isinstance(reality, CrafterReality)
-            begun, window = self._eyes.begin(reality.frame)
-            past: tuple[RealStep, ...] = (begun,)
-        else:
-            past, window = self._eyes.begin_recorded(footage, step)
-            chunk = footage.chunk(step).astype(np.int64) if step else None
-        c = self.loaded.clock.frames_per_latent
-        frames = np.repeat(window[-1][-1:], c, 0) if step == 0 else window[-1]
-        real = Real(past, window, resized(frames, self.loaded.size), reality.save())
-        fork = self._forked(real, step, is_alone=False)
-        return self._rethought(
-            Moment(
-                step=step,
-                real=real,
-                fork=fork,
-                dreamt=self._dream.pictures(),
-                chunk=chunk,
-                count=0 if chunk is None else len(chunk),
-                trace=self._eyes.trace(self._history, footage, step),
-                paid=None,
-                returns={task.name: 0.0 for task in self._tasks},
-                over=reality.over if isinstance(reality, CrafterReality) else None,
-            )
-        )
+    @property
+    def _here(self) -> Course:
+        assert self._course is not None
+        return self._course
 
-    def _forked(self, real: Real, step: int, is_alone: bool) -> Fork:
-        """A dream that begins at a real state."""
-        latents, actions, known, noise = self._context(real, step)
-        self._dream.begin(latents, actions, known, noise, step)
-        return Fork(real.past[-1].latents, self._dream.save(), 0, is_alone)
-
-    def _context(self, real: Real, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The last real steps: latents, the actions that led into them, which are known, and their noise."""
-        latents, actions, known = (torch.stack(parts) for parts in zip(*real.past, strict=True))
-        first = step - len(real.past) + 1
-        return latents, actions, known, torch.stack([self._chance.noise(first + i)[1] for i in range(len(real.past))])
-
-    def _after(self, now: Moment, chunk: ndarray, known: ndarray) -> tuple[Moment, Arrived | None]:
-        """The moment that a chunk leads to, and what the environment gave."""
-        arrived = None if now.fork.is_alone else self._reality.step(chunk)
-        step, real, returns = now.step + 1, None, None
-        if arrived is not None and now.real is not None:
-            is_known = torch.arange(len(chunk)) < arrived.count
-            led = torch.from_numpy(chunk) * is_known[:, None]
-            latents, window = self._eyes.push(arrived.frames, now.real.window, step)
-            past = (*now.real.past, RealStep(latents, led, is_known))[-self.loaded.config.dynamics.context :]
-            real = Real(past, window, resized(arrived.frames, self.loaded.size), self._reality.save())
-        self._dream.step(chunk, self._chance.noise(step), known, self.task)
-        trace, paid = now.trace, arrived.paid if arrived is not None else None
-        if self._history is not None and trace is not None:
-            led_by = (torch.from_numpy(values)[None].to(trace.device) for values in (chunk, known))
-            trace = self._history.after(trace, *led_by)
-        if now.returns is not None and paid is not None:
-            returns = {name: total + paid[name] for name, total in now.returns.items()}
-        after = Moment(
-            step=step,
-            real=real,
-            fork=Fork(now.fork.latents, self._dream.save(), now.fork.dreamed + 1, now.fork.is_alone),
-            dreamt=self._dream.pictures(),
-            chunk=chunk,
-            count=int(known.sum()) if arrived is None else arrived.count,
-            trace=trace,
-            paid=paid,
-            returns=returns,
-            over=arrived.over if arrived is not None else None,
-            before=now.minds,
-            played=now.played + (arrived.count if arrived is not None else 0),
-        )
-        return self._rethought(after), arrived
-
-    def _rethought(self, now: Moment) -> Moment:
-        """The same moment with what the agents think of it."""
-        states, reads = {"dream": now.fork.state.latents[1]}, {"dream": now.fork.state.read}
-        if now.real is not None:
-            states = {"real": now.real.past[-1].latents, **states}
-        backend, minds = self.loaded.backend, dict[int, dict[str, Mind]]()
-        for phase, agent in self.loaded.agents.items():
-            if agent.agent_tokens and now.real is not None:
-                context = self._context(now.real, now.step)
-                reads["real"] = read_real(self.loaded.plain, agent, backend, *context, self.task)
-            before = now.before.get(phase, {})
-            minds[phase] = think(agent, backend, states, reads, before, now.trace, now.chunk, self.task)
-        return replace(now, minds=minds, task=self.task)
-
-    def _chosen(self, now: Moment, own: ndarray) -> tuple[ndarray, ndarray]:
-        """The chunk that is played next, (c, k), and which of its actions are known."""
-        c, sizes = self.loaded.clock.frames_per_latent, self.loaded.space.sizes
-        known = np.ones(c, bool)
-        if self.who == RANDOM:
-            return self._chance.random_chunk(now.step, c, sizes), known
-        if self.who == RECORDED:
-            assert self._footage is not None
-            recorded = self._footage.chunk(now.step + 1).astype(np.int64)
-            noop = np.array(self.loaded.space.noop, np.int64)
-            chunk = np.concatenate([recorded, np.tile(noop, (c - len(recorded), 1))])
-            if isinstance(self._reality, RecordedReality):
-                known = np.arange(c) < len(recorded)
-            return chunk, known
-        if self.who in AGENTS:
-            minds = now.minds[AGENTS[self.who]]
-            logits = (minds.get("real") or minds["dream"]).logits
-            uniform = None if self.greedy else self._chance.uniform(now.step, c, sum(sizes))
-            return self.loaded.agents[AGENTS[self.who]].policy.choose(logits, uniform).numpy(), known
-        return np.tile(own, (c, 1)), known
+    def _begin(self, reality: Reality, footage: Footage | None, step: int) -> None:
+        """Begin an episode; if anything fails, the one before is still there."""
+        before = self._moments[-1] if self._moments else None
+        course = Course(self.loaded, self._dream, reality, footage, Chance(self.seed, self._episode))
+        try:
+            first = course.first(step, self.task)
+            self._finish()
+        except BaseException:
+            if before is not None:
+                self._here.restore(before)
+            raise
+        self._episode += 1
+        self._course = course
+        self._moments.clear()
+        self._moments.append(first)
+        if self.who == RECORDED and footage is None:
+            self.who = YOU
+        if self._recorder is not None and isinstance(reality, CrafterReality) and footage is None:
+            self._recorder.begin(reality.seed, reality.frame, reality.counters)
 
     def _over(self, now: Moment) -> str | None:
-        if now.over is not None or self.who != RECORDED:
+        footage = self._here.footage
+        if now.over is not None or self.who != RECORDED or footage is None:
             return now.over
-        assert self._footage is not None
-        return None if len(self._footage.chunk(now.step + 1)) else END_OF_RECORDING
+        return None if len(footage.chunk(now.step + 1)) else END_OF_RECORDING
 
-    def _minds(self, now: Moment) -> dict[str, Any]:
+    def _thoughts(self, now: Moment) -> dict[str, Any]:
         """What the agents say: at the real state where there is one, and at the dream's."""
         where = "real" if now.real is not None else "dream"
-        said = {str(phase): minds[where].said for phase, minds in now.minds.items()}
-        phase = AGENTS.get(self.who, max(now.minds, default=0))
-        dreamt = now.minds[phase]["dream"].said if phase in now.minds else None
-        task = self._tasks[min(self.task, len(self._tasks) - 1)].name
+        phase, tasks = AGENTS.get(self.who, max(now.minds, default=0)), tasks_of(self.loaded.config)
+        task = tasks[min(self.task, len(tasks) - 1)].name
         return {
-            "agent": said,
-            "dreamed_agent": dreamt,
-            "paid": None if now.paid is None else round(now.paid[task], 5),
-            "return": None if now.returns is None else round(now.returns[task], 5),
+            "agent": {str(number): minds[where].said for number, minds in now.minds.items()},
+            "dreamed_agent": now.minds[phase]["dream"].said if phase in now.minds else None,
+            "paid": None if now.paid is None else round(now.paid[task], DIGITS),
+            "return": None if now.returns is None else round(now.returns[task], DIGITS),
         }
 
-    def _restore(self, moment: Moment) -> None:
-        """Put dream and reality back to a moment."""
-        self._dream.restore(moment.fork.state)
-        if moment.real is not None:
-            self._reality.restore(moment.real.state)
-        if moment.task != self.task:
-            self._moments[-1] = self._rethought(moment)
-
     def _recorded(self, after: Moment, arrived: Arrived | None) -> None:
-        if self._recorder is None or arrived is None or not isinstance(self._reality, CrafterReality):
+        reality = self._here.reality
+        if self._recorder is None or arrived is None or not isinstance(reality, CrafterReality):
             return
         assert after.chunk is not None
         count = arrived.count
-        self._recorder.add(
-            arrived.frames[:count], after.chunk[:count], arrived.rewards, arrived.counters, self.who
-        )
+        self._recorder.add(arrived.frames[:count], after.chunk[:count], arrived.rewards, arrived.counters, self.who)
         if after.over is not None:
-            self._recorder.write(after.over == DIED, self._reality.unlocked)
+            self._recorder.write(after.over == DIED, reality.unlocked)
 
     def _finish(self) -> None:
-        if self._recorder is not None:
-            is_live = isinstance(getattr(self, "_reality", None), CrafterReality)
-            self._recorder.finish(self._reality.unlocked if is_live else ())  # type: ignore[attr-defined]
+        if self._recorder is not None and self._course is not None:
+            reality = self._course.reality
+            self._recorder.finish(reality.unlocked if isinstance(reality, CrafterReality) else ())
 
     def _world(self, seed: int | None) -> int:
+        """A world's number: the wanted one, or the next that nobody has played."""
         taken = self.loaded.taken
         if seed is not None:
-            number = _whole("seed", seed)
-            if number >= 2**31:
-                raise UserError(f"seed is {number}; worlds are numbered below 2^31")
+            if (number := whole("seed", seed)) >= 2**31:
+                raise UserError(f"seed is {number}; worlds have numbers below 2^31")
             if self._recorder is not None and number in taken:
                 raise UserError(f"world {number} is one of the run's own, recorded or for evaluation: choose another")
             return number
@@ -417,30 +291,12 @@ class Session:
         return self._next_world
 
     def _opened(self, recording: int) -> Footage:
-        number = _whole("recording", recording)
-        if number >= len(self.loaded.recordings):
+        if (number := whole("recording", recording)) >= len(self.loaded.recordings):
             raise UserError(f"there is no recording {number}: there are {len(self.loaded.recordings)}")
         found = self.loaded.recordings[number]
-        if self._footage is not None and self._footage.recording == found:
-            return self._footage
+        if self._course is not None and self._course.footage is not None and self._course.footage.recording == found:
+            return self._course.footage
         return Footage(found, self.loaded.config, self.loaded.clock)
-
-    def _checked(self, action: Sequence[int] | None) -> ndarray:
-        """An action as numbers, (k,)."""
-        space = self.loaded.space
-        if action is None:
-            return np.array(space.noop, np.int64)
-        is_list = isinstance(action, Sequence) and not isinstance(action, str | bytes)
-        if not is_list or len(action) != len(space.sizes):
-            raise UserError(f"an action of {space.name} is a list of {len(space.sizes)} numbers")
-        for value, component in zip(action, space.components, strict=True):
-            if type(value) is not int or not 0 <= value < component.size:
-                raise UserError(f"{component.name} is {str(value)[:40]}; it must be a number from 0 to {component.size - 1}")
-        return np.array(action, np.int64)
-
-    @property
-    def _history(self) -> History | None:
-        return None if self.loaded.newest is None else self.loaded.newest.history
 
 
 def _drift(now: Moment) -> dict[str, float | None]:
@@ -449,10 +305,4 @@ def _drift(now: Moment) -> dict[str, float | None]:
         return {"dream": None, "copy": None}
     real = now.real.past[-1].latents
     apart = {"dream": now.fork.state.latents[1], "copy": now.fork.latents}
-    return {name: round(float((latents - real).square().mean()), 6) for name, latents in apart.items()}
-
-
-def _whole(name: str, value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise UserError(f"{name} is {str(value)[:40]}; it must be a whole number from 0 on")
-    return value
+    return {name: round(float((latents - real).square().mean()), DIGITS) for name, latents in apart.items()}
