@@ -63,7 +63,7 @@ class Ticker:
 
     Attributes:
         outbox: the page that looks at it, or None.
-        heard: when a page last said something.
+        heard: time at which a page last said something.
     """
 
     def __init__(self, opened: Opened, worker: Executor, on_bug: Callable[[Exception], None]) -> None:

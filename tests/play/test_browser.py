@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from play.tabs import CONTRAST, Tab
-
 from bench.browsers import COMMAND, Served
+from play.tabs import CONTRAST, Tab
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

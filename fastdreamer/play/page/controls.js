@@ -3,7 +3,7 @@
 import { fill, segments } from "./parts.js";
 
 const PLAYERS = { you: "You", phase2: "Phase 2", phase3: "Phase 3", random: "Random", recorded: "Recorded" };
-const SPEEDS = [[0, "waits for keys"], [2, "2 steps a second"], [5, "5"], [10, "10"], [20, "20"], [30, "30"], [60, "60"]];
+const SPEEDS = [[0, "waits for keys"], ...[2, 5, 10, 20, 30, 60].map((speed) => [speed, `${speed} a second`])];
 const MOST_SPEED = 60, AGENTS_PACE = 10;
 
 export class Controls {
@@ -28,7 +28,7 @@ export class Controls {
   hello({ players, denoising, tasks, fps, c, has_environment }) {
     this.pace = Math.max(1, Math.round(Math.min(AGENTS_PACE, fps / c)));
     this.who.fill(players.map((who) => [who, PLAYERS[who] ?? who]));
-    const speeds = SPEEDS.some(([speed]) => speed === this.pace) || this.pace > MOST_SPEED ? SPEEDS : [...SPEEDS, [this.pace, `${this.pace}`]];
+    const speeds = SPEEDS.some(([speed]) => speed === this.pace) || this.pace > MOST_SPEED ? SPEEDS : [...SPEEDS, [this.pace, `${this.pace} a second`]];
     fill(this.selects.speed, speeds.sort(([a], [b]) => a - b));
     fill(this.selects.denoising, denoising.map((steps) => [steps, steps]));
     fill(this.selects.task, tasks.map((task, i) => [i, task]));
