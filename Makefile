@@ -1,5 +1,6 @@
 # Each target does its own set-up in .venv; pip runs again only when pyproject.toml or constraints.txt changed.
 #   make demo      the whole pipeline on real play, in minutes on two cores; the report is runs/demo/report.html
+#   make play      act in a dream beside the real game, in the browser; PLAY="--run-dir runs/demo" takes another world
 #   make test      the fast tests          make slow   those that take minutes, make long tens of them
 #   make lint      style and types         make gpu    those that need a CUDA GPU, and the times and memory there
 #   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
@@ -19,10 +20,14 @@ INPUTS := pyproject.toml constraints.txt
 # Two installs at once would tread on one another.
 .NOTPARALLEL:
 
-.PHONY: demo embedded-world test slow long gpu bench chaos lint clean
+.PHONY: demo play embedded-world test slow long gpu bench chaos lint clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
+
+# PLAY="--port 9000 --open" has other options (fastdreamer play --help).
+play: $(VENV)/.installed-play
+	$(BIN)/fastdreamer play $(PLAY)
 
 # A run that is there is gone on with; the old world gives way when the new one is whole.
 WORLD := fastdreamer/play/embedded
@@ -80,6 +85,10 @@ $(VENV)/.installed-core: $(INPUTS) | $(VENV)/bin/python
 	$(INSTALL) -e .
 	@touch $@
 
+$(VENV)/.installed-play: $(INPUTS) | $(VENV)/bin/python
+	$(INSTALL) -e ".[play]"
+	@touch $@ $(VENV)/.installed-core
+
 $(VENV)/.installed-dev: $(INPUTS) | $(VENV)/bin/python
 	$(INSTALL) -e ".[dev]"
-	@touch $@ $(VENV)/.installed-core
+	@touch $@ $(VENV)/.installed-core $(VENV)/.installed-play

@@ -23,7 +23,7 @@ ORDER = (
     "plotting", "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
     "dynamics", "heads", "imagination", "run", "health", "training", "evaluation", "report",
     "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "tools.packing", "demo", "study", "api",
-    "commands", "cli", "__main__",
+    "play", "commands", "cli", "__main__",
 )  # fmt: skip
 """A room may import those before it."""
 EVERYWHERE = ("errors", "system", "shapes", "settings", "config", "device")

@@ -22,6 +22,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.counters import total_gain
 from fastdreamer.recordings.trajectory import Trajectory
+from fastdreamer.system.advice import plain
 from fastdreamer.system.cores import count_cores
 from fastdreamer.system.json_files import COUNT, NUMBER, TEXT, Every, read_object
 from fastdreamer.system.progress import track
@@ -49,6 +50,9 @@ def record(config: Config, out: Path) -> dict[str, Any]:
     began, settings = time.monotonic(), config.record
     if config.data.env != "crafter":
         raise UserError(f"data.env is {config.data.env!r}: only crafter can be recorded here")
+    if settings.policy == "human":
+        human = plain("record", policy="human", out=out)
+        raise UserError(f"record.policy is human, and a person plays in the browser: {human}")
     import_crafter()
     root = out / f"Crafter-{settings.policy}"
     _check_writable(root)

@@ -49,7 +49,7 @@ class RecordConfig:
     at random: a world model must have seen failures to imagine them.
     """
 
-    policy: str = setting("expert", choices=("expert", "random"))  # who plays
+    policy: str = setting("expert", choices=("expert", "random", "human"))  # who plays
     episodes: int = setting(48, at_least=1)  # how many episodes are recorded, one world each
     max_steps: int = setting(500, at_least=1)  # actions until an episode is cut off
     noise: float = setting(0.05, at_least=0.0, at_most=1.0)  # the expert's share of random actions
@@ -67,5 +67,5 @@ class RecordConfig:
         shares = self.noisy_share + self.random_share
         if shares > 1:
             raise ValueError(f"noisy_share and random_share are {shares:g} together; they must be at most 1")
-        if shares and self.policy != "expert":
+        if shares and self.policy == "random":
             raise ValueError(f"policy is {self.policy}: noisy_share and random_share are shares of the expert's worlds")
