@@ -78,7 +78,7 @@ def test_every_command_explains_itself(command, capsys):
         ("encode --config debug --recordings R", "no store named: give --store"),
         ("encode --config debug --recordings R --store S", "R"),
         ("fit-tokenizer --config debug --recordings R --out S", "R"),
-        ("record --policy wizard --out R", "record.policy is 'wizard'; it must be one of expert, random"),
+        ("record --policy wizard --out R", "record.policy is 'wizard'; it must be one of expert, random, human"),
         ("record --episodes 0 --out R", "record.episodes is 0; it must be at least 1"),
         ("record --env pong --out R", "data.env is 'pong'"),
     ],

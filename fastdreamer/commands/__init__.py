@@ -18,7 +18,7 @@ from fastdreamer.system.output import to_json
 
 NAMES = (
     "demo", "study", "record", "inspect", "fit-tokenizer", "fetch-weights", "build-engines", "encode", "plan", "train",
-    "profile", "diagnose", "doctor", "eval", "report",
+    "profile", "diagnose", "doctor", "eval", "report", "pack", "play",
 )  # fmt: skip
 DECLARED: dict[str, Command] = {
     name: import_module(f"fastdreamer.commands.{name.replace('-', '_')}_command").COMMAND for name in NAMES

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import copy as shallow
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,8 @@ from fastdreamer.imagination.rollout import Noise, Rollout
 from fastdreamer.latents.batch import Batch
 from fastdreamer.shapes import CHANNELS, TOKENS
 from fastdreamer.system.ranges import span
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Program:
@@ -66,7 +69,7 @@ class Program:
     ) -> None:
         if merges and agent.agent_tokens:
             raise ValueError("commits cannot be merged where the policy reads agent tokens: they come with the commit")
-        self.world, self.agent, self.backend, self.generator = _for_inference(world, backend), agent, backend, generator
+        self.world, self.agent, self.backend, self.generator = for_inference(world, backend), agent, backend, generator
         self.context, self.merges, self.steps = context, merges, horizon if steps is None else steps
         device, clock, sizes = backend.device, world.clock, world.sizes
         shape = (rollouts, TOKENS, CHANNELS)
@@ -239,18 +242,24 @@ def build_program(
     return Program(world, agent, *sizes, backend, generator, merges, captures, shuffles, steps)
 
 
-def _for_inference(world: WorldModel, backend: Backend) -> WorldModel:
-    """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass.
+def for_inference(world: WorldModel, backend: Backend) -> WorldModel:
+    """A frozen copy whose passes are compiled, and whose products' weights are cast once, not at every pass."""
+    if backend.precision == "fp32" and not backend.may_compile:
+        return world
+    copy = shallow(world) if backend.precision == "fp32" else cast_once(world, backend)
+    copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
+    return copy
+
+
+def cast_once(module: Module, backend: Backend) -> Module:
+    """A frozen copy whose products' weights are in the backend's precision.
 
     Autocast casts a weight at each use; a frozen one gives the same bits cast in front.
     """
-    if backend.precision == "fp32" and not backend.may_compile:
-        return world
-    copy = shallow(world) if backend.precision == "fp32" else deepcopy(world)
+    copy = deepcopy(module)
     if backend.precision == "bf16":
-        for module in copy.modules():
-            if isinstance(module, nn.Linear):
-                for name, p in list(module.named_parameters()):
-                    setattr(module, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
-    copy.read = backend.compiled(copy.read)  # type: ignore[method-assign]
+        for part in copy.modules():
+            if isinstance(part, nn.Linear):
+                for name, p in list(part.named_parameters()):
+                    setattr(part, name, nn.Parameter(p.to(torch.bfloat16), requires_grad=False))
     return copy

@@ -46,7 +46,7 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
         DamagedRecording: if a file cannot be read.
     """
     with recording.reading():
-        hashes = {file: sha256_file(file) for file in _files_of(recording, is_old)}
+        hashes = {file: sha256_file(file) for file in files_of(recording, is_old)}
     named = "|".join(f"{p.name}:{found}" for p, found in hashes.items())
     return Content(
         hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest(), hashes.get(recording.video, "")
@@ -154,7 +154,7 @@ def _by_threads(read: Callable[[Recording], T], recordings: Sequence[Recording])
         return list(pool.map(read_or_none, recordings))
 
 
-def _files_of(recording: Recording, is_old: bool = False) -> list[Path]:
+def files_of(recording: Recording, is_old: bool = False) -> list[Path]:
     """All files of a recording, none of them larger than such a file can be; `is_old` as for `content_of`."""
     path = recording.path
     if path.is_dir():
@@ -174,7 +174,7 @@ def _beside(recording: Recording) -> frozenset[tuple[str, str]]:
     """The roles of a recording's files with their hashes; of the video the role alone: it may be a day long."""
     video = recording.video
     with recording.reading():
-        files = _files_of(recording)
+        files = files_of(recording)
         is_folder = recording.path.is_dir()  # else files are told apart whatever the recording is called
         return frozenset((p.name if is_folder else p.suffix, "" if p == video else sha256_file(p)) for p in files)
 

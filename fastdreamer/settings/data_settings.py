@@ -49,7 +49,7 @@ class RecordConfig:
     at random: a world model must have seen failures to imagine them.
     """
 
-    policy: str = setting("expert", choices=("expert", "random"))  # who plays
+    policy: str = setting("expert", choices=("expert", "random", "human"))  # who plays
     episodes: int = setting(48, at_least=1)  # how many episodes are recorded, one world each
     max_steps: int = setting(500, at_least=1)  # actions until an episode is cut off
     noise: float = setting(0.05, at_least=0.0, at_most=1.0)  # the expert's share of random actions
@@ -59,13 +59,13 @@ class RecordConfig:
     random_share: float = setting(0.0, at_least=0.0, at_most=1.0)  # the share of the episodes that is played at random
     # How random actions of noisy and random play are drawn: uniform, or kinds of actions first (see
     # `envs.mix.KIND_WEIGHTS`), which tries the world more often: uniform play hardly ever does something to what stands
-    # in front of it.
-    chance: str = setting("uniform", choices=("uniform", "kinds"))
+    # in front of it; held: kinds, kept up for some steps and often nothing at all, as a person plays.
+    chance: str = setting("uniform", choices=("uniform", "kinds", "held"))
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the first episode's world; later ones count up
 
     def __post_init__(self) -> None:
         shares = self.noisy_share + self.random_share
         if shares > 1:
             raise ValueError(f"noisy_share and random_share are {shares:g} together; they must be at most 1")
-        if shares and self.policy != "expert":
+        if shares and self.policy == "random":
             raise ValueError(f"policy is {self.policy}: noisy_share and random_share are shares of the expert's worlds")

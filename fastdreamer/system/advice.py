@@ -13,7 +13,7 @@ PROGRAM = "fastdreamer"
 REPEATED: dict[str, tuple[str, ...]] = {
     "run_dir": (
         "demo", "study", "inspect", "build-engines", "encode", "plan", "train", "profile", "diagnose", "doctor",
-        "eval", "report",
+        "eval", "report", "play",
     ),
     "recordings": ("encode", "fit-tokenizer"),
     "store": ("encode",),

@@ -47,6 +47,19 @@ class ActingEncoder:
         self._step += 1
         return self._newest()
 
+    def resume(self, frames: UInt8[Tensor, "b t h w 3"], step: int) -> None:
+        """Stand at `step` again, as if its frames had been pushed; nothing is encoded.
+
+        Args:
+            frames: those of its window up to it; at a window's border its last one will do.
+            step: the latent step of the episode.
+        """
+        clock = self.tokenizer.clock
+        self.position, self._step = clock.position(step), step
+        whole = 1 + self.position * clock.frames_per_latent
+        assert frames.shape[1] in (1, whole), f"{frames.shape[1]} frames of a window that has {whole} by now"
+        self._window = frames
+
     def _newest(self) -> Tensor:
         assert self._window is not None
         self.position = self.tokenizer.clock.position(self._step)

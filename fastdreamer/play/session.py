@@ -1,0 +1,308 @@
+"""A session of play: everything that a page can ask for, without a page. Not for several threads at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from fastdreamer.errors import UserError
+from fastdreamer.evaluation.payments import tasks_of
+from fastdreamer.play.arguments import action_of, check_choice, whole
+from fastdreamer.play.chance import Chance
+from fastdreamer.play.course import AGENTS, RECORDED, YOU, Course
+from fastdreamer.play.describe import describe
+from fastdreamer.play.dream import Dream
+from fastdreamer.play.footage import Footage
+from fastdreamer.play.loaded import Loaded
+from fastdreamer.play.moment import Moment, View
+from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
+from fastdreamer.play.recorder import Recorder, seeds_in
+
+REWINDS = 128
+"""Steps that can be taken back."""
+FIRST_WORLD = 20_000_000
+STRIP, STRIP_SIZE = 48, 64
+END_OF_RECORDING = "end of recording"
+DIGITS = 6
+
+
+class Session:
+    """The controls of a dream and of the real environment beside it; one player acts in both.
+
+    Args:
+        loaded: what is played with; sessions may share it.
+        record: a folder of recordings for what is played in the real environment; None: nothing is recorded.
+        seed: all chance of the session.
+
+    Raises:
+        UserError: if there is neither an environment nor a recording to begin with, or `record` cannot be written.
+    """
+
+    def __init__(self, loaded: Loaded, record: Path | None = None, seed: int = 0) -> None:
+        if not loaded.has_environment and not loaded.recordings:
+            raise UserError(
+                f"{loaded.config.data.env} has no environment here, and no recording that the run holds out is there "
+                "to begin from: put its recordings back, or play a Crafter run"
+            )
+        if record is not None and not loaded.has_environment:
+            raise UserError("nothing can be recorded: there is no environment here, and a dream is no recording")
+        self.loaded, self.seed = loaded, seed
+        self.who, self.greedy, self.task = YOU, False, loaded.config.evaluation.task if loaded.config.task_count else 0
+        self._dream = Dream(loaded)
+        self._record = record
+        self._recorder = Recorder(record, LONGEST) if record is not None else None
+        self._episode, self._next_world, self._begun = 0, FIRST_WORLD, set[int]()
+        self._moments: deque[Moment] = deque(maxlen=REWINDS + 1)
+        self._course: Course | None = None
+        self.start() if loaded.has_environment else self.start(recording=0)
+
+    def describe(self) -> dict[str, Any]:
+        """What a page has to know at first, as JSON can hold it."""
+        return describe(self.loaded, self._recorder is not None, REWINDS)
+
+    def view(self) -> View:
+        """The moment as it stands; nothing moves."""
+        now = self._moments[-1]
+        said = now.said | {
+            "who": self.who,
+            "greedy": self.greedy,
+            "denoising": self._dream.denoising,
+            "task": self.task,
+            "drift": _drift(now),
+            **self._thoughts(now),
+            "over": self._over(now),
+            "rewindable": len(self._moments) - 1,
+            "episode": self._here.reality.name,
+            "recording": self._recorder.name if self._recorder is not None else None,
+        }
+        return View(None if now.real is None else now.real.shown, now.dreamt, said)
+
+    def step(self, action: Sequence[int] | None = None) -> View:
+        """One latent step of c frames, in the real environment and in the dream.
+
+        An episode that is over stays as it is.
+
+        Args:
+            action: a label's number a component, held for all c frames; None: the no-op. It counts where you play.
+
+        Raises:
+            UserError: if the action is none, or if what was played cannot be recorded: the step is taken then.
+        """
+        own, now = action_of(self.loaded.space, action), self._moments[-1]
+        if self._over(now) is not None:
+            return self.view()
+        try:
+            chunk, known = self._here.chosen(now, self.who, self.greedy, own)
+            after, arrived = self._here.after(now, chunk, known, self.task)
+        except BaseException:
+            self._here.restore(now)
+            raise
+        self._moments.append(after)
+        self._recorded(after, arrived)
+        return self.view()
+
+    def rewind(self, steps: int) -> View:
+        """Go back, as far as moments are kept; the same actions then lead to the very frames again.
+
+        Raises:
+            UserError: if `steps` is no whole number from 0 on.
+        """
+        for _ in range(back := min(whole("steps", steps), len(self._moments) - 1)):
+            self._moments.pop()
+        if back:
+            now = self._moments[-1]
+            self._here.restore(now)
+            if now.task != self.task:
+                self._moments[-1] = self._here.rethought(now, self.task)
+            if self._recorder is not None:
+                self._recorder.cut(now.played)
+        return self.view()
+
+    def fork(self) -> View:
+        """Let the dream begin again from the real state now; where the real episode is over, it goes on alone.
+
+        Raises:
+            UserError: if nothing is known of the real state now.
+        """
+        if self._moments[-1].real is None:
+            raise UserError("there is no real state here to dream on from: rewind to one, or start anew")
+        self._moments[-1] = self._here.forked(self._moments[-1], self.task)
+        return self.view()
+
+    def start(self, seed: int | None = None, recording: int | None = None, step: int = 0) -> View:
+        """Begin another episode; the one in hand is recorded first, as one that was cut.
+
+        Args:
+            seed: a world of the environment; None: one that nobody has played yet.
+            recording: the number of a held-out recording instead, as `describe` lists them.
+            step: a latent step of it.
+
+        Raises:
+            UserError: if there is no such beginning, or the episode in hand cannot be written: it stays in hand.
+        """
+        footage, number = None, whole("step", step)
+        if recording is not None and seed is not None:
+            raise UserError("start from a world or from a recording, not from both")
+        if recording is not None:
+            footage = self._opened(recording)
+            if number > footage.last:
+                raise UserError(f"recording {footage.name} has the steps 0 to {footage.last}, and no step {number}")
+        elif not self.loaded.has_environment:
+            raise UserError(f"{self.loaded.config.data.env} has no environment here: start from a recording")
+        elif number:
+            raise UserError("a world begins at its first step; only a recording has others to start from")
+        reality, tasks = None, [task.name for task in tasks_of(self.loaded.config)]
+        if footage is None:
+            reality = CrafterReality(self._world(seed), tasks)
+        elif self.loaded.has_environment:
+            reality = replayed(footage, tasks, number)
+        if footage is not None and reality is None:
+            self._begin(RecordedReality(footage, tasks, number), footage, number)
+        elif reality is not None:
+            self._begin(reality, footage, number)
+        return self.view()
+
+    def choose(
+        self,
+        who: str | None = None,
+        greedy: bool | None = None,
+        denoising: int | None = None,
+        task: int | None = None,
+    ) -> View:
+        """Choose who plays and how; what is None stays as it is.
+
+        Args:
+            who: one of the players in `describe`.
+            greedy: whether agents take what is likeliest, or draw.
+            denoising: steps K of the dream.
+            task: number of the TASK token.
+
+        Raises:
+            UserError: if there is no such choice; then nothing changes.
+        """
+        check_choice(self.describe(), who, greedy, denoising, task)
+        if who == RECORDED and self._here.footage is None:
+            raise UserError("this world has no recorded actions: start from a recording first")
+        if denoising is not None:
+            self._dream.denoising = denoising
+        self.who = self.who if who is None else who
+        self.greedy = self.greedy if greedy is None else greedy
+        if task is not None and task != self.task:
+            self._moments[-1] = self._here.rethought(self._moments[-1], task)
+            self.task = task
+        return self.view()
+
+    def filmstrip(self, recording: int) -> tuple[list[int], UInt8[ndarray, "f h w 3"]]:
+        """Steps spread over a held-out recording, and the last frame of each, to pick a start from.
+
+        Raises:
+            UserError: if there is no such recording, or it cannot be read.
+        """
+        return self._opened(recording).filmstrip(STRIP, min(STRIP_SIZE, self.loaded.size))
+
+    def close(self) -> None:
+        """End the session: the episode in hand is recorded as one that was cut.
+
+        Raises:
+            UserError: if it cannot be written; it is lost then, and the line says so.
+        """
+        try:
+            self._finish()
+        except UserError as error:
+            assert self._recorder is not None
+            raise UserError(f"{error}; {self._recorder.abandon()}") from error
+
+    @property
+    def _here(self) -> Course:
+        assert self._course is not None
+        return self._course
+
+    def _begin(self, reality: Reality, footage: Footage | None, step: int) -> None:
+        """Begin an episode; if anything fails, the one before is still there."""
+        before = self._moments[-1] if self._moments else None
+        course = Course(self.loaded, self._dream, reality, footage, Chance(self.seed, self._episode))
+        try:
+            first = course.first(step, self.task)
+            self._finish()
+        except BaseException:
+            if before is not None:
+                self._here.restore(before)
+            raise
+        self._episode += 1
+        self._course = course
+        self._moments.clear()
+        self._moments.append(first)
+        if self.who == RECORDED and footage is None:
+            self.who = YOU
+        if self._recorder is not None and isinstance(reality, CrafterReality) and footage is None:
+            self._recorder.begin(reality.seed, reality.frame, reality.counters)
+
+    def _over(self, now: Moment) -> str | None:
+        footage = self._here.footage
+        if now.over is not None or self.who != RECORDED or footage is None:
+            return now.over
+        return None if len(footage.chunk(now.step + 1)) else END_OF_RECORDING
+
+    def _thoughts(self, now: Moment) -> dict[str, Any]:
+        """What the agents say: at the real state where there is one, and at the dream's."""
+        where = "real" if now.real is not None else "dream"
+        phase, tasks = AGENTS.get(self.who, max(now.minds, default=0)), tasks_of(self.loaded.config)
+        task = tasks[min(self.task, len(tasks) - 1)].name
+        return {
+            "agent": {str(number): minds[where].said for number, minds in now.minds.items()},
+            "dreamed_agent": now.minds[phase]["dream"].said if phase in now.minds else None,
+            "paid": None if now.paid is None else round(now.paid[task], DIGITS),
+            "return": None if now.returns is None else round(now.returns[task], DIGITS),
+        }
+
+    def _recorded(self, after: Moment, arrived: Arrived | None) -> None:
+        reality = self._here.reality
+        if self._recorder is None or arrived is None or not isinstance(reality, CrafterReality):
+            return
+        assert after.chunk is not None
+        count = arrived.count
+        self._recorder.add(arrived.frames[:count], after.chunk[:count], arrived.rewards, arrived.counters, self.who)
+        if after.over is not None:
+            self._recorder.write(after.over == DIED, reality.unlocked)
+
+    def _finish(self) -> None:
+        if self._recorder is not None and self._course is not None:
+            reality = self._course.reality
+            self._recorder.finish(reality.unlocked if isinstance(reality, CrafterReality) else ())
+
+    def _world(self, seed: int | None) -> int:
+        """A world's number: the wanted one, or the next that nobody has played."""
+        taken = self.loaded.taken
+        if seed is not None:
+            if (number := whole("seed", seed)) >= 2**31:
+                raise UserError(f"seed is {number}; worlds have numbers below 2^31")
+            if self._recorder is not None and number in taken:
+                raise UserError(f"world {number} is one of the run's own, recorded or for evaluation: choose another")
+            return number
+        there = taken | self._begun | (seeds_in(self._record) if self._record is not None else set())
+        while self._next_world in there:
+            self._next_world += 1
+        self._begun.add(self._next_world)
+        return self._next_world
+
+    def _opened(self, recording: int) -> Footage:
+        if (number := whole("recording", recording)) >= len(self.loaded.recordings):
+            raise UserError(f"there is no recording {number}: there are {len(self.loaded.recordings)}")
+        found = self.loaded.recordings[number]
+        if self._course is not None and self._course.footage is not None and self._course.footage.recording == found:
+            return self._course.footage
+        return Footage(found, self.loaded.config, self.loaded.clock)
+
+
+def _drift(now: Moment) -> dict[str, float | None]:
+    """Mean squared distances in normalised latents: dream and reality now, and reality at the fork and now."""
+    if now.real is None:
+        return {"dream": None, "copy": None}
+    real = now.real.past[-1].latents
+    apart = {"dream": now.fork.state.latents[1], "copy": now.fork.latents}
+    return {name: round(float((latents - real).square().mean()), DIGITS) for name, latents in apart.items()}

@@ -1,0 +1,56 @@
+"""A page's side of the socket, without a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from fastdreamer.play.messages import unpack
+
+
+class Page:
+    """Says and hears messages; every view is told as seen."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection, self.count = connection, 0
+
+    def say(self, type: str, **fields: Any) -> None:
+        self.connection.send(json.dumps({"type": type, **fields}))
+
+    def hear(self, timeout: float = 5.0) -> tuple[dict[str, Any], bytes]:
+        said = self.connection.recv(timeout=timeout)
+        if isinstance(said, str):
+            return json.loads(said), b""
+        head, raw = unpack(said)
+        if head["type"] == "view":
+            with suppress(ConnectionClosed):  # it may be the last one
+                self.say("seen", view=head["view"])
+        return head, raw
+
+    def hears(self, type: str, **fields: Any) -> tuple[dict[str, Any], bytes]:
+        """The next message of a type with these fields."""
+        while True:
+            head, raw = self.hear()
+            if head["type"] == type and all(head.get(name) == value for name, value in fields.items()):
+                return head, raw
+
+    def act(self, *action: int) -> None:
+        self.count += 1
+        self.say("act", n=self.count, action=list(action))
+
+
+@contextmanager
+def page(server: Any, session: str | None = None, **options: Any) -> Iterator[Page]:
+    """A page that has been greeted; its `about` is the server's hello."""
+    address = f"127.0.0.1:{server.port}"
+    options.setdefault("origin", f"http://{address}")
+    with connect(f"ws://{address}/socket{options.pop('query', '')}", max_size=2**24, **options) as connection:
+        found = Page(connection)
+        found.say("hello", session=session)
+        found.about, _ = found.hear()  # type: ignore[attr-defined]
+        yield found

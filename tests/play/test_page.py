@@ -1,0 +1,133 @@
+"""The page in a real browser, on made-up sessions that note what arrives."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from play.browsers import serving
+from play.stand_in import StandIn
+from play.tabs import Tab
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_hundred_keys_arrive_in_order(chromium, shot):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn())
+        return made[-1]
+
+    keys = ["d", "a", "w", "s", " ", "ArrowLeft", "1", "t", "p", "q"] * 10
+    values = {"d": 2, "a": 1, "w": 3, "s": 4, " ": 5, "ArrowLeft": 1, "1": 11, "t": 8, "p": 10, "q": 0}
+    with serving(make) as server:
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), server.address)
+        tab.press(*keys, pause=0.005)
+        assert made[0].acted == [(values[key],) for key in keys]
+        tab.is_clean()
+        context.close()
+
+
+def test_buttons_act_like_keys(chromium):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn())
+        return made[-1]
+
+    with serving(make) as server:
+        context = chromium.new_context(has_touch=True)
+        tab = Tab(context.new_page(), server.address)
+        button = tab.page.locator("#keys button", has_text="place table")
+        button.click()
+        button.focus()
+        tab.page.keyboard.press("Enter")
+        tab.page.locator("#keys button", has_text="move up").tap()
+        tab.until(lambda: tab.number("n") == 3)
+        assert made[0].acted == [(8,), (8,), (3,)]
+        context.close()
+
+
+def test_minecraft_has_its_own_keys_and_the_mouse(chromium, shot):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn("vpt", c=4, has_environment=False))
+        return made[-1]
+
+    with serving(make) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tab = Tab(context.new_page(), server.address)
+        names = [one.name for one in made[0].components]
+        assert "No simulator here" in tab.says("no-real")
+        tab.page.keyboard.down("w")
+        tab.page.keyboard.down(" ")
+        tab.until(lambda: tab.number("n") == 2)
+        chord = made[0].acted[1]
+        pressed = {names[i] for i, value in enumerate(chord) if value == 1 and "camera" not in names[i]}
+        assert pressed == {"forward", "jump"}
+        tab.page.keyboard.up("w")
+        tab.page.keyboard.up(" ")
+        tab.press("ArrowRight")
+        yaw = names.index("camera_yaw")
+        turned = made[0].acted[-1][yaw]
+        assert float(made[0].components[yaw].labels[turned]) > 1
+        box = tab.page.locator("#dream").bounding_box()
+        tab.page.mouse.move(box["x"] + 50, box["y"] + 50)
+        tab.page.mouse.down()
+        tab.page.mouse.move(box["x"] + 20, box["y"] + 50)
+        tab.until(lambda: tab.number("n") == 4)
+        tab.page.mouse.up()
+        assert float(made[0].components[yaw].labels[made[0].acted[-1][yaw]]) < -1
+        shot(tab, "minecraft")
+        tab.is_clean()
+        context.close()
+
+
+def test_an_episode_that_is_over_says_so(chromium, shot):
+    def make(number: int) -> StandIn:
+        made = StandIn()
+        made.over_at = 3
+        return made
+
+    with serving(make) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tab = Tab(context.new_page(), server.address)
+        tab.press("d", "d", "d", "d")
+        assert tab.number("step") == 3 and "You died" in tab.says("notice")
+        shot(tab, "over")
+        tab.page.keyboard.press(",")
+        tab.until(lambda: tab.number("step") == 2 and tab.says("notice") == "")
+        context.close()
+
+
+def test_a_fifth_tab_is_told_and_can_come_back(chromium, shot):
+    with serving(lambda number: StandIn()) as server:
+        context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        tabs = [Tab(context.new_page(), server.address) for _ in range(4)]
+        late = context.new_page()
+        late.goto(server.address)
+        late.locator("#lost button").wait_for()
+        assert "4 sessions are open" in late.locator("#lost").inner_text()
+        tabs[0].page.close()
+        time.sleep(0.2)
+        late.locator("#lost button").click()
+        late.wait_for_selector("body[data-state=open]")
+        context.close()
+
+
+def test_the_token_s_address_works_and_does_not_stay_in_sight(chromium):
+    with serving(lambda number: StandIn(), has_token=True) as server:
+        context = chromium.new_context()
+        page = context.new_page()
+        assert page.goto(server.address.partition("?")[0]).status == 403
+        page.goto(server.address)
+        page.wait_for_selector("body[data-view]")
+        assert "token" not in page.url
+        assert page.evaluate("document.cookie") == ""
+        page.reload()
+        page.wait_for_selector("body[data-view]")
+        context.close()
