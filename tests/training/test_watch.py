@@ -18,9 +18,9 @@ from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.health.watch import EARLY, Watch, checks_of, read_flags
 from fastdreamer.latents.crop_sampler import CropSampler
-from fastdreamer.latents.episode import write_episode
-from fastdreamer.latents.manifest import write_manifest
-from fastdreamer.latents.store import Episode, LatentStore, read_manifest
+from fastdreamer.latents.episode import Episode, write_episode
+from fastdreamer.latents.manifest import read_manifest, write_manifest
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.metrics import read_metrics
 from fastdreamer.system.progress import track
 from fastdreamer.training import build
@@ -45,10 +45,8 @@ def rewrite(run: Path, change: Callable[[Episode], Episode]) -> None:
 
 def learnable(episode: Episode) -> Episode:
     """Five actions at a time are played, which five the latents show; the last five earn rewards where they lead."""
-    chunk, generator = (
-        len(episode.actions) // (len(episode.latents) - 1),
-        torch.Generator().manual_seed(len(episode.name)),
-    )
+    chunk = len(episode.actions) // (len(episode.latents) - 1)
+    generator = torch.Generator().manual_seed(len(episode.name))
     choice = torch.randint(0, 3, (len(episode.latents),), generator=generator)
     latents = episode.latents.clone()
     latents[:, 0, :3] = 4 * torch.nn.functional.one_hot(choice, 3).half()
