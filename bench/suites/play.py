@@ -87,7 +87,7 @@ def timed(loaded: Loaded, pairs: int) -> list[PlayRow]:
     reference = Arm(plain_step(loaded))
     arms = {"dream": Arm(dream_step(loaded)), "session": Arm(session_step(loaded))}
     name = f"play {loaded.backend.precision} {loaded.size} px K={loaded.world.forcing.sample_steps}"
-    rows = []
+    rows: list[PlayRow] = []
     for arm, measured in arms.items():
         found = paired(reference, measured, pairs)
         if not rows:
