@@ -22,7 +22,7 @@ ORDER = (
     "fastdreamer_kernels", "fastdreamer_engines", "errors", "system", "shapes", "settings", "config", "device",
     "plotting", "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
     "dynamics", "heads", "imagination", "run", "health", "training", "evaluation", "report",
-    "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "demo", "study", "api", "commands", "cli",
+    "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "demo", "study", "api", "play", "commands", "cli",
     "__main__",
 )  # fmt: skip
 """A room may import those before it."""
