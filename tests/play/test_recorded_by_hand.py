@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from play.tabs import Tab
 
 from bench.browsers import Served
 from fastdreamer.envs.crafter import CrafterEnv
@@ -18,6 +17,7 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.recordings.find import find_recordings
 from fastdreamer.recordings.inspect import inspect_recordings
 from fastdreamer.recordings.read import read_recording
+from play.tabs import Tab
 
 pytestmark = pytest.mark.slow
 EPISODES, STEPS = 10, 24
@@ -40,7 +40,7 @@ train(config, run.path, 1)
 
 
 @pytest.fixture(scope="module")
-def recorded(chromium, small_run, tmp_path_factory) -> Path:
+def by_hand(chromium, small_run, tmp_path_factory) -> Path:
     """What was played in ten worlds: keys, the agent, a rewind, a key that is held."""
     folder = tmp_path_factory.mktemp("by hand")
     with Served("--run-dir", str(small_run), "--port", "0", "--record", str(folder)) as server:
@@ -69,15 +69,15 @@ def recorded(chromium, small_run, tmp_path_factory) -> Path:
     return folder
 
 
-def test_ten_episodes_are_there_and_pass_inspect(recorded):
-    assert len(find_recordings(recorded)) == EPISODES
-    found = inspect_recordings(recorded)
+def test_ten_episodes_are_there_and_pass_inspect(by_hand):
+    assert len(find_recordings(by_hand)) == EPISODES
+    found = inspect_recordings(by_hand)
     assert found["episodes"] == EPISODES and found["damaged"] == [], found
 
 
-def test_every_frame_is_what_its_actions_lead_to(recorded):
+def test_every_frame_is_what_its_actions_lead_to(by_hand):
     worlds = set()
-    for recording in find_recordings(recorded):
+    for recording in find_recordings(by_hand):
         episode = read_recording(recording, action_space("crafter"))
         seed = int(recording.name.split("crafter-")[1].split("_")[0])
         env = CrafterEnv(seed, 10_000)
@@ -91,8 +91,8 @@ def test_every_frame_is_what_its_actions_lead_to(recorded):
     assert len(worlds) == EPISODES
 
 
-def test_they_are_encoded_and_trained_on(recorded, tmp_path):
-    words = [sys.executable, "-c", TRAINED, str(tmp_path / "run"), str(recorded)]
+def test_they_are_encoded_and_trained_on(by_hand, tmp_path):
+    words = [sys.executable, "-c", TRAINED, str(tmp_path / "run"), str(by_hand)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
     manifest = json.loads((tmp_path / "run" / "store" / "manifest.json").read_text())
