@@ -4,6 +4,7 @@
 #   make test      the fast tests          make slow   those that take minutes, make long tens of them
 #   make lint      style and types         make gpu    those that need a CUDA GPU, and the times and memory there
 #   make bench     the gate: counts and times of every row against bench/baselines, and the kernels' times on this CPU
+#   make embedded-world    the world that ships with the package, anew: the demo by configs/crafter_play.yaml, then packed
 #   make chaos     kills, flipped bytes, damaged inputs, failing disks and bad numbers, by the thousand; under 15 minutes
 #
 # PYTHON names the interpreter (3.11 or newer), PIP_ARGS goes to every pip install. On Linux the registry's torch brings
@@ -19,7 +20,7 @@ INPUTS := pyproject.toml constraints.txt
 # Two installs at once would tread on one another.
 .NOTPARALLEL:
 
-.PHONY: demo play test slow long gpu bench chaos lint clean
+.PHONY: demo play embedded-world test slow long gpu bench chaos lint clean
 
 demo: $(VENV)/.installed-core
 	$(BIN)/fastdreamer demo
@@ -27,6 +28,15 @@ demo: $(VENV)/.installed-core
 # PLAY="--port 9000 --open" has other options (fastdreamer play --help).
 play: $(VENV)/.installed-play
 	$(BIN)/fastdreamer play $(PLAY)
+
+# A run that is there is gone on with; the old world gives way when the new one is whole.
+WORLD := fastdreamer/play/embedded
+embedded-world: $(VENV)/.installed-core
+	$(BIN)/fastdreamer demo --config crafter_play --run-dir runs/play
+	rm -rf runs/embedded
+	$(BIN)/fastdreamer pack --run-dir runs/play --out runs/embedded --half
+	rm -rf $(WORLD)
+	mv runs/embedded $(WORLD)
 
 # Two processes, a thread each. The kernels run once more through Triton's interpreter, which must be chosen before
 # Triton is imported.

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdreamer.system.files import sha256_file
+from fastdreamer.tools.packing.card import read_card, told
+
 SHORT = ["record.episodes=4", "record.max_steps=60", "evaluation.episodes=2", "evaluation.max_steps=16"]
 COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()"]
 
@@ -106,6 +109,46 @@ def test_a_finished_demo_runs_again_without_training_again(run_dir: Path) -> Non
     done = fastdreamer("demo", "--config", "debug", "--run-dir", str(run_dir), *SHORT)
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_packed_run_is_evaluated_reported_and_inspected_and_its_phases_do_not_go_on(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "packed"
+    done = fastdreamer("pack", "--run-dir", str(run_dir), "--out", str(out), "--recordings", "1", "--half", "--json")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((out / "card.json").read_text())
+    assert json.loads(done.stdout.splitlines()[-1]).items() >= card.items()
+    episodes = card["data"]["train"]["episodes"], card["data"]["held_out"]["episodes"]
+    assert sum(episodes) == 4 == sum(kind["episodes"] for kind in card["data"]["players"].values())
+    assert card["data"]["recorded"]["seed"] == 0 and card["data"]["licence"].startswith("MIT")
+    world_model = json.loads((run_dir / "world_model.json").read_text())
+    assert card["open_loop"]["copy_last"] == world_model["copy_last"] and len(card["phases"]) == 4
+    row = card["returns"]["reward"]["phase3"]
+    assert row["return_low"] <= row["return_mean"] <= row["return_high"] and row["episodes"] == 2
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {*card["sha256"], "card.json"} and all(sha256_file(out / f) == h for f, h in card["sha256"].items())
+    (recording,) = (out / "recordings").glob("*/*")
+    entry = json.loads((out / "store" / "manifest.json").read_text())["episodes"]
+    assert list(entry) == card["recordings"] == [recording.name] and entry[recording.name]["split"] == "held_out"
+
+    shown = told(read_card(out))
+    assert "error" in shown and "held out: 1 episodes" in shown["data"] and "phase3 " in shown["returns, reward"]
+    assert read_card(run_dir) == {}
+
+    for words in (["eval", *SHORT[2:]], ["report"], ["inspect"], ["diagnose", "--phase", "3"]):
+        done = fastdreamer(*words, "--run-dir", str(out))
+        assert done.returncode <= (words[0] == "diagnose") and "error" not in done.stderr, done.stderr
+    assert json.loads((out / "evaluation.json").read_text())["policies"]["phase3"]["episodes"] == 2
+    done = fastdreamer("train", "--phase", "1", "--resume", "--run-dir", str(out))
+    assert done.returncode == 2 and "is packed, without the optimiser" in done.stderr
+    done = fastdreamer("pack", "--run-dir", str(run_dir), "--out", str(out))
+    assert done.returncode == 2 and "already exists" in done.stderr
+
+
+def test_pack_takes_no_settings(run_dir: Path, tmp_path: Path) -> None:
+    done = fastdreamer("pack", "--run-dir", str(run_dir), "--out", str(tmp_path / "out"), "phase1.steps=3")
+    assert done.returncode == 2 and "leave --config and settings out" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_flipped_byte_in_a_latent_file_is_one_line_and_exit_2(run_dir: Path) -> None:

@@ -22,6 +22,7 @@ from fastdreamer.commands import (
     fetch_weights_command,
     fit_tokenizer_command,
     inspect_command,
+    pack_command,
     plan_command,
     play_command,
     profile_command,
@@ -38,7 +39,7 @@ DECLARED: dict[str, Command] = {
     for module in (
         demo_command, study_command, record_command, inspect_command, fit_tokenizer_command, fetch_weights_command,
         build_engines_command, encode_command, plan_command, train_command, profile_command, diagnose_command,
-        doctor_command, eval_command, report_command, play_command,
+        doctor_command, eval_command, report_command, pack_command, play_command,
     )
 }  # fmt: skip
 """All commands, in the order of the help."""

@@ -73,7 +73,8 @@ def opened(arguments: Namespace) -> Loaded:
     if config != replace(own, **{name: getattr(config, name) for name in FREE}):
         raise UserError(f"a run is played with its own settings: {', '.join(FREE)} alone can be others")
     use_spare_cores()
-    return load(run_dir or EMBEDDED, choose_device(config))
+    loaded = load(run_dir or EMBEDDED, choose_device(config))
+    return loaded if run_dir else replace(loaded, title="the world of Crafter that ships with the package")
 
 
 def check_libraries() -> None:

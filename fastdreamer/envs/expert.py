@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from fastdreamer.envs.crafter import CrafterEnv
-from fastdreamer.envs.mix import random_action
+from fastdreamer.envs.mix import Chance
 from fastdreamer.envs.navigate import BLOCKED, DIGGABLE, FREE, MOVES, TARGET, Way, cell, flatten, nearest
 
 # crafter's semantic ids
@@ -45,21 +45,24 @@ class Expert:
     """Plays one episode: make a new one for each.
 
     Args:
-        noise: Probability that a step is a uniformly random action instead (covers states off the path).
+        noise: Share of the steps that are random actions instead (covers states off the path).
         seed: The seed of that chance; everything else is determined by the environment.
-        chance: How random actions are drawn (see `envs.mix.random_action`).
+        chance: How random actions are drawn (see `envs.mix.Chance`).
     """
 
     def __init__(self, noise: float, seed: int, chance: str = "uniform") -> None:
         assert 0.0 <= noise <= 1.0, noise
         self.noise, self.chance = noise, chance
         self._random = random.Random(seed)
+        self._chance: Chance | None = None  # from the first step on, when the actions' names are known
         self._done: set[str] = set()  # placements made once
 
     def act(self, env: CrafterEnv) -> int:
         """The action (an index into `env.action_names`) for the environment's present state."""
-        if self._random.random() < self.noise:
-            return random_action(self.chance, self._random, env.action_names)
+        if self._chance is None:
+            self._chance = Chance(self.chance, self._random, env.action_names, self.noise)
+        if (by_chance := self._chance.act()) is not None:
+            return by_chance
         sight = Sight(env)
         name = "sleep" if env.is_sleeping else self._survive(sight) or self._progress(sight) or sight.explore()
         if name.startswith("place_"):

@@ -18,6 +18,10 @@ from fastdreamer.config import RecordConfig
 EXPERT, NOISY, RANDOM = KINDS = ("expert", "noisy", "random")
 KIND_WEIGHTS = {"noop": 1, "move": 3, "do": 5, "sleep": 1, "place": 1, "make": 1}
 """How often a kind of action is tried where chance goes by kinds; within a kind all actions are alike."""
+HELD_WEIGHTS = {"noop": 3, "move": 8, "do": 5, "sleep": 0.3, "place": 1, "make": 0.7}
+"""The same for `held`: a person who looks, wanders and tries things."""
+HELD_STEPS = {"noop": 8, "move": 3, "do": 3}
+"""How many steps a kind of action is held then, on average; one where it is not named."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Player:
         kind: one of `KINDS`; it stands in the recording's name.
         policy: `expert` or `random`.
         noise: share of the expert's actions that are random; 1 for random play.
-        chance: how random actions are drawn: `uniform`, or `kinds` first.
+        chance: how random actions are drawn: `uniform`, `kinds` first, or `held`.
     """
 
     kind: str
@@ -41,8 +45,40 @@ def random_action(chance: str, random: Random, names: Sequence[str]) -> int:
     """An action (an index into `names`) by chance, `uniform` or by `kinds`."""
     if chance == "uniform":
         return random.randrange(len(names))
-    (kind,) = random.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))
+    weights = HELD_WEIGHTS if chance == "held" else KIND_WEIGHTS
+    (kind,) = random.choices(list(weights), list(weights.values()))
     return random.choice([index for index, name in enumerate(names) if name.split("_")[0] == kind])
+
+
+class Chance:
+    """The random actions of one episode; `held` ones last for a while, as when a person holds a key.
+
+    Args:
+        kind: how they are drawn: `uniform`, by `kinds`, or `held`.
+        random: the source of all of it.
+        names: the actions' names.
+        share: the share of the steps that they have; None gives them all.
+    """
+
+    def __init__(self, kind: str, random: Random, names: Sequence[str], share: float | None = None) -> None:
+        self.kind, self.names, self.share = kind, names, share
+        self._random, self._left, self._action = random, 0, 0
+        if share is not None and kind == "held":
+            total = sum(weight * HELD_STEPS.get(name, 1) for name, weight in HELD_WEIGHTS.items())
+            steps = total / sum(HELD_WEIGHTS.values())  # of a spell, on average
+            self.share = share / (steps * (1 - share) + share)  # of the steps at which one may begin
+
+    def act(self) -> int | None:
+        """The next random action; None where the step is another player's."""
+        if self._left:
+            self._left -= 1
+            return self._action
+        if self.share is not None and self._random.random() >= self.share:
+            return None
+        self._action = random_action(self.kind, self._random, self.names)
+        if self.kind == "held":
+            self._left = self._random.randrange(2 * HELD_STEPS.get(self.names[self._action].split("_")[0], 1) - 1)
+        return self._action
 
 
 def player_of(seed: int, settings: RecordConfig) -> Player:

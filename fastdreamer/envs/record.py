@@ -16,7 +16,7 @@ import numpy as np
 from fastdreamer.config import Config, RecordConfig
 from fastdreamer.envs.crafter import CrafterEnv, import_crafter
 from fastdreamer.envs.expert import Expert
-from fastdreamer.envs.mix import KINDS, player_of, random_action
+from fastdreamer.envs.mix import KINDS, Chance, player_of
 from fastdreamer.envs.workers import map_unordered
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.actions import action_space
@@ -75,14 +75,14 @@ def record(config: Config, out: Path) -> dict[str, Any]:
 def play(env: CrafterEnv, settings: RecordConfig) -> Trajectory:
     """Play one whole episode in `env`, as the settings have its world played; its seed is that of all chance."""
     player = player_of(env.seed, settings)
-    chance, expert = random.Random(env.seed), Expert(player.noise, env.seed, player.chance)
+    chance = Chance(player.chance, random.Random(env.seed), env.action_names)
+    expert = Expert(player.noise, env.seed, player.chance)
     frames, actions, rewards = [env.reset()], list[int](), list[float]()
     counted = [env.counters]
     terminated = truncated = False
     while not (terminated or truncated):
-        action = (
-            expert.act(env) if player.policy == "expert" else random_action(player.chance, chance, env.action_names)
-        )
+        action = expert.act(env) if player.policy == "expert" else chance.act()
+        assert action is not None, "all steps are random play's"
         frame, reward, terminated, truncated, _ = env.step(action)
         frames.append(frame)
         actions.append(action)

@@ -28,6 +28,7 @@ from fastdreamer.recordings.recording import Recording
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.shapes import LatentClock
 from fastdreamer.system.advice import command
+from fastdreamer.tools.packing.card import read_card, told
 from fastdreamer.training.models import agent_from, world_model_from
 from fastdreamer.training.pixel_decoder import load_decoder
 
@@ -52,7 +53,7 @@ class Loaded:
         recordings: what can be begun from: the held-out ones that are still there.
         taken: seeds of worlds that nobody is to be given unasked: the evaluation's, and those recorded for training.
         title: what the page is headed with.
-        card: how a packed world was made; None for a run.
+        card: how a packed world was made, a line a name; None for a run.
         notes: what could not be loaded, a line each.
         has_environment: whether the real environment can be played here.
     """
@@ -191,8 +192,8 @@ def load(run_dir: Path, backend: Backend | None = None) -> Loaded:
     if config.data.env == CRAFTER:
         taken = frozenset(evaluation_seeds(config)) | frozenset(recorded_seeds(config, run))
     return Loaded(
-        config, backend, world, agents, tokenizer, decoder, held_out(config, run), taken, Path(run_dir).name, None,
-        tuple(notes), _has_environment(config, notes),
+        config, backend, world, agents, tokenizer, decoder, held_out(config, run), taken, Path(run_dir).name,
+        told(card) if (card := read_card(Path(run_dir))) else None, tuple(notes), _has_environment(config, notes),
     )  # fmt: skip
 
 

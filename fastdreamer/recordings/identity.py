@@ -45,7 +45,7 @@ def content_of(recording: Recording, is_old: bool = False) -> Content:
         DamagedRecording: if a file cannot be read.
     """
     with recording.reading():
-        hashes = {file: sha256_file(file) for file in _files_of(recording, is_old)}
+        hashes = {file: sha256_file(file) for file in files_of(recording, is_old)}
     source = _hash(f"{p.name}:{found}" for p, found in hashes.items())
     return Content(source, hashes.get(video_of(recording), ""))
 
@@ -162,7 +162,7 @@ def _by_threads(read: Callable[[Recording], T], recordings: Sequence[Recording])
         return list(pool.map(read_or_none, recordings))
 
 
-def _files_of(recording: Recording, is_old: bool = False) -> list[Path]:
+def files_of(recording: Recording, is_old: bool = False) -> list[Path]:
     """All files of a recording, none of them larger than such a file can be; `is_old` as for `content_of`."""
     path = recording.path
     if path.is_dir():
@@ -187,7 +187,7 @@ def _beside(recording: Recording) -> frozenset[tuple[str, str]]:
     """The roles of a recording's files with their hashes; of the video the role alone: it may be a day long."""
     video = video_of(recording)
     with recording.reading():
-        files = _files_of(recording)
+        files = files_of(recording)
         return frozenset((_role(recording, p), "" if p == video else sha256_file(p)) for p in files)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.run import sharing
 from fastdreamer.run.run_files import CHECKPOINTS
 from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import free_settings
@@ -37,7 +38,7 @@ TASKS = "tasks.names"
 MANIFEST, STATE = "manifest.json", "state.json"
 STEP = re.compile(r"step-\d{8}")
 NAME = re.compile(r"[\w-]+\.(safetensors|json)")  # names a file in a checkpoint, never a path
-GROUPS = ("model", "ema")  # what every checkpoint holds
+GROUPS = ("model", "ema")  # what every checkpoint holds; a packed one has the averages alone
 CONTENT = {
     "phase": Leaf("a phase", lambda value: type(value) is int and 0 <= value <= 3),
     "step": COUNT,
@@ -46,6 +47,7 @@ CONTENT = {
     "training": Every(ANYTHING),
     "skipped?": lambda counts: fault(counts, [COUNT]) or ("" if len(counts) == 2 else "it is no pair"),
     "forced?": [{"phase": COUNT, "name": TEXT}],
+    f"{sharing.PACKED}?": sharing.CONTENT,
     "best?": lambda best: (
         fault(best, [NUMBER]) or ("" if len(best) == 3 and all(map(math.isfinite, best)) else "no triple")
     ),
@@ -72,6 +74,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return int(self.state["step"])
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it holds averaged weights alone, so that nothing can go on from it (see `tools.packing`)."""
+        return sharing.PACKED in self.state
 
     @property
     def averages(self) -> dict[str, Tensor]:
@@ -123,10 +130,6 @@ def save_checkpoint(
     if not final.is_dir():  # a link that leads nowhere, or a file
         remove_directory(final)
     with atomic_directory(final, replace=True) as temporary:
-        for name, tensors in groups.items():
-            if tensors:
-                plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-                save_file(plain, temporary / f"{name}.safetensors")
         state: dict[str, Any] = {
             "format": FORMAT,
             "phase": phase,
@@ -136,14 +139,23 @@ def save_checkpoint(
             "architecture": architecture(config),
             "training": training(config, phase),
         } | dict(notes or {})
-        (temporary / STATE).write_text(json.dumps(state, indent=1))
-        hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1))
+        write_files(temporary, groups, state)
     steps = steps_in(folder)
     kept = [path for path in steps if path.name <= final.name][-KEEP:]
     for other in set(steps) - set(kept):  # a later one could not be read, or the run would have gone on from it
         remove_directory(other)
     return final
+
+
+def write_files(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Fills the empty folder of a checkpoint."""
+    for name, tensors in groups.items():
+        if tensors:
+            plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+            save_file(plain, folder / f"{name}.safetensors")
+    (folder / STATE).write_text(json.dumps(state, indent=1))
+    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(hashes, indent=1))
 
 
 def steps_in(folder: Path) -> list[Path]:
@@ -179,7 +191,7 @@ def _read(found: Path) -> Checkpoint:
         raise _damaged(found, f"it lacks {MANIFEST}")
     hashes = _object(found, MANIFEST, Every(TEXT))
     there = {path.name for path in found.glob("*.safetensors")}
-    for name in sorted({STATE, *(f"{group}.safetensors" for group in GROUPS), *hashes, *there}):
+    for name in sorted({STATE, *hashes, *there}):
         if not NAME.fullmatch(name):
             raise _damaged(found, f"its manifest names {name!r}, which is no file of a checkpoint")
         if not (found / name).is_file():
@@ -194,9 +206,15 @@ def _read(found: Path) -> Checkpoint:
         wrong = f"it is of step {state['step']}"
     if wrong or ("best" in state and "best.safetensors" not in hashes):
         raise _damaged(found, f"{STATE}: {wrong or 'it tells of the best weights, which are missing'}")
+    packed = state.get(sharing.PACKED)
+    if lacking := [group for group in GROUPS[packed is not None :] if f"{group}.safetensors" not in hashes]:
+        raise _damaged(found, f"it lacks {lacking[0]}.safetensors")
     try:
         tensors = {Path(name).stem: load_file(found / name) for name in sorted(hashes) if name.endswith(".safetensors")}
-    except (ValueError, SafetensorError) as error:
+        if packed is not None:
+            tensors |= sharing.shared(found, packed)
+            tensors = {name: sharing.whole(group) for name, group in tensors.items()}
+    except (ValueError, SafetensorError, sharing.Missing) as error:
         raise _damaged(found, str(error)) from None
     if wrong := not_finite({name: group for name, group in tensors.items() if name not in ("optimizer", "random")}):
         raise _damaged(found, f"{wrong} is not finite")

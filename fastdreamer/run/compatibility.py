@@ -41,8 +41,14 @@ def check_resumable(checkpoint: Checkpoint, config: Config) -> None:
     What is free may change, and so may `steps`: from then on the learning rate is that of a phase of so many steps.
 
     Raises:
-        UserError: on any other difference, and where more steps are done than the phase is to have.
+        UserError: on any other difference, where more steps are done than the phase is to have, and of a packed
+            checkpoint, which has neither optimiser nor random state to go on with.
     """
+    if checkpoint.is_packed:
+        raise UserError(
+            f"checkpoint {checkpoint.path} is packed, without the optimiser, so phase {checkpoint.phase} cannot go on "
+            "from it: train that phase in another --run-dir; the phase after it may build on this one (--checkpoint)"
+        )
     check_architecture(checkpoint, config)
     section = f"phase{checkpoint.phase}" if checkpoint.phase else "decoder"
     schema = type(config.phase(checkpoint.phase) if checkpoint.phase else config.decoder)

@@ -59,8 +59,8 @@ class RecordConfig:
     random_share: float = setting(0.0, at_least=0.0, at_most=1.0)  # the share of the episodes that is played at random
     # How random actions of noisy and random play are drawn: uniform, or kinds of actions first (see
     # `envs.mix.KIND_WEIGHTS`), which tries the world more often: uniform play hardly ever does something to what stands
-    # in front of it.
-    chance: str = setting("uniform", choices=("uniform", "kinds"))
+    # in front of it; held: kinds, kept up for some steps and often nothing at all, as a person plays.
+    chance: str = setting("uniform", choices=("uniform", "kinds", "held"))
     seed: int = setting(0, at_least=0, at_most=SEED_MOST)  # the first episode's world; later ones count up
 
     def __post_init__(self) -> None:

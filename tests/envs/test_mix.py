@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from fastdreamer.config import Config, RecordConfig, load_config
-from fastdreamer.envs.mix import KIND_WEIGHTS, kind_of, player_of, random_action
+from fastdreamer.envs.mix import HELD_STEPS, KIND_WEIGHTS, Chance, kind_of, player_of, random_action
 from fastdreamer.envs.record import SHOWN, _identity, play, record
 from fastdreamer.errors import UserError
 from fastdreamer.recordings.read import find_recordings
@@ -128,3 +130,35 @@ def test_chance_of_noisy_and_random_play_is_remembered_and_the_demonstrators_sta
         assert (player.chance == "kinds") is (player.kind != "expert")
         assert _identity(seed, settings).get("chance", "uniform") == player.chance
         assert "chance" not in _identity(seed, MIXED)
+
+
+NAMES = ("noop", "move_left", "move_right", "do", "sleep", "place_stone", "make_wood_sword")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+@pytest.mark.parametrize("kind", ["uniform", "kinds", "held"])
+def test_chance_has_its_share_of_the_steps(kind: str, share: float) -> None:
+    chance = Chance(kind, Random(0), NAMES, share)
+    steps = [chance.act() is not None for _ in range(20_000)]
+    assert abs(sum(steps) / len(steps) - share) < 0.03
+
+
+def test_held_chance_keeps_keys_down_and_often_does_nothing() -> None:
+    chance = Chance("held", Random(0), NAMES)
+    played = [NAMES[action] for action in (chance.act() for _ in range(60_000)) if action is not None]
+    assert len(played) == 60_000 and set(played) == set(NAMES)
+    spells = [(name, len(list(run))) for name, run in groupby(played)]
+    lengths = {name: [count for other, count in spells if other == name] for name in NAMES}
+    for name in ("noop", "move_left", "do"):  # two in a row may be alike, so that spells look longer
+        assert np.mean(lengths[name]) >= HELD_STEPS[name.split("_")[0]]
+    assert np.mean(lengths["make_wood_sword"]) < 1.3
+    assert 0.3 < played.count("noop") / len(played) < 0.45
+
+
+def test_chance_by_kinds_and_uniform_play_as_before_it_could_hold() -> None:
+    for kind in ("uniform", "kinds"):
+        chance, random = Chance(kind, Random(3), NAMES), Random(3)
+        assert [chance.act() for _ in range(50)] == [random_action(kind, random, NAMES) for _ in range(50)]
+        chance, random = Chance(kind, Random(3), NAMES, 0.5), Random(3)
+        for _ in range(50):
+            assert chance.act() == (random_action(kind, random, NAMES) if random.random() < 0.5 else None)

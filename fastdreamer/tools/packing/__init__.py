@@ -1,0 +1,1 @@
+"""`fastdreamer pack`: a trained run made small enough to give away."""
