@@ -22,8 +22,8 @@ ORDER = (
     "fastdreamer_kernels", "fastdreamer_engines", "errors", "system", "shapes", "settings", "config", "device",
     "plotting", "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
     "dynamics", "heads", "imagination", "run", "health", "training", "evaluation", "report",
-    "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "demo", "study", "api", "play", "commands", "cli",
-    "__main__",
+    "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "demo", "study", "api", "play", "commands",
+    "cli", "__main__",
 )  # fmt: skip
 """A room may import those before it."""
 EVERYWHERE = ("errors", "system", "shapes", "settings", "config", "device")

@@ -123,7 +123,9 @@ def test_actions_noise_and_task_move_the_dream_and_nothing_else_does(single: Loa
 
     assert torch.equal(after(1), after(1))
     assert not torch.equal(after(1), after(2)) and not torch.equal(after(1), after(1, 0.5))
-    assert torch.equal(after(1, known=False), after(2, known=False)) and not torch.equal(after(1), after(1, known=False))
+    assert torch.equal(after(1, known=False), after(2, known=False)) and not torch.equal(
+        after(1), after(1, known=False)
+    )
 
 
 def test_fewer_denoising_steps_are_those_of_the_plain_sampler(make: Callable[..., Loaded]) -> None:
