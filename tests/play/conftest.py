@@ -65,6 +65,12 @@ def assembled(config: Config, recordings: Path | None, decodes: bool, seed: int)
             nn.init.normal_(head.net.out.weight, std=0.2)
     for model in (world, *agents.values()):
         model.eval().requires_grad_(False)
+    tokenizer = FrozenTokenizer.from_config(config.tokenizer)
+    blocks = torch.randint(256, (9, 8, 8, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    latents = tokenizer.encode_episode(blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).numpy())
+    mean, spread = latents.mean((0, 1)), latents.std((0, 1))  # random weights tell pictures apart by a hair
+    world.mean.copy_(mean.expand_as(world.mean))
+    world.std.copy_(0.05 * spread.expand_as(world.std))
     decoder = PixelDecoder(config.tokenizer.frames_per_latent, config.data.frame_size, width=8).eval()
     found = tuple(find_recordings(recordings)) if recordings is not None else ()
     return Loaded(
@@ -72,7 +78,7 @@ def assembled(config: Config, recordings: Path | None, decodes: bool, seed: int)
         backend=Backend(torch.device("cpu"), "fp32"),
         world=world,
         agents=agents,
-        tokenizer=FrozenTokenizer.from_config(config.tokenizer),
+        tokenizer=tokenizer,
         decoder=decoder.requires_grad_(False) if decodes else None,
         recordings=found,
         has_environment=config.data.env == "crafter",
