@@ -58,7 +58,9 @@ def opened(arguments: Namespace) -> Loaded:
     Raises:
         UserError: if there is none, or settings are given that a run keeps: it plays with its own.
     """
+    from contextlib import redirect_stdout
     from dataclasses import replace
+    from io import StringIO
 
     from fastdreamer.config import load_config
     from fastdreamer.device import choose_device, use_spare_cores
@@ -74,6 +76,8 @@ def opened(arguments: Namespace) -> Loaded:
         raise UserError(f"a run is played with its own settings: {', '.join(FREE)} alone can be others")
     use_spare_cores()
     loaded = load(run_dir or EMBEDDED, choose_device(config))
+    with redirect_stdout(StringIO()):  # proved once, before anybody plays; its figure is for who trains
+        _ = loaded.merges
     return loaded if run_dir else replace(loaded, title="the world of Crafter that ships with the package")
 
 

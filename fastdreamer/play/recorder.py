@@ -57,9 +57,9 @@ def lost_episodes(root: Path) -> list[str]:
             if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
                 continue  # its server is still there
             began = str((read_loosely(path) or {}).get("began", ""))
-            when = f", begun {began}" if re.fullmatch(r"[\dT:+-]{10,40}", began) else ""
+            when = f", begun {began}," if re.fullmatch(r"[\dT:+-]{10,40}", began) else ""
             path.unlink()
-            lines.append(f"the episode in world {match[1]}{when}, was lost: its server ended in the middle of it")
+            lines.append(f"the episode in world {match[1]}{when} was lost: its server ended in the middle of it")
     return lines
 
 

@@ -1,71 +1,115 @@
-"""A run that was trained for seconds: what it dreams means nothing, but all of it works."""
+"""Worlds to play in that were never trained, but are far from their zero start; and real Crafter beside them."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from play.tabs import Tab
+from fastdreamer.config import Config, load_config
+from fastdreamer.device import Backend
+from fastdreamer.dynamics.world_model import WorldModel
+from fastdreamer.heads.agent import Agent
+from fastdreamer.play.loaded import Loaded
+from fastdreamer.recordings.find import find_recordings
+from fastdreamer.tokenizer.frozen import FrozenTokenizer
+from fastdreamer.tokenizer.pixels import PixelDecoder
+from play.browsing import chromium, shot, small_run
 
-STAGES = """
-import sys
-from pathlib import Path
-from fastdreamer.config import load_config
-from fastdreamer.encoding.pipeline import encode_recordings
-from fastdreamer.envs.record import record
-from fastdreamer.run.directory import RunDirectory
-from fastdreamer.training.train import train
+__all__ = ["chromium", "shot", "small_run"]  # fixtures
+SINGLE = (
+    "tokenizer={frames_per_latent: 1, window: 1, encoder_channels: [8, 8, 8], decoder_channels: [8, 8, 8]}",
+    "dynamics={dim: 16, layers: 2, heads: 2, kv_heads: 1, time_every: 2, registers: 1, window: 4, context: 3}",
+    "evaluation={context: 2}",
+    "imagination={horizon: 2, start_context: 1}",
+    "heads={history: 0.5, reward_reads: action}",
+)
+"""One frame a latent step."""
+CHUNKED = (
+    "tokenizer={frames_per_latent: 4, window: 9, encoder_channels: [8, 8, 8], decoder_channels: [8, 8, 8]}",
+    *SINGLE[1:],
+)
+"""Four frames a latent step, two steps a window."""
+TOKENS = ("heads={readout: agent_tokens, history: 0.0}", "dynamics.agent_tokens=2")
+FAST = ("heads.hidden=16", "heads.layers=1", "device=cpu", "precision=fp32", "compile=off")
 
-run = RunDirectory(Path(sys.argv[1]))
-config = load_config("debug", sys.argv[2:])
-run.path.mkdir(parents=True)
-run.write_config(config)
-record(config, run.recordings(config))
-encode_recordings(config, run.recordings(config), run.store(config))
-for phase in (1, 2, 3):
-    train(config, run.path, phase)
-"""
-SETTINGS = (
-    "tokenizer.frames_per_latent=1", "tokenizer.window=1", "record.episodes=4", "record.max_steps=60",
-    "phase1.steps=10", "phase2.steps=4", "phase3.steps=2",
-)  # fmt: skip
+
+def made(*overrides: str, recordings: Path | None = None, decodes: bool = True, seed: int = 0) -> Loaded:
+    """A world of the debug preset, smaller still."""
+    config = load_config("debug", [*FAST, *overrides])
+    return assembled(config, recordings, decodes, seed)
+
+
+def assembled(config: Config, recordings: Path | None, decodes: bool, seed: int) -> Loaded:
+    from fastdreamer.recordings.actions import action_space
+
+    sizes = action_space(config.data.env).sizes
+    torch.manual_seed(seed)
+    world = WorldModel.build(config, sizes)
+    nn.init.normal_(world.readout.weight, std=config.dynamics.dim**-0.5)
+    for block in world.transformer.blocks:
+        for layer in (block.attention.out, block.feed_forward.down):  # type: ignore[union-attr]
+            nn.init.normal_(layer.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    if world.linear is not None:
+        nn.init.normal_(world.linear.weight, std=0.02)
+        nn.init.uniform_(world.linear.variance, 0.05, 0.5)
+    agents = {}
+    for phase in (2, 3):
+        torch.manual_seed(seed + 1)
+        agents[phase] = Agent(config, sizes)
+        torch.manual_seed(seed + phase)
+        for head in (agents[phase].policy, agents[phase].reward, agents[phase].value, agents[phase].continuation):
+            nn.init.normal_(head.net.out.weight, std=0.2)
+    for model in (world, *agents.values()):
+        model.eval().requires_grad_(False)
+    tokenizer = FrozenTokenizer.from_config(config.tokenizer)
+    blocks = torch.randint(256, (9, 8, 8, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    latents = tokenizer.encode_episode(blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).numpy())
+    mean, spread = latents.mean((0, 1)), latents.std((0, 1))  # random weights tell pictures apart by a hair
+    world.mean.copy_(mean.expand_as(world.mean))
+    world.std.copy_(0.05 * spread.expand_as(world.std))
+    decoder = PixelDecoder(config.tokenizer.frames_per_latent, config.data.frame_size, width=8).eval()
+    found = tuple(find_recordings(recordings)) if recordings is not None else ()
+    return Loaded(
+        config=config,
+        backend=Backend(torch.device("cpu"), "fp32"),
+        world=world,
+        agents=agents,
+        tokenizer=tokenizer,
+        decoder=decoder.requires_grad_(False) if decodes else None,
+        recordings=found,
+        has_environment=config.data.env == "crafter",
+    )
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory of Crafter with every part, a frame a latent step."""
-    folder = tmp_path_factory.mktemp("play") / "run"
-    done = subprocess.run(
-        [sys.executable, "-c", STAGES, str(folder), *SETTINGS], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recorded Crafter episodes."""
+    pytest.importorskip("crafter")
+    from fastdreamer.config import RecordConfig
+    from fastdreamer.envs.record import record
+
+    folder = tmp_path_factory.mktemp("recorded")
+    record(Config(record=RecordConfig(episodes=2, max_steps=30, noise=0.3)), folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A real browser; see `bench.browsers.find_browser`."""
-    from bench.browsers import browser
-
-    with browser() as started:
-        yield started
+def single(recorded: Path) -> Loaded:
+    """One frame a latent step."""
+    return made(*SINGLE, recordings=recorded)
 
 
 @pytest.fixture(scope="session")
-def shot(tmp_path_factory) -> Callable[..., None]:
-    """Takes screenshots into the folder that FASTDREAMER_SCREENSHOTS names, or a temporary one."""
-    folder = Path(os.environ.get("FASTDREAMER_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+def chunked(recorded: Path) -> Loaded:
+    """Four frames a latent step."""
+    return made(*CHUNKED, recordings=recorded)
 
-    def take(tab: Tab, name: str, width: int = 0) -> None:
-        if width:
-            tab.page.set_viewport_size({"width": width, "height": 1000})
-        tab.page.screenshot(path=folder / f"{name}.png", full_page=True)
-        assert (folder / f"{name}.png").stat().st_size > 5000
 
-    return take
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Loaded]:
+    """A world with other settings."""
+    return made

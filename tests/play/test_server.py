@@ -56,7 +56,8 @@ def test_the_page_names_nothing_elsewhere():
 
 
 @pytest.mark.parametrize(
-    "path", ["/../pyproject.toml", "/%2e%2e/server.py", "/..%2fserver.py", "/page", "/socket", "//etc/passwd"]
+    "path",
+    ["/../pyproject.toml", "/%2e%2e/server.py", "/..%2fserver.py", "/page", "/socket", "//etc/passwd", "/server.py"],
 )
 def test_a_path_leads_to_the_page_s_files_alone(server, path):
     status, _, body = get(server, path)

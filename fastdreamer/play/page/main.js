@@ -22,8 +22,8 @@ const screen = new Stage(find("real"), find("dream"), drawn);
 const mind = new Mind(find);
 const drift = new Chart(find("drift"), ["dream", "copy"], { low: 0 });
 const say = (type, fields) => link.say(type, fields) || notice("No connection: that was not done.", true);
-const starts = new Starts(find, say);
 const focus = () => stage.focus({ preventScroll: true });
+const starts = new Starts(find, say, focus);
 const controls = new Controls(find, say, () => starts.open(), focus);
 const keys = new Keys(find, { act, hold: (action) => link.say("hold", { action }), command: (name) => controls.command(name) });
 

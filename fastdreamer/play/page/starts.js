@@ -6,8 +6,8 @@ import { paint } from "./stage.js";
 const MOST_SEED = 2 ** 31 - 1;
 
 export class Starts {
-  constructor(find, say) {
-    this.say = say;
+  constructor(find, say, focus) {
+    Object.assign(this, { say, focus });
     this.dialog = find("starts");
     this.film = find("film");
     this.which = find("which");
@@ -40,6 +40,7 @@ export class Starts {
   begin(start) {
     if (start.seed !== undefined && !(start.seed >= 0 && start.seed <= MOST_SEED)) return;
     this.dialog.close();
+    this.focus(); // what comes next is played
     this.say("start", start);
   }
 
