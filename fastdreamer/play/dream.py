@@ -155,7 +155,7 @@ class Dream:
 
         Args:
             chunk: the actions that lead into it.
-            noise: where denoising begins, and what the step is noised with as context.
+            noise: the start of its denoising, and the noise of its commit.
             known: mask of the actions that are known; None: all.
             task: number of the TASK token.
         """

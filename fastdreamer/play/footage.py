@@ -80,7 +80,7 @@ class Footage:
         return self.labels.actions[c * (step - 1) : c * step] if step else self.labels.actions[:0]
 
     def filmstrip(self, most: int, size: int) -> tuple[list[int], UInt8[ndarray, "f s s 3"]]:
-        """At most `most` latent steps spread over the episode, and the last frame of each at `size` pixels a side."""
+        """Spread at most `most` latent steps over the episode; show the last frame of each at `size` pixels a side."""
         steps = np.unique(np.linspace(0, self.last, most).round().astype(int)).tolist()
         rows = [step * self.clock.frames_per_latent for step in steps]
 

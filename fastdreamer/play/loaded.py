@@ -47,7 +47,7 @@ class Loaded:
         config: the run's configuration.
         backend: device and precision of all models.
         world: the frozen world model.
-        agents: those of phases 2 and 3 that are trained, by phase.
+        agents: the trained ones of phases 2 and 3, by phase.
         tokenizer: what sees real frames.
         decoder: what draws dreams; None: the tokenizer does.
         recordings: what can be begun from: the held-out ones that are still there.

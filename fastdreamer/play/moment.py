@@ -78,7 +78,7 @@ class Moment:
     Attributes:
         step: latent steps of the episode.
         chunk: the actions that led here, and `count` of them were played; None at a start.
-        trace: that of what was done, for agents that remember it.
+        trace: what was done, for agents that remember it.
         paid: what each task paid for these actions; None where that is not known. `returns`: all until now.
         over: how the real episode ended, if it did.
         minds: what the agents think, by phase and side; `before`: what they thought a step before.

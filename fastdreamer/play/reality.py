@@ -43,11 +43,10 @@ class Arrived:
 
 
 class Reality(Protocol):
-    """Where actions really lead.
+    """The side on which actions are really played.
 
     Attributes:
-        name: of the world, or of the recording.
-        first: the frame of its latent step 0; empty where it was begun later.
+        name: the world's, or the recording's.
     """
 
     name: str
@@ -161,7 +160,7 @@ class RecordedReality:
         return Arrived(footage.step_frames(step), count, labels.rewards[rows], (), paid, None)
 
     def save(self) -> Any:
-        """Where it is, and whether it was followed until here."""
+        """The step that it is at, and whether it was followed until there."""
         return self._at, self._is_followed
 
     def restore(self, state: Any) -> None:

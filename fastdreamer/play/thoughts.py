@@ -26,7 +26,7 @@ class Mind:
 
     Attributes:
         features: what its heads read.
-        logits: of the next chunk, (c, a).
+        logits: those of the next chunk's actions.
         said: probabilities of each component's labels at the chunk's first frame, the expected reward of what led
             here (None where what led here is not known, or the head never learned), value and continuation.
     """
@@ -50,12 +50,12 @@ def think(
     """One agent's mind at several states at once, in one pass.
 
     Args:
-        agent: whose heads.
+        agent: the one that thinks.
         backend: the models' device and precision.
         states: normalised latents by name, on any device.
         reads: what agent tokens read there, where there are any.
         before: its mind at the step before, by the same names; a name may be missing.
-        trace: that of what was done (`heads.history`).
+        trace: what was done (`heads.history`).
         chunk: the actions that led here; None at a start.
         task: number of the TASK token.
     """

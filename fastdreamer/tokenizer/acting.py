@@ -51,7 +51,7 @@ class ActingEncoder:
         """Stand at `step` again, as if its frames had been pushed; nothing is encoded.
 
         Args:
-            frames: those of its window up to it; at a window's border its last one will do.
+            frames: its window's, up to it; at a window's border the last one will do.
             step: the latent step of the episode.
         """
         clock = self.tokenizer.clock

@@ -172,3 +172,15 @@ def test_without_a_decoder_the_tokenizer_draws(make: Callable[..., Loaded], kind
     after = dream.pictures()
     assert after.shape == (dream.loaded.clock.frames_per_latent, 64, 64, 3) and after.dtype == np.uint8
     assert not np.array_equal(before, after)
+
+
+def test_chance_is_a_function_of_session_episode_and_step() -> None:
+    from fastdreamer.play.chance import Chance
+
+    first = Chance(1, 2).noise(3)
+    assert torch.equal(first, Chance(1, 2).noise(3)) and abs(float(first.std()) - 1) < 0.2
+    others = [Chance(1, 2).noise(4), Chance(1, 3).noise(3), Chance(2, 2).noise(3)]
+    assert not any(torch.equal(first, other) for other in others) and not torch.equal(first[0], first[1])
+    chunks = {tuple(Chance(1, 2).random_chunk(step, 4, (17,)).ravel()) for step in range(8)}
+    uniforms = {float(Chance(1, 2).uniform(step, 1, 17)[0, 0]) for step in range(8)}
+    assert len(chunks) == len(uniforms) == 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from fastdreamer.config import load_config
 from fastdreamer.encoding.pipeline import encode_recordings
 from fastdreamer.errors import UserError
 from fastdreamer.latents.store import LatentStore
-from fastdreamer.play.loaded import Loaded, load
+from fastdreamer.play.loaded import Loaded, held_out, load
 from fastdreamer.play.session import Session
 from fastdreamer.recordings.inspect import inspect_recordings
+from fastdreamer.run.checkpoint import Checkpoint
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.settings import dump_config
 from fastdreamer.training.train import train
@@ -58,6 +61,46 @@ def test_a_run_without_agents_is_played_all_the_same(run_dir: Path) -> None:
     assert session.describe()["players"] == ["you", "random", "recorded"]
     view = session.step([1])
     assert view.said["agent"] == {} and view.said["dreamed_agent"] is None and view.said["drift"]["dream"] > 0
+
+
+def test_without_a_store_it_is_begun_from_what_would_be_held_out_or_from_all(run_dir: Path, tmp_path: Path) -> None:
+    from fastdreamer.latents.splits import natural_split
+
+    (tmp_path / "recordings").symlink_to(run_dir / "recordings")
+    everything = load_config("debug", ["data.held_out=0.0"])
+    assert len(held_out(everything, RunDirectory(tmp_path))) == 3
+    half = load_config("debug", ["data.held_out=0.5"])
+    found = {recording.name for recording in held_out(half, RunDirectory(tmp_path))}
+    assert found == {f"v3_human_crafter-{s}_0-40" for s in (1, 2, 3)} - {
+        name for s in (1, 2, 3) if natural_split(name := f"v3_human_crafter-{s}_0-40", 0.5) == "train"
+    }
+    assert held_out(half, RunDirectory(tmp_path / "none")) == ()
+
+
+def test_an_agent_of_another_world_is_left_out(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single: Loaded
+) -> None:
+    from fastdreamer.play import loaded as module
+
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    config = RunDirectory(run).config()
+    for phase in (2, 3):
+        train(config, run, phase)
+    whole = load(run)
+    assert sorted(whole.agents) == [2, 3] and whole.notes == ()
+    assert Session(whole).choose(who="phase2").said["who"] == "phase2"
+    real = module.world_model_from
+
+    def other(checkpoint: Checkpoint, *rest: Any) -> Any:
+        world = real(checkpoint, *rest)
+        if checkpoint.phase == 2:
+            world.mean.add_(1.0)
+        return world
+
+    monkeypatch.setattr(module, "world_model_from", other)
+    found = load(run)
+    assert sorted(found.agents) == [3] and "phase 2 was trained on another world model" in found.notes[0]
 
 
 def test_what_cannot_be_played_is_one_line(run_dir: Path, tmp_path: Path) -> None:
