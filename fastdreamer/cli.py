@@ -14,7 +14,9 @@ from typing import NoReturn
 from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
 from fastdreamer.commands.command import folder, given
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Ended, RanksDiffer, UserError
+from fastdreamer.ranks import ranks
+from fastdreamer.ranks.torchrun import place
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.broken import import_trouble
@@ -38,7 +40,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit 2."""
-        print(f"fastdreamer: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        if not place().rank:  # all ranks of torchrun have the same words
+            print(f"fastdreamer: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
 
 
@@ -89,25 +92,37 @@ def _run(words: list[str]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what cannot be printed is known here, not when the interpreter ends
             return status
+        except Ended as ended:
+            return ended.status
         except UserError as error:
-            return _stopped_by() or _fail(str(error))
+            return _stopped_by() or _fail(str(error), is_final=not isinstance(error, RanksDiffer))
         except KeyboardInterrupt:
+            ranks.current().end("", EXIT_INTERRUPTED)
             print("fastdreamer: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except SystemExit as stop:
+            ranks.current().end("", stop.code if isinstance(stop.code, int) else EXIT_BUG)
+            raise
         except Exception as error:
             if isinstance(error, BrokenPipeError) and is_unread():
                 # `fastdreamer inspect | head`: keep the interpreter from failing again when it flushes.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                ranks.current().end("", EXIT_UNREAD)
                 return EXIT_UNREAD
             if status := _stopped_by():
                 return status
             mend = disk_trouble(error) or out_of_memory(error) or compile_trouble(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
+        finally:
+            ranks.leave()
 
 
 def _stopped_by() -> int:
     """The exit code of a signal to stop, 0 without one: a library may have made an error of what the handler raised."""
-    return 128 + _requests[0] if _requests else 0
+    status = 128 + _requests[0] if _requests else 0
+    if status:
+        ranks.current().end("", status)
+    return status
 
 
 def run() -> NoReturn:
@@ -144,7 +159,9 @@ def _is_somewhere() -> bool:
     return True
 
 
-def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
+def _fail(message: str, status: int = EXIT_USER_ERROR, is_final: bool = False) -> int:
+    if ranks.current().end(one_line(message), status, is_final):
+        return status
     with suppress(OSError):  # nobody reads it, or where it should go is full
         print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr, flush=True)
     return status

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.ranks.ranks import ALONE, Ranks, current
 from fastdreamer.system import compiling, cores
 
 MOST_THREADS = 1024
@@ -27,6 +28,7 @@ class Backend:
     precision: Literal["fp32", "bf16"]
     compiles: bool = False  # torch.compile under what runs again and again
     deferred: compiling.Deferred | None = field(default=None, compare=False)  # decides that while a phase trains
+    ranks: Ranks = field(default=ALONE, compare=False)  # the processes that train together
 
     def __str__(self) -> str:
         how = f"{self.precision}, {'compiled' if self.compiles else 'eager'}"
@@ -86,7 +88,7 @@ def choose_device(config: Config) -> Backend:
     if compiles:
         compiling.prepare()
     waits = config.compile == "auto" and not compiles
-    return Backend(device, precision, compiles, compiling.Deferred() if waits else None)
+    return Backend(device, precision, compiles, compiling.Deferred() if waits else None, current())
 
 
 def use_spare_cores() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastdreamer.ranks.ranks import ALONE, Ranks
 from fastdreamer.training.optim import EMA
 from fastdreamer.training.phase import Phase
 
@@ -22,8 +23,8 @@ class Best:
         state: the averages that were kept, in host memory; empty before the first look.
     """
 
-    def __init__(self, phase: Phase[Any], ema: EMA, patience: float, steps: int) -> None:
-        self.phase, self.ema, self.patience, self.steps = phase, ema, patience, steps
+    def __init__(self, phase: Phase[Any], ema: EMA, patience: float, steps: int, ranks: Ranks = ALONE) -> None:
+        self.phase, self.ema, self.patience, self.steps, self.ranks = phase, ema, patience, steps, ranks
         self.state: dict[str, Tensor] = {}
         self.loss, self.step, self.waited = math.inf, 0, 0
 
@@ -37,7 +38,17 @@ class Best:
         return bool(self.patience) and (step % max(1, self.steps // LOOKS) == 0 or step == self.steps)
 
     def see(self, step: int) -> bool:
-        """Looks at the averages after `step` steps; whether they are the best so far."""
+        """Looks at the averages after `step` steps; whether they are the best so far.
+
+        Of several ranks the main one looks, and alone keeps the averages; the others count with it.
+        """
+        is_best = self._look(step) if self.ranks.is_main else False
+        known = [self.loss, self.step, self.waited] if self.state else []
+        if known := self.ranks.from_main(f"best of phase {self.phase.number} at {step}", known):
+            self.loss, self.step, self.waited = float(known[0]), int(known[1]), int(known[2])
+        return is_best
+
+    def _look(self, step: int) -> bool:
         own = {name: value.clone() for name, value in self.phase.model.state_dict().items()}
         self.phase.model.load_state_dict(self.ema.state)
         try:

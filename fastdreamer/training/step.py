@@ -14,6 +14,7 @@ from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend, random_states, set_random_states
 from fastdreamer.errors import UserError
 from fastdreamer.health.limits import section
+from fastdreamer.latents.schedule import derived_seed
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
@@ -27,13 +28,13 @@ class Update:
         is_whole: off while a step is being taken in. Where a step fails before, all is as it was after the last one.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
         self.phase, self.train = phase, train
         self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
         self.skips = Skips(backend.device)
         self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates, self.skips.found)
         self.ema = EMA(phase.model, train.ema_decay)
-        self.micro_batches = MicroBatches(phase, train, backend)
+        self.micro_batches = MicroBatches(phase, train, backend, seed)
         self.is_whole = True
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -68,16 +69,20 @@ class Update:
 class MicroBatches:
     """Runs a phase's batches forward and backward; where memory runs out, once, in micro-batches of half the size.
 
-    Their gradients add up to the whole batch's, so nothing is learned differently.
+    Their gradients add up to the whole batch's, over the ranks too, so nothing is learned differently. Of several ranks
+    each draws dropout from a seed of the step and its number: a resumed one needs no state of its own.
 
     Attributes:
-        micro_batches: the number of micro-batches in which a batch goes through now.
+        rows: the most rows of a batch that go through here.
+        micro_batches: the number of micro-batches in which they go through now.
         is_halved: whether memory ran out.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
-        self.phase, self.train, self.backend = phase, train, backend
-        self.micro_batches = -(-train.batch_size // (train.micro_batch or train.batch_size))
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
+        self.phase, self.train, self.backend, self.ranks, self.seed = phase, train, backend, backend.ranks, seed
+        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+        self.rows = -(-train.batch_size // self.ranks.world)
+        self.micro_batches = -(-self.rows // (train.micro_batch or self.rows))
         self.is_halved = False
 
     def gradients(self, step: int) -> list[dict[str, Tensor]]:
@@ -90,8 +95,13 @@ class MicroBatches:
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = random_states(self.backend.device)
+        self.ranks.at(f"in step {step + 1}")
+        if not self.ranks.is_alone:
+            torch.manual_seed(dropout_seed(self.seed, step, self.ranks.rank))
         try:
-            return self._gradients(step)
+            with self.ranks.together(self.parameters):
+                batches = self._gradients(step)
+            return self.ranks.add_up(self.parameters, batches)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
         except Exception:
@@ -100,20 +110,20 @@ class MicroBatches:
         # Outside the handler: the exception's frames held the tensors of the step.
         self._rewind(before, random)
         name = section(self.phase.number)
-        if self.is_halved or self.micro_batches >= self.train.batch_size:
+        if self.is_halved or self.micro_batches >= self.rows:
             raise UserError(
                 f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
                 f"{name}.batch_size{self._other_ways(name)}"
             )
         self.is_halved = True
-        self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
+        self.micro_batches = min(2 * self.micro_batches, self.rows)
         print(
             f"{name}: out of memory at step {step + 1}; going on with {self.micro_batches} micro-batches "
             "(the same gradient)",
             file=sys.stderr,
             flush=True,
         )
-        self.phase.shrink(self.micro_batches)
+        self.phase.shrink(self.micro_batches * self.ranks.world)
         torch.cuda.empty_cache()
         return self.gradients(step)
 
@@ -127,13 +137,18 @@ class MicroBatches:
             generator.set_state(before[name])
         set_random_states(random, self.backend.device)
 
+    def _pieces(self, work: Any) -> Sequence[Any]:
+        if self.phase.draws_own_rows:
+            return work.split(self.micro_batches)
+        return self.ranks.share(work.split(self.micro_batches * self.ranks.world))
+
     def _gradients(self, step: int) -> list[dict[str, Tensor]]:
         batches: list[dict[str, Tensor]] = []
         for _ in range(self.train.accumulate):
             with span("draw"):
                 work = self.phase.draw()
             sums: dict[str, Tensor] = {}
-            for piece in work.split(self.micro_batches):
+            for piece in self._pieces(work):
                 with span("forward"), self.backend.autocast():
                     loss, figures = self.phase.loss(piece, step)
                 with span("backward"):
@@ -142,6 +157,11 @@ class MicroBatches:
                     sums[name] = sums[name] + value if name in sums else value
             batches.append(sums)
         return batches
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed from which a rank draws a step's dropout."""
+    return derived_seed(seed, f"dropout of step {step} on rank {rank}")
 
 
 class Skips:
