@@ -14,7 +14,7 @@ from typing import NoReturn
 from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
 from fastdreamer.commands.command import folder, given
-from fastdreamer.errors import Ended, RanksDiffer, UserError
+from fastdreamer.errors import Ended, OfAllRanks, RanksDiffer, UserError
 from fastdreamer.ranks import ranks
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.system import cores
@@ -95,7 +95,7 @@ def _run(words: list[str]) -> int:
         except Ended as ended:
             return ended.status
         except UserError as error:
-            return _stopped_by() or _fail(str(error), is_final=not isinstance(error, RanksDiffer))
+            return _stopped_by() or _refuse(error)
         except KeyboardInterrupt:
             ranks.current().end("", EXIT_INTERRUPTED)
             print("fastdreamer: interrupted", file=sys.stderr)
@@ -142,6 +142,8 @@ def run() -> NoReturn:
     # later on. A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if place().world > 1:  # its C++ warns with stacks of pages where a rank or torchrun is gone, which we say in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # An account without a name, as containers have them: torch's compiler names its cache by the user.
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         os.environ["LOGNAME"] = str(os.getuid())
@@ -159,8 +161,15 @@ def _is_somewhere() -> bool:
     return True
 
 
-def _fail(message: str, status: int = EXIT_USER_ERROR, is_final: bool = False) -> int:
-    if ranks.current().end(one_line(message), status, is_final):
+def _refuse(error: UserError) -> int:
+    is_final, is_of_all = not isinstance(error, RanksDiffer), isinstance(error, OfAllRanks)
+    if ranks.current().end(one_line(str(error)), EXIT_USER_ERROR, is_final, is_of_all):
+        return EXIT_USER_ERROR
+    return _fail(str(error))
+
+
+def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
+    if ranks.current().end(one_line(message), status):
         return status
     with suppress(OSError):  # nobody reads it, or where it should go is full
         print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr, flush=True)

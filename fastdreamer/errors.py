@@ -9,8 +9,20 @@ class Stopped(UserError):
     """Work that began and cannot go on; what it has done and written stays."""
 
 
-class RanksDiffer(Stopped):
-    """Processes that train together do not hold the same; every one of them says so, with the rank's number."""
+class OfAllRanks:
+    """Marks errors that processes which train together raise alike, so that the line is about no one of them."""
+
+
+class Lost(OfAllRanks, Stopped):
+    """Step after step had to be left out."""
+
+
+class RanksDiffer(OfAllRanks, Stopped):
+    """Processes that train together do not hold the same."""
+
+
+class TooLarge(OfAllRanks, UserError):
+    """Memory ran out, and smaller pieces did not help."""
 
 
 class Ended(Exception):

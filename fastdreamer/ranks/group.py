@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,6 +43,7 @@ class Group(Ranks):
         self._requests: Sequence[int] = ()
         self._stopped_by = 0
         self._used: list[bool] = []
+        self._named: Counter[str] = Counter()
 
     def stopped_by(self, requests: Sequence[int]) -> int:
         """The signal on which all have agreed."""
@@ -104,11 +106,11 @@ class Group(Ranks):
 
     def from_main(self, name: str, value: T) -> T:
         """Carries it by the store."""
-        key = f"main/{name}"
+        key = self._fresh(f"main/{name}")
+        self.watch.count += 1
         if self.is_main:
             self.watch.store.set(key, json.dumps(value))
             return value
-        self.watch.count += 1
         self.watch.wait(key, self._patience_s)
         found: T = json.loads(self.watch.store.get(key))
         return found
@@ -116,10 +118,11 @@ class Group(Ranks):
     def meet(self, name: str) -> None:
         """Waits by the store, so that what takes long on one rank is no silence in a collective."""
         self.watch.count += 1
+        key = self._fresh(f"here/{name}")
         try:
-            self.say(f"here/{name}/{self.rank}")
+            self.say(f"{key}/{self.rank}")
             for rank in range(self.world):
-                self.watch.wait(f"here/{name}/{rank}", self._patience_s)
+                self.watch.wait(f"{key}/{rank}", self._patience_s)
         except Gone:  # all are stopping
             pass
 
@@ -139,12 +142,12 @@ class Group(Ranks):
         if not others:
             return
         own = dict(zip(named, marks.tolist(), strict=True))
-        self.watch.store.set(f"marks/{when}/{self.rank}", json.dumps(own))
+        marks_of = self._fresh(f"marks/{when}")
+        self.watch.store.set(f"{marks_of}/{self.rank}", json.dumps(own))
         line = ""
         if self.is_main:
-            key = f"marks/{when}/{others[0]}"
-            self.watch.wait(key, self._patience_s)
-            theirs = json.loads(self.watch.store.get(key))
+            self.watch.wait(f"{marks_of}/{others[0]}", self._patience_s)
+            theirs = json.loads(self.watch.store.get(f"{marks_of}/{others[0]}"))
             first = next(name for name in [*own, *theirs] if own.get(name) != theirs.get(name))
             line = f"{when}: {first} of {self.watch.name(others[0])} is not rank 0's, so nothing more was saved"
         raise RanksDiffer(self.from_main(f"differ/{when}", line))
@@ -172,6 +175,8 @@ class Group(Ranks):
         if wrong := self.from_main("about", wrong):
             raise UserError(f"the {wrong} is not that of rank 0: give every rank the same files and version")
         self._timeout_s = timeout_s
+        if self.sums is not None:
+            return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         limit = timedelta(seconds=timeout_s)
         with self._waiting():
@@ -189,13 +194,13 @@ class Group(Ranks):
         """Leaves the word in the store."""
         self.watch.store.set(name, "1")
 
-    def end(self, line: str, status: int, is_final: bool = False) -> bool:
-        """Names this rank in the line, unless it was refused before training began and is the main one."""
+    def end(self, line: str, status: int, is_final: bool = False, is_of_all: bool = False) -> bool:
+        """Names this rank in the line, but for the main one before training begins."""
         try:
             if is_final:
                 self._refuse()
-            is_named = self.is_main and self.sums is None
-            self.watch.post(line if is_named or not line else f"{self.watch.name(self.rank)}: {line}", status)
+            is_plain = is_of_all or not line or (self.is_main and self.sums is None)
+            self.watch.post(line if is_plain else f"{self.watch.name(self.rank)}: {line}", status)
         except Gone:
             return False
         return True
@@ -212,6 +217,11 @@ class Group(Ranks):
             pass
         self.watch.is_done = True
         self.watch.stop()
+
+    def _fresh(self, name: str) -> str:
+        """A key of the store that was not used before; all ranks use a name equally often."""
+        self._named[name] += 1
+        return f"{name}/{self._named[name]}"
 
     @property
     def _patience_s(self) -> float | None:

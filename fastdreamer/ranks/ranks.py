@@ -76,11 +76,11 @@ class Ranks:
         return tensors
 
     def from_main(self, name: str, value: T) -> T:
-        """The main rank's value of something that a JSON text holds; `name` is used once."""
+        """The main rank's value of something that a JSON text holds; `name` says what it is."""
         return value
 
     def meet(self, name: str) -> None:
-        """Waits until every rank has come here; `name` is used once."""
+        """Waits until every rank has come here; `name` says where."""
 
     def checks(self, done: int) -> bool:
         """Whether all compare what they hold after `done` steps, be there a checkpoint or not."""
@@ -109,10 +109,14 @@ class Ranks:
     def say(self, name: str) -> None:
         """Lets the others go on that wait for `name`."""
 
-    def end(self, line: str, status: int, is_final: bool = False) -> bool:
+    def end(self, line: str, status: int, is_final: bool = False, is_of_all: bool = False) -> bool:
         """Ends all ranks; whether the line was printed (or need not be), so that the caller does not.
 
-        `is_final`: another start would come to the same.
+        Args:
+            line: what went wrong; empty where nobody needs to be told.
+            status: the exit code.
+            is_final: another start would come to the same.
+            is_of_all: the line is about no one rank, or names it.
         """
         return False
 

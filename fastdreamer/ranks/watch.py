@@ -23,7 +23,9 @@ from fastdreamer.errors import Ended
 BEAT_S = 0.2
 SILENT_S = 60.0  # a rank on another machine that is not heard of for so long is lost
 LOST_S = 6.0  # so long is looked for the reason of a connection that broke
-GRACE_S = {True: 28.0, False: 5.0}  # the main rank saves what was trained; torchrun kills after 30 s
+GRACE_S = 5.0  # what is left of a rank once all must end
+SAVES_S = 28.0  # unless it saves what was trained; torchrun kills after 30 s
+SAVING = "while it saves"
 STATUS_LOST = 2
 
 
@@ -91,6 +93,7 @@ class Watch:
         self._ends_at = 0.0
         self._heard: dict[int, tuple[str, float]] = {}
         self._others: dict[int, dict[str, Any]] = {}
+        self._posting, self._has_posted = threading.Lock(), False
         self._over = threading.Event()
         store.set(f"who/{rank}", json.dumps(who()))
         self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
@@ -103,6 +106,10 @@ class Watch:
 
     def post(self, line: str, status: int) -> None:
         """Ends all ranks with a line, unless another was quicker; the one that is first prints it."""
+        with self._posting:
+            if self._has_posted:
+                return
+            self._has_posted = True
         mine = json.dumps({"by": self.rank, "line": line, "status": status})
         if self.store.compare_set("end", "", mine) == mine.encode() and line:
             with suppress(OSError):
@@ -173,15 +180,16 @@ class Watch:
             is_orphan = os.getppid() != self._parent
             if (lost_at or is_orphan) and not self.requests:
                 self.requests.append(signal.SIGTERM)
-                self._ends_at = time.monotonic() + GRACE_S[True]
-            if self._ends_at and time.monotonic() > self._ends_at and not self.is_done:
+                self._ends_at = time.monotonic() + SAVES_S
+            late_s = time.monotonic() - self._ends_at if self._ends_at else 0.0
+            if late_s > (SAVES_S if self.doing == SAVING else 0.0) and not self.is_done:
                 os._exit(128 + signal.SIGTERM if self.requests else STATUS_LOST)
 
     def _turn(self) -> None:
         self._beat += 1
         self.store.set(f"beat/{self.rank}", json.dumps([self._beat, self.count, self.doing]))
         if not self._ends_at and self.ended():
-            self._ends_at = time.monotonic() + GRACE_S[self.rank == 0]
+            self._ends_at = time.monotonic() + GRACE_S
         if not self._ends_at:
             self._look_for_the_dead()
 

@@ -18,6 +18,7 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
 from fastdreamer.latents.loader import Loader
+from fastdreamer.ranks.watch import SAVING
 from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import MetricsWriter
@@ -144,6 +145,7 @@ class Keeper:
         return {f"frozen-{name}": module.state_dict() for name, module in self.phase.frozen.items()}
 
     def _save(self, step: int, skipped: tuple[int, int]) -> None:
+        self.backend.ranks.at(SAVING)
         phase, rate = self.phase, self.train.learning_rate
         groups = self.alike()
         if broken := not_finite({name: groups[name] for name in ("model", "ema")}):

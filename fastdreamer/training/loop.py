@@ -12,7 +12,7 @@ from typing import Any
 
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
-from fastdreamer.errors import Ended, Stopped
+from fastdreamer.errors import Ended, Lost, Stopped
 from fastdreamer.run.checkpoint import Checkpoint
 from fastdreamer.run.lock import run_lock
 from fastdreamer.system.failures import stop_signals
@@ -96,7 +96,7 @@ def fit(
                     keeper.save(done, (skipped, 0 if is_lost else in_a_row))
                 if is_lost:
                     rate = train.learning_rate
-                    raise Stopped(lost(phase.number, name, done, in_a_row, rate, ranks.not_finite()))
+                    raise Lost(lost(phase.number, name, done, in_a_row, rate, ranks.not_finite()))
                 if stopped_by:
                     raise _stopped(stopped_by)
                 if best.is_over:

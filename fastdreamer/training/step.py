@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend, random_states, set_random_states
-from fastdreamer.errors import UserError
+from fastdreamer.errors import TooLarge
 from fastdreamer.health.limits import section
 from fastdreamer.latents.schedule import derived_seed
 from fastdreamer.system.advice import command
@@ -91,7 +91,7 @@ class MicroBatches:
         Where it fails, all randomness is put back to where the step began.
 
         Raises:
-            UserError: if memory runs out with halved micro-batches too.
+            TooLarge: if memory runs out with halved micro-batches too.
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = random_states(self.backend.device)
@@ -111,7 +111,7 @@ class MicroBatches:
         self._rewind(before, random)
         name = section(self.phase.number)
         if self.is_halved or self.micro_batches >= self.rows:
-            raise UserError(
+            raise TooLarge(
                 f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
                 f"{name}.batch_size{self._other_ways(name)}"
             )
