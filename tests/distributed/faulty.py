@@ -1,6 +1,6 @@
 """The command line, with one fault planted in one rank: FAULT is kind:rank:step, the step counted from 1.
 
-    torchrun ... faulty.py train ...
+torchrun ... faulty.py train ...
 """
 
 from __future__ import annotations
