@@ -15,7 +15,7 @@ from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
 from fastdreamer.commands.command import folder, given
 from fastdreamer.errors import Ended, OfAllRanks, RanksDiffer, UserError
-from fastdreamer.ranks import ranks
+from fastdreamer.ranks import membership
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
@@ -97,31 +97,31 @@ def _run(words: list[str]) -> int:
         except UserError as error:
             return _stopped_by() or _refuse(error)
         except KeyboardInterrupt:
-            ranks.current().end("", EXIT_INTERRUPTED)
+            membership.current().end("", EXIT_INTERRUPTED)
             print("fastdreamer: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
         except SystemExit as stop:
-            ranks.current().end("", stop.code if isinstance(stop.code, int) else EXIT_BUG)
+            membership.current().end("", stop.code if isinstance(stop.code, int) else EXIT_BUG)
             raise
         except Exception as error:
             if isinstance(error, BrokenPipeError) and is_unread():
                 # `fastdreamer inspect | head`: keep the interpreter from failing again when it flushes.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                ranks.current().end("", EXIT_UNREAD)
+                membership.current().end("", EXIT_UNREAD)
                 return EXIT_UNREAD
             if status := _stopped_by():
                 return status
             mend = disk_trouble(error) or out_of_memory(error) or compile_trouble(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
         finally:
-            ranks.leave()
+            membership.leave()
 
 
 def _stopped_by() -> int:
     """The exit code of a signal to stop, 0 without one: a library may have made an error of what the handler raised."""
     status = 128 + _requests[0] if _requests else 0
     if status:
-        ranks.current().end("", status)
+        membership.current().end("", status)
     return status
 
 
@@ -163,13 +163,13 @@ def _is_somewhere() -> bool:
 
 def _refuse(error: UserError) -> int:
     is_final, is_of_all = not isinstance(error, RanksDiffer), isinstance(error, OfAllRanks)
-    if ranks.current().end(one_line(str(error)), EXIT_USER_ERROR, is_final, is_of_all):
+    if membership.current().end(one_line(str(error)), EXIT_USER_ERROR, is_final, is_of_all):
         return EXIT_USER_ERROR
     return _fail(str(error))
 
 
 def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
-    if ranks.current().end(one_line(message), status):
+    if membership.current().end(one_line(message), status):
         return status
     with suppress(OSError):  # nobody reads it, or where it should go is full
         print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr, flush=True)

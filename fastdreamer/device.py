@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.ranks.ranks import ALONE, Ranks, current
+from fastdreamer.ranks.membership import ALONE, Ranks, current
 from fastdreamer.system import compiling, cores
 
 MOST_THREADS = 1024
@@ -61,14 +61,17 @@ def choose_device(config: Config) -> Backend:
     the GPU of its local rank.
 
     Raises:
-        UserError: if a GPU, bf16 on a GPU, or a compiler is asked for and not there.
+        UserError: if a GPU, one a rank, bf16 on a GPU, or a compiler is asked for and not there.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise UserError("device is cuda but torch sees no CUDA GPU: use device=cpu, or a CUDA build of torch")
     device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count and not current().is_alone:
+            raise UserError(f"rank {number} of this machine has no GPU of its own: start at most {count} a machine")
+        device = torch.device("cuda", number % count)
         torch.cuda.set_device(device)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if config.precision == "bf16" and device.type == "cuda" and not has_bf16:

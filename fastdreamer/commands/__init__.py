@@ -30,7 +30,7 @@ from fastdreamer.commands import (
     train_command,
 )
 from fastdreamer.commands.command import Command
-from fastdreamer.ranks.ranks import join
+from fastdreamer.ranks.membership import join
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.system.output import to_json
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fastdreamer.errors import Ended, RanksDiffer, UserError
 from fastdreamer.ranks.fingerprint import fingerprint
-from fastdreamer.ranks.ranks import Figures, Groups, Ranks
+from fastdreamer.ranks.heartbeats import Gone, Heartbeats
+from fastdreamer.ranks.membership import Figures, Groups, Ranks
 from fastdreamer.ranks.sums import Sums
-from fastdreamer.ranks.watch import Gone, Watch
 
 PATIENCE = 10
 """Waits that are no step of training (a checkpoint is written, a loss is looked at) may take so many time limits."""
@@ -33,9 +33,9 @@ class Group(Ranks):
     """
 
     def __init__(
-        self, rank: int, world: int, watch: Watch, connect: Callable[[], Any], refuse: Callable[[], None]
+        self, rank: int, world: int, others: Heartbeats, connect: Callable[[], Any], refuse: Callable[[], None]
     ) -> None:
-        self.rank, self.world, self.watch = rank, world, watch
+        self.rank, self.world, self.others = rank, world, others
         self.sums: Sums | None = None
         self.agreements = 0
         self._connect, self._refuse = connect, refuse
@@ -54,8 +54,8 @@ class Group(Ranks):
         self._requests, self._stopped_by = requests, 0
 
     def at(self, doing: str) -> None:
-        """For the others' line about this rank."""
-        self.watch.doing = doing
+        """Shows in the others' line about this rank."""
+        self.others.doing = doing
 
     @contextmanager
     def together(self, parameters: Sequence[nn.Parameter] = ()) -> Iterator[None]:
@@ -75,7 +75,7 @@ class Group(Ranks):
 
     def _agree(self, is_out: bool, parameters: Sequence[nn.Parameter]) -> int | None:
         """The rank that ran out of memory, if one did."""
-        signals = [*self._requests, *self.watch.requests]
+        signals = [*self._requests, *self.others.requests]
         words = [self.world - self.rank if is_out else 0, signals[0] if signals else 0]
         votes = torch.tensor(words + [int(p.grad is not None) for p in parameters], dtype=torch.int32)
         with self._waiting():
@@ -107,22 +107,22 @@ class Group(Ranks):
     def from_main(self, name: str, value: T) -> T:
         """Carries it by the store."""
         key = self._fresh(f"main/{name}")
-        self.watch.count += 1
+        self.others.count += 1
         if self.is_main:
-            self.watch.store.set(key, json.dumps(value))
+            self.others.store.set(key, json.dumps(value))
             return value
-        self.watch.wait(key, self._patience_s)
-        found: T = json.loads(self.watch.store.get(key))
+        self.others.wait(key, self._patience_s)
+        found: T = json.loads(self.others.store.get(key))
         return found
 
     def meet(self, name: str) -> None:
         """Waits by the store, so that what takes long on one rank is no silence in a collective."""
-        self.watch.count += 1
+        self.others.count += 1
         key = self._fresh(f"here/{name}")
         try:
             self.say(f"{key}/{self.rank}")
             for rank in range(self.world):
-                self.watch.wait(f"{key}/{rank}", self._patience_s)
+                self.others.wait(f"{key}/{rank}", self._patience_s)
         except Gone:  # all are stopping
             pass
 
@@ -143,17 +143,17 @@ class Group(Ranks):
             return
         own = dict(zip(named, marks.tolist(), strict=True))
         marks_of = self._fresh(f"marks/{when}")
-        self.watch.store.set(f"{marks_of}/{self.rank}", json.dumps(own))
+        self.others.store.set(f"{marks_of}/{self.rank}", json.dumps(own))
         line = ""
         if self.is_main:
-            self.watch.wait(f"{marks_of}/{others[0]}", self._patience_s)
-            theirs = json.loads(self.watch.store.get(f"{marks_of}/{others[0]}"))
+            self.others.wait(f"{marks_of}/{others[0]}", self._patience_s)
+            theirs = json.loads(self.others.store.get(f"{marks_of}/{others[0]}"))
             first = next(name for name in [*own, *theirs] if own.get(name) != theirs.get(name))
-            line = f"{when}: {first} of {self.watch.name(others[0])} is not rank 0's, so nothing more was saved"
+            line = f"{when}: {first} of {self.others.name(others[0])} is not rank 0's, so nothing more was saved"
         raise RanksDiffer(self.from_main(f"differ/{when}", line))
 
     def not_finite(self) -> list[int]:
-        """Those of the newest step, by what rode with the sums."""
+        """Reads what rode with the sums of the newest step."""
         return self.sums.not_finite() if self.sums is not None else []
 
     def begin(self, about: Mapping[str, str], timeout_s: float, check_every: int, device: torch.device) -> None:
@@ -162,7 +162,7 @@ class Group(Ranks):
         Raises:
             UserError: on all ranks, if one read something else than the main rank.
         """
-        store = self.watch.store
+        store = self.others.store
         self.check_every = check_every
         store.set(f"about/{self.rank}", json.dumps(dict(about)))
         self.say("checked")
@@ -170,7 +170,7 @@ class Group(Ranks):
         wrong = ""
         for rank in range(1, self.world) if self.is_main else ():
             theirs = json.loads(store.get(f"about/{rank}"))
-            named = f"of {self.watch.name(rank)}"
+            named = f"of {self.others.name(rank)}"
             wrong = wrong or next((f"{name} {named}" for name in about if theirs.get(name) != about[name]), "")
         if wrong := self.from_main("about", wrong):
             raise UserError(f"the {wrong} is not that of rank 0: give every rank the same files and version")
@@ -187,12 +187,12 @@ class Group(Ranks):
             self.sums = Sums(self.rank, self.world, device)
 
     def wait(self, name: str) -> None:
-        """Without a limit, as long as the main rank lives."""
-        self.watch.wait(name)
+        """Waits without a limit, as long as the main rank lives."""
+        self.others.wait(name)
 
     def say(self, name: str) -> None:
         """Leaves the word in the store."""
-        self.watch.store.set(name, "1")
+        self.others.store.set(name, "1")
 
     def end(self, line: str, status: int, is_final: bool = False, is_of_all: bool = False) -> bool:
         """Names this rank in the line, but for the main one before training begins."""
@@ -200,7 +200,7 @@ class Group(Ranks):
             if is_final:
                 self._refuse()
             is_plain = is_of_all or not line or (self.is_main and self.sums is None)
-            self.watch.post(line if is_plain else f"{self.watch.name(self.rank)}: {line}", status)
+            self.others.post(line if is_plain else f"{self.others.name(self.rank)}: {line}", status)
         except Gone:
             return False
         return True
@@ -208,15 +208,15 @@ class Group(Ranks):
     def leave(self) -> None:
         """Waits for the main rank's last word, so that nobody who is waited for is missed."""
         try:
-            if not self.watch.ended():
+            if not self.others.ended():
                 if self.is_main:
                     self.say("done")
                 else:
-                    self.watch.wait("done")
+                    self.others.wait("done")
         except Ended:
             pass
-        self.watch.is_done = True
-        self.watch.stop()
+        self.others.is_done = True
+        self.others.stop()
 
     def _fresh(self, name: str) -> str:
         """A key of the store that was not used before; all ranks use a name equally often."""
@@ -234,11 +234,11 @@ class Group(Ranks):
         Raises:
             Ended: in its place.
         """
-        self.watch.count += 1
+        self.others.count += 1
         try:
             yield
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             is_late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-            raise (self.watch.late(self._timeout_s) if is_late else self.watch.broken(error)) from None
+            raise (self.others.late(self._timeout_s) if is_late else self.others.broken(error)) from None

@@ -10,8 +10,8 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from fastdreamer.errors import Ended, UserError
 from fastdreamer.ranks.group import Group
+from fastdreamer.ranks.heartbeats import Heartbeats, LaunchersStore
 from fastdreamer.ranks.torchrun import AGENT_STORE, place, restarts
-from fastdreamer.ranks.watch import LaunchersStore, Watch
 
 CONNECTS_S = 300.0
 STATUS_REFUSED = 2
@@ -43,7 +43,7 @@ def joined() -> Group:
         client = TCPStore(host, port, world, False, timedelta(seconds=CONNECTS_S), wait_for_workers=False)
         return PrefixStore(f"fastdreamer/{attempt}/group", client)
 
-    watch = Watch(LaunchersStore(PrefixStore(attempt, launch)), rank, world)
+    others = Heartbeats(LaunchersStore(PrefixStore(attempt, launch)), rank, world)
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
-    return Group(rank, world, watch, connect, lambda: launch.set("refused", "1"))
+    return Group(rank, world, others, connect, lambda: launch.set("refused", "1"))

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastdreamer.ranks.ranks import Figures
+from fastdreamer.ranks.membership import Figures
 
 BUCKET_BYTES = 32 * 2**20
 
@@ -16,7 +16,7 @@ class Sums:
 
     Attributes:
         calls, bytes: the calls of collectives so far, and what was given to them.
-        bad: which ranks' own gradients or losses were not finite in the newest step (world,).
+        bad: 1 for each rank whose own gradients were not finite in the newest step (world,).
     """
 
     def __init__(self, rank: int, world: int, device: torch.device) -> None:

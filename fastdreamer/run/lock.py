@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from fastdreamer.errors import Stopped, UserError
-from fastdreamer.ranks.ranks import current
+from fastdreamer.ranks.membership import current
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.system.advice import again
 from fastdreamer.system.files import unwritable

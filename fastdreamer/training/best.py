@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastdreamer.ranks.ranks import ALONE, Ranks
+from fastdreamer.ranks.membership import ALONE, Ranks
 from fastdreamer.training.optim import EMA
 from fastdreamer.training.phase import Phase
 

@@ -18,7 +18,7 @@ from fastdreamer.errors import Stopped, UserError
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
 from fastdreamer.latents.loader import Loader
-from fastdreamer.ranks.watch import SAVING
+from fastdreamer.ranks.heartbeats import SAVING
 from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import MetricsWriter
@@ -41,7 +41,7 @@ class Keeper:
     """Writes for one phase; of several ranks the main one alone has one that writes.
 
     Attributes:
-        figures: those of the newest logged step.
+        figures: what the newest logged step came to.
         saved: the step of the newest checkpoint.
     """
 

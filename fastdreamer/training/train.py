@@ -19,7 +19,7 @@ from fastdreamer.health.checks import Check
 from fastdreamer.latents.entries import digest
 from fastdreamer.latents.relabel import check_task
 from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
-from fastdreamer.ranks.ranks import ALONE, Ranks, current
+from fastdreamer.ranks.membership import ALONE, Ranks, current
 from fastdreamer.ranks.torchrun import restarts
 from fastdreamer.run.checkpoint import Checkpoint, Damaged, load_checkpoint, steps_in
 from fastdreamer.run.compatibility import check_architecture, check_latents, check_resumable
@@ -113,9 +113,9 @@ def train(
     forced = list(parent.state.get("forced", ())) if parent is not None else []
     forced += [check.to_dict() | {"phase": phase} for check in checks if check.verdict == "red"]
     if memory is not None and ranks.is_main:
-        config = memory.settle(config, phase, backend, store.size_bytes)
-    settled = ranks.from_main("micro-batch", config.phase(phase).micro_batch)
-    config = config.with_phase(phase, replace(config.phase(phase), micro_batch=settled))
+        config = _settled(memory, config, phase, backend, store.size_bytes)
+    at_once = ranks.from_main("micro-batch", config.phase(phase).micro_batch)
+    config = config.with_phase(phase, replace(config.phase(phase), micro_batch=at_once))
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend, imagination if phase == 3 else None)
     if isinstance(built, ImaginationPhase) and parent is not None and not built.agent.reward.is_trained:
@@ -163,6 +163,14 @@ def _check_batch(config: Config, phase: int, ranks: Ranks) -> None:
         raise UserError(f"phase3.batch_size is {size}, which {world} ranks cannot share: make it a multiple of {world}")
     if size < world:
         raise UserError(f"phase{phase}.batch_size is {size}, fewer than the {world} ranks: start at most {size}")
+
+
+def _settled(memory: Memory, config: Config, phase: int, backend: Backend, store_bytes: int) -> Config:
+    """The configuration with the phase's `micro_batch` settled: of several ranks for the rows of one."""
+    train = config.phase(phase)
+    own = replace(train, batch_size=-(-train.batch_size // backend.ranks.world))
+    settled = memory.settle(config.with_phase(phase, own), phase, backend, store_bytes)
+    return settled.with_phase(phase, replace(settled.phase(phase), batch_size=train.batch_size))
 
 
 def _resumed(run: RunDirectory, config: Config, phase: int, given: Path | None) -> Checkpoint:

@@ -21,8 +21,8 @@ from fastdreamer.device import choose_device
 from fastdreamer.errors import RanksDiffer
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
-from fastdreamer.ranks import ranks as ranks_module
-from fastdreamer.ranks.ranks import Ranks, current
+from fastdreamer.ranks import membership
+from fastdreamer.ranks.membership import Ranks, current
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run.directory import RunDirectory
@@ -230,12 +230,12 @@ def main() -> None:
     if place().world > 1:
         from fastdreamer.ranks.joining import joined
 
-        ranks = ranks_module.join(joined)
+        ranks = membership.join(joined)
         ranks.begin({}, 120.0, 5, torch.device("cpu"))
     for word in acts:
         name, _, argument = word.partition("=")
         ACTS[name](Path(folder), argument)
-    ranks_module.leave()
+    membership.leave()
 
 
 if __name__ == "__main__":

@@ -22,8 +22,14 @@ from fastdreamer.training.step import MicroBatches, Skips
 def plant(kind: str, rank: int, step: int) -> None:
     plain, save = MicroBatches._gradients, keeping.Keeper._save
     calls: list[int] = []
+    began = os.environ.get("BEGAN")
 
     def gradients(self: MicroBatches, now: int) -> object:
+        nonlocal began
+        if began and place().rank == 0:
+            with open(began, "a", encoding="utf-8") as file:
+                file.write(f"{now}\n")
+        began = None
         if os.environ.get("SLOW_S"):
             time.sleep(float(os.environ["SLOW_S"]))
         if place().rank == rank and now + 1 == step and restarts() == 0:

@@ -63,11 +63,13 @@ class Launch:
     def __init__(self, run: Path, *words: str, ranks: int = 2, fault: str = "", restarts: int = 0, slow_s: float = 0):
         command = ["train", "--config", "debug", "--run-dir", str(run), "--phase", "1", *SETTINGS, *words]
         self.run, self.began = run, time.monotonic()
+        self.began_at = run.with_suffix(".began")  # steps done when the main rank began, a line a start
         self.out, self.err = run.with_suffix(".out"), run.with_suffix(".err")
+        told = {"FAULT": fault or "none:0:0", "SLOW_S": str(slow_s), "BEGAN": str(self.began_at)}
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
                 torchrun(ranks, str(HERE / "faulty.py"), *command, restarts=restarts),
-                stdout=out, stderr=err, env=environment(FAULT=fault or "none:0:0", SLOW_S=str(slow_s)), cwd=ROOT,
+                stdout=out, stderr=err, env=environment(**told), cwd=ROOT,
             )  # fmt: skip
 
     def trains(self, step: int = 1) -> None:

@@ -73,11 +73,11 @@ def _reached() -> Iterator[None]:
         raise Gone(128 + signal.SIGTERM) from None
 
 
-class Watch:
+class Heartbeats:
     """One rank's word to the others and theirs to it.
 
     Attributes:
-        doing: where this rank is, in words.
+        doing: what this rank is at, in words.
         count: how many times it has begun to wait for others.
         requests: SIGTERM, once the launcher is gone: nobody else would stop this process.
     """
@@ -237,7 +237,7 @@ def who() -> dict[str, Any]:
 
 
 def born(process: int) -> str:
-    """When a process began, by the machine's clock; empty where it is gone, or its parent has yet to bury it."""
+    """The time at which a process began, by the machine's clock; empty where it is gone or a zombie."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
