@@ -21,6 +21,7 @@ from fastdreamer.ranks.sums import Sums
 
 PATIENCE = 10
 """Waits that are no step of training (a checkpoint is written, a loss is looked at) may take so many time limits."""
+LEAST_PATIENCE_S = 600.0
 T = TypeVar("T")
 
 
@@ -166,7 +167,8 @@ class Group(Ranks):
         self.check_every = check_every
         store.set(f"about/{self.rank}", json.dumps(dict(about)))
         self.say("checked")
-        self.meet("begin")  # without a limit: each builds its models first
+        self._timeout_s = timeout_s
+        self.meet("begin")
         wrong = ""
         for rank in range(1, self.world) if self.is_main else ():
             theirs = json.loads(store.get(f"about/{rank}"))
@@ -174,7 +176,6 @@ class Group(Ranks):
             wrong = wrong or next((f"{name} {named}" for name in about if theirs.get(name) != about[name]), "")
         if wrong := self.from_main("about", wrong):
             raise UserError(f"the {wrong} is not that of rank 0: give every rank the same files and version")
-        self._timeout_s = timeout_s
         if self.sums is not None:
             return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -225,7 +226,8 @@ class Group(Ranks):
 
     @property
     def _patience_s(self) -> float | None:
-        return PATIENCE * self._timeout_s if self._timeout_s else None
+        """The limit of a wait that is no step of training; none before the settings are known."""
+        return max(PATIENCE * self._timeout_s, LEAST_PATIENCE_S) if self._timeout_s else None
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

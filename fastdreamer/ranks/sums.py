@@ -50,10 +50,10 @@ class Sums:
     def gather(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The rows of all ranks, in order; of every rank as many."""
         own = torch.stack([x.float() for x in tensors], -1)
-        whole = own.new_empty(self.world * len(own), *own.shape[1:])
-        dist.all_gather_into_tensor(whole, own)
+        parts = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(parts, own)
         self.calls, self.bytes = self.calls + 1, self.bytes + own.numel() * own.element_size()
-        return whole.unbind(-1)
+        return torch.cat(parts).unbind(-1)
 
     def not_finite(self) -> list[int]:
         """The ranks in `bad`; waits for the device."""

@@ -52,7 +52,7 @@ class TasksConfig:
 
 @dataclass(frozen=True)
 class RanksConfig:
-    """Several processes that train together under torchrun: see scaling.md."""
+    """Several processes that train together under torchrun (scaling.md)."""
 
     # The longest that a rank waits for another in a step, in seconds; then all end, and one line names who is late.
     timeout_s: float = setting(300.0, above=0.0, at_most=86400.0)

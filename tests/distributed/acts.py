@@ -18,7 +18,7 @@ from torch import nn
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import choose_device
-from fastdreamer.errors import RanksDiffer
+from fastdreamer.errors import RanksDiffer, UserError
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.ranks import membership
@@ -37,7 +37,7 @@ from fastdreamer.training.train import train
 STEPS = 50
 COMMON = (
     "device=cpu", "precision=fp32", "compile=off", "data.recordings=/nonexistent", "forcing.boot_warmup=0",
-    "ranks.timeout_s=120", "ranks.check_every=5",
+    "ranks.timeout_s=120", "ranks.check_every=5", "phase2.patience=1",
     *(f"phase{n}.{name}" for n in (1, 2, 3) for name in (f"steps={STEPS}", "log_every=1", "checkpoint_every=20")),
 )  # fmt: skip
 SIZES = {
@@ -193,6 +193,10 @@ def act_faults(folder: Path, preset: str) -> None:
     RunningScale.update = own_scale  # type: ignore[method-assign]
     try_one("an own loss scale")
     RunningScale.update = finish  # type: ignore[method-assign]
+    try:
+        ranks.begin({"store": str(ranks.rank)}, 120.0, 5, torch.device("cpu"))
+    except UserError as error:
+        said["another store"] = str(error)
     if ranks.is_main:
         (folder / "faults.json").write_text(json.dumps(said))
 

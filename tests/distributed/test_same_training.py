@@ -82,6 +82,12 @@ def test_a_checkpoint_knows_no_number_of_ranks(acted: Path) -> None:
                 assert torch.equal(one.tensors["random"][name], other.tensors["random"][name])
 
 
+def test_the_main_rank_looks_for_the_best_averages_and_all_count_with_it(acted: Path) -> None:
+    one, two = (load_checkpoint(acted / f"{name}-debug" / "checkpoints" / "phase2") for name in ("one", "2"))
+    assert one.state["best"][1:] == two.state["best"][1:] and one.state["best"][1] > 0
+    assert abs(one.state["best"][0] - two.state["best"][0]) < 1e-5
+
+
 def test_two_ranks_then_one_then_four_go_on_as_one_run(acted: Path) -> None:
     """SIGTERM to the last rank alone ends a part: all stop after the same step, which is saved."""
     assert [(acted / f"third-17-{rank}").read_text() for rank in range(2)] == ["143"] * 2
@@ -109,4 +115,5 @@ def test_memory_that_runs_out_on_one_rank_halves_the_pieces_of_all(acted: Path) 
 def test_what_makes_ranks_differ_is_seen(acted: Path, fault: str, said: str) -> None:
     found = json.loads((acted / "faults.json").read_text())
     assert found["nothing"] == ""
+    assert found["another store"].startswith("the store of rank 1 of 2 (process ")
     assert found[fault].startswith(f"{fault} after step 2: {said}") and "of rank 1 of 2" in found[fault]
