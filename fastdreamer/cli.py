@@ -14,7 +14,9 @@ from typing import NoReturn
 from fastdreamer import __version__
 from fastdreamer.commands import DECLARED, run_command
 from fastdreamer.commands.command import folder, given
-from fastdreamer.errors import UserError
+from fastdreamer.errors import Ended, OfAllRanks, RanksDiffer, UserError
+from fastdreamer.ranks import membership
+from fastdreamer.ranks.torchrun import place
 from fastdreamer.system import cores
 from fastdreamer.system.advice import Call, running
 from fastdreamer.system.failures import bug, compile_trouble, disk_trouble, import_trouble, out_of_memory, stop_signals
@@ -36,7 +38,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit 2."""
-        print(f"fastdreamer: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        if not place().rank:  # all ranks of torchrun have the same words
+            print(f"fastdreamer: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USER_ERROR)
 
 
@@ -87,25 +90,37 @@ def _run(words: list[str]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what cannot be printed is known here, not when the interpreter ends
             return status
+        except Ended as ended:
+            return ended.status
         except UserError as error:
-            return _stopped_by() or _fail(str(error))
+            return _stopped_by() or _refuse(error)
         except KeyboardInterrupt:
+            membership.current().end("", EXIT_INTERRUPTED)
             print("fastdreamer: interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        except SystemExit as stop:
+            membership.current().end("", stop.code if isinstance(stop.code, int) else EXIT_BUG)
+            raise
         except Exception as error:
             if isinstance(error, BrokenPipeError) and is_unread():
                 # `fastdreamer inspect | head`: keep the interpreter from failing again when it flushes.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                membership.current().end("", EXIT_UNREAD)
                 return EXIT_UNREAD
             if status := _stopped_by():
                 return status
             mend = disk_trouble(error) or out_of_memory(error) or compile_trouble(error) or import_trouble(error)
             return _fail(mend) if mend else _fail(bug(error, parsed), EXIT_BUG)
+        finally:
+            membership.leave()
 
 
 def _stopped_by() -> int:
     """The exit code of a signal to stop, 0 without one: a library may have made an error of what the handler raised."""
-    return 128 + _requests[0] if _requests else 0
+    status = 128 + _requests[0] if _requests else 0
+    if status:
+        membership.current().end("", status)
+    return status
 
 
 def run() -> NoReturn:
@@ -125,6 +140,8 @@ def run() -> NoReturn:
     # later on. A short spin keeps both (NOTES.md). It must be said before torch loads.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if place().world > 1:  # its C++ warns with stacks of pages where a rank or torchrun is gone, which we say in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # An account without a name, as containers have them: torch's compiler names its cache by the user.
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         os.environ["LOGNAME"] = str(os.getuid())
@@ -142,7 +159,16 @@ def _is_somewhere() -> bool:
     return True
 
 
+def _refuse(error: UserError) -> int:
+    is_final, is_of_all = not isinstance(error, RanksDiffer), isinstance(error, OfAllRanks)
+    if membership.current().end(one_line(str(error)), EXIT_USER_ERROR, is_final, is_of_all):
+        return EXIT_USER_ERROR
+    return _fail(str(error))
+
+
 def _fail(message: str, status: int = EXIT_USER_ERROR) -> int:
+    if membership.current().end(one_line(message), status):
+        return status
     with suppress(OSError):  # nobody reads it, or where it should go is full
         print(f"fastdreamer: error: {one_line(message)}", file=sys.stderr, flush=True)
     return status

@@ -20,6 +20,7 @@ from fastdreamer.settings.tokenizer_settings import EnginesConfig, TokenizerConf
 from fastdreamer.settings.training_settings import (
     CloningConfig,
     ImaginationConfig,
+    RanksConfig,
     SamplingConfig,
     TasksConfig,
     TokenizerFitConfig,
@@ -28,7 +29,7 @@ from fastdreamer.settings.training_settings import (
 
 __all__ = [
     "CloningConfig", "Config", "DataConfig", "DynamicsConfig", "EnginesConfig", "EvaluationConfig", "ForcingConfig",
-    "HeadsConfig", "ImaginationConfig", "RecordConfig", "SamplingConfig", "StudyConfig", "TasksConfig",
+    "HeadsConfig", "ImaginationConfig", "RanksConfig", "RecordConfig", "SamplingConfig", "StudyConfig", "TasksConfig",
     "TokenizerConfig", "TokenizerFitConfig", "TrainConfig", "load_config",
 ]  # fmt: skip
 
@@ -62,6 +63,7 @@ class Config:
     phase1: TrainConfig = section(TrainConfig)
     phase2: CloningConfig = section(CloningConfig)
     phase3: TrainConfig = section(TrainConfig)
+    ranks: RanksConfig = section(RanksConfig, free="always")
     evaluation: EvaluationConfig = section(EvaluationConfig, free="always")
     study: StudyConfig = section(StudyConfig, free="always")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
+from fastdreamer.ranks.membership import ALONE, Ranks, current
 from fastdreamer.system import compiling, cores
 
 MOST_THREADS = 1024
@@ -27,6 +28,7 @@ class Backend:
     precision: Literal["fp32", "bf16"]
     compiles: bool = False  # torch.compile under what runs again and again
     deferred: compiling.Deferred | None = field(default=None, compare=False)  # decides that while a phase trains
+    ranks: Ranks = field(default=ALONE, compare=False)  # the processes that train together
 
     def __str__(self) -> str:
         how = f"{self.precision}, {'compiled' if self.compiles else 'eager'}"
@@ -59,14 +61,17 @@ def choose_device(config: Config) -> Backend:
     the GPU of its local rank.
 
     Raises:
-        UserError: if a GPU, bf16 on a GPU, or a compiler is asked for and not there.
+        UserError: if a GPU, one a rank, bf16 on a GPU, or a compiler is asked for and not there.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise UserError("device is cuda but torch sees no CUDA GPU: use device=cpu, or a CUDA build of torch")
     device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count and not current().is_alone:
+            raise UserError(f"rank {number} of this machine has no GPU of its own: start at most {count} a machine")
+        device = torch.device("cuda", number % count)
         torch.cuda.set_device(device)
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -90,7 +95,7 @@ def choose_device(config: Config) -> Backend:
     if compiles:
         compiling.prepare()
     waits = config.compile == "auto" and not compiles
-    return Backend(device, precision, compiles, compiling.Deferred() if waits else None)
+    return Backend(device, precision, compiles, compiling.Deferred() if waits else None, current())
 
 
 def use_spare_cores() -> None:

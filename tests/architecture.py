@@ -19,14 +19,14 @@ BEGIN, END = "<!-- rooms: python tests/architecture.py --write -->\n", "<!-- /ro
 SOURCES = {"fastdreamer": ROOT, "fastdreamer_kernels": ROOT / "kernels", "fastdreamer_engines": ROOT / "engines"}
 
 ORDER = (
-    "fastdreamer_kernels", "fastdreamer_engines", "errors", "system", "shapes", "settings", "config", "device",
+    "fastdreamer_kernels", "fastdreamer_engines", "errors", "ranks", "system", "shapes", "settings", "config", "device",
     "plotting", "recordings", "latents", "tokenizer", "tokenizer.fitting", "tokenizer.engines", "encoding", "envs",
     "dynamics", "heads", "imagination", "run", "health", "training", "evaluation", "report",
     "tools.doctor", "tools.planning", "tools.profiling", "tools.diagnosis", "tools.packing", "demo", "study", "api",
     "play", "commands", "cli", "__main__",
 )  # fmt: skip
 """A room may import those before it."""
-EVERYWHERE = ("errors", "system", "shapes", "settings", "config", "device")
+EVERYWHERE = ("errors", "ranks", "system", "shapes", "settings", "config", "device")
 """Too common for a diagram."""
 
 

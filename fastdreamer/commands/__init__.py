@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdreamer.commands.command import Command
+from fastdreamer.ranks.membership import join
+from fastdreamer.ranks.torchrun import place
 from fastdreamer.system.output import to_json
 
 NAMES = (
@@ -31,7 +33,8 @@ COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {name: found.call f
 def run_command(arguments: Namespace) -> int:
     """Run the parsed command, print its summary and, with --json, its numbers as the last line.
 
-    What writes in a run directory holds it meanwhile (see `run_lock`).
+    What writes in a run directory holds it meanwhile (see `run_lock`). Ranks that torchrun started stay joined until
+    the command line leaves them, for the line about what went wrong is theirs in common.
     """
     with _held(arguments):
         result = COMMANDS[arguments.command](arguments)
@@ -50,6 +53,12 @@ def _held(arguments: Namespace) -> Iterator[None]:
     is_watching = any(getattr(arguments, name, 0) for name in ("pid", "dump", "print_command"))
     if command.holds == "alone":
         refuse_ranks()
+    if command.holds == "ranks" and place().world > 1:
+        from fastdreamer.ranks.joining import joined
+
+        ranks = join(joined)
+        if not ranks.is_main:
+            ranks.wait("checked")  # what is wrong is said once
     if run_dir is None or not command.holds or is_watching or not (run_dir.is_dir() or command.begins):
         yield
         return

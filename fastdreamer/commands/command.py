@@ -23,7 +23,8 @@ class Command(NamedTuple):
     arguments: Callable[[ArgumentParser], None] = lambda parser: None  # adds its own to those that all commands take
     run_dir: Literal["", "optional", "required"] = ""
     begins: bool = False  # may make the run directory
-    holds: Literal["", "alone", "together"] = ""  # writes in the run, as its only process or beside its like
+    holds: Literal["", "alone", "together", "ranks"] = ""  # writes in the run: its only process, beside its like, or
+    # as the ranks of torchrun, of which the main one writes
 
 
 def given(text: str) -> str:

@@ -38,5 +38,5 @@ def call(arguments: Namespace) -> dict[str, Any]:
 
 COMMAND = Command(
     "train", "phase 1: world model, 2: behaviour cloning, 3: imagination",
-    call, _arguments, run_dir="required", begins=True, holds="alone",
+    call, _arguments, run_dir="required", begins=True, holds="ranks",
 )  # fmt: skip

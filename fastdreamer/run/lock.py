@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from fastdreamer.errors import Stopped, UserError
+from fastdreamer.ranks.membership import current
+from fastdreamer.ranks.torchrun import place
 from fastdreamer.system.advice import again
 from fastdreamer.system.files import unwritable
 from fastdreamer.system.json_files import read_loosely
@@ -27,7 +29,6 @@ from fastdreamer.system.leftovers import is_at, sweep
 
 LOCK = ".lock"
 TRIES, PAUSE_S = 5, 0.05  # a holder that is just leaving is waited for
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # what torchrun sets in every process that it starts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,12 +40,16 @@ _held: dict[Path, int] = {}  # this process's locks: what a command holds, the f
 def run_lock(run_dir: Path, shared: bool = False) -> Iterator[None]:
     """Holds a run directory, which is made if need be; the lock of a caller in this process serves too.
 
-    What killed writers left in it goes away; so does the folder, if it was made here and nothing was written.
+    What killed writers left in it goes away; so does the folder, if it was made here and nothing was written. Of ranks
+    that train together the main one holds it for all.
 
     Raises:
         UserError: if another process holds it, or the disk refuses.
         Stopped: if the caller's was moved or removed.
     """
+    if not (shared or current().is_main):
+        yield
+        return
     real = Path(os.path.realpath(run_dir))  # `resolve` raises where links lead in a circle
     if real in _held:
         if (now := place_of(run_dir)) != run_dir:
@@ -108,16 +113,16 @@ def alone(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def refuse_ranks(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuses to be one of several processes that torchrun started to train together.
+    """Refuses to be one of several processes that torchrun started to work together.
 
     Raises:
         UserError: saying which one this is.
     """
-    rank, _, world = (environment.get(name, "") for name in RANKS)
-    if all(environment.get(name, "").isdigit() for name in RANKS) and int(world) > 1:
+    rank, world = place(environment)
+    if world > 1:
         raise UserError(
-            f"this is rank {rank} of {world} that torchrun started: a run trains in one process, on one GPU, so start "
-            "it without torchrun (runs with a --run-dir each may train beside one another)"
+            f"this is rank {rank} of {world} that torchrun started: train and encode alone run in several processes, "
+            "so start it without torchrun"
         )
 
 

@@ -51,6 +51,17 @@ class TasksConfig:
 
 
 @dataclass(frozen=True)
+class RanksConfig:
+    """Several processes that train together under torchrun (scaling.md)."""
+
+    # The longest that a rank waits for another in a step, in seconds; then all end, and one line names who is late.
+    timeout_s: float = setting(300.0, above=0.0, at_most=86400.0)
+    # Steps between comparisons of weights, averages and optimiser over the ranks, bit for bit; 0: at the start and at
+    # every checkpoint alone.
+    check_every: int = setting(0, at_least=0)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One phase's optimisation: linear warm-up, cosine decay to `final_rate` of the rate, EMA, clipping."""
 

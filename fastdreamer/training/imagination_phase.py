@@ -143,6 +143,7 @@ class ImaginationPhase(Phase[RolloutBatch]):
     """
 
     number = 3
+    draws_own_rows = True
     loader: Loader
     scale: RunningScale
 
@@ -188,33 +189,39 @@ class ImaginationPhase(Phase[RolloutBatch]):
 
     @torch.no_grad()
     def draw(self) -> RolloutBatch:
-        """Rollouts from real crops, their returns and advantages."""
-        settings, agent = self.config.imagination, self.agent
-        rollout = self.imagine(self.loader.draw())
-        weight = survival(rollout.continues)
-        with span("heads"), self.backend.autocast():
-            values = agent.returns_decoded(rollout.features)
-            slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
-        returns = rollout_returns(rollout, slow, self.gamma, settings.lambda_)
-        advantage = returns - values[:, :-1]
+        """Rollouts from real crops, their returns and advantages; of several ranks each dreams its own rows."""
+        settings, agent, ranks = self.config.imagination, self.agent, self.backend.ranks
+        batch = self.loader.draw()
+        with ranks.together():
+            rollout = self.imagine(batch)
+            weight = survival(rollout.continues)
+            with span("heads"), self.backend.autocast():
+                values = agent.returns_decoded(rollout.features)
+                slow = values if self.target is None else agent.value.decode(self.target.module(rollout.features))
+            returns = rollout_returns(rollout, slow, self.gamma, settings.lambda_)
+        whole = ImaginedFigures(*ranks.gather(rollout.rewards, returns, values[:, :-1], weight))
+        advantage = whole.returns - whole.values
         self._advantages.append(advantage)
-        self._imagined = ImaginedFigures(rollout.rewards, returns, values[:, :-1], weight)
+        self._imagined = whole
+        first, last = ranks.rows(len(advantage))
         return RolloutBatch(
             states=rollout.features[:, :-1],
             actions=rollout.actions,
             returns=returns,
-            pmpo=pmpo_shares(advantage, weight),
-            present=torch.full_like(weight, 1 / weight.numel()),
+            pmpo=rows_of(pmpo_shares(advantage, whole.weight), first, last, len(advantage)),
+            present=torch.full_like(weight, 1 / whole.weight.numel()),
         )
 
     def imagine(self, batch: Batch) -> Rollout:
-        """One rollout of all starts, `rollouts_at_once` at a time; the dreams are the same however many that is."""
+        """One rollout of all starts, or this rank's, `rollouts_at_once` at a time; the dreams do not depend on that."""
         count, context = batch.latents.shape[:2]
-        micro_batches = bounds(count, -(-count // self.rollouts_at_once))
-        if len(micro_batches) == 1:
+        first, last = self.backend.ranks.rows(count)
+        micro_batches = bounds(last - first, -(-(last - first) // self.rollouts_at_once))
+        if len(micro_batches) == 1 and last - first == count:
             return self.program(count)(batch)
         noise = draw_noise(self.world, count, context, self.config.imagination.horizon, self.noise)
-        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in micro_batches])
+        places = [(first + a, first + z) for a, z in micro_batches]
+        return joined([self.program(z - a)(rows_of(batch, a, z, count), noise.rows(a, z)) for a, z in places])
 
     def loss(self, work: RolloutBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """PMPO and the value loss. The first `critic_steps` steps train the value head alone."""

@@ -57,6 +57,8 @@ class Phase(ABC, Generic[W]):
     """Factors of the learning rate, by the beginning of a parameter's name in `model`."""
     patience: float = 0.0
     """Share of its steps without a better `held_out_loss` after which it ends, with the best averages; 0: never."""
+    draws_own_rows = False
+    """Whether `draw` returns the rank's own rows alone, where several train together."""
     scale: RunningScale | None = None
     """Divides the terms of its loss, if there are several or their size drifts."""
 

@@ -5,7 +5,6 @@ And early stopping: the averages of the step with the least held-out loss, and w
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.device import Backend, random_states, set_random_states
-from fastdreamer.errors import UserError
+from fastdreamer.errors import TooLarge
 from fastdreamer.health.limits import section
+from fastdreamer.latents.schedule import derived_seed
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
@@ -31,13 +31,13 @@ class Update:
         is_whole: off while a step is being taken in. Where a step fails before, all is as it was after the last one.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
         self.phase, self.train = phase, train
         self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
         self.skips = Skips(backend.device)
         self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates, self.skips.found)
         self.ema = EMA(phase.model, train.ema_decay)
-        self.micro_batches = MicroBatches(phase, train, backend)
+        self.micro_batches = MicroBatches(phase, train, backend, seed)
         self.is_whole = True
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -72,16 +72,20 @@ class Update:
 class MicroBatches:
     """Runs a phase's batches forward and backward; where memory runs out, once, in micro-batches of half the size.
 
-    Their gradients add up to the whole batch's, so nothing is learned differently.
+    Their gradients add up to the whole batch's, over the ranks too, so nothing is learned differently. Of several ranks
+    each draws dropout from a seed of the step and its number: a resumed one needs no state of its own.
 
     Attributes:
-        micro_batches: the number of micro-batches in which a batch goes through now.
+        rows: the most rows of a batch that go through here.
+        micro_batches: the number of micro-batches in which they go through now.
         is_halved: whether memory ran out.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend) -> None:
-        self.phase, self.train, self.backend = phase, train, backend
-        self.micro_batches = -(-train.batch_size // (train.micro_batch or train.batch_size))
+    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
+        self.phase, self.train, self.backend, self.ranks, self.seed = phase, train, backend, backend.ranks, seed
+        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+        self.rows = -(-train.batch_size // self.ranks.world)
+        self.micro_batches = -(-self.rows // (train.micro_batch or self.rows))
         self.is_halved = False
 
     def gradients(self, step: int) -> list[dict[str, Tensor]]:
@@ -90,12 +94,17 @@ class MicroBatches:
         Where it fails, all randomness is put back to where the step began.
 
         Raises:
-            UserError: if memory runs out with halved micro-batches too.
+            TooLarge: if memory runs out with halved micro-batches too.
         """
         before = {name: generator.get_state() for name, generator in self.phase.generators.items()}
         random = random_states(self.backend.device)
+        self.ranks.at(f"in step {step + 1}")
+        if not self.ranks.is_alone:
+            torch.manual_seed(dropout_seed(self.seed, step, self.ranks.rank))
         try:
-            return self._gradients(step)
+            with self.ranks.together(self.parameters):
+                batches = self._gradients(step)
+            return self.ranks.add_up(self.parameters, batches)
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
         except Exception:
@@ -104,20 +113,20 @@ class MicroBatches:
         # Outside the handler: the exception's frames held the tensors of the step.
         self._rewind(before, random)
         name = section(self.phase.number)
-        if self.is_halved or self.micro_batches >= self.train.batch_size:
-            raise UserError(
+        if self.is_halved or self.micro_batches >= self.rows:
+            raise TooLarge(
                 f"{name}: out of memory at step {step + 1} with {self.micro_batches} micro-batches ({reason}): lower "
                 f"{name}.batch_size{self._other_ways(name)}"
             )
         self.is_halved = True
-        self.micro_batches = min(2 * self.micro_batches, self.train.batch_size)
+        self.micro_batches = min(2 * self.micro_batches, self.rows)
         print(
             f"{name}: out of memory at step {step + 1}; going on with {self.micro_batches} micro-batches "
             "(the same gradient)",
             file=sys.stderr,
             flush=True,
         )
-        self.phase.shrink(self.micro_batches)
+        self.phase.shrink(self.micro_batches * self.ranks.world)
         torch.cuda.empty_cache()
         return self.gradients(step)
 
@@ -131,13 +140,18 @@ class MicroBatches:
             generator.set_state(before[name])
         set_random_states(random, self.backend.device)
 
+    def _pieces(self, work: Any) -> Sequence[Any]:
+        if self.phase.draws_own_rows:
+            return work.split(self.micro_batches)
+        return self.ranks.share(work.split(self.micro_batches * self.ranks.world))
+
     def _gradients(self, step: int) -> list[dict[str, Tensor]]:
         batches: list[dict[str, Tensor]] = []
         for _ in range(self.train.accumulate):
             with span("draw"):
                 work = self.phase.draw()
             sums: dict[str, Tensor] = {}
-            for piece in work.split(self.micro_batches):
+            for piece in self._pieces(work):
                 with span("forward"), self.backend.autocast():
                     loss, figures = self.phase.loss(piece, step)
                 with span("backward"):
@@ -146,6 +160,11 @@ class MicroBatches:
                     sums[name] = sums[name] + value if name in sums else value
             batches.append(sums)
         return batches
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed from which a rank draws a step's dropout."""
+    return derived_seed(seed, f"dropout of step {step} on rank {rank}")
 
 
 class Skips:
@@ -181,63 +200,3 @@ class Skips:
     def restore(self, total: int, in_a_row: int) -> None:
         """Goes on from what a checkpoint says."""
         self.counts.copy_(torch.tensor([total, in_a_row]))
-
-
-LOOKS = 20
-"""How often a phase of any length looks."""
-
-
-class Best:
-    """Keeps the best averages of a phase that holds play out, and counts how long none was better.
-
-    Attributes:
-        patience: the share of a phase's steps that may find nothing better; 0 keeps nothing and never ends.
-        state: the averages that were kept, in host memory; empty before the first look.
-    """
-
-    def __init__(self, phase: Phase[Any], ema: EMA, patience: float, steps: int) -> None:
-        self.phase, self.ema, self.patience, self.steps = phase, ema, patience, steps
-        self.state: dict[str, Tensor] = {}
-        self.loss, self.step, self.waited = math.inf, 0, 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the phase has learned what it will."""
-        return bool(self.patience) and self.waited >= self.patience * LOOKS
-
-    def looks(self, step: int) -> bool:
-        """Whether it looks after `step` steps."""
-        return bool(self.patience) and (step % max(1, self.steps // LOOKS) == 0 or step == self.steps)
-
-    def see(self, step: int) -> bool:
-        """Looks at the averages after `step` steps; whether they are the best so far."""
-        own = {name: value.clone() for name, value in self.phase.model.state_dict().items()}
-        self.phase.model.load_state_dict(self.ema.state)
-        try:
-            loss = self.phase.held_out_loss()
-        finally:
-            self.phase.model.load_state_dict(own)
-        if loss is None:
-            return False
-        is_best = loss < self.loss
-        if is_best:
-            self.loss, self.step, self.waited = loss, step, 0
-            self.state = {name: value.to("cpu", copy=True) for name, value in self.ema.state.items()}
-        elif self.state:  # before a loss that is a number there is nothing to wait for
-            self.waited += 1
-        return is_best
-
-    def figures(self) -> dict[str, float]:
-        """The figures that are logged."""
-        return {"best_step": float(self.step)} if self.state else {}
-
-    def note(self) -> dict[str, Any]:
-        """The state for a checkpoint's JSON."""
-        return {"best": [self.loss, self.step, self.waited]} if self.state else {}
-
-    def restore(self, tensors: dict[str, dict[str, Tensor]], note: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's groups of tensors and its JSON."""
-        if "best" in note:
-            loss, step, waited = note["best"]
-            self.loss, self.step, self.waited = float(loss), int(step), int(waited)
-            self.state = tensors["best"]

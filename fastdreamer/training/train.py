@@ -5,20 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from fastdreamer import __version__
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, choose_device, go_on_with_threads
 from fastdreamer.errors import UserError
 from fastdreamer.health.checks import Check
+from fastdreamer.latents.entries import digest
 from fastdreamer.latents.relabel import check_task
 from fastdreamer.latents.store import RUNNERS, SYNTHETIC, LatentStore, check_key, store_key
+from fastdreamer.ranks.membership import ALONE, Ranks, current
+from fastdreamer.ranks.torchrun import restarts
 from fastdreamer.run.checkpoint import Checkpoint, Damaged, load_checkpoint, steps_in
 from fastdreamer.run.directory import RunDirectory, check_architecture, check_latents, check_resumable
 from fastdreamer.run.lock import alone, run_lock
+from fastdreamer.settings import config_hash
 from fastdreamer.tokenizer.frozen import tokenizer_fingerprint
 from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -59,7 +65,7 @@ def train(
     imagination: Kind = ImaginationPhase,
     draws: bool = True,
 ) -> dict[str, Any]:
-    """Trains one phase in a run directory.
+    """Trains one phase in a run directory. A phase that torchrun has started again goes on from its newest checkpoint.
 
     Args:
         config: the resolved configuration.
@@ -81,7 +87,9 @@ def train(
     """
     if phase not in PHASES:
         raise UserError(f"phase is {phase}; there are phases 1 (world model), 2 (cloning) and 3 (imagination)")
-    run = RunDirectory(run_dir)
+    run, ranks = RunDirectory(run_dir), current()
+    _check_batch(config, phase, ranks)
+    resume = ranks.from_main("resume", resume or (restarts() > 0 and run.has_phase(phase)))
     if run.has_phase(phase) and not resume:
         raise UserError(f"{run_dir} already holds phase {phase}: add --resume to go on, or choose another --run-dir")
     resume_from = _resumed(run, config, phase, checkpoint) if resume else None
@@ -99,12 +107,14 @@ def train(
     if resume_from is not None and backend.device.type == "cpu":
         go_on_with_threads(resume_from.state.get("threads"))
     checks: Sequence[Check] = ()
-    if gate is not None and parent is not None and resume_from is None:
+    if gate is not None and parent is not None and resume_from is None and ranks.is_main:
         checks = gate(config, phase, parent, store, backend.device)
     forced = list(parent.state.get("forced", ())) if parent is not None else []
     forced += [check.to_dict() | {"phase": phase} for check in checks if check.verdict == "red"]
-    if memory is not None:
-        config = memory.settle(config, phase, backend, store.size_bytes)
+    if memory is not None and ranks.is_main:
+        config = _settled(memory, config, phase, backend, store.size_bytes)
+    at_once = ranks.from_main("micro-batch", config.phase(phase).micro_batch)
+    config = config.with_phase(phase, replace(config.phase(phase), micro_batch=at_once))
     torch.manual_seed(config.seed)
     built = build_phase(config, phase, store, parent, backend, imagination if phase == 3 else None)
     if isinstance(built, ImaginationPhase) and parent is not None and not built.agent.reward.is_trained:
@@ -114,10 +124,16 @@ def train(
         )
     run = RunDirectory(run_dir.resolve())  # a link that leads elsewhere meanwhile changes nothing
     with run_lock(run.path):  # which says so where it was moved
-        note(run.path, store)
+        if ranks.is_main:
+            note(run.path, store)
+    if not ranks.is_alone:
+        read = {"version": __version__, "configuration": config_hash(config), "store": digest(store.manifest)}
+        ranks.begin(read, config.ranks.timeout_s, config.ranks.check_every, backend.device)
     started = time.perf_counter()
     settings = config.phase(phase)
     figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)
+    if not ranks.is_main:
+        return {}
     seconds = time.perf_counter() - started
     result: dict[str, Any] = {
         "phase": phase,
@@ -135,8 +151,25 @@ def train(
     if memory is not None:
         result |= memory.finished()
     if phase == 1 and draws:
-        result["decoder"] = _train_decoder(config, run, store, backend, resume)
+        result["decoder"] = _train_decoder(config, run, store, replace(backend, ranks=ALONE), resume)
     return result
+
+
+def _check_batch(config: Config, phase: int, ranks: Ranks) -> None:
+    """Every rank needs rows of every batch; in phase 3, where they are gathered, as many as the others."""
+    size, world = config.phase(phase).batch_size, ranks.world
+    if phase == 3 and size % world:
+        raise UserError(f"phase3.batch_size is {size}, which {world} ranks cannot share: make it a multiple of {world}")
+    if size < world:
+        raise UserError(f"phase{phase}.batch_size is {size}, fewer than the {world} ranks: start at most {size}")
+
+
+def _settled(memory: Memory, config: Config, phase: int, backend: Backend, store_bytes: int) -> Config:
+    """The configuration with the phase's `micro_batch` settled: of several ranks for the rows of one."""
+    train = config.phase(phase)
+    own = replace(train, batch_size=-(-train.batch_size // backend.ranks.world))
+    settled = memory.settle(config.with_phase(phase, own), phase, backend, store_bytes)
+    return settled.with_phase(phase, replace(settled.phase(phase), batch_size=train.batch_size))
 
 
 def _resumed(run: RunDirectory, config: Config, phase: int, given: Path | None) -> Checkpoint:

@@ -50,6 +50,7 @@ class WhenToCompile:
         self.eager_s = 0.0
         self.is_compiled = backend.compiles
         self.decided = noted if isinstance(noted, bool) else None
+        self.ranks = backend.ranks
         if self.deferred is None:
             self.decided = backend.compiles
             return
@@ -68,7 +69,7 @@ class WhenToCompile:
         if self.decided is None and (done == DECIDES_AFTER or (done > DECIDES_AFTER and len(self.times) > 1)):
             self.decided, self.eager_s, self.times = False, min(self.times[-2:]), []
             saves_s, takes_s = self._saves(self.eager_s, self.steps - done), self._takes()
-            if saves_s > takes_s:
+            if self.ranks.from_main(f"compile phase {self.number}", saves_s > takes_s):
                 self._turn_on(f"takes about {takes_s:.0f} s and saves {saves_s:.0f}")
 
     def note(self) -> dict[str, Any]:

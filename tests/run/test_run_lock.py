@@ -129,7 +129,7 @@ def test_ranks_of_torchrun_are_told_what_they_are(
     for rank in ("0", "1"):
         for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")):
             monkeypatch.setenv(name, value)
-        error = error_of("train --phase 1 --config debug", tmp_path / "run", capsys)
+        error = error_of("eval --config debug", tmp_path / "run", capsys)
         assert f"this is rank {rank} of 2 that torchrun started" in error and "without torchrun" in error
     assert list(tmp_path.iterdir()) == []
     refuse_ranks({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})

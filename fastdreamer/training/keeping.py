@@ -1,0 +1,265 @@
+"""What a phase that trains leaves in its run: checkpoints, metrics, flags; and going on from a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdreamer.config import Config
+from fastdreamer.device import Backend, random_states, set_random_states
+from fastdreamer.errors import Stopped, UserError
+from fastdreamer.health.limits import section
+from fastdreamer.health.watch import Watch
+from fastdreamer.latents.loader import Loader
+from fastdreamer.ranks.heartbeats import SAVING
+from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
+from fastdreamer.run.lock import place_of
+from fastdreamer.run.metrics import MetricsWriter
+from fastdreamer.run.run_files import checkpoints_of
+from fastdreamer.system.advice import plain
+from fastdreamer.system.files import scratch_directory
+from fastdreamer.system.leftovers import sweep
+from fastdreamer.system.progress import Bar, track
+from fastdreamer.training.best import Best
+from fastdreamer.training.optim import EMA, learning_rate
+from fastdreamer.training.phase import Phase
+from fastdreamer.training.step import Update
+from fastdreamer.training.when_to_compile import WhenToCompile
+
+Due = tuple[Mapping[str, Tensor], Tensor, int, int]
+"""A logged step's figures as they came from the device, the gradient's norm, the step, and the skipped steps."""
+
+
+class Keeper:
+    """Writes for one phase; of several ranks the main one alone has one that writes.
+
+    Attributes:
+        figures: what the newest logged step came to.
+        saved: the step of the newest checkpoint.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        config: Config,
+        run_dir: Path,
+        backend: Backend,
+        latents: str,
+        title: str,
+        best: Best,
+        when: WhenToCompile,
+        forced: Sequence[Mapping[str, Any]],
+        done: int,
+    ) -> None:
+        self.update, self.phase, self.train, self.config = update, update.phase, update.train, config
+        self.run_dir, self.backend, self.latents, self.title = run_dir, backend, latents, title
+        self.best, self.when, self.forced = best, when, forced
+        self.saved = self.computed = done
+        self.figures: dict[str, float] = {}
+        self.due: Due | None = None  # a logged step without its figures yet
+        self.metrics: MetricsWriter
+        self.watch: Watch
+        self.bar: Bar
+        self.waiting: Waiting | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Opens the files; the disk refuses before the work."""
+        if not self.backend.ranks.is_main:
+            yield
+            return
+        phase, done = self.phase, self.saved
+        with (
+            MetricsWriter(self.run_dir, phase.number, done) as self.metrics,
+            track(self.title, total=self.train.steps, unit="steps", start=done) as self.bar,
+        ):
+            with scratch_directory(checkpoints_of(self.run_dir, phase.number)) as probe:
+                sweep(probe.parent)
+            own = [gate for gate in self.forced if gate["phase"] == phase.number]
+            self.watch = Watch(self.config, phase.number, self.run_dir, done, self.title, own)
+            self.waiting = Waiting(phase.loader) if phase.loader is not None else None
+            self.figures = self.watch.figures
+            yield
+
+    def log(self, done: int, due: Due) -> None:
+        """Reckons a logged step's figures, writes them and has them judged."""
+        if not self.backend.ranks.is_main:
+            return
+        self.due = due
+        self.figures, self.due = self._reckon(*due), None
+        shown: dict[str, float | str] = {"loss": self.figures["loss"]}
+        if self.waiting is not None:
+            self.figures["data/wait_share"] = self.waiting.share()
+            shown["waiting"] = f"{self.figures['data/wait_share']:.1%}"
+        self.computed = done
+        self.metrics.write(done, self.figures)
+        self.bar.advance(0, **shown)
+        self.watch.see(done, self.figures)
+
+    def advance(self) -> None:
+        """Counts a step that was taken."""
+        if self.backend.ranks.is_main:
+            self.bar.advance(1)
+
+    def save(self, step: int, skipped: tuple[int, int]) -> None:
+        """Writes a checkpoint; all ranks wait for it.
+
+        Raises:
+            Stopped: if a weight is not finite, or the run was moved.
+        """
+        if self.backend.ranks.is_main:
+            self._save(step, skipped)
+        self.backend.ranks.meet(f"phase {self.phase.number} saved {step}")
+        if self.waiting is not None:
+            self.waiting.restart()  # saving is no step
+
+    def rescue(self, done: int) -> None:
+        """Save after an exception what was trained since the last checkpoint, unless a step was being taken in."""
+        if self.update.is_whole and done > self.saved and self.backend.ranks.is_main:
+            with suppress(Exception):  # the disk may be the reason; the exception at hand says more
+                if self.due is not None:  # memory may have run out while they were reckoned
+                    self.metrics.write(done, self._reckon(*self.due))
+                elif self.computed == done > self.metrics.step:  # or the line would be missing for good
+                    self.metrics.write(done, self.figures)
+                self._save(done, self.update.skips.read())
+                print(f"{self.title}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
+
+    def alike(self) -> dict[str, Mapping[str, Tensor]]:
+        """What all ranks hold, bit for bit."""
+        return {
+            "model": self.phase.model.state_dict(),
+            "ema": self.update.ema.state,
+            "optimizer": _optimizer_tensors(self.update.optimizers),
+            "random": {name: generator.get_state() for name, generator in self.phase.generators.items()},
+        }
+
+    def frozen(self) -> dict[str, Mapping[str, Tensor]]:
+        """The modules that it was built on."""
+        return {f"frozen-{name}": module.state_dict() for name, module in self.phase.frozen.items()}
+
+    def _save(self, step: int, skipped: tuple[int, int]) -> None:
+        self.backend.ranks.at(SAVING)
+        phase, rate = self.phase, self.train.learning_rate
+        groups = self.alike()
+        if broken := not_finite({name: groups[name] for name in ("model", "ema")}):
+            raise Stopped(_broken(phase.number, self.title, step, broken, rate))
+        groups["random"] = {**groups["random"], **random_states(self.backend.device)}
+        groups |= {"best": self.best.state} | self.frozen()
+        notes = {"skipped": skipped, "forced": list(self.forced), "threads": torch.get_num_threads()}
+        notes |= self.best.note() | self.when.note()
+        place = place_of(self.run_dir)
+        folder = checkpoints_of(place, phase.number)
+        save_checkpoint(folder, phase.number, step, groups, self.config, self.latents, notes)
+        self.saved = step
+        if place != self.run_dir:
+            raise Stopped(_moved(phase.number, self.title, step, self.run_dir, place))
+
+    def _reckon(self, logged: Mapping[str, Tensor], norm: Tensor, step: int, skipped: int) -> dict[str, float]:
+        """The figures of a logged step, from the sums over its micro-batches."""
+        sums = dict(logged)
+        loss = float(sums.pop("loss"))
+        found = {k: float(v) for k, v in self.phase.figures(sums, step).items()}
+        found |= {"loss": loss, "grad_norm": float(norm), "learning_rate": learning_rate(self.train, step)}
+        return found | self.best.figures() | {"skipped_steps": float(skipped)}
+
+
+def lost(number: int, name: str, step: int, in_a_row: int, rate: float, ranks: Sequence[int]) -> str:
+    """The line for a phase whose steps were all skipped; `ranks` are those whose own gradients were not finite."""
+    where = f" (of rank {', '.join(map(str, ranks))})" if ranks else ""
+    return (
+        f"{name} stopped at step {step}: the loss or gradient of its last {in_a_row} steps was not finite{where}, so "
+        f"they were skipped. The weights before them are saved: --resume goes on with those; in another --run-dir try "
+        f"{section(number)}.learning_rate below {rate:g}"
+    )
+
+
+def _moved(number: int, name: str, step: int, then: Path, now: Path) -> str:
+    return (
+        f"{then} was moved to {now} while {name} trained: step {step} is saved there, and it goes on with: "
+        f"{plain('train', run_dir=now, phase=max(number, 1), resume=True)}"
+    )
+
+
+def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
+    return (
+        f"{name} stopped at step {step}: {tensor} is not finite, so nothing was saved and older checkpoints stay. In "
+        f"another --run-dir try {section(number)}.learning_rate below {rate:g}"
+    )
+
+
+def restore(
+    saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], ema: EMA, device: torch.device
+) -> None:
+    """Fills a phase, its optimisers, averages and generators from a checkpoint.
+
+    Raises:
+        UserError: if it holds other tensors than the phase is made of.
+    """
+    with _fitting(saved):
+        phase.model.load_state_dict(saved.tensors["model"])
+        means = saved.tensors["ema"]
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in ema.state.items()}:
+            raise ValueError("its averages are not those of this phase's weights")
+        ema.state = {k: v.to(ema.state[k].device) for k, v in means.items()}
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+        for name, value in saved.tensors.get("optimizer", {}).items():
+            owner, index, key = name.split(".", 2)
+            states[int(owner)].setdefault(int(index), {})[key] = value
+        for optimizer, state in zip(optimizers, states, strict=True):
+            sizes = [weight.numel() for group in optimizer.param_groups for weight in group["params"]]
+            if any(x.numel() not in (1, sizes[index]) for index, entry in state.items() for x in entry.values()):
+                raise ValueError("its optimiser is not that of this phase's weights")
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, generator in phase.generators.items():
+            generator.set_state(saved.tensors["random"][name])
+        set_random_states(saved.tensors["random"], device)
+
+
+@contextmanager
+def _fitting(saved: Checkpoint) -> Iterator[None]:
+    """What a checkpoint that is whole may hold all the same: other tensors than a phase is made of."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{saved.path} was begun with another version and cannot go on: train the phase in another --run-dir "
+            f"({reason})"
+        ) from None
+
+
+def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of every optimiser as tensors named optimiser.parameter.key."""
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    return {
+        f"{number}.{index}.{key}": value
+        for number, state in enumerate(states)
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+class Waiting:
+    """Share of the time since the last reading that went by waiting for batches (see Loader.waited_s)."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.restart()
+
+    def restart(self) -> None:
+        self.began_s, self.waited_s = time.perf_counter(), self.loader.waited_s
+
+    def share(self) -> float:
+        """The share, from 0 to 1; a new reading begins."""
+        began_s, waited_s = self.began_s, self.waited_s
+        self.restart()
+        return (self.waited_s - waited_s) / (self.began_s - began_s)
