@@ -15,7 +15,7 @@ REPEATED: dict[str, tuple[str, ...]] = {
         "demo", "study", "inspect", "build-engines", "encode", "plan", "train", "profile", "diagnose", "doctor",
         "eval", "report", "play", "pack",
     ),
-    "recordings": ("encode", "fit-tokenizer"),
+    "recordings": ("encode", "fit-tokenizer", "pack"),
     "store": ("encode",),
 }  # fmt: skip
 """Flags that a named command repeats from the running one, besides --config, and the commands that take them."""
