@@ -13,9 +13,9 @@ PROGRAM = "fastdreamer"
 REPEATED: dict[str, tuple[str, ...]] = {
     "run_dir": (
         "demo", "study", "inspect", "build-engines", "encode", "plan", "train", "profile", "diagnose", "doctor",
-        "eval", "report", "play",
+        "eval", "report", "play", "pack",
     ),
-    "recordings": ("encode", "fit-tokenizer"),
+    "recordings": ("encode", "fit-tokenizer", "pack"),
     "store": ("encode",),
 }  # fmt: skip
 """Flags that a named command repeats from the running one, besides --config, and the commands that take them."""
@@ -81,7 +81,8 @@ def again(*words: object) -> str:
     kept: list[str] = []
     is_secret = False
     for word in _calls[-1].words:
-        if not is_secret and word.partition("=")[0] != SECRET:
+        is_option = word.startswith("-")  # behind a flag that has no value, as that of `play`
+        if (not is_secret or is_option) and word.partition("=")[0] != SECRET:
             kept.append(word)
         is_secret = word == SECRET
     return shell(PROGRAM, *kept, *(word for word in words if word not in kept))

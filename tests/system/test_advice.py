@@ -113,3 +113,12 @@ def test_no_message_builds_a_command_by_itself():
 
 def test_no_message_advises_to_remove_anything():
     assert [f"{place}: {text}" for place, text in texts() if DESTROYS.search(text)] == []
+
+
+def test_a_secret_is_left_out_and_a_flag_without_a_value_takes_nothing_along():
+    with advice.running(advice.Call(("fetch-weights", "--token", "hf_x", "--out", "w"))):
+        assert advice.again() == "fastdreamer fetch-weights --out w"
+    with advice.running(advice.Call(("play", "--token", "--run-dir", "r"))):
+        assert advice.again() == "fastdreamer play --run-dir r"
+    with advice.running(advice.Call(("play", "--host", "0.0.0.0"))):
+        assert advice.again("--token") == "fastdreamer play --host 0.0.0.0 --token"
