@@ -17,7 +17,7 @@ from fastdreamer.play.chance import Chance
 from fastdreamer.play.course import AGENTS, RECORDED, YOU, Course
 from fastdreamer.play.describe import describe
 from fastdreamer.play.dream import Dream
-from fastdreamer.play.footage import Footage
+from fastdreamer.play.film import Footage
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.moment import Moment, View
 from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
