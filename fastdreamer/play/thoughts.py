@@ -17,7 +17,8 @@ from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 
-DIGITS = 5
+DIGITS = 6
+"""Decimals of what is told to a page."""
 
 
 @dataclass(frozen=True)
