@@ -15,7 +15,7 @@ from fastdreamer.heads.history import History
 from fastdreamer.play.chance import Chance
 from fastdreamer.play.dream import Dream
 from fastdreamer.play.eyes import Eyes
-from fastdreamer.play.footage import Footage, resized
+from fastdreamer.play.film import Footage, resized
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.moment import Fork, Moment, Real, RealStep
 from fastdreamer.play.reality import Arrived, CrafterReality, Reality, RecordedReality

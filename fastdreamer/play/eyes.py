@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.heads.history import History
-from fastdreamer.play.footage import Footage
+from fastdreamer.play.film import Footage
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.moment import RealStep
 from fastdreamer.tokenizer.acting import ActingEncoder

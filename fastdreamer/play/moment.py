@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastdreamer.play.dream import DreamState
-from fastdreamer.play.thoughts import Mind
+from fastdreamer.play.thoughts import DIGITS, Mind
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,12 @@ class Moment:
         """What does not depend on the session's settings."""
         led = [] if self.chunk is None else self.chunk[: self.count].tolist()
         return {"step": self.step, "dreamed": self.fork.dreamed, "action": led}
+
+    @property
+    def drift(self) -> dict[str, float | None]:
+        """Mean squared distances in normalised latents: dream and reality now, and reality at the fork and now."""
+        if self.real is None:
+            return {"dream": None, "copy": None}
+        real = self.real.past[-1].latents
+        apart = {"dream": self.fork.state.latents[1], "copy": self.fork.latents}
+        return {name: round(float((latents - real).square().mean()), DIGITS) for name, latents in apart.items()}

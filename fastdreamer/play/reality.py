@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
 from fastdreamer.envs.crafter import CrafterEnv
-from fastdreamer.play.footage import Footage
+from fastdreamer.play.film import Footage
 from fastdreamer.recordings.minerl import RECORDER
 from fastdreamer.recordings.tasks import TaskMeter, task_rewards
 

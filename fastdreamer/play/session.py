@@ -17,18 +17,18 @@ from fastdreamer.play.chance import Chance
 from fastdreamer.play.course import AGENTS, RECORDED, YOU, Course
 from fastdreamer.play.describe import describe
 from fastdreamer.play.dream import Dream
-from fastdreamer.play.footage import Footage
+from fastdreamer.play.film import Footage
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.moment import Moment, View
 from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
 from fastdreamer.play.recorder import Recorder, seeds_in
+from fastdreamer.play.thoughts import DIGITS
 
 REWINDS = 128
 """Steps that can be taken back."""
 FIRST_WORLD = 20_000_000
 STRIP, STRIP_SIZE = 48, 64
 END_OF_RECORDING = "end of recording"
-DIGITS = 6
 
 
 class Session:
@@ -73,7 +73,7 @@ class Session:
             "greedy": self.greedy,
             "denoising": self._dream.denoising,
             "task": self.task,
-            "drift": _drift(now),
+            "drift": now.drift,
             **self._thoughts(now),
             "over": self._over(now),
             "rewindable": len(self._moments) - 1,
@@ -297,12 +297,3 @@ class Session:
         if self._course is not None and self._course.footage is not None and self._course.footage.recording == found:
             return self._course.footage
         return Footage(found, self.loaded.config, self.loaded.clock)
-
-
-def _drift(now: Moment) -> dict[str, float | None]:
-    """Mean squared distances in normalised latents: dream and reality now, and reality at the fork and now."""
-    if now.real is None:
-        return {"dream": None, "copy": None}
-    real = now.real.past[-1].latents
-    apart = {"dream": now.fork.state.latents[1], "copy": now.fork.latents}
-    return {name: round(float((latents - real).square().mean()), DIGITS) for name, latents in apart.items()}

@@ -17,7 +17,8 @@ from fastdreamer.dynamics.sampler import as_context
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.heads.agent import Agent
 
-DIGITS = 5
+DIGITS = 6
+"""Decimals of what is told to a page."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Mind:
 
     Attributes:
         features: what its heads read.
-        logits: those of the next chunk's actions.
+        logits: what the policy says of the next chunk.
         said: probabilities of each component's labels at the chunk's first frame, the expected reward of what led
             here (None where what led here is not known, or the head never learned), value and continuation.
     """

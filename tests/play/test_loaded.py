@@ -67,7 +67,7 @@ def test_without_a_store_it_is_begun_from_what_would_be_held_out_or_from_all(run
     from fastdreamer.latents.splits import natural_split
 
     (tmp_path / "recordings").symlink_to(run_dir / "recordings")
-    everything = load_config("debug", ["data.held_out=0.0"])
+    everything = load_config("debug", ["data.held_out=0.000001"])
     assert len(held_out(everything, RunDirectory(tmp_path))) == 3
     half = load_config("debug", ["data.held_out=0.5"])
     found = {recording.name for recording in held_out(half, RunDirectory(tmp_path))}

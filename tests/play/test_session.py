@@ -290,7 +290,7 @@ def test_a_filmstrip_shows_steps_of_the_recording(chunked: Loaded) -> None:
 
 
 def test_a_large_recording_is_held_in_parts(chunked: Loaded) -> None:
-    from fastdreamer.play.footage import Footage
+    from fastdreamer.play.film import Footage
 
     whole = Footage(chunked.recordings[0], chunked.config, chunked.clock)
     parts = Footage(chunked.recordings[0], chunked.config, chunked.clock, most_bytes=10 * 64 * 64 * 3)
