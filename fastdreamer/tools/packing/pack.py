@@ -39,6 +39,8 @@ from fastdreamer.tools.packing.card import write_card
 PHASES = (0, 1, 2, 3)
 SHARED = {"frozen-world": (1, "world."), "frozen-agent": (2, "agent."), "frozen-prior": (2, "agent.policy.")}
 """Groups that stand in the averages of another phase, and how their names begin there."""
+ENOUGH = 120
+"""Frames of a recording that has something to begin from; shorter ones go along where there are no others."""
 FILLED = ("policy.", "value.")  # of phase 3's frozen agent: its own averages take their place wherever it is used
 
 
@@ -95,13 +97,14 @@ def given_away(config: Config) -> Config:
 
 
 def held_out(store: LatentStore, count: int) -> list[str]:
-    """Names of held-out episodes, the longest of every kind of player in turn.
+    """Names of held-out episodes, of every kind of player in turn: the shortest that is long enough, then the next.
 
     Raises:
         UserError: if there are fewer than `count`.
     """
     by_kind: dict[str, list[str]] = {}
-    for episode in sorted(store.split("held_out"), key=lambda e: (-len(e.valid), e.name)):
+    lengths = {episode: len(episode.valid) for episode in store.split("held_out")}
+    for episode in sorted(lengths, key=lambda e: (lengths[e] < ENOUGH, abs(lengths[e] - ENOUGH), e.name)):
         by_kind.setdefault(kind_of(episode.name), []).append(episode.name)
     turns = chain.from_iterable(zip_longest(*(by_kind[kind] for kind in sorted(by_kind))))
     names = [name for name in turns if name is not None]
