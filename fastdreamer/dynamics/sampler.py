@@ -101,7 +101,7 @@ def commit_and_sample_next(
             torch.cat([torch.zeros_like(size), size], 1),
             torch.stack([action, next_action], 1),
         )
-        clean = model.read(*both, None, cache, silent=1)[0][:, 0]
+        clean = model.read(*both, None, cache, 1)[0][:, 0]
         cache.advance(finished, finished_signal)
         return clean
 
