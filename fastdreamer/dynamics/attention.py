@@ -92,6 +92,11 @@ class Attention(nn.Module):
         query = fused.rotated_norm(query, self.query_norm, *angles)
         return query, fused.rotated_norm(key, self.key_norm, *angles), value
 
+    def own_values(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """What a token reads where all that it may read is like itself: its own value, in every head."""
+        values = fused.linear(x, self.qkv.weight[-self.kv_heads * self.width :]).unflatten(-1, (-1, self.width))
+        return values.repeat_interleave(self.heads // self.kv_heads, -2).flatten(-2)
+
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, is_causal: bool = False
     ) -> Float[Tensor, "b q s e"]:
@@ -140,22 +145,36 @@ class TimeAttention(Attention):
         angles: Angles,
         caches: tuple[LayerCache, LayerCache] | None = None,
         view: CacheView | None = None,
-    ) -> tuple[Float[Tensor, "b l s d"], Float[Tensor, "b l a d"] | None]:
-        """What the heads read, side by side, before `merge`."""
+        first: int = 0,
+    ) -> tuple[Float[Tensor, "b m s d"], Float[Tensor, "b l a d"] | None]:
+        """What the heads of step `first` and later read, side by side, before `merge`."""
         own, theirs = caches or (None, None)
         read = None if agents is None else self._across(agents, angles, theirs, view)
-        return self._across(x, angles, own, view), read
+        return self._across(x, angles, own, view, first), read
+
+    def remember(self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache, view: CacheView) -> None:
+        """Write keys and values of new steps, without any queries."""
+        heads = fused.linear(x, self.qkv.weight[self.heads * self.width :]).unflatten(-1, (-1, self.width))
+        key, value = heads.chunk(2, dim=-2)
+        cos, sin = angles
+        key = fused.rotated_norm(key, self.key_norm, cos.unsqueeze(1), sin.unsqueeze(1))
+        cache.write(*(heads.permute(0, 2, 3, 1, 4).flatten(0, 1) for heads in (key, value)), view.slots)
 
     def _across(
-        self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache | None, view: CacheView | None
-    ) -> Float[Tensor, "b l s d"]:
+        self,
+        x: Float[Tensor, "b l s d"],
+        angles: Angles,
+        cache: LayerCache | None,
+        view: CacheView | None,
+        first: int = 0,
+    ) -> Float[Tensor, "b m s d"]:
         cos, sin = angles
         projected = self.project(x, (cos.unsqueeze(1), sin.unsqueeze(1)))
         if cache is None or view is None:  # tokens times heads stand for heads: no token is copied into another order
             query, key, value = (heads.flatten(2, 3).transpose(1, 2) for heads in projected)
             return self._banded(query, key, value).transpose(1, 2).unflatten(2, (x.shape[2], -1)).flatten(3)
         query, key, value = (heads.permute(0, 2, 3, 1, 4).flatten(0, 1) for heads in projected)
-        out = self.attend(query, *cache.write(key, value, view.slots), mask=view.mask)
+        out = self.attend(query[:, :, first:], *cache.write(key, value, view.slots), mask=view.mask[first:])
         return out.transpose(1, 2).flatten(2).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
 
     def _banded(self, query: Tensor, key: Tensor, value: Tensor) -> Float[Tensor, "b q s e"]:

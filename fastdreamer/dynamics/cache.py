@@ -71,7 +71,9 @@ class RingCache:
             keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
             return LayerCache(keys, values)
 
-        self.layers = [(empty(tokens), empty(agents)) for _ in range(0, config.layers, config.time_every)]
+        # The first layer's registers are the same at every step (see `Transformer`): it keeps none of them.
+        counts = [tokens - config.registers, *[tokens] * ((config.layers - 1) // config.time_every)]
+        self.layers = [(empty(count), empty(agents)) for count in counts]
 
     def tensors(self) -> list[Tensor]:
         """All tensors of keys and values."""

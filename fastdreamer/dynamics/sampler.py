@@ -42,7 +42,8 @@ def commit(
 ) -> Float[Tensor, "b l a d"] | None:
     """Writes finished (or real) steps to the cache, noised to the context's signal level; returns agent read-outs."""
     signal, noisy = as_context(model, latents, noise)
-    _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache)
+    silent = noisy.shape[1] if agents is None else 0
+    _, read = model.read(noisy, signal, torch.zeros_like(signal), action, agents, cache, silent)
     cache.advance(noisy, signal)
     return read
 
@@ -100,7 +101,7 @@ def commit_and_sample_next(
             torch.cat([torch.zeros_like(size), size], 1),
             torch.stack([action, next_action], 1),
         )
-        clean = model.read(*both, None, cache)[0][:, 1]
+        clean = model.read(*both, None, cache, 1)[0][:, 0]
         cache.advance(finished, finished_signal)
         return clean
 

@@ -1,6 +1,7 @@
 """Tokens of a step, in the order the transformer sees them: made of latents, signal levels, step sizes and actions.
 
-A step's tokens: [action | (tau, d) | n spatial | registers | agent tokens]. Source: Dreamer 4, section 3.4.
+A step's tokens: [action | (tau, d) | n spatial | registers | agent tokens]; here are those before the registers.
+Source: Dreamer 4, section 3.4.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ActionEmbedding(nn.Module):
 
 
 class StepTokens(nn.Module):
-    """Builds the tokens of every step; `agents` extra tokens are appended by the caller that owns them."""
+    """Builds the tokens that differ from step to step; `registers` and agent tokens are appended behind them."""
 
     def __init__(self, config: DynamicsConfig, forcing: ForcingConfig, chunk: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -67,13 +68,11 @@ class StepTokens(nn.Module):
         expected: Float[Tensor, "b l n z"] | None = None,
     ) -> Float[Tensor, "b l s d"]:
         """`expected` is the linear prediction, where there is a linear start."""
-        batch, steps = signal.shape
         level = torch.cat([self.signal(signal), self.step_size(step_size)], dim=-1)
         spatial = self.spatial(joined(noisy, self.count)) + self.place
         if self.expected is not None and expected is not None:
             spatial = spatial + self.expected(joined(expected, self.count))
-        registers = self.registers.expand(batch, steps, -1, -1)
-        parts = [action.unsqueeze(2), level.unsqueeze(2), spatial, registers]
+        parts = [action.unsqueeze(2), level.unsqueeze(2), spatial]
         dtype = spatial.dtype
         return torch.cat([p.to(dtype) for p in parts], dim=2)
 

@@ -117,19 +117,26 @@ class WorldModel(nn.Module):
         action: Float[Tensor, "b l d"],
         agents: Float[Tensor, "b a d"] | None,
         cache: RingCache | None = None,
-    ) -> tuple[Float[Tensor, "b l n z"], Float[Tensor, "b l a d"] | None]:
-        """Predicts as `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read)."""
+        silent: int = 0,
+    ) -> tuple[Float[Tensor, "b m n z"], Float[Tensor, "b l a d"] | None]:
+        """Predicts as `forward`, with agent tokens behind every step's: (clean latents, what the agent tokens read).
+
+        The first `silent` steps are only written to the cache (m = l - silent); see `Transformer.forward`.
+        """
         start = self.linear_start(noisy, signal, action, cache)
         action = action[..., : self.config.dim]
         x = self.tokens(noisy, signal, step_size, action, None if start is None else start.mean)
         if agents is not None:
             agents = agents[:, None].to(x.dtype).expand(-1, x.shape[1], -1, -1)
         first = self.tokens.first_spatial
-        spatial, read = self.transformer(x, agents, cache, slice(first, first + self.config.spatial_tokens))
+        kept = slice(first, first + self.config.spatial_tokens)
+        spatial, read = self.transformer(x, self.tokens.registers, agents, cache, kept, silent)
+        if silent == noisy.shape[1]:
+            return noisy[:, silent:], read
         clean = parted(self.readout(spatial)).float()
         if start is not None:
             mean, spread = start.posterior(noisy, self._tau(signal)[..., None, None])
-            clean = mean + spread * clean
+            clean = mean[:, silent:] + spread[:, silent:] * clean
         return clean, None if read is None else read.float()
 
     def linear_start(

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastdreamer.config import DynamicsConfig, ForcingConfig
+from fastdreamer.dynamics.attention import angles_of
 from fastdreamer.dynamics.world_model import WorldModel
 from fastdreamer.shapes import LatentClock
 
@@ -62,6 +63,39 @@ def test_cached_steps_equal_one_banded_forward_past_eviction(soft_cap: float) ->
         got = model(x["noisy"][:, at], x["signal"][:, at], x["step_size"][:, at], action[:, at], cache)
         cache.advance(x["noisy"][:, at], x["signal"][:, at])
         torch.testing.assert_close(got, expected[:, at], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5])
+@pytest.mark.parametrize("silent", [1, 2, 3])
+@torch.no_grad()
+def test_silent_steps_leave_the_cache_and_the_steps_behind_them_as_a_whole_pass_does(layers: int, silent: int) -> None:
+    model, x = build(layers=layers, registers=2), inputs(steps=5)
+    action, caches = embed(model, x["actions"]), [model.new_cache(2, steps=3) for _ in range(2)]
+    given = x["noisy"], x["signal"], x["step_size"], action
+    for cache in caches:
+        model(*(part[:, :2] for part in given), cache)
+        cache.advance(x["noisy"][:, :2], x["signal"][:, :2])
+    now = [part[:, 2:] for part in given]
+    whole, (rest, read) = model(*now, caches[0]), model.read(*now, None, caches[1], silent)
+    assert read is None and rest.shape == whole[:, silent:].shape
+    torch.testing.assert_close(rest, whole[:, silent:], rtol=1e-5, atol=1e-5)
+    for one, other in zip(*(cache.tensors() for cache in caches), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_registers_leave_the_first_block_as_they_would_after_attending_over_time(kv_heads: int) -> None:
+    model = build(kv_heads=kv_heads, registers=3)
+    block, registers = model.transformer.blocks[0], model.tokens.registers
+    angles = angles_of(torch.arange(6), model.transformer.width)
+    whole, _ = block(registers.expand(2, 6, -1, -1), None, 0, slice(None), angles)
+    once = block.of_equals(registers)
+    torch.testing.assert_close(once.expand_as(whole), whole, rtol=1e-5, atol=1e-5)
+    weigh = torch.randn(whole.shape)
+    given = [registers, *(p for name, p in block.named_parameters() if "y_norm" not in name)]  # not of queries and keys
+    wanted = torch.autograd.grad((whole * weigh).sum(), given)
+    for got, want in zip(torch.autograd.grad((once * weigh).sum(), given), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
