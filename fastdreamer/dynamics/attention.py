@@ -158,7 +158,8 @@ class TimeAttention(Attention):
         key, value = heads.chunk(2, dim=-2)
         cos, sin = angles
         key = fused.rotated_norm(key, self.key_norm, cos.unsqueeze(1), sin.unsqueeze(1))
-        cache.write(*(heads.permute(0, 2, 3, 1, 4).flatten(0, 1) for heads in (key, value)), view.slots)
+        key, value = (heads.permute(0, 2, 3, 1, 4).flatten(0, 1) for heads in (key, value))
+        cache.write(key, value, view.slots)
 
     def _across(
         self,
