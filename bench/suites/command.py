@@ -42,6 +42,7 @@ SUITES = {
     "data_path": "frames a second from mp4 to the encoder's input",
     "overlap": "whether encode costs what its slowest stage costs",
     "sampling": "a draw of crops, and waiting for them",
+    "ranks": "a step in several processes beside the same in one, on a CPU",
     "play": "a step of play, and the page in a browser: pictures a second, key to picture",
     "world_models": "kinds of world models on a run's store",
 }
