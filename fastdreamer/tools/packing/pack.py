@@ -25,6 +25,7 @@ from torch import Tensor
 from fastdreamer.config import Config, EnginesConfig
 from fastdreamer.envs.mix import kind_of
 from fastdreamer.errors import UserError
+from fastdreamer.latents.episode import Episode
 from fastdreamer.latents.manifest import FOLDER, write_manifest
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.recordings.find import find_recordings
@@ -103,8 +104,11 @@ def held_out(store: LatentStore, count: int) -> list[str]:
         UserError: if there are fewer than `count`.
     """
     by_kind: dict[str, list[str]] = {}
-    lengths = {episode: len(episode.valid) for episode in store.split("held_out")}
-    for episode in sorted(lengths, key=lambda e: (lengths[e] < ENOUGH, abs(lengths[e] - ENOUGH), e.name)):
+
+    def rank(episode: Episode) -> tuple[bool, int, str]:
+        return len(episode.valid) < ENOUGH, abs(len(episode.valid) - ENOUGH), episode.name
+
+    for episode in sorted(store.split("held_out"), key=rank):
         by_kind.setdefault(kind_of(episode.name), []).append(episode.name)
     turns = chain.from_iterable(zip_longest(*(by_kind[kind] for kind in sorted(by_kind))))
     names = [name for name in turns if name is not None]
