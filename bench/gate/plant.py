@@ -64,8 +64,8 @@ PLANTS = {
     ),
     "graph break": Plant(
         "fastdreamer/dynamics/transformer.py",
-        "        steps, tokens = x.shape[1:3]",
-        "        steps, tokens = x.shape[1:3]\n        torch._dynamo.graph_break()",
+        "        steps = x.shape[1]\n",
+        "        steps = x.shape[1]\n        torch._dynamo.graph_break()\n",
         "phase 1 graphs: graph_breaks expected 0, measured",
     ),
     "spill": Plant(

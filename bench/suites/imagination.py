@@ -102,7 +102,7 @@ class Bench:
         """Builds and times an arm; what fails says why."""
         print(f"measuring {name} at {rollouts} dreams", flush=True)
         how, steps = ARMS[name], self.config.forcing.sample_steps
-        floor = self.weights * (steps if how.merges else steps + 1)
+        floor = self.weights * (steps + bool(self.agent.agent_tokens))  # else a commit can ride with the next pass
         cache = "warm" if self.backend.device.type == "cuda" else "host"
         title, least = f"imagination {self.backend.precision} {rollouts} dreams", 1e3 * floor / self.bandwidth
         row = RolloutRow(title, name, cache, floor_bytes=floor, rollouts=rollouts, floor_ms=least)

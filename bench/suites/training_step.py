@@ -71,17 +71,18 @@ COLUMNS: dict[str, Callable[[StepRow], str]] = {
 
 
 def crop_flops(config: Config, backend: Backend) -> tuple[int, int]:
-    """Model FLOPs of a flow crop and of a bootstrap crop of phase 1: forward, backward, and half-steps where there are.
+    """Model FLOPs that a flow crop and a bootstrap crop add to phase 1: forward, backward, half-steps where there are.
 
-    Counted on the eager step with attention as plain products: a fused backward pass computes its scores again, and a
-    recomputed block its forward pass, neither of which is counted. A step's FLOPs are the sum over its crops.
+    What a step does once, however many crops it has (registers in the first block), is left out. Counted on the eager
+    step with attention as plain products: a fused backward pass computes its scores again, and a recomputed block its
+    forward pass, neither of which is counted. A step's FLOPs are the sum over its crops.
     """
     eager, found = replace(backend, compiles=False), []
-    for share in (0.0, 1.0):
+    for share, crops in ((0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2)):
         one = replace(
             config,
             forcing=replace(config.forcing, boot_fraction=share),
-            phase1=replace(config.phase1, batch_size=1, recompute=False),
+            phase1=replace(config.phase1, batch_size=crops, recompute=False),
         )
         phase = made_up_phase(one, 1, eager)
         for module in phase.model.modules():
@@ -95,7 +96,7 @@ def crop_flops(config: Config, backend: Backend) -> tuple[int, int]:
                 loss, _ = phase.loss(work, 0)
             loss.backward()
         found.append(counter.get_total_flops())
-    return found[0], found[1]
+    return found[1] - found[0], found[3] - found[2]
 
 
 class Bench:

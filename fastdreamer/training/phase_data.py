@@ -38,6 +38,11 @@ def training_loader(config: Config, phase: int, store: LatentStore, device: torc
         UserError: where the store lacks what the phase needs, or the GPU cannot hold it.
     """
     episodes, sampling = episodes_of(store, "train", phase), config.sampling
+    if not episodes and store.split("held_out") and not store.split("train"):
+        raise UserError(
+            f"store {store.path} has held-out episodes alone, as a packed run does, and phase {phase} draws from those "
+            "that are trained on: give the run that it was packed from"
+        )
     if not episodes:
         raise UserError(
             f"store {store.path} has no labelled episode to train phase {phase} on: encode recordings with actions, "

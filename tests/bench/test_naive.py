@@ -257,7 +257,7 @@ def test_phase_three_losses_and_gradients_are_the_same_with_an_empty_set_too(shi
     assert_close(naive, ours, rtol=1e-4, atol=1e-5)
     found = torch.autograd.grad(naive, trained)
     for got, want in zip(found, wanted, strict=True):
-        assert_close(got, want, rtol=1e-3, atol=5e-5)  # rounding of rollouts through 1 / spread of the returns
+        assert (got - want).norm() < 1e-4 * want.norm()  # single elements are rounding where they are small
 
 
 @pytest.mark.parametrize("bins", [3, 41, 255])

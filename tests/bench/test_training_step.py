@@ -52,27 +52,37 @@ def test_every_phase_is_timed_and_sizes_of_phase_one_too(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize("overrides", [(), ("dynamics.soft_cap=9", "dynamics.context=2", "phase1.recompute=true")])
 def test_a_steps_flops_are_the_sum_over_its_crops(overrides: tuple[str, ...]) -> None:
-    config = load_config("debug", ["forcing.boot_fraction=0.5", "phase1.batch_size=6", *overrides])
+    config = load_config("debug", ["forcing.boot_fraction=0.5", *overrides])
     flow, boot = crop_flops(config, BACKEND)
-    phase = made_up_phase(replace(config, phase1=replace(config.phase1, recompute=False)), 1, BACKEND)
-    for module in phase.model.modules():
-        if isinstance(module, Attention):
-            module.is_fused = False
-    work = phase.draw()
-    phase.model.get_submodule("world.tokens.actions").requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        phase.loss(work, 0)[0].backward()
-    assert counter.get_total_flops() == 3 * flow + 3 * boot
+    found = []
+    for crops in (6, 12):
+        phase = made_up_phase(
+            replace(config, phase1=replace(config.phase1, batch_size=crops, recompute=False)), 1, BACKEND
+        )
+        for module in phase.model.modules():
+            if isinstance(module, Attention):
+                module.is_fused = False
+        work = phase.draw()
+        phase.model.get_submodule("world.tokens.actions").requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            phase.loss(work, 0)[0].backward()
+        found.append(counter.get_total_flops())
+    assert found[1] - found[0] == 3 * flow + 3 * boot
+    assert 0 <= 2 * found[0] - found[1] < flow / 20  # what is done once a step
     assert 1.6 < boot / flow < 1.7  # five passes' worth for three
 
 
 def test_flops_are_six_a_weight_and_token_and_attention_besides() -> None:
     config = load_config("debug", [])
-    world = made_up_phase(config, 1, BACKEND).world  # type: ignore[attr-defined]
-    weights = sum(m.weight.numel() for m in world.modules() if isinstance(m, torch.nn.Linear))
-    tokens = config.dynamics.window * world.world_tokens
+    world, shape = made_up_phase(config, 1, BACKEND).world, config.dynamics  # type: ignore[attr-defined]
+    seen = 0  # weights, each times the tokens of a step that it sees
+    for name, module in world.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            tokens = world.world_tokens - shape.registers * name.startswith("transformer.blocks.0.")
+            is_last = name.startswith(f"transformer.blocks.{shape.layers - 1}.") and not name.endswith("qkv")
+            seen += module.weight.numel() * (tokens if "blocks" in name and not is_last else shape.spatial_tokens)
     flow, _ = crop_flops(config, BACKEND)
-    assert 0.8 < 6 * weights * tokens / flow < 1
+    assert 0.8 < 6 * seen * shape.window / flow < 1
 
 
 def test_what_does_not_fit_in_one_piece_ends_its_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
