@@ -71,7 +71,7 @@ def training_loader(config: Config, phase: int, store: LatentStore, device: torc
     batch_size = config.phase(phase).batch_size
     sampler = _sampler(config, store, views, window, batch_size, sampling, home)
     # A few gathers on the GPU, or copies within RAM for a CPU, would only contend with the step from a thread.
-    is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
+    is_slow = home == CPU and (device.type == "cuda" or store.is_on_disk)
     return Loader(sampler, device, config.sampling.prefetch if is_slow else 0)
 
 
@@ -136,9 +136,7 @@ def before_end(episode: Episode, clock: LatentClock) -> Episode:
     frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
     if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
         return episode
-    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
-    counters = {name: values[:frames] for name, values in episode.counters.items()}
-    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
+    return episode.until(frames, clock.steps(episode.length) - 1)
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
@@ -158,8 +156,8 @@ def choose_home(config: Config, store: LatentStore, device: torch.device) -> tor
             raise UserError(f"the store ({size}) does not fit the GPU ({free_gb:.2f} GiB free): use data.resident=ram")
         print(f"latent store: {size}, on the GPU", flush=True)
         return device
-    beyond = f"memory-mapped: over data.memory_limit_gb {settings.memory_limit_gb:g}"
-    print(f"latent store: {size}, {beyond if store.is_mapped else 'in RAM'}", flush=True)
+    beyond = f"on disk, read when used: over data.memory_limit_gb {settings.memory_limit_gb:g}"
+    print(f"latent store: {size}, {beyond if store.is_on_disk else 'in RAM'}", flush=True)
     return CPU
 
 
