@@ -8,6 +8,7 @@ from typing import Any
 
 from fastdreamer.encoding.episode_locks import EpisodeLocks
 from fastdreamer.errors import UserError
+from fastdreamer.latents.changes import differences
 from fastdreamer.latents.entries import HEIRLOOMS
 from fastdreamer.latents.episode import Episode, check_episode, read_episode, write_episode
 from fastdreamer.latents.journal import JOURNAL, Journal, settled
@@ -33,6 +34,7 @@ class ManifestWriter:
         links: other names of recordings that were found more than once, with the one that counts.
         skipped: recordings that are set aside, with their reasons.
         left: episodes that the store had, and whose recordings are gone; known at the end.
+        changes: how the episodes differ from those that it had, if it had any; known at the end.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ManifestWriter:
         self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.left: list[str] = []
+        self.changes = ""
         self._heirlooms = heirlooms or {}
         self._contents: dict[str, Content] = {}
 
@@ -131,8 +134,10 @@ class ManifestWriter:
             entries: dict[str, Any] = manifest["episodes"]
             self.skipped = manifest["skipped"]
             if is_last and entries:
-                had = self._manifest["episodes"].keys() | manifest.pop(HEIRLOOMS, {}).keys()
-                self.left = sorted(had - entries.keys() - self.skipped.keys())
+                known = self._manifest["episodes"].keys() | manifest.pop(HEIRLOOMS, {}).keys()
+                self.left = sorted(known - entries.keys() - self.skipped.keys())
+                if had := self._before["episodes"]:
+                    self.changes = differences(had, entries)
                 if manifest != self._before:
                     write_manifest(self.store, manifest)
                 self._sweep({entry["file"] for entry in entries.values()})

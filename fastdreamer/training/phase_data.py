@@ -15,6 +15,7 @@ import torch
 from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.errors import UserError
 from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.changes import differences
 from fastdreamer.latents.crop_sampler import CropSampler, total_reward
 from fastdreamer.latents.entries import digest
 from fastdreamer.latents.journal import JOURNAL
@@ -167,7 +168,7 @@ def changes_since(run: Path, store: LatentStore) -> str:
         noted = TRAINED_ON.read(run, remedy="whether the store changed is not known")
     except UserError as error:
         return str(error)
-    said = _differences(noted["episodes"], _summary(store)) if noted else ""
+    said = differences(noted["episodes"], _summary(store)) if noted else ""
     return f"store {store.path} changed since this run was last trained on it; episodes: {said}" if said else ""
 
 
@@ -204,21 +205,6 @@ def note(run: Path, store: LatentStore) -> None:
         is_known = False
     if not is_known:
         TRAINED_ON.write(run, noted)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    both = before.keys() & now.keys()
-    moved = sorted(name for name in both if before[name]["split"] != now[name]["split"])
-    counts = {
-        "new": len(now.keys() - before.keys()),
-        "gone": len(before.keys() - now.keys()),
-        "encoded anew": sum(before[name]["sha256"] != now[name]["sha256"] for name in both),
-        "in the other split": len(moved),
-        "of another task number": sum(before[name]["task"] != now[name]["task"] for name in both),
-    }
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    first = f" (the first: {moved[0]}), so held-out figures are of what was trained on" if moved else ""
-    return said + first
 
 
 def _summary(store: LatentStore) -> dict[str, Mapping[str, Any]]:
