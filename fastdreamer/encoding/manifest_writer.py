@@ -163,10 +163,11 @@ class ManifestWriter:
     def _append(self, line: Mapping[str, Any]) -> None:
         self._news()
         try:
-            self._journal.append(line)
+            others = self._journal.append(line)
         except OSError as error:
             raise unwritable(self.store / JOURNAL, error) from error
-        self._take(line)
+        for found in (*others, line):
+            self._take(found)
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "reason" in line:

@@ -58,7 +58,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -82,10 +82,10 @@ def atomic_directory(final: Path, replace: bool = False) -> Iterator[Path]:
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
-                    _sync(Path(folder) / name)
-                _sync(Path(folder))
+                    sync(Path(folder) / name)
+                sync(Path(folder))
             _install(temporary, final, before)
-            _sync(final.parent)
+            sync(final.parent)
     except OSError as error:
         raise unwritable(final, error) from error
     except Exception as error:
@@ -147,7 +147,8 @@ def unwritable(path: Path, error: OSError) -> Exception:
     return UserError(f"cannot write {path}: {way_out if is_told else f'{error.strerror}; {way_out}'}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

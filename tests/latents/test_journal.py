@@ -196,6 +196,33 @@ def test_what_another_process_adds_is_not_what_left(tmp_path: Path) -> None:
     assert list(read_manifest(store)["episodes"]) == ["a", "b"] and not (store / JOURNAL).exists()
 
 
+def test_who_is_told_that_there_is_no_journal_loses_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client of NFS may be for a minute, of a file that another machine has just made; making it asks anew."""
+    store, root = tmp_path / "store", tmp_path / "recordings"
+    found = recordings(root, "a", "b", "c")
+    with opened(store, root, found) as first, opened(store, root, found) as second:
+        enter(first, "a")
+        enter(first, "b")
+        with monkeypatch.context() as patch:
+            patch.setattr("fastdreamer.latents.journal._tail", lambda path, start: b"")
+            patch.setattr(Path, "exists", lambda path: False)
+            enter(second, "c")
+        assert second.current(second.found["a"]) is not None
+        assert len(second._journal.lines) == 3 and list(read_manifest(store)["episodes"]) == ["a", "b", "c"]
+    assert (store / JOURNAL).read_bytes().count(b"\n") == 3
+
+
+def test_a_journal_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    store, root = tmp_path / "store", tmp_path / "recordings"
+    with opened(store, root, recordings(root, "a")) as manifest_writer:
+        (store / JOURNAL).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=r"cannot write .*journal.jsonl"):
+            enter(manifest_writer, "a")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_what_has_left_leaves_with_the_last_process(tmp_path: Path) -> None:
     store, root = tmp_path / "store", tmp_path / "recordings"
     with opened(store, root, recordings(root, "a", "b")) as manifest_writer:
