@@ -149,7 +149,7 @@ class ManifestWriter:
             content = {**header, **empty, "held_out": self.held_out, **self._heirlooms}
             if content["held_out"] is None:  # the store that it replaces does not say what its splits follow
                 del content["held_out"]
-            write_manifest(self.store, content)
+            write_manifest(self.store, content, only_new=not anew)
         self._before, base = read_settled(self.store)
         self._manifest = {"tasks": [], "skipped": {}} | self._before
         self._journal = Journal(self.store, base)

@@ -38,10 +38,10 @@ class AlreadyThere(UserError):
     """A folder that may not be replaced exists."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, only_new: bool = False) -> None:
     """Replace the content of `path`: a reader, or a kill at any moment, sees the old file or the new one.
 
-    A link is replaced, never followed.
+    A link is replaced, never followed. With `only_new` what is there stays, however lately another process made it.
 
     Raises:
         UserError: if it cannot be written (disk full, no permission); the old file stays.
@@ -54,7 +54,8 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(temporary, path)
+                if not (only_new and _linked(temporary, path)):
+                    os.replace(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -145,6 +146,20 @@ def unwritable(path: Path, error: OSError) -> Exception:
         return error
     is_told = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
     return UserError(f"cannot write {path}: {way_out if is_told else f'{error.strerror}; {way_out}'}")
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Gives the file its name unless that is taken, which the disk decides; False where it has no links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    temporary.unlink()
+    return True
 
 
 def sync(path: Path) -> None:
