@@ -10,7 +10,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How some entries differ from others, as in "6 new, 1 gone"; empty if they do not.
 
     Args:
-        before, now: of each episode `sha256`, `split` and `task`, by its name; a missing task is number 0.
+        before, now: entries by their episodes' names, with `sha256`, `split` and `task`; a missing task is number 0.
     """
     both = before.keys() & now.keys()
     moved = sorted(name for name in both if before[name]["split"] != now[name]["split"])

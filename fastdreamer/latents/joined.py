@@ -51,7 +51,7 @@ class _Rows:
     """Rows of c frames, of some episodes one after another: row s of an episode is the chunk taken at its step s.
 
     Args:
-        frames: of each episode.
+        frames: each episode's length in frames.
         clock: their latent clock.
     """
 

@@ -35,7 +35,7 @@ class TensorFile:
     """A file that was checked.
 
     Attributes:
-        path: where it lies.
+        path: its place.
         identity: what tells it from one that was put in its place, or changed: see `identity_of`.
     """
 
