@@ -89,15 +89,15 @@ class LatentStore:
         files = {name: f"{path}/{FOLDER}/{entry['file']}" for name, entry in manifest["episodes"].items()}
         if not files:
             raise UserError(f"latent store {path} has no episodes; {mend(path)}")
-        sizes, identities = 0, list[tuple[int, int, int]]()
+        size, identities = 0, list[tuple[int, int]]()
         for name, file in files.items():
             try:
                 about = os.stat(file)
             except OSError as error:
                 raise UserError(f"latent store {path} lacks the file of episode {name}; {mend(path)}") from error
-            sizes += about.st_size
+            size += about.st_size
             identities.append(identity_of(about))
-        store = cls(path, manifest, [], sizes, sizes > memory_limit_gb * 2**30)
+        store = cls(path, manifest, [], size, size > memory_limit_gb * 2**30)
         for (name, entry), identity in zip(manifest["episodes"].items(), identities, strict=True):
             episode = read_episode(path, name, entry)
             check_episode(path, episode, store.clock, space)

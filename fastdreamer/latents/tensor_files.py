@@ -40,7 +40,7 @@ class TensorFile:
     """
 
     path: str
-    identity: tuple[int, int, int]
+    identity: tuple[int, int]
 
     def read(self, names: Iterable[str], rows: slice = slice(None)) -> list[Tensor]:
         """Some rows (a slice of step 1) of the tensors of these names, which are copies.
@@ -61,9 +61,9 @@ class TensorFile:
             os.close(handle)
 
 
-def identity_of(about: os.stat_result) -> tuple[int, int, int]:
-    """Inode, size and time of change of a file."""
-    return about.st_ino, about.st_size, about.st_mtime_ns
+def identity_of(about: os.stat_result) -> tuple[int, int]:
+    """Size and time of change of a file; not its number, which some file systems give anew at each look."""
+    return about.st_size, about.st_mtime_ns
 
 
 def tensors_of(data: bytes) -> dict[str, Tensor]:

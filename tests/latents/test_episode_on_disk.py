@@ -143,10 +143,11 @@ def test_a_file_that_changed_under_a_run_is_one_line(path: Path, what: str) -> N
     episode = store.episodes[2]
     assert isinstance(episode, EpisodeOnDisk)
     file = path / FOLDER / f"{episode.name}.safetensors"
-    data = file.read_bytes()
+    data, before = file.read_bytes(), file.stat().st_mtime_ns
     file.unlink()
     if what != "gone":
         file.write_bytes(data if what == "another" else data[:-1] + b"\7")
+        os.utime(file, ns=(0, before + 1))
     for ask in (lambda: episode.latents, lambda: episode.actions, lambda: episode.counters):
         with pytest.raises(UserError, match=rf"{episode.name}.*cannot be read any more.*fastdreamer encode") as caught:
             ask()
