@@ -42,6 +42,10 @@ def call(arguments: Namespace) -> dict[str, Any]:
     from fastdreamer.latents.store_inspection import inspect_store, is_store, render_store
 
     if recordings is not None and is_store(recordings):
+        if arguments.pictures:
+            raise UserError(
+                f"{recordings} is a latent store, which has no pictures: name recordings, or drop --pictures"
+            )
         held = inspect_store(recordings)
         print(render_store(held))
         return held

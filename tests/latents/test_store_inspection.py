@@ -53,6 +53,8 @@ def test_the_command_takes_a_store(made: Path, capsys: Any) -> None:
     assert "a latent store of 5 episodes" in said and "splits   held_out" in said
     assert "2 episodes have no actions" in said and "broken: recording broken" in said
     assert not is_store(made.parent / "recordings")
+    assert main(["inspect", str(made), "--pictures", "x.png"]) == 2
+    assert "has no pictures: name recordings" in capsys.readouterr().err
 
 
 def test_what_is_missing_or_unfinished_is_said(tmp_path: Path) -> None:
