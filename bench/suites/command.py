@@ -41,6 +41,7 @@ SUITES = {
     "encoder": "the tokenizer's encoder in every backend",
     "data_path": "frames a second from mp4 to the encoder's input",
     "overlap": "whether encode costs what its slowest stage costs",
+    "many_episodes": "a store of 100,000 episodes; encoding 3,000",
     "sampling": "a draw of crops, and waiting for them",
     "ranks": "a step in several processes beside the same in one, on a CPU",
     "play": "a step of play, and the page in a browser: pictures a second, key to picture",

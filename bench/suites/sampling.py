@@ -3,7 +3,7 @@
     PYTHONPATH=.:kernels:engines python -m bench.suites sampling [--steps 40]
 
 First a line a preset: the store's size, making the sampler, and a draw with plain settings and with every option on
-(median and minimum). Then --steps steps of phase 1 of `debug` and `crafter` on a memory-mapped store,
+(median and minimum). Then --steps steps of phase 1 of `debug` and `crafter` on a store on disk,
 without and with batches made ahead. On a GPU the draws are from both homes. Not a gate.
 """
 

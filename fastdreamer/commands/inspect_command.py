@@ -1,4 +1,4 @@
-"""`fastdreamer inspect`: episodes, returns, actions and damage of recordings."""
+"""`fastdreamer inspect`: episodes, returns, actions and damage of recordings; or what a latent store holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from fastdreamer.errors import UserError
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("recordings", type=folder, nargs="?", metavar="DIR", help="default: the run's recordings")
+    parser.add_argument(
+        "recordings",
+        type=folder,
+        nargs="?",
+        metavar="DIR",
+        help="recordings, or a latent store; default: the run's recordings",
+    )
     parser.add_argument("--no-decode", action="store_true", help="count frames without decoding every video")
     parser.add_argument(
         "--reconstruct",
@@ -33,6 +39,16 @@ def call(arguments: Namespace) -> dict[str, Any]:
     if recordings is None and run_dir is None:
         raise UserError("no recordings named: give their folder, or --run-dir for the run's own")
     config = resolve(arguments)
+    from fastdreamer.latents.store_inspection import inspect_store, is_store, render_store
+
+    if recordings is not None and is_store(recordings):
+        if arguments.pictures:
+            raise UserError(
+                f"{recordings} is a latent store, which has no pictures: name recordings, or drop --pictures"
+            )
+        held = inspect_store(recordings)
+        print(render_store(held))
+        return held
     is_told = arguments.config is not None or run_dir is not None
     has_space = is_told or any(word.startswith("data.env=") for word in arguments.overrides)
     from fastdreamer.recordings.inspect import inspect_recordings, render_inspection

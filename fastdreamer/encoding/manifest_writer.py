@@ -8,6 +8,7 @@ from typing import Any
 
 from fastdreamer.encoding.episode_locks import EpisodeLocks
 from fastdreamer.errors import UserError
+from fastdreamer.latents.changes import differences
 from fastdreamer.latents.entries import HEIRLOOMS
 from fastdreamer.latents.episode import Episode, check_episode, read_episode, write_episode
 from fastdreamer.latents.journal import JOURNAL, Journal, settled
@@ -33,6 +34,7 @@ class ManifestWriter:
         links: other names of recordings that were found more than once, with the one that counts.
         skipped: recordings that are set aside, with their reasons.
         left: episodes that the store had, and whose recordings are gone; known at the end.
+        changes: how the episodes differ from those that it had, if it had any; known at the end.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ManifestWriter:
         self.links: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.left: list[str] = []
+        self.changes = ""
         self._heirlooms = heirlooms or {}
         self._contents: dict[str, Content] = {}
 
@@ -131,8 +134,10 @@ class ManifestWriter:
             entries: dict[str, Any] = manifest["episodes"]
             self.skipped = manifest["skipped"]
             if is_last and entries:
-                had = self._manifest["episodes"].keys() | manifest.pop(HEIRLOOMS, {}).keys()
-                self.left = sorted(had - entries.keys() - self.skipped.keys())
+                known = self._manifest["episodes"].keys() | manifest.pop(HEIRLOOMS, {}).keys()
+                self.left = sorted(known - entries.keys() - self.skipped.keys())
+                if had := self._before["episodes"]:
+                    self.changes = differences(had, entries)
                 if manifest != self._before:
                     write_manifest(self.store, manifest)
                 self._sweep({entry["file"] for entry in entries.values()})
@@ -144,7 +149,7 @@ class ManifestWriter:
             content = {**header, **empty, "held_out": self.held_out, **self._heirlooms}
             if content["held_out"] is None:  # the store that it replaces does not say what its splits follow
                 del content["held_out"]
-            write_manifest(self.store, content)
+            write_manifest(self.store, content, only_new=not anew)
         self._before, base = read_settled(self.store)
         self._manifest = {"tasks": [], "skipped": {}} | self._before
         self._journal = Journal(self.store, base)
@@ -158,10 +163,11 @@ class ManifestWriter:
     def _append(self, line: Mapping[str, Any]) -> None:
         self._news()
         try:
-            self._journal.append(line)
+            others = self._journal.append(line)
         except OSError as error:
             raise unwritable(self.store / JOURNAL, error) from error
-        self._take(line)
+        for found in (*others, line):
+            self._take(found)
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "reason" in line:

@@ -76,7 +76,8 @@ def encode_recordings(
         skipped, mended, by_pyav (name to reason: damaged recordings; recordings of which something was put right;
         recordings that PyAV decoded because the GPU could not, or showed other frames); incomplete (how much looks
         like a recording and is none, or is a folder that cannot be listed); rates (frames a second to episodes); links
-        (name to the name of the recording that it leads to); left (how many episodes the store had and has no more).
+        (name to the name of the recording that it leads to); left (how many episodes the store had and has no more);
+        changes (in words: what is new, gone or made anew, beside what the store had).
 
     Raises:
         UserError: if the store was made with another key, or more than `data.max_damaged` of the recordings (or all)
@@ -209,6 +210,8 @@ class _Run:
         if left := self.manifest_writer.left:
             more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
             print(f"{left[0]}{more} left the store: not in {recordings} any more", flush=True)
+        if changes := self.manifest_writer.changes:
+            print(f"the store changed; episodes: {changes}", flush=True)
         seconds, working = time.perf_counter() - self.began, max(sum(self.times.values()), 1e-9)
         rates = count_rates(entry.get("frames_per_s", 0.0) for entry in entries.values())
         if mix := describe_mix(rates):
@@ -228,6 +231,7 @@ class _Run:
             "rates": rates,
             "links": self.manifest_writer.links,
             "left": len(self.manifest_writer.left),
+            "changes": self.manifest_writer.changes,
             **{what: {n: e[what] for n, e in entries.items() if what in e} for what in ("mended", "by_pyav")},
         }
 

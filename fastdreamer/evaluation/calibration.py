@@ -8,7 +8,7 @@ discounted sum over its chunk, as the reward head learns them (`latents.batch.al
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -203,7 +203,7 @@ def recorded_play(store: LatentStore, config: Config, task: Task) -> list[Episod
     """Held-out recordings with the task's rewards; as many as are played at most."""
     (episodes,) = relabelled(store, store.split("held_out"), [task.name])
     if len(config.tasks.names) > 1:
-        episodes = [replace(episode, task=task.number) for episode in episodes]
+        episodes = [episode.changed(task=task.number) for episode in episodes]
     known = [e for e in episodes if e.labelled and e.rewarded and e.length > 1]
     alike = [e for e in known if not config.task_count or e.task == task.number]
     return alike[: config.evaluation.episodes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,4 +240,4 @@ def _held_out(config: Config, trained: Sequence[int], store: LatentStore) -> lis
     episodes, task = store.split("held_out"), tasks_of(config)[0]
     if not config.tasks.names or trained[-1] == 1:
         return episodes
-    return [replace(e, task=task.number) for e in relabelled(store, episodes, [task.name])[0]]
+    return [e.changed(task=task.number) for e in relabelled(store, episodes, [task.name])[0]]

@@ -124,7 +124,7 @@ def align(episode: EpisodeArrays, clock: LatentClock, frame_discount: float = 1.
 
     rewards, reward_valid = arriving_rewards(episode, clock, frame_discount)
     values: dict[str, Tensor] = dict(
-        latents=episode.latents,  # as stored: a memory-mapped store stays on disk until a crop is cut
+        latents=episode.latents,  # as stored
         positions=torch.tensor([clock.position(s) for s in range(steps)]),
         target_valid=real.all(1),
         actions=_arriving(taken),

@@ -67,11 +67,11 @@ class CropSampler:
         labelled = [i for i, episode in enumerate(episodes) if episode.labelled]
         unlabelled = [i for i, episode in enumerate(episodes) if not episode.labelled]
         views = tasks or [episodes]
-        rewards = torch.stack([torch.stack([total_reward(episode) for episode in view]) for view in views])
         share = float(not labelled) if not (labelled and unlabelled) else sampling.unlabelled
-        if sampling.reward_weighted and share < 1 and not rewards[:, labelled].any(1).all():
-            raise ValueError("no labelled episode has a reward to be drawn by")
-        self._rewards = rewards[:, labelled]
+        if sampling.reward_weighted and share < 1:
+            self._rewards = torch.stack([torch.stack([total_reward(view[i]) for i in labelled]) for view in views])
+            if not self._rewards.any(1).all():
+                raise ValueError("no labelled episode has a reward to be drawn by")
         self._cloned: Tensor | None = None
         if sampling.clone_top < 1:
             self._cloned = torch.stack([best(ranked or view, sampling.clone_top) for view in views])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float16, Float32, Integer, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from fastdreamer.errors import UserError
 from fastdreamer.latents.manifest import COUNTERS, FOLDER
 from fastdreamer.latents.store_advice import mend
+from fastdreamer.latents.tensor_files import tensors_of
 from fastdreamer.recordings.actions import ActionSpace
 from fastdreamer.recordings.counters import compact
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
-from fastdreamer.system.files import sha256_file, write_atomic
+from fastdreamer.system.files import write_atomic
 
 ARRAYS = ("latents", "actions", "rewards", "terminals", "valid")
 _INFINITE = 0x7C00  # the exponent of fp16's infinities and NaN
@@ -48,6 +48,21 @@ class Episode:
         """Length of the episode in frames."""
         return len(self.valid)
 
+    @property
+    def counted(self) -> Sequence[str]:
+        """Names of the counters."""
+        return tuple(self.counters)
+
+    def changed(self, **changes: Any) -> Episode:
+        """The episode with other values of some attributes."""
+        return replace(self, **changes)
+
+    def until(self, frames: int, steps: int) -> Episode:
+        """The first so many frames and latent steps of the episode."""
+        rows = {name: getattr(self, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
+        counters = {name: values[:frames] for name, values in self.counters.items()}
+        return replace(self, latents=self.latents[:steps], valid=self.valid[:frames], counters=counters, **rows)
+
     def to_bytes(self) -> bytes:
         """The episode's file: safetensors; names, split, labelled, rewarded and task are the manifest's."""
         tensors = {name: getattr(self, name).contiguous() for name in ARRAYS}
@@ -57,31 +72,39 @@ class Episode:
         return save(tensors)
 
 
-def read_episode(path: Path, name: str, entry: Mapping[str, Any], mapped: bool = False) -> Episode:
+def read_episode(path: Path, name: str, entry: Mapping[str, Any]) -> Episode:
     """The episode of a manifest entry, its bytes checked.
 
     Raises:
         UserError: if its file is damaged.
     """
-    file = path / FOLDER / entry["file"]
+    file = f"{path}/{FOLDER}/{entry['file']}"
     try:
-        data = None if mapped else file.read_bytes()
-        found = sha256_file(file) if data is None else sha256(data).hexdigest()
-        if found != entry["sha256"]:
+        with open(file, "rb", buffering=0) as opened:
+            data = opened.readall()
+        if sha256(data).hexdigest() != entry["sha256"]:
             raise UserError(f"{file} is damaged: its SHA-256 is not the manifest's; {mend(path)}")
-        tensors = load_file(file) if data is None else load(data)
+        tensors = tensors_of(data)
         latents, actions, rewards, terminals, valid = (tensors[key] for key in ARRAYS)
         known = {"labelled": entry["labelled"], "task": entry.get("task", 0), "rewarded": entry.get("rewarded", True)}
-        names = entry.get(COUNTERS) or []
-        table = tensors[COUNTERS] if names else torch.zeros(len(valid), 0, dtype=torch.int8)
-        if table.shape != (wanted := (len(valid), len(names))) or table.is_floating_point():
-            raise ValueError(f"counters are {table.dtype} {tuple(table.shape)}, not integers {wanted}")
-        counters = dict(zip(names, table.unbind(1), strict=True))
+        names = entry.get(COUNTERS)
+        counters = columns(names, tensors[COUNTERS], len(valid)) if names else {}
         return Episode(name, entry["split"], latents, actions, rewards, terminals, valid, **known, counters=counters)
     except UserError:
         raise
-    except (OSError, TypeError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{file} cannot be read ({error}); {mend(path)}") from error
+
+
+def columns(names: Sequence[str], table: Tensor, frames: int) -> dict[str, Tensor]:
+    """The counters of an episode by their names.
+
+    Raises:
+        ValueError: if the table is not one of whole numbers, a row a frame and a column a name.
+    """
+    if table.shape != (wanted := (frames, len(names))) or table.is_floating_point():
+        raise ValueError(f"counters are {table.dtype} {tuple(table.shape)}, not integers {wanted}")
+    return dict(zip(names, table.unbind(1), strict=True))
 
 
 def write_episode(path: Path, episode: Episode, source: str) -> dict[str, Any]:
@@ -129,14 +152,15 @@ def fault(episode: Episode, clock: LatentClock, space: ActionSpace) -> str:
         found = getattr(episode, name)
         if (found.dtype, tuple(found.shape)) != (dtype, shape):
             return f"its {name} are {_kind(found.dtype, found.shape)}, not {_kind(dtype, shape)}"
-    above = (episode.actions.long() >= torch.tensor(space.sizes)).nonzero()
-    if len(above):
-        row, column = (int(i) for i in above[0])
-        return f"row {row} of its actions says {episode.actions[row, column]} where {space.sizes[column]} are possible"
-    if not bool(episode.rewards.isfinite().all()):
+    actions, rewards, latents = (getattr(episode, name).numpy() for name in ("actions", "rewards", "latents"))
+    above = actions >= np.array(space.sizes)
+    if above.any():
+        row, column = (int(i) for i in np.argwhere(above)[0])
+        return f"row {row} of its actions says {actions[row, column]} where {space.sizes[column]} are possible"
+    if not np.isfinite(rewards).all():
         return "its rewards are not finite"
-    bits = episode.latents.contiguous().view(torch.int16)  # isfinite takes 30 times as long
-    if int((bits & _INFINITE).max()) == _INFINITE:
+    bits = np.ascontiguousarray(latents).view(np.uint16)  # isfinite takes 30 times as long
+    if (bits & _INFINITE).max() == _INFINITE:
         return "its latents are not finite"
     return ""
 

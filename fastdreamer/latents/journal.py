@@ -10,13 +10,14 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastdreamer.latents.entries import HEIRLOOMS, digest, is_sound, line_fault
 from fastdreamer.latents.splits import divide, marks, same_videos
-from fastdreamer.system.files import write_atomic
+from fastdreamer.system.files import sync, write_atomic
 
 JOURNAL = "journal.jsonl"
+_MADE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 Line = Mapping[str, Any]  # name; `entry`, and `env`, its task, unless that stays; or `reason`: it is set aside
 
 
@@ -35,41 +36,50 @@ class Journal:
 
     def news(self) -> list[Line]:
         """What was appended since, by whomever."""
-        data = _tail(self.path, self._end)
-        whole = data.rpartition(b"\n")[0]
-        found = _parse(whole, self.base)[0]
-        self._end += len(whole) + 1 if whole else 0
-        self.lines += found
-        return found
+        return self._found(_tail(self.path, self._end))
 
-    def append(self, line: Line) -> None:
-        """Add a line, and wait until it is on the disk; call `news` first.
+    def append(self, line: Line) -> list[Line]:
+        """Add a line, and wait until it is on the disk; returns what others appended since `news`.
+
+        The file is opened to be made, which asks the server where the folder is shared over NFS: `news` may have been
+        told from memory that there is none.
 
         Raises:
             OSError, UserError: if the disk refuses; what was there stays.
         """
         content = {"base": self.base, **line}
         data = json.dumps({"sha256": digest(content), **content}).encode() + b"\n"
-        if not self.path.exists():
-            write_atomic(self.path, data)
-        elif self.path.stat().st_nlink > 1:  # a copy that was made of hard links is another store's
-            write_atomic(self.path, self.path.read_bytes()[: self._end] + data)
-        else:
-            self._write(data)
+        with open(os.open(self.path, _MADE, 0o666), "r+b") as file:
+            file.seek(self._end)
+            others = self._found(file.read())
+            if os.fstat(file.fileno()).st_nlink > 1:  # a copy that was made of hard links is another store's
+                file.seek(0)
+                write_atomic(self.path, file.read(self._end) + data)
+            else:
+                self._write(file, data)
+                if not self._end:
+                    sync(self.path.parent)
         self.lines.append(line)
         self._end += len(data)
+        return others
 
-    def _write(self, data: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.truncate(self._end)  # what a killed process has begun
-            file.seek(self._end)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), self._end)
-                raise
+    def _found(self, tail: bytes) -> list[Line]:
+        whole = tail.rpartition(b"\n")[0]
+        found = _parse(whole, self.base)[0]
+        self._end += len(whole) + 1 if whole else 0
+        self.lines += found
+        return found
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        file.truncate(self._end)  # what a killed process has begun
+        file.seek(self._end)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), self._end)
+            raise
 
 
 def read(store: Path, base: str) -> tuple[list[Line], list[int]]:

@@ -84,10 +84,11 @@ def read_base(path: Path) -> str:
         return ""
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace the manifest in one piece."""
+def write_manifest(path: Path, manifest: Mapping[str, Any], only_new: bool = False) -> None:
+    """Replace the manifest in one piece; `only_new`: unless there is one."""
     content = {**{name: value for name, value in manifest.items() if name != "sha256"}, "format": FORMAT}
-    write_atomic(path / MANIFEST, (json.dumps({"sha256": digest(content), **content}, indent=1) + "\n").encode())
+    data = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
+    write_atomic(path / MANIFEST, data.encode(), only_new)
 
 
 def described(space: ActionSpace) -> dict[str, Any]:

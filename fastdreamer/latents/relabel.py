@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 
 import torch
@@ -38,7 +37,7 @@ def check_task(store: LatentStore, task: str) -> None:
     """
     if task == RECORDED:
         return
-    known = sorted({name for episode in store.episodes for name in episode.counters})
+    known = sorted({name for episode in store.episodes for name in episode.counted})
     if not known:
         raise UserError(
             f"task {task} needs counters, and the recordings in store {store.path} hold no counters: encode recordings "
@@ -53,9 +52,9 @@ def check_task(store: LatentStore, task: str) -> None:
 
 
 def _with_rewards(episode: Episode, task: str, number: int | None) -> Episode:
-    numbered = episode if number is None else replace(episode, task=number)
+    numbered = episode if number is None else episode.changed(task=number)
     if task == RECORDED:
         return numbered
     counters = {name: values.numpy() for name, values in episode.counters.items()}
     rewards = torch.from_numpy(task_rewards(task, episode.rewards.numpy(), counters))
-    return replace(numbered, rewards=rewards, rewarded=bool(counters))
+    return numbered.changed(rewards=rewards, rewarded=bool(counters))

@@ -1,16 +1,17 @@
-"""The latents that training reads: every step of its episodes in RAM, memory-mapped, or on the GPU."""
+"""The latents that training reads: every step of its episodes in RAM, on disk, or on the GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fastdreamer.latents.batch import MASKS, WIDE, Batch, EpisodeArrays, align, arriving_rewards
-from fastdreamer.shapes import LatentClock
+from fastdreamer.latents.batch import MASKS, WIDE, Batch, EpisodeArrays
+from fastdreamer.latents.episode_on_disk import EpisodeOnDisk
+from fastdreamer.latents.joined import joined, joined_rewards
+from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
 PER_EPISODE = frozenset({"labelled", "task"})
 PER_TASK = ("rewards", "reward_valid")
@@ -21,7 +22,7 @@ class ResidentSteps:
 
     What is small (actions, rewards, masks) is one tensor over all steps, so that a batch is one gather a field. Latents
     are such a tensor on the GPU alone: in host memory crops are copied out of the episodes, which costs no second copy
-    of the store and leaves a memory-mapped one on disk.
+    of the store; of one on disk the crop alone is read.
 
     Args:
         episodes: what crops are cut from.
@@ -48,21 +49,17 @@ class ResidentSteps:
         if not episodes:
             raise ValueError("no episodes to cut crops from")
         self.device = device or torch.device("cpu")
-        aligned = [align(episode, clock, frame_discount) for episode in episodes]
-        self.steps: Int[Tensor, " e"] = torch.tensor([batch.latents.shape[1] for batch in aligned])
+        values = joined(episodes, clock, frame_discount)
+        self.steps: Int[Tensor, " e"] = torch.tensor([clock.steps(len(episode.valid)) for episode in episodes])
         self._last = self.steps.cumsum(0) - 1
-        self._latents = [batch.latents[0] for batch in aligned]
+        self._latents = [episode if isinstance(episode, EpisodeOnDisk) else episode.latents for episode in episodes]
         # Joined on the host: the episodes one by one would leave their segments behind in the GPU's allocator.
-        self._on_gpu = torch.cat(self._latents).to(self.device) if self.device.type != "cpu" else None
-        self.fields: dict[str, Tensor] = {}
-        for name in (f.name for f in fields(Batch) if f.name != "latents"):
-            values: list[Tensor] = [getattr(batch, name) for batch in aligned]
-            joined = torch.cat([value if name in PER_EPISODE else value[0] for value in values])
-            self.fields[name] = joined.to(self.device)
-        paid = [[arriving_rewards(episode, clock, frame_discount) for episode in view] for view in tasks]
+        whole = torch.cat([episode.latents for episode in episodes]) if self.device.type != "cpu" else None
+        self._on_gpu = None if whole is None else whole.to(self.device)
+        paid = [joined_rewards(view, clock, frame_discount) for view in tasks]
         for place, name in enumerate(PER_TASK if tasks else ()):
-            columns = [torch.cat([values[place] for values in view]) for view in paid]
-            self.fields[name] = torch.stack(columns, -1).to(self.device)
+            values[name] = torch.stack([columns[place] for columns in paid], -1)
+        self.fields: dict[str, Tensor] = {name: value.to(self.device) for name, value in values.items()}
 
     def clone_only(self, chosen: Bool[Tensor, " e"]) -> None:
         """Actions taken in the other episodes are not to be cloned; those that led into a step stay known."""
@@ -102,9 +99,10 @@ class ResidentSteps:
     def _cut_on_host(
         self, episodes: Int[Tensor, " b"], starts: Int[Tensor, " b"], length: int
     ) -> Float[Tensor, "b l n z"]:
-        crops = torch.empty(len(starts), length, *self._latents[0].shape[1:])
+        crops = torch.empty(len(starts), length, TOKENS, CHANNELS)
         for crop, episode, start in zip(crops, episodes.tolist(), starts.tolist(), strict=True):
-            part = self._latents[episode][start : start + length]
+            found, end = self._latents[episode], start + length
+            part = found[start:end] if isinstance(found, Tensor) else found.some_latents(start, end)
             crop[: len(part)] = part
             crop[len(part) :] = part[-1]
         return crops

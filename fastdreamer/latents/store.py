@@ -8,7 +8,10 @@ or a file whose bytes changed, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +25,10 @@ from torch.nn import functional as F
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.latents.episode import Episode, check_episode, read_episode
+from fastdreamer.latents.episode_on_disk import EpisodeOnDisk
 from fastdreamer.latents.manifest import FOLDER, RUNNERS, OtherStore, check_key, read_manifest
 from fastdreamer.latents.store_advice import mend, rebuild
+from fastdreamer.latents.tensor_files import TensorFile, identity_of
 from fastdreamer.recordings.actions import ActionSpace, action_space
 from fastdreamer.shapes import CHANNELS, LatentClock
 
@@ -38,7 +43,7 @@ class LatentStore:
 
     Attributes:
         path, manifest: its folder and what its manifest says.
-        episodes: all of them, in RAM, or memory-mapped when larger than the limit (`is_mapped`).
+        episodes: all of them, in RAM, or on disk when larger than the limit (`is_on_disk`).
         size_bytes: bytes of all its episode files.
         clock, space: the latent clock and the action space they were made with.
     """
@@ -47,7 +52,7 @@ class LatentStore:
     manifest: Mapping[str, Any]
     episodes: list[Episode]
     size_bytes: int
-    is_mapped: bool
+    is_on_disk: bool
 
     def __post_init__(self) -> None:
         self.clock = LatentClock(self.manifest["key"]["frames_per_latent"], self.manifest["key"]["window"])
@@ -65,30 +70,40 @@ class LatentStore:
         Args:
             path: the store's folder.
             expected_key: what the latents must have been made by (`store_key`); None accepts any.
-            memory_limit_gb: a larger store is memory-mapped: its latents are read when used.
+            memory_limit_gb: a larger store stays on disk: what is in it is read when used.
 
         Raises:
             UserError: if it is missing, incomplete, made otherwise than expected, or damaged.
         """
-        path = Path(path)
+        with uncollected():
+            return cls._open(Path(path), expected_key, memory_limit_gb)
+
+    @classmethod
+    def _open(cls, path: Path, expected_key: Mapping[str, Any] | None, memory_limit_gb: float) -> LatentStore:
         manifest = read_manifest(path)
         if expected_key is not None:
             check_key(path, manifest["key"], expected_key)
         space = action_space(manifest["space"]["name"])
         if space.fingerprint != manifest["space"]["fingerprint"]:
             raise OtherStore(f"latent store {path} has another version of the {space.name} actions; {rebuild(path)}")
-        files = {name: path / FOLDER / entry["file"] for name, entry in manifest["episodes"].items()}
-        missing = [name for name, file in files.items() if not file.is_file()]
-        if missing:
-            raise UserError(f"latent store {path} lacks the file of episode {missing[0]}; {mend(path)}")
+        files = {name: f"{path}/{FOLDER}/{entry['file']}" for name, entry in manifest["episodes"].items()}
         if not files:
             raise UserError(f"latent store {path} has no episodes; {mend(path)}")
-        size = sum(file.stat().st_size for file in files.values())
-        mapped = size > memory_limit_gb * 2**30
-        store = cls(path, manifest, [], size, mapped)
-        for name, entry in manifest["episodes"].items():
-            store.episodes.append(read_episode(path, name, entry, mapped))
-            check_episode(path, store.episodes[-1], store.clock, space)
+        size, identities = 0, list[tuple[int, int]]()
+        for name, file in files.items():
+            try:
+                about = os.stat(file)
+            except OSError as error:
+                raise UserError(f"latent store {path} lacks the file of episode {name}; {mend(path)}") from error
+            size += about.st_size
+            identities.append(identity_of(about))
+        store = cls(path, manifest, [], size, size > memory_limit_gb * 2**30)
+        for (name, entry), identity in zip(manifest["episodes"].items(), identities, strict=True):
+            episode = read_episode(path, name, entry)
+            check_episode(path, episode, store.clock, space)
+            if store.is_on_disk:
+                episode = EpisodeOnDisk(path, TensorFile(files[name], identity), episode)
+            store.episodes.append(episode)
         return store
 
     @property
@@ -132,6 +147,18 @@ class LatentStore:
         mean = total / count[:, None]
         std = (squares / count[:, None] - mean.square()).clamp_min(0).sqrt().clamp_min(1e-4)
         return (mean + shift).float(), std.float()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage in the block: it would go through a growing heap of objects that all stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def step_valid(valid: Bool[Tensor, " t"], clock: LatentClock) -> Bool[Tensor, " l"]:

@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class _Episode:
     actions: dict[str, dict[str, int]] = field(default_factory=dict)
     achievements: list[str] | None = None
     gains: dict[str, int] = field(default_factory=dict)
+    is_counted: bool = False
 
 
 def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> dict[str, Any]:
@@ -71,21 +72,21 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
     """
     recordings, links = without_links(find_recordings(root), root)
     spaces = _choose_spaces(recordings, space)
-    episodes = list(_read_all(recordings, spaces, decode))
+    episodes: list[_Episode] = []
+    actions: dict[str, Counter[str]] = {}
+    gains: Counter[str] = Counter()
+    for episode in _read_all(recordings, spaces, decode):
+        for component, counts in episode.actions.items():
+            actions.setdefault(component, Counter()).update(counts)
+        gains.update(episode.gains)
+        episodes.append(replace(episode, actions={}, gains={}, is_counted=bool(episode.gains)))  # what is small stays
     good = [episode for episode in episodes if not episode.damaged]
     damaged = [{"name": episode.recording.name, "reason": episode.damaged} for episode in episodes if episode.damaged]
     damaged += [{"name": name, "reason": reason} for name, reason in find_incomplete(root)]
     mended = [{"name": episode.recording.name, "reason": line} for episode in good for line in episode.mended]
     returns = [episode.total for episode in good if episode.rewarded]
-    actions: dict[str, Counter[str]] = {}
-    for episode in good:
-        for component, counts in episode.actions.items():
-            actions.setdefault(component, Counter()).update(counts)
     unlocked = [episode.achievements for episode in good if episode.achievements is not None]
     achieved = Counter(name for names in unlocked for name in names)
-    gains: Counter[str] = Counter()
-    for episode in good:
-        gains.update(episode.gains)
     steps = [episode.frames - 1 for episode in good]
     return {
         "root": str(root),
@@ -105,7 +106,7 @@ def inspect_recordings(root: Path, space: str = "auto", decode: bool = True) -> 
         "frame_sizes": dict(Counter(episode.size for episode in good)) if decode else {},
         "actions": {component: dict(counts) for component, counts in actions.items()},
         "achievements": {name: count / len(unlocked) for name, count in achieved.most_common()},
-        "counted": sum(bool(episode.gains) for episode in good),
+        "counted": sum(episode.is_counted for episode in good),
         "counters": dict(gains.most_common()),
         "links": links,
         "mended": mended,

@@ -22,9 +22,9 @@ class DataConfig:
     store: str = ""  # the latent store; empty: `store` in the run directory
     frame_size: int = setting(64, at_least=8, at_most=2**13)  # pixels a side of the recorded frames
     held_out: float = setting(0.1, above=0.0, at_most=0.5)  # the share of the episodes that is never trained on
-    # A store larger than so many GiB is memory-mapped instead of read.
+    # A store larger than so many GiB stays on disk: what is in it is read when used.
     memory_limit_gb: float = setting(4.0, at_least=0.0, free="always")
-    # The home of latents in training; ram maps a store beyond memory_limit_gb, auto is the GPU up to card_limit_gb.
+    # The home of latents in training; ram is the disk beyond memory_limit_gb, auto is the GPU up to card_limit_gb.
     resident: str = setting("auto", choices=("auto", "ram", "card"), free="always")
     # GiB of latents that auto puts on the GPU at most.
     card_limit_gb: float = setting(0.5, at_least=0.0, free="always")

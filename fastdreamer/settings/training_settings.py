@@ -25,7 +25,7 @@ class SamplingConfig:
     clone_by: str = setting("", free="before cloning")
     # The share of the crops from video without actions, where the store has video with them too.
     unlabelled: float = setting(0.5, at_least=0.0, at_most=1.0)
-    # Batches that a thread makes ahead, for a GPU that reads from host memory and for a memory-mapped store; 0: none.
+    # Batches that a thread makes ahead, for a GPU that reads from host memory and for a store on disk; 0: none.
     # A draw from RAM is a fraction of a millisecond, so on a CPU the thread would only contend with the step.
     prefetch: int = setting(2, at_least=0, free="always")
 

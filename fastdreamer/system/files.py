@@ -38,10 +38,10 @@ class AlreadyThere(UserError):
     """A folder that may not be replaced exists."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, only_new: bool = False) -> None:
     """Replace the content of `path`: a reader, or a kill at any moment, sees the old file or the new one.
 
-    A link is replaced, never followed.
+    A link is replaced, never followed. With `only_new` what is there stays, however lately another process made it.
 
     Raises:
         UserError: if it cannot be written (disk full, no permission); the old file stays.
@@ -54,11 +54,12 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(temporary, path)
+                if not (only_new and _linked(temporary, path)):
+                    os.replace(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -82,10 +83,10 @@ def atomic_directory(final: Path, replace: bool = False) -> Iterator[Path]:
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
-                    _sync(Path(folder) / name)
-                _sync(Path(folder))
+                    sync(Path(folder) / name)
+                sync(Path(folder))
             _install(temporary, final, before)
-            _sync(final.parent)
+            sync(final.parent)
     except OSError as error:
         raise unwritable(final, error) from error
     except Exception as error:
@@ -147,7 +148,22 @@ def unwritable(path: Path, error: OSError) -> Exception:
     return UserError(f"cannot write {path}: {way_out if is_told else f'{error.strerror}; {way_out}'}")
 
 
-def _sync(path: Path) -> None:
+def _linked(temporary: Path, path: Path) -> bool:
+    """Gives the file its name unless that is taken, which the disk decides; False where it has no links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    temporary.unlink()
+    return True
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -15,6 +15,7 @@ import torch
 from fastdreamer.config import Config, SamplingConfig
 from fastdreamer.errors import UserError
 from fastdreamer.latents.batch import Batch
+from fastdreamer.latents.changes import differences
 from fastdreamer.latents.crop_sampler import CropSampler, total_reward
 from fastdreamer.latents.entries import digest
 from fastdreamer.latents.journal import JOURNAL
@@ -76,7 +77,7 @@ def training_loader(config: Config, phase: int, store: LatentStore, device: torc
     batch_size = config.phase(phase).batch_size
     sampler = _sampler(config, store, views, window, batch_size, sampling, home)
     # A few gathers on the GPU, or copies within RAM for a CPU, would only contend with the step from a thread.
-    is_slow = home == CPU and (device.type == "cuda" or store.is_mapped)
+    is_slow = home == CPU and (device.type == "cuda" or store.is_on_disk)
     return Loader(sampler, device, config.sampling.prefetch if is_slow else 0)
 
 
@@ -141,9 +142,7 @@ def before_end(episode: Episode, clock: LatentClock) -> Episode:
     frames = 1 + (clock.steps(episode.length) - 2) * clock.frames_per_latent
     if not episode.rewarded or not episode.terminals[max(0, frames - 1) :].any():
         return episode
-    cut = {name: getattr(episode, name)[: frames - 1] for name in ("actions", "rewards", "terminals")}
-    counters = {name: values[:frames] for name, values in episode.counters.items()}
-    return replace(episode, latents=episode.latents[:-1], valid=episode.valid[:frames], counters=counters, **cut)
+    return episode.until(frames, clock.steps(episode.length) - 1)
 
 
 def choose_home(config: Config, store: LatentStore, device: torch.device) -> torch.device:
@@ -163,8 +162,8 @@ def choose_home(config: Config, store: LatentStore, device: torch.device) -> tor
             raise UserError(f"the store ({size}) does not fit the GPU ({free_gb:.2f} GiB free): use data.resident=ram")
         print(f"latent store: {size}, on the GPU", flush=True)
         return device
-    beyond = f"memory-mapped: over data.memory_limit_gb {settings.memory_limit_gb:g}"
-    print(f"latent store: {size}, {beyond if store.is_mapped else 'in RAM'}", flush=True)
+    beyond = f"on disk, read when used: over data.memory_limit_gb {settings.memory_limit_gb:g}"
+    print(f"latent store: {size}, {beyond if store.is_on_disk else 'in RAM'}", flush=True)
     return CPU
 
 
@@ -174,7 +173,7 @@ def changes_since(run: Path, store: LatentStore) -> str:
         noted = TRAINED_ON.read(run, remedy="whether the store changed is not known")
     except UserError as error:
         return str(error)
-    said = _differences(noted["episodes"], _summary(store)) if noted else ""
+    said = differences(noted["episodes"], _summary(store)) if noted else ""
     return f"store {store.path} changed since this run was last trained on it; episodes: {said}" if said else ""
 
 
@@ -211,21 +210,6 @@ def note(run: Path, store: LatentStore) -> None:
         is_known = False
     if not is_known:
         TRAINED_ON.write(run, noted)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    both = before.keys() & now.keys()
-    moved = sorted(name for name in both if before[name]["split"] != now[name]["split"])
-    counts = {
-        "new": len(now.keys() - before.keys()),
-        "gone": len(before.keys() - now.keys()),
-        "encoded anew": sum(before[name]["sha256"] != now[name]["sha256"] for name in both),
-        "in the other split": len(moved),
-        "of another task number": sum(before[name]["task"] != now[name]["task"] for name in both),
-    }
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    first = f" (the first: {moved[0]}), so held-out figures are of what was trained on" if moved else ""
-    return said + first
 
 
 def _summary(store: LatentStore) -> dict[str, Mapping[str, Any]]:

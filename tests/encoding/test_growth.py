@@ -61,11 +61,11 @@ def as_before_paths(store: Path) -> None:
 
 @pytest.mark.parametrize("before", [lambda store: None, as_before_paths], ids=["new", "old"])
 def test_a_folder_added_before_the_others_changes_nothing_of_them(
-    tmp_path: Path, before: Callable[[Path], None], encoded: list[str]
+    tmp_path: Path, before: Callable[[Path], None], encoded: list[str], capsys: Any
 ) -> None:
     recordings, store = tmp_path / "recordings", tmp_path / "store"
     clips(recordings / "B", 6)
-    encode_recordings(CONFIG, recordings, store)
+    assert not encode_recordings(CONFIG, recordings, store)["changes"], "all of a new store is new"
     before(store)
     old = what_is_there(store)
     encoded.clear()
@@ -76,6 +76,9 @@ def test_a_folder_added_before_the_others_changes_nothing_of_them(
     assert (result["kept"], result["episodes"]) == (6, 12) and len(encoded) == 6
     assert read_manifest(store)["tasks"] == ["B", "A"]
     assert {now[name][3] for name in now.keys() - old.keys()} == {"A"}
+    assert result["changes"] == "6 new" and "the store changed; episodes: 6 new\n" in capsys.readouterr().out
+    assert not encode_recordings(CONFIG, recordings, store)["changes"]
+    assert "changed" not in capsys.readouterr().out
 
 
 def test_a_small_store_that_grows_moves_nothing_into_another_split(tmp_path: Path) -> None:
@@ -99,7 +102,8 @@ def test_the_last_held_out_episode_may_leave_and_none_takes_its_place(tmp_path: 
     old = what_is_there(store)
     (held,) = (name for name, entry in old.items() if entry[1] == "held_out")
     shutil.rmtree(recordings / "Crafter-test" / held)
-    assert encode_recordings(CONFIG, recordings, store)["left"] == 1
+    result = encode_recordings(CONFIG, recordings, store)
+    assert (result["left"], result["changes"]) == (1, "1 gone")
     assert f"{held} left the store" in capsys.readouterr().out
     assert what_is_there(store) == {name: entry for name, entry in old.items() if name != held}
 
@@ -234,7 +238,7 @@ def test_a_replaced_recording_is_encoded_anew_where_it_was(tmp_path: Path, encod
     encoded.clear()
     write_video(recordings / "B" / "ep1.mp4", 8, start=900)
     clips(recordings / "A", 3, first=5000)
-    encode_recordings(CONFIG, recordings, store)
+    assert encode_recordings(CONFIG, recordings, store)["changes"] == "3 new, 1 encoded anew"
     now = what_is_there(store)
     assert sorted(encoded) == ["A.ep0", "A.ep1", "A.ep2", "ep1"]
     assert now["ep1"][0] != old["ep1"][0]

@@ -64,7 +64,7 @@ def test_synthetic_episodes_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 def test_a_mapped_store_holds_the_same(store: Path) -> None:
     in_ram, mapped = LatentStore.open(store), LatentStore.open(store, memory_limit_gb=0)
-    assert mapped.is_mapped and not in_ram.is_mapped and in_ram.size_bytes == mapped.size_bytes > 5 * 7 * 512
+    assert mapped.is_on_disk and not in_ram.is_on_disk and in_ram.size_bytes == mapped.size_bytes > 5 * 7 * 512
     for a, b in zip(in_ram.episodes, mapped.episodes, strict=True):
         assert torch.equal(a.latents, b.latents) and torch.equal(a.actions, b.actions)
 

@@ -33,6 +33,22 @@ def test_write_replaces_whole_files_and_leaves_nothing_else(tmp_path):
     assert path.read_bytes() == b"two" and list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_may_only_be_new_leaves_what_is_there(tmp_path, monkeypatch, links):
+    """Where the disk has links; where it has none, it is replaced: nobody can be asked."""
+    path = tmp_path / "file"
+    if not links:
+        monkeypatch.setattr(files.os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    write_atomic(path, b"one", only_new=True)
+    write_atomic(path, b"two", only_new=True)
+    assert path.read_bytes() == (b"one" if links else b"two") and list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_nlink == 1
+    monkeypatch.setattr(files.os, "link", full_disk)
+    with pytest.raises(UserError, match="full"):
+        write_atomic(tmp_path / "other", b"x", only_new=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, monkeypatch, call):
     path = tmp_path / "file"

@@ -164,7 +164,7 @@ def test_lengths_that_make_no_sense_are_refused(small: Small, override: str, mes
 def test_where_the_store_lives_is_printed(small: Small, new_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     config = small()
     path = new_run(config) / "store"
-    for limit, expected in ((4.0, "in RAM"), (0.0, "memory-mapped: over data.memory_limit_gb 4")):
+    for limit, expected in ((4.0, "in RAM"), (0.0, "on disk, read when used: over data.memory_limit_gb 4")):
         assert choose_home(config, LatentStore.open(path, memory_limit_gb=limit), CPU) == CPU
         printed = capsys.readouterr().out
         assert printed.startswith("latent store: 0.0 MiB, ") and printed.strip().endswith(expected)
