@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.errors import UserError
+from fastdreamer.ranks.sharding import WHOLE, Shards, local_state
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -27,6 +28,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         found_inf: a flag as torch's fused optimisers take: where it is 1, `step` changes nothing; None never asks.
+        shards: which of the matrices are parts: their directions are gathered, made orthogonal whole on every rank, and
+            each keeps its own rows. That sends 4 bytes a weight, and the work is not divided.
 
     Raises:
         ValueError: if a parameter is not a matrix.
@@ -39,9 +42,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         found_inf: Tensor | None = None,
+        shards: Shards = WHOLE,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.found_inf = found_inf
+        self.found_inf, self.shards = found_inf, shards
         for group in self.param_groups:
             if odd := [tuple(p.shape) for p in group["params"] if p.ndim != 2]:
                 raise ValueError(f"Muon updates matrices, not parameters of shape {odd[0]}")
@@ -54,13 +58,18 @@ class Muon(torch.optim.Optimizer):
         goes = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
             rate, decay = group["lr"], 1 - goes * (group["lr"] * group["weight_decay"])
-            alike: dict[tuple[torch.Size, torch.device], list[Tensor]] = {}
+            alike: dict[tuple[torch.Size, torch.device, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    alike.setdefault((p.shape, p.device), []).append(p)
-            for (shape, _), members in alike.items():
-                update = orthogonalise(self._directions(members, group["momentum"], skipped)).mul_(goes)
-                size = 0.2 * max(shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
+                    alike.setdefault((p.shape, p.device, self.shards.rows_of(p)), []).append(p)
+            for (shape, _, rows), members in alike.items():
+                directions = self._directions(members, group["momentum"], skipped)
+                if rows:
+                    whole = orthogonalise(self.shards.whole(directions, rows, dim=1))
+                    update = self.shards.own(whole, dim=1).mul_(goes)
+                else:
+                    update = orthogonalise(directions).mul_(goes)
+                size = 0.2 * max(rows or shape[0], shape[1]) ** 0.5  # the RMS of AdamW's updates is about 0.2
                 torch._foreach_mul_(members, decay)
                 torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
 
@@ -111,6 +120,7 @@ def build_optimizers(
     config: TrainConfig,
     rates: Mapping[str, float] | None = None,
     found_inf: Tensor | None = None,
+    shards: Shards = WHOLE,
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
 
@@ -137,7 +147,8 @@ def build_optimizers(
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
     adamw.found_inf = found_inf  # type: ignore[attr-defined]  # torch takes it no other way
-    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf)] if hidden else [adamw]
+    muon = [Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf, shards=shards)]
+    return [adamw, *(muon if hidden else [])]
 
 
 class RunningScale(nn.Module):
@@ -175,17 +186,20 @@ class RunningScale(nn.Module):
 
 
 class EMA:
-    """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay."""
+    """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay.
+
+    Of sharded parameters it holds this rank's rows.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.state = {k: v.clone() for k, v in local_state(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves towards the module's state after step `step` (0 is the first)."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        state = module.state_dict()
+        state = local_state(module)
         names = [name for name, value in state.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.state[name] for name in names], [state[name] for name in names], rate)
         for name in state.keys() - set(names):
