@@ -147,8 +147,9 @@ def build_optimizers(
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
     adamw.found_inf = found_inf  # type: ignore[attr-defined]  # torch takes it no other way
-    muon = [Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf, shards=shards)]
-    return [adamw, *(muon if hidden else [])]
+    if not hidden:
+        return [adamw]
+    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf, shards=shards)]
 
 
 class RunningScale(nn.Module):
