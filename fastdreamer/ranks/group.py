@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from fastdreamer.errors import Ended, RanksDiffer, UserError
 from fastdreamer.ranks.fingerprint import fingerprint
@@ -113,7 +114,12 @@ class Group(Ranks):
 
     def shard(self, model: nn.Module, transformer: nn.Module, is_bf16: bool) -> Shards:
         """Shards over all ranks; `begin` comes before."""
-        return shard(model, transformer, self, is_bf16)
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
+        return shard(model, transformer, self, mesh, is_bf16)
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer for weights that are gathered, or gradients that are added up."""
+        return torch.empty(*size, dtype=dtype, device=device)
 
     def total(self, parts: Tensor) -> Tensor:
         """The sum over the ranks of a number that each has a part of."""

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from fastdreamer.ranks.group import Group
+    from torch.distributed.device_mesh import DeviceMesh
 
 gather_parts: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 sum_parts: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 """Of torch; the older names warn where there are newer ones."""
+
+
+class Others(Protocol):
+    """The part of `Group` that sharding needs."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    def waiting(self, sent: Tensor | None = None) -> AbstractContextManager[None]: ...
+    def empty(self, size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor: ...
+    def total(self, parts: Tensor) -> Tensor: ...
+    def gather_into(self, out: Tensor, part: Tensor) -> None: ...
 
 
 class Shards:
@@ -32,7 +46,7 @@ class Shards:
         rows: of each sharded parameter, by its name in the model, the rows of the whole.
     """
 
-    def __init__(self, model: nn.Module | None = None, group: Group | None = None) -> None:
+    def __init__(self, model: nn.Module | None = None, group: Others | None = None) -> None:
         named = {} if model is None else {n: p for n, p in model.named_parameters() if is_part(p)}
         self.rows = {name: len(parameter) for name, parameter in named.items()}
         self.model, self.group = model, group
@@ -121,17 +135,14 @@ def local_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: local(value) for name, value in module.state_dict().items()}
 
 
-def shard(model: nn.Module, transformer: nn.Module, group: Group, is_bf16: bool) -> Shards:
+def shard(model: nn.Module, transformer: nn.Module, group: Others, mesh: DeviceMesh, is_bf16: bool) -> Shards:
     """Shards the `blocks` of `transformer`, a part of `model`, over all ranks, in place.
 
     A block's weights are gathered in bf16 where products run in it: autocast would round them so anyway. Gradients are
     added up in fp32. A block's weights are freed after its pass, and gathered again for the backward pass.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-    device = next(model.parameters()).device
-    mesh = init_device_mesh(device.type, (group.world,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -156,12 +167,12 @@ def shard(model: nn.Module, transformer: nn.Module, group: Group, is_bf16: bool)
 class Gather:
     """FSDP2's all-gather of a block's weights, counted, and ended with the others."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Others) -> None:
         self.group = group
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The buffer, as FSDP2 would make it."""
-        return torch.empty(*size, dtype=dtype, device=device)
+        return self.group.empty(size, dtype, device)
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False

@@ -16,6 +16,8 @@ from fastdreamer.ranks.sharding import WHOLE, Shards, local_state
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+GATHERED_BYTES = 2**28
+"""Matrices that are held in parts are gathered so many bytes at a time."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -62,16 +64,23 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault((p.shape, p.device, self.shards.rows_of(p)), []).append(p)
-            for (shape, _, rows), members in alike.items():
-                directions = self._directions(members, group["momentum"], skipped)
-                if rows:
-                    whole = orthogonalise(self.shards.whole(directions, rows, dim=1))
-                    update = self.shards.own(whole, dim=1).mul_(goes)
-                else:
-                    update = orthogonalise(directions).mul_(goes)
+            for (shape, _, rows), all_members in alike.items():
                 size = 0.2 * max(rows or shape[0], shape[1]) ** 0.5  # the RMS of AdamW's updates is about 0.2
-                torch._foreach_mul_(members, decay)
-                torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
+                at_once = max(1, GATHERED_BYTES // (4 * rows * shape[1])) if rows else len(all_members)
+                for first in range(0, len(all_members), at_once):
+                    members = all_members[first : first + at_once]
+                    update = self._updates(members, rows, group["momentum"], skipped).mul_(goes)
+                    torch._foreach_mul_(members, decay)
+                    torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
+
+    def _updates(
+        self, members: Sequence[Tensor], rows: int, momentum: float, skipped: Tensor | None
+    ) -> Float[Tensor, "n i o"]:
+        """Updates of matrices of one shape; of parts (`rows` of the whole) this rank's rows of them."""
+        directions = self._directions(members, momentum, skipped)
+        if not rows:
+            return orthogonalise(directions)
+        return self.shards.own(orthogonalise(self.shards.whole(directions, rows, dim=1)), dim=1).clone()
 
     def _directions(self, members: Sequence[Tensor], momentum: float, skipped: Tensor | None) -> Float[Tensor, "n i o"]:
         """Directions of matrices of one shape. A skipped gradient counts as the momentum itself, which then stays."""
