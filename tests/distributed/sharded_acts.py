@@ -10,12 +10,15 @@ import acts
 import torch
 from acts import built, make_store, settings
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from fastdreamer.config import Config
 from fastdreamer.device import choose_device
+from fastdreamer.latents.store import LatentStore
 from fastdreamer.ranks.group import Group
 from fastdreamer.ranks.membership import current
 from fastdreamer.ranks.sharding import Shards
+from fastdreamer.training.build import build_phase
 from fastdreamer.training.loop import shards_of
 from fastdreamer.training.restoring import gathered, held
 from fastdreamer.training.step import Update
@@ -31,6 +34,11 @@ CASES = {
     ),
 }  # fmt: skip
 STEPS = 5
+WIDE = (
+    *SHARDED, "dynamics.dim=256", "dynamics.layers=4", "dynamics.heads=4", "dynamics.kv_heads=2",
+    "forcing.boot_fraction=0.5",
+)  # fmt: skip
+"""Large beside the 512 bytes that allocations are rounded to."""
 
 
 def config_of(case: str) -> Config:
@@ -86,6 +94,27 @@ def act_planted(folder: Path, _: str) -> None:
     Group.total = total  # type: ignore[method-assign]
 
 
+def act_memory(folder: Path, optimizer: str) -> None:
+    """Most bytes that torch's CPU allocator gave out in two steps, and what parameters and optimiser hold."""
+    config, ranks = settings("debug", *WIDE, f"phase1.optimizer={optimizer}"), current()
+    backend = choose_device(config)
+    store = LatentStore.open(folder / "sharded" / "store")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        phase = build_phase(config, 1, store, None, backend)
+        update = Update(phase, config.phase1, backend, config.seed, shards_of(phase, config, backend))
+        phase.model.train()
+        for step in range(2):
+            update(60 + step)
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    groups = held(update)
+    real = {name: sum(x.numel() * x.element_size() for x in groups[name].values()) for name in ("model", "optimizer")}
+    (folder / f"memory-{optimizer}-{ranks.rank}.json").write_text(json.dumps({"peak": most, **real}))
+
+
 def act_whole(folder: Path, _: str) -> None:
     """The phase by one process, uninterrupted."""
     make_store(settings("debug"), folder / "whole")
@@ -95,6 +124,7 @@ def act_whole(folder: Path, _: str) -> None:
 acts.ACTS |= {
     "steps": act_steps,
     "planted": act_planted,
+    "memory": act_memory,
     "whole": act_whole,
     "third": lambda folder, name: acts.act_third(folder, name, *SHARDED),
 }

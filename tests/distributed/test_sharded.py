@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from fastdreamer.device import Backend
 from fastdreamer.run.checkpoint import load_checkpoint
+from fastdreamer.tools.planning.layout import of_one_rank
+from fastdreamer.tools.planning.measure import measure
 
 from . import sharded_acts
 from .conftest import act
@@ -24,7 +27,8 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what one, two and four processes did."""
     folder = tmp_path_factory.mktemp("sharded")
     act(folder, 1, "steps", "whole", script="sharded_acts.py")
-    act(folder, 2, "steps", "planted", "third=17", script="sharded_acts.py")
+    two = ("steps", "planted", "third=17", "memory=adamw", "memory=muon")
+    act(folder, 2, *two, script="sharded_acts.py")
     act(folder, 1, "third=34", script="sharded_acts.py")
     act(folder, 4, "steps", "third=50", script="sharded_acts.py")
     return folder
@@ -75,6 +79,21 @@ def test_a_rank_holds_its_part(sharded: Path, world: int) -> None:
         held = json.loads((sharded / f"held-adamw-{rank}-{world}.json").read_text())
         assert held["model"] == held["ema"] == pytest.approx(4 * (blocks / world + rest), rel=0.01)
         assert held["optimizer"] == pytest.approx(2 * held["model"], rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_rank_takes_what_was_planned(sharded: Path, optimizer: str) -> None:
+    config = sharded_acts.settings("debug", *sharded_acts.WIDE, f"phase1.optimizer={optimizer}")
+    backend = Backend(torch.device("cpu"), "fp32")
+    planned = measure(of_one_rank(config, 1, 2), 1, backend, is_gpu=False, shards=2)
+    for rank in range(2):
+        found = json.loads((sharded / f"memory-{optimizer}-{rank}.json").read_text())
+        print(optimizer, rank, found, planned)
+        for name, part in (("model", "parameters"), ("optimizer", "optimizer")):
+            assert planned.parts[part] == pytest.approx(found[name], rel=0.01)
+        copies = found["peak"] - planned.used  # gloo's own: of what it gathers and adds up, a block each
+        block = planned.parts["communication"] / 3
+        assert 0 <= copies < 4 * block
 
 
 def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(sharded: Path) -> None:

@@ -8,8 +8,6 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.tools.planning.plan import Plan, Planner, change_of, size
 
-MOST_RANKS = 256
-
 
 def of_one_rank(config: Config, number: int, ranks: int) -> Config:
     """The configuration with one rank's rows of a phase's batch.
@@ -27,40 +25,29 @@ def of_one_rank(config: Config, number: int, ranks: int) -> Config:
     return config.with_phase(number, replace(train, batch_size=-(-train.batch_size // ranks)))
 
 
-def sharded(planner: Planner) -> Planner | None:
-    """The same phase with its weights sharded; None where it already is, is not to be, or its batch forbids it."""
-    is_even = planner.global_batch % planner.ranks == 0
-    if planner.shards > 1 or planner.ranks == 1 or planner.number != 1 or not is_even:
-        return None
-    return Planner(
-        planner.config, planner.number, planner.budget, planner.store_bytes, planner.ranks, True, planner.global_batch
-    )
-
-
 def layout(planner: Planner, plan: Plan) -> str:
-    """A line that proposes a layout for so many GPUs."""
+    """A line that proposes a layout for several GPUs; empty for one."""
     if planner.ranks == 1:
         return ""
-    held = "holds its part of the blocks" if planner.shards > 1 else "holds the whole model"
-    line = (
-        f"  layout: {planner.ranks} ranks, each {held} and takes {plan.train.batch_size} of {planner.global_batch} rows"
-    )
-    if planner.shards > 1:
-        whole = Planner(
-            planner.config, planner.number, planner.budget, planner.store_bytes, planner.ranks, False,
-            planner.global_batch,
-        )  # fmt: skip
-        if whole.configured().fits:
-            line += "; it would fit whole too, which sends less: leave ranks.shard out"
-    elif not plan.fits and (other := sharded(planner)) is not None and (found := fitting(other)) is not None:
-        line += f"; sharded it fits: {' '.join(words_for(other, found))}"
+    held = "shards the blocks" if planner.shards > 1 else "holds the whole model"
+    rows = f"takes {plan.train.batch_size} of {planner.global_batch} rows"
+    line = f"  layout: {planner.ranks} ranks, each {held} and {rows}"
+    if planner.shards > 1 and _like(planner, is_sharded=False).configured().fits:
+        line += "; it would fit whole too, which sends less: leave ranks.shard out"
     return line
 
 
-def fitting(planner: Planner) -> Plan | None:
-    """The plan as configured if that fits, else the nearest that does."""
-    plan = planner.configured()
-    return plan if plan.fits else planner.change()
+def nearest(planner: Planner) -> tuple[Planner, Plan] | None:
+    """The nearest settings that fit, sharded where nothing else helps; None where that does not help either."""
+    if (change := planner.change()) is not None:
+        return planner, change
+    is_even = planner.global_batch % planner.ranks == 0
+    if planner.shards > 1 or planner.ranks == 1 or planner.number != 1 or not is_even:
+        return None
+    other = _like(planner, is_sharded=True)
+    plan = other.configured()
+    found = plan if plan.fits else other.change()
+    return None if found is None else (other, found)
 
 
 def words_for(planner: Planner, plan: Plan) -> list[str]:
@@ -71,12 +58,16 @@ def words_for(planner: Planner, plan: Plan) -> list[str]:
 
 def refusal_of(planner: Planner, said: str) -> str:
     """What would fit, behind what is `said` of a plan that does not."""
-    name = f"phase{planner.number}"
-    change = planner.change()
-    if change is None and (other := sharded(planner)) is not None and (found := fitting(other)) is not None:
-        return f"{said}: {' '.join(words_for(other, found))} would plan {size(found.reserved)}"
-    if change is None:
-        more = f", or share it out over more than {planner.ranks} GPUs" if planner.shards > 1 else ""
+    found = nearest(planner)
+    if found is None:
+        more = f", or start more than {planner.ranks} ranks" if planner.shards > 1 else ""
         return f"{said}, and no setting of the phase makes it fit: lower dynamics.dim or dynamics.layers{more}"
-    words = " ".join(words_for(planner, change))
-    return f"{said}: {words or f'{name}.micro_batch=0'} would plan {size(change.reserved)}"
+    words = " ".join(words_for(*found))
+    return f"{said}: {words or f'phase{planner.number}.micro_batch=0'} would plan {size(found[1].reserved)}"
+
+
+def _like(planner: Planner, is_sharded: bool) -> Planner:
+    return Planner(
+        planner.config, planner.number, planner.budget, planner.store_bytes, planner.ranks, is_sharded,
+        planner.global_batch,
+    )  # fmt: skip

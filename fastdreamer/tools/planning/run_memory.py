@@ -22,7 +22,7 @@ from fastdreamer.shapes import CHANNELS
 from fastdreamer.system.cores import kernel_bytes
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
 from fastdreamer.tools.planning.gpus import CONTEXT, GIB, Budget, this_machine
-from fastdreamer.tools.planning.layout import layout, of_one_rank, refusal_of, words_for
+from fastdreamer.tools.planning.layout import layout, nearest, of_one_rank, refusal_of, words_for
 from fastdreamer.tools.planning.plan import KINDS, PHASES, Plan, Planner, in_words, numbers, size, table
 
 STATUS = Path("/proc/self/status")
@@ -182,12 +182,12 @@ def plan_run(
         if line := layout(planner, plan):
             result["phases"][str(number)] |= {"ranks": ranks, "sharded": planner.shards > 1}
             print(line, flush=True)
-        change = plan if plan.fits else planner.change()
-        if change is None:
+        found = (planner, plan) if plan.fits else nearest(planner)
+        if found is None:
             print("  nothing that is a setting of the phase would fit: lower dynamics.dim or dynamics.layers")
             result["changes"].append(f"phase {number}: none")
         else:
-            words = words_for(planner, change)
+            words, change = words_for(*found), found[1]
             if not plan.fits:
                 print(f"  would fit: {' '.join(words)} ({in_words(change)})")
                 result["changes"] += words
