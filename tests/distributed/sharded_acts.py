@@ -10,7 +10,6 @@ import acts
 import torch
 from acts import built, make_store, settings
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from fastdreamer.config import Config
 from fastdreamer.device import choose_device
@@ -71,9 +70,7 @@ def act_steps(folder: Path, planted: str) -> None:
     ranks.meet("store")
     for case in ("muon",) if planted else CASES:
         update, found = trained(case, folder)
-        groups = held(update)
-        held_bytes = {name: sum(x.numel() * x.element_size() for x in groups[name].values()) for name in groups}
-        (folder / f"held-{case}-{ranks.rank}-{ranks.world}.json").write_text(json.dumps(held_bytes))
+        (folder / f"held-{case}-{ranks.rank}-{ranks.world}.json").write_text(json.dumps(held_bytes(update)))
         whole = gathered(update)
         if ranks.is_main:
             torch.save((found, whole), folder / f"steps-{planted or case}-{ranks.world}.pt")
@@ -95,24 +92,18 @@ def act_planted(folder: Path, _: str) -> None:
 
 
 def act_memory(folder: Path, optimizer: str) -> None:
-    """Most bytes that torch's CPU allocator gave out in two steps, and what parameters and optimiser hold."""
+    """The bytes that a rank holds after a step."""
     config, ranks = settings("debug", *WIDE, f"phase1.optimizer={optimizer}"), current()
     backend = choose_device(config)
-    store = LatentStore.open(folder / "sharded" / "store")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        phase = build_phase(config, 1, store, None, backend)
-        update = Update(phase, config.phase1, backend, config.seed, shards_of(phase, config, backend))
-        phase.model.train()
-        for step in range(2):
-            update(60 + step)
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
+    phase = build_phase(config, 1, LatentStore.open(folder / "sharded" / "store"), None, backend)
+    update = Update(phase, config.phase1, backend, config.seed, shards_of(phase, config, backend))
+    update(60)
+    (folder / f"memory-{optimizer}-{ranks.rank}.json").write_text(json.dumps(held_bytes(update)))
+
+
+def held_bytes(update: Update) -> dict[str, int]:
     groups = held(update)
-    real = {name: sum(x.numel() * x.element_size() for x in groups[name].values()) for name in ("model", "optimizer")}
-    (folder / f"memory-{optimizer}-{ranks.rank}.json").write_text(json.dumps({"peak": most, **real}))
+    return {name: sum(x.numel() * x.element_size() for x in group.values()) for name, group in groups.items()}
 
 
 def act_whole(folder: Path, _: str) -> None:

@@ -82,18 +82,15 @@ def test_a_rank_holds_its_part(sharded: Path, world: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_rank_takes_what_was_planned(sharded: Path, optimizer: str) -> None:
+def test_a_rank_holds_what_was_planned(sharded: Path, optimizer: str) -> None:
     config = sharded_acts.settings("debug", *sharded_acts.WIDE, f"phase1.optimizer={optimizer}")
     backend = Backend(torch.device("cpu"), "fp32")
     planned = measure(of_one_rank(config, 1, 2), 1, backend, is_gpu=False, shards=2)
     for rank in range(2):
         found = json.loads((sharded / f"memory-{optimizer}-{rank}.json").read_text())
-        print(optimizer, rank, found, planned)
-        for name, part in (("model", "parameters"), ("optimizer", "optimizer")):
+        print(optimizer, rank, found, planned.parts)
+        for name, part in (("model", "parameters"), ("optimizer", "optimizer"), ("ema", "average")):
             assert planned.parts[part] == pytest.approx(found[name], rel=0.01)
-        copies = found["peak"] - planned.used  # gloo's own: of what it gathers and adds up, a block each
-        block = planned.parts["communication"] / 3
-        assert 0 <= copies < 4 * block
 
 
 def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(sharded: Path) -> None:
