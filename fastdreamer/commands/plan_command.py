@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,9 @@ def _arguments(parser: ArgumentParser) -> None:
     several = "ranks that train together, or a range (1..256) for what they would take of time and money"
     parser.add_argument("--gpus", type=given, metavar="N|A..B", help=several)
     parser.add_argument("--shard", action="store_true", help="they shard the world model in phase 1 (ranks.shard)")
+    parser.add_argument(
+        "--mfu", type=share, metavar="SHARE", help="of a GPU's rate that a range's steps reach; default: 0.35, a guess"
+    )
     names = "for example rtx-3060, rtx-4090, h100-80gb (--card is the same)"
     parser.add_argument("--gpu", "--card", dest="gpu", type=given, metavar="NAME", help=names)
     parser.add_argument(
@@ -41,7 +44,22 @@ def call(arguments: Namespace) -> dict[str, Any]:
     first, last = _several(arguments.gpus or "1")
     if arguments.shard:
         config = replace(config, ranks=replace(config.ranks, shard=True))
+    if last > first or arguments.mfu:
+        from fastdreamer.tools.planning.cost import MFU, table
+
+        return table(config, budget, phases, first, last, arguments.mfu or MFU)
     return plan_run(config, budget, phases, store_of(config, arguments.run_dir), first)
+
+
+def share(text: str) -> float:
+    """A number above 0 and up to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"{text} is no share: give a number above 0 and up to 1")
+    return value
 
 
 def _several(text: str) -> tuple[int, int]:
