@@ -27,6 +27,7 @@ from bench.suites.results import at_least, at_most
 from fastdreamer.config import load_config
 from fastdreamer.device import choose_device
 from fastdreamer.ranks import membership
+from fastdreamer.ranks.group import Group
 from fastdreamer.ranks.torchrun import place
 from fastdreamer.tools.planning.gpus import sized_gpu
 from fastdreamer.tools.planning.layout import of_one_rank
@@ -44,6 +45,8 @@ WAYS: dict[str, tuple[int, tuple[str, ...]]] = {
 APART = 1e-3
 """How far losses may be apart, relative: a GPU adds in no fixed order."""
 NEAR = 1.10
+PROBE = 2**22
+"""Numbers in a sum that is timed."""
 
 
 def steps(words: Sequence[str], count: int, out: Path) -> None:
@@ -63,8 +66,16 @@ def steps(words: Sequence[str], count: int, out: Path) -> None:
         losses.append(float(update(step)[0]["loss"]))  # waits for the device
         seconds.append(time.perf_counter() - began_s)
     reserved = torch.cuda.max_memory_reserved() if backend.device.type == "cuda" else 0
+    probe_s, group = [], backend.ranks
+    for _ in range(5):
+        if not isinstance(group, Group):
+            break
+        began_s = time.perf_counter()
+        float(group.total(torch.zeros(PROBE, device=backend.device))[0])
+        probe_s.append(time.perf_counter() - began_s)
     if backend.ranks.is_main:
         found = {"losses": losses, "seconds": statistics.median(seconds[count // 2 :]), "reserved": reserved}
+        found |= {"bytes_per_s": 4 * PROBE / statistics.median(probe_s)} if probe_s else {}
         out.write_text(json.dumps(found))
     membership.leave()
 

@@ -74,7 +74,8 @@ class Sizes:
     Attributes:
         flops: of a row of its batch, forward and backward; `again`: more where activations are recomputed.
         blocks: weights that can be sharded; `rest`: all others that train.
-        passes: how often a sharded block is gathered in a step.
+        passes: how often a sharded block is gathered for a piece of a batch.
+        width: bytes of a weight as it is gathered.
     """
 
     flops: float
@@ -82,6 +83,7 @@ class Sizes:
     blocks: int
     rest: int
     passes: int
+    width: int = 2
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,18 @@ class Cost:
     sent: float
 
 
-def step_seconds(sizes: Sizes, rates: Rates, rows: int, pieces: int, ranks: int, is_sharded: bool, mfu: float) -> float:
+def step_seconds(
+    sizes: Sizes, rates: Rates, rows: int, pieces: int, ranks: int, is_sharded: bool, mfu: float, overlaps: bool = True
+) -> float:
     """A step's time.
 
-    Sums of whole gradients come after the backward pass; what a sharded block needs comes beside the passes.
+    Sums of whole gradients come after the backward pass; what a sharded block needs comes beside the passes, where the
+    machine does both at once (`overlaps`).
     """
-    flops = rows * sizes.flops
-    arithmetic = flops / (mfu * rates.flops)
+    arithmetic = rows * sizes.flops / (mfu * rates.flops)
     beside, after = sent(sizes, pieces, ranks, is_sharded)
+    if not overlaps:
+        beside, after = 0.0, beside + after
     bandwidth = REACHED * (rates.inside if ranks <= NODE else rates.between)
     updated = sizes.rest + sizes.blocks / (ranks if is_sharded else 1)
     update = UPDATE_BYTES * updated / (REACHED * rates.memory)
@@ -115,7 +121,7 @@ def sent(sizes: Sizes, pieces: int, ranks: int, is_sharded: bool) -> tuple[float
     share = (ranks - 1) / ranks
     if not is_sharded:
         return 0.0, 2 * share * 4 * (sizes.rest + sizes.blocks)
-    gathers, sums = 2 * sizes.passes, 4  # bf16 and fp32
+    gathers, sums = sizes.width * sizes.passes, 4
     return share * sizes.blocks * pieces * (gathers + sums), 2 * share * 4 * sizes.rest
 
 
@@ -126,9 +132,10 @@ def sizes_of(config: Config, number: int) -> Sizes:
     with torch.device("meta"):
         world = WorldModel.build(config, space.sizes)
     blocks = sum(p.numel() for p in world.transformer.blocks.parameters())
-    shares = (0.0, 1.0) if number == 1 else (0.0,)
+    has_boots = number == 1 and config.forcing.levels == "grid"
+    shares = (0.0, 1.0) if has_boots else (0.0,)
     (flow, trained), *boots = [_row(config, number, share) for share in shares]
-    share = config.forcing.boot_fraction if number == 1 and config.forcing.levels == "grid" else 0.0
+    share = config.forcing.boot_fraction if has_boots else 0.0
     flops = flow * (1 - share) + (boots[0][0] * share if boots else 0.0)
     if number != 1:
         return Sizes(flops, 0.0, 0, trained, 0)
