@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 gather_parts: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 sum_parts: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-"""Of torch; the older names warn where there are newer ones."""
+"""Torch's collectives; their older names warn where there are newer ones."""
 
 
 class Others(Protocol):
@@ -43,7 +43,7 @@ class Shards:
     share memory with FSDP2's own, so that they see plain tensors.
 
     Attributes:
-        rows: of each sharded parameter, by its name in the model, the rows of the whole.
+        rows: rows of the whole of each sharded parameter, by its name in the model.
     """
 
     def __init__(self, model: nn.Module | None = None, group: Others | None = None) -> None:

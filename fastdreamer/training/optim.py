@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         found_inf: a flag as torch's fused optimisers take: where it is 1, `step` changes nothing; None never asks.
-        shards: which of the matrices are parts: their directions are gathered, made orthogonal whole on every rank, and
+        shards: tells matrices that are parts: their directions are gathered, made orthogonal whole on every rank, and
             each keeps its own rows. That sends 4 bytes a weight, and the work is not divided.
 
     Raises:

@@ -39,7 +39,7 @@ HOURS = {"MineRL": 60.0, "VPT": 2541.0}
 PASSES = 5
 """ASSUMED: over VPT phase 1 goes as often at least, if the preset's steps are fewer."""
 ENCODER_FLOPS = 655e9
-"""Of one window of 33 frames at 256 x 256 (counted); it goes on by 32 frames."""
+"""FLOPs of one window of 33 frames at 256 x 256 (counted); the next begins 32 frames later."""
 UPDATE_BYTES = 40
 """Read and written for a weight that is updated: gradient, weight, two moments, average, each way where it changes."""
 NODE = 8
@@ -72,7 +72,7 @@ class Sizes:
     """What a phase's step is made of.
 
     Attributes:
-        flops: of a row of its batch, forward and backward; `again`: more where activations are recomputed.
+        flops: FLOPs of a row of its batch, forward and backward; `again`: more where activations are recomputed.
         blocks: weights that can be sharded; `rest`: all others that train.
         passes: how often a sharded block is gathered for a piece of a batch.
         width: bytes of a weight as it is gathered.
