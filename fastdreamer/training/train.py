@@ -129,6 +129,8 @@ def train(
     if not ranks.is_alone:
         read = {"version": __version__, "configuration": config_hash(config), "store": digest(store.manifest)}
         ranks.begin(read, config.ranks.timeout_s, config.ranks.check_every, backend.device)
+        if config.ranks.shard and built.transformer is None:
+            print(f"phase {phase} is not sharded: every rank holds all of it (ranks.shard is for phase 1)", flush=True)
     started = time.perf_counter()
     settings = config.phase(phase)
     figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)

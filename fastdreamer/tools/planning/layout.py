@@ -60,7 +60,8 @@ def refusal_of(planner: Planner, said: str) -> str:
     """What would fit, behind what is `said` of a plan that does not."""
     found = nearest(planner)
     if found is None:
-        more = f", or start more than {planner.ranks} ranks" if planner.shards > 1 else ""
+        shards = planner.number == 1 and planner.config.ranks.shard
+        more = f", or start more ranks than {planner.ranks} (torchrun)" if shards or planner.shards > 1 else ""
         return f"{said}, and no setting of the phase makes it fit: lower dynamics.dim or dynamics.layers{more}"
     words = " ".join(words_for(*found))
     return f"{said}: {words or f'phase{planner.number}.micro_batch=0'} would plan {size(found[1].reserved)}"
