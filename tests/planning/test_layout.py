@@ -125,9 +125,7 @@ def test_train_refuses_what_only_a_sharded_rank_could_hold(small: Small) -> None
 
 def test_a_preset_that_is_to_be_sharded_is_refused_by_one_process(small: Small) -> None:
     config = replace(small("precision=fp32", "ranks.shard=true"), memory_gb=0.001)
-    with pytest.raises(
-        UserError, match="lower dynamics.dim or dynamics.layers, or start more ranks than 1 "
-    ):
+    with pytest.raises(UserError, match="lower dynamics.dim or dynamics.layers, or start more ranks than 1 "):
         RunMemory().settle(config, 1, FP32, 0)
 
 
