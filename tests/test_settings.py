@@ -184,7 +184,7 @@ FREE = {
     "tokenizer": "trust_jit",
     "engines": "backend precision batches acting_frames resample_inside pool_inside channels_last directory memory_gb",
     "sampling": "prefetch",
-    "ranks": "timeout_s check_every",
+    "ranks": "timeout_s check_every shard",
     "imagination": "merge_commit capture",
     **{
         name: "steps micro_batch recompute max_skipped checkpoint_every log_every"

@@ -26,6 +26,7 @@ def about(is_dry: bool) -> dict[str, Any]:
     found = machine() | {"driver": driver(), "libraries": libraries, "memory_gb": 0.0, "free_gb": 0.0}
     if not is_dry and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
+        found["gpus"] = torch.cuda.device_count()
         properties = torch.cuda.get_device_properties(0)
         found |= {"free_gb": free / 2**30, "memory_gb": min(total, properties.total_memory) / 2**30}
     return found

@@ -33,6 +33,7 @@ class Part:
         needs: what it imports that is not ours.
         limit_s: seconds after which it is ended.
         memory_gb: what it may take; 0 is `SHARE` of the GPU.
+        gpus: how many it needs; a dry run needs none.
         is_interpreted: a dry run takes the kernels through Triton's interpreter, which needs NumPy.
     """
 
@@ -46,6 +47,7 @@ class Part:
     real: tuple[str, ...] = ()
     tiny: tuple[str, ...] = ()
     memory_gb: float = 0.0
+    gpus: int = 1
     is_interpreted: bool = False
 
     def wants(self, is_dry: bool) -> tuple[str, ...]:
@@ -157,6 +159,11 @@ PARTS: tuple[Part, ...] = (
         TRAINS, 150, real=("--config", "minerl_cosmos", "--compile", "precision=bf16"),
         tiny=("--config", "debug", "--pairs", "2", "--rounds", "2", "--horizons", "2,3",
               "imagination.horizon=3", "phase3.batch_size=2", "dynamics.layers=2"),
+    ),
+    Part(
+        "two-gpus", "two GPUs against one: whole on each, and sharded", "lines", "bench.gpu.two_ranks",
+        ("--device", "{device}"), TRAINS, 240, real=("--config", "minerl_cosmos", "--steps", "10"),
+        tiny=("--config", "debug", "--steps", "2", "dynamics.layers=2"), gpus=2,
     ),
 )  # fmt: skip
 """The first of each pair that a failure explains comes before what it explains."""

@@ -88,7 +88,15 @@ def settled(chosen: argparse.Namespace) -> Work:
     for library, names in without(parts, missing, is_dry).items():
         print(f"{library} is not installed: {install_line(library)}; left out: {', '.join(names)}")
         left_out |= {name: f"needs {library}" for name in names if name not in left_out}
+    if not is_dry:
+        left_out |= {part.name: too_few(part, about) for part in parts if too_few(part, about)}
     return Work(parts, left_out, about, out, minutes, is_dry)
+
+
+def too_few(part: Part, about: dict[str, Any]) -> str:
+    """Why a machine's GPUs are too few for a part; empty where they are not."""
+    here = int(about.get("gpus", 1))
+    return f"needs {part.gpus} GPUs, {here} here" if here < part.gpus else ""
 
 
 def _chosen(text: str) -> tuple[Part, ...]:

@@ -40,12 +40,19 @@ class Block(nn.Module):
         agents: Float[Tensor, "b l a d"] | None,
         first: int,
         kept: slice,
+        equals: Float[Tensor, "r d"] | None,
         *inputs: Any,
     ) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b l a d"] | None]:
-        """The `kept` ones of all tokens come out, of step `first` and later; `inputs` are for the attention."""
+        """The `kept` ones of all tokens come out, of step `first` and later, and what becomes of `equals` behind them.
+
+        `inputs` are for the attention.
+        """
         normed = None if agents is None else self.attention_norm(agents)
         heads, read = self.attention(self.attention_norm(x), normed, *inputs)
         out = self._fed(self.attention.merge(heads[:, :, kept], x[:, first:, kept]))
+        if equals is not None:
+            same = self.of_equals(equals.to(out.dtype)).to(out.dtype)
+            out = torch.cat([out, same.expand(*out.shape[:2], -1, -1)], 2)
         return out, None if agents is None else self._fed(self.attention.merge(read, agents))
 
     def remember(self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache, view: CacheView) -> None:
@@ -113,16 +120,15 @@ class Transformer(nn.Module):
             if layer is not None and view is not None and first == steps:
                 block.remember(x, time, layer[0], view)
                 return x[:, steps:, kept], None
+            is_last = number == len(self.blocks) - 1
             inputs = (
                 first,
-                kept if number == len(self.blocks) - 1 else ALL,
+                kept if is_last else ALL,
+                registers if number == 0 and not is_last and len(registers) else None,
                 *((time, layer, view, first) if block.is_time else space),
             )
             if self.recomputes and torch.is_grad_enabled():
                 x, agents = checkpoint(block, x, agents, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, agents = block(x, agents, *inputs)
-            if number == 0 and len(self.blocks) > 1 and len(registers):
-                same = block.of_equals(registers.to(x.dtype)).to(x.dtype)
-                x = torch.cat([x, same.expand(*x.shape[:2], -1, -1)], 2)
         return self.norm(x), None if agents is None else self.norm(agents)

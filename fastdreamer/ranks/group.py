@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from fastdreamer.errors import Ended, RanksDiffer, UserError
 from fastdreamer.ranks.fingerprint import fingerprint
 from fastdreamer.ranks.heartbeats import Gone, Heartbeats
 from fastdreamer.ranks.membership import Figures, Groups, Ranks
+from fastdreamer.ranks.sharding import Shards, gather_parts, shard
 from fastdreamer.ranks.sums import Sums
 
 PATIENCE = 10
@@ -79,7 +81,7 @@ class Group(Ranks):
         signals = [*self._requests, *self.others.requests]
         words = [self.world - self.rank if is_out else 0, signals[0] if signals else 0]
         votes = torch.tensor(words + [int(p.grad is not None) for p in parameters], dtype=torch.int32)
-        with self._waiting():
+        with self.waiting():
             dist.all_reduce(votes, dist.ReduceOp.MAX)
         self.agreements += 1
         (out, self._stopped_by), self._used = votes[:2].tolist(), votes[2:].bool().tolist()
@@ -96,14 +98,34 @@ class Group(Ranks):
             if is_used:
                 assert parameter.grad is not None
                 gradients.append(parameter.grad)
-        with self._waiting():
+        with self.waiting():
             return self.sums.add_up(gradients, batches)
 
     def gather(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """All of them in one call."""
         assert self.sums is not None
-        with self._waiting():
+        with self.waiting():
             return self.sums.gather(*tensors)
+
+    def gather_into(self, out: Tensor, part: Tensor) -> None:
+        """Fills `out` with the parts of all ranks, in order; all are of one shape."""
+        with self.waiting(part):
+            gather_parts(out, part)
+
+    def shard(self, model: nn.Module, transformer: nn.Module, is_bf16: bool) -> Shards:
+        """Shards over all ranks; `begin` comes before."""
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
+        return shard(model, transformer, self, mesh, is_bf16)
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer for weights that are gathered, or gradients that are added up."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def total(self, parts: Tensor) -> Tensor:
+        """The sum over the ranks of a number that each has a part of."""
+        with self.waiting(parts):
+            dist.all_reduce(parts)
+        return parts
 
     def from_main(self, name: str, value: T) -> T:
         """Carries it by the store."""
@@ -137,7 +159,7 @@ class Group(Ranks):
         marks = torch.stack([fingerprint(x).cpu() for x in named.values()])
         whole = torch.stack([torch.tensor(len(marks)), fingerprint(marks)])
         all_whole = [torch.empty_like(whole) for _ in range(self.world)]
-        with self._waiting():
+        with self.waiting():
             dist.all_gather(all_whole, whole)
         others = [rank for rank in range(self.world) if not torch.equal(all_whole[rank], all_whole[0])]
         if not others:
@@ -180,7 +202,7 @@ class Group(Ranks):
             return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         limit = timedelta(seconds=timeout_s)
-        with self._waiting():
+        with self.waiting():
             dist.init_process_group(
                 backend, store=self._connect(), rank=self.rank, world_size=self.world, timeout=limit,
                 device_id=device if device.type == "cuda" else None,
@@ -230,13 +252,15 @@ class Group(Ranks):
         return max(PATIENCE * self._timeout_s, LEAST_PATIENCE_S) if self._timeout_s else None
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Explains what breaks while others are waited for.
+    def waiting(self, sent: Tensor | None = None) -> Iterator[None]:
+        """Explains what breaks while others are waited for, and counts what is `sent` to them.
 
         Raises:
             Ended: in its place.
         """
         self.others.count += 1
+        if sent is not None and self.sums is not None:
+            self.sums.count(sent)
         try:
             yield
         except RuntimeError as error:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastdreamer.ranks.sharding import Shards
+
 T = TypeVar("T")
 Figures = list[dict[str, "Tensor"]]
 Groups = Mapping[str, Mapping[str, "Tensor"]]
@@ -74,6 +76,12 @@ class Ranks:
     def gather(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The rows of all ranks, in order, of tensors of one shape."""
         return tensors
+
+    def shard(self, model: nn.Module, transformer: nn.Module, is_bf16: bool) -> Shards:
+        """Shards the blocks of a transformer in `model` over the ranks, in place; one rank has all of them."""
+        from fastdreamer.ranks.sharding import WHOLE
+
+        return WHOLE
 
     def from_main(self, name: str, value: T) -> T:
         """The main rank's value of something that a JSON text holds; `name` says what it is."""

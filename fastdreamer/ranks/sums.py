@@ -52,16 +52,20 @@ class Sums:
         own = torch.stack([x.float() for x in tensors], -1)
         parts = [torch.empty_like(own) for _ in range(self.world)]
         dist.all_gather(parts, own)
-        self.calls, self.bytes = self.calls + 1, self.bytes + own.numel() * own.element_size()
+        self.count(own)
         return torch.cat(parts).unbind(-1)
 
     def not_finite(self) -> list[int]:
         """The ranks in `bad`; waits for the device."""
         return [rank for rank, value in enumerate(self.bad.tolist()) if value]
 
+    def count(self, sent: Tensor) -> None:
+        """Counts a call of a collective that was given `sent`."""
+        self.calls, self.bytes = self.calls + 1, self.bytes + sent.numel() * sent.element_size()
+
     def _sum(self, flat: Tensor) -> None:
         dist.all_reduce(flat)
-        self.calls, self.bytes = self.calls + 1, self.bytes + flat.numel() * flat.element_size()
+        self.count(flat)
 
 
 def _cut(pieces: list[Tensor], most: int) -> list[Tensor]:

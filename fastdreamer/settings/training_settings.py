@@ -59,6 +59,9 @@ class RanksConfig:
     # Steps between comparisons of weights, averages and optimiser over the ranks, bit for bit; 0: at the start and at
     # every checkpoint alone.
     check_every: int = setting(0, at_least=0)
+    # Whether each rank keeps its part alone of the world model's blocks in phase 1 (FSDP2): for one that does not fit
+    # one GPU.
+    shard: bool = setting(False, free="always")
 
 
 @dataclass(frozen=True)

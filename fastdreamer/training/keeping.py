@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from fastdreamer.config import Config
-from fastdreamer.device import Backend, random_states, set_random_states
-from fastdreamer.errors import Stopped, UserError
+from fastdreamer.device import Backend, random_states
+from fastdreamer.errors import Stopped
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
 from fastdreamer.latents.loader import Loader
 from fastdreamer.ranks.heartbeats import SAVING
-from fastdreamer.run.checkpoint import Checkpoint, not_finite, save_checkpoint
+from fastdreamer.run.checkpoint import not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import MetricsWriter
 from fastdreamer.run.run_files import checkpoints_of
@@ -28,8 +28,8 @@ from fastdreamer.system.files import scratch_directory
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.progress import Bar, track
 from fastdreamer.training.best import Best
-from fastdreamer.training.optim import EMA, learning_rate
-from fastdreamer.training.phase import Phase
+from fastdreamer.training.optim import learning_rate
+from fastdreamer.training.restoring import gathered, held, rows_of
 from fastdreamer.training.step import Update
 from fastdreamer.training.when_to_compile import WhenToCompile
 
@@ -109,45 +109,47 @@ class Keeper:
             self.bar.advance(1)
 
     def save(self, step: int, skipped: tuple[int, int]) -> None:
-        """Writes a checkpoint; all ranks wait for it.
+        """Writes a checkpoint; all ranks wait for it. What is sharded is gathered to the main one's memory first.
 
         Raises:
             Stopped: if a weight is not finite, or the run was moved.
         """
+        groups = gathered(self.update)
         if self.backend.ranks.is_main:
-            self._save(step, skipped)
+            self._save(step, skipped, groups)
         self.backend.ranks.meet(f"phase {self.phase.number} saved {step}")
         if self.waiting is not None:
             self.waiting.restart()  # saving is no step
 
     def rescue(self, done: int) -> None:
-        """Save after an exception what was trained since the last checkpoint, unless a step was being taken in."""
-        if self.update.is_whole and done > self.saved and self.backend.ranks.is_main:
+        """Save after an exception what was trained since the last checkpoint, unless a step was being taken in.
+
+        One rank cannot save alone what is sharded.
+        """
+        if self.update.is_whole and done > self.saved and self.backend.ranks.is_main and not self.update.shards:
             with suppress(Exception):  # the disk may be the reason; the exception at hand says more
                 if self.due is not None:  # memory may have run out while they were reckoned
                     self.metrics.write(done, self._reckon(*self.due))
                 elif self.computed == done > self.metrics.step:  # or the line would be missing for good
                     self.metrics.write(done, self.figures)
-                self._save(done, self.update.skips.read())
+                self._save(done, self.update.skips.read(), gathered(self.update))
                 print(f"{self.title}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
     def alike(self) -> dict[str, Mapping[str, Tensor]]:
-        """What all ranks hold, bit for bit."""
+        """What all ranks hold, bit for bit: nothing that is sharded."""
+        rows = rows_of(self.update)
         return {
-            "model": self.phase.model.state_dict(),
-            "ema": self.update.ema.state,
-            "optimizer": _optimizer_tensors(self.update.optimizers),
-            "random": {name: generator.get_state() for name, generator in self.phase.generators.items()},
+            group: {name: value for name, value in tensors.items() if name not in rows.get(group, {})}
+            for group, tensors in held(self.update).items()
         }
 
     def frozen(self) -> dict[str, Mapping[str, Tensor]]:
         """The modules that it was built on."""
         return {f"frozen-{name}": module.state_dict() for name, module in self.phase.frozen.items()}
 
-    def _save(self, step: int, skipped: tuple[int, int]) -> None:
+    def _save(self, step: int, skipped: tuple[int, int], groups: dict[str, Mapping[str, Tensor]]) -> None:
         self.backend.ranks.at(SAVING)
         phase, rate = self.phase, self.train.learning_rate
-        groups = self.alike()
         if broken := not_finite({name: groups[name] for name in ("model", "ema")}):
             raise Stopped(_broken(phase.number, self.title, step, broken, rate))
         groups["random"] = {**groups["random"], **random_states(self.backend.device)}
@@ -192,60 +194,6 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
         f"{name} stopped at step {step}: {tensor} is not finite, so nothing was saved and older checkpoints stay. In "
         f"another --run-dir try {section(number)}.learning_rate below {rate:g}"
     )
-
-
-def restore(
-    saved: Checkpoint, phase: Phase[Any], optimizers: Sequence[torch.optim.Optimizer], ema: EMA, device: torch.device
-) -> None:
-    """Fills a phase, its optimisers, averages and generators from a checkpoint.
-
-    Raises:
-        UserError: if it holds other tensors than the phase is made of.
-    """
-    with _fitting(saved):
-        phase.model.load_state_dict(saved.tensors["model"])
-        means = saved.tensors["ema"]
-        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in ema.state.items()}:
-            raise ValueError("its averages are not those of this phase's weights")
-        ema.state = {k: v.to(ema.state[k].device) for k, v in means.items()}
-        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-        for name, value in saved.tensors.get("optimizer", {}).items():
-            owner, index, key = name.split(".", 2)
-            states[int(owner)].setdefault(int(index), {})[key] = value
-        for optimizer, state in zip(optimizers, states, strict=True):
-            sizes = [weight.numel() for group in optimizer.param_groups for weight in group["params"]]
-            if any(x.numel() not in (1, sizes[index]) for index, entry in state.items() for x in entry.values()):
-                raise ValueError("its optimiser is not that of this phase's weights")
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        for name, generator in phase.generators.items():
-            generator.set_state(saved.tensors["random"][name])
-        set_random_states(saved.tensors["random"], device)
-
-
-@contextmanager
-def _fitting(saved: Checkpoint) -> Iterator[None]:
-    """What a checkpoint that is whole may hold all the same: other tensors than a phase is made of."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (RuntimeError, LookupError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{saved.path} was begun with another version and cannot go on: train the phase in another --run-dir "
-            f"({reason})"
-        ) from None
-
-
-def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The state of every optimiser as tensors named optimiser.parameter.key."""
-    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
-    return {
-        f"{number}.{index}.{key}": value
-        for number, state in enumerate(states)
-        for index, entry in state.items()
-        for key, value in entry.items()
-    }
 
 
 class Waiting:

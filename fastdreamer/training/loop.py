@@ -13,12 +13,14 @@ from typing import Any
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.errors import Ended, Lost, Stopped
+from fastdreamer.ranks.sharding import WHOLE, Shards
 from fastdreamer.run.checkpoint import Checkpoint
 from fastdreamer.run.lock import run_lock
 from fastdreamer.system.failures import stop_signals
 from fastdreamer.training.best import Best
-from fastdreamer.training.keeping import Keeper, lost, restore
+from fastdreamer.training.keeping import Keeper, lost
 from fastdreamer.training.phase import Phase
+from fastdreamer.training.restoring import restore
 from fastdreamer.training.step import Update
 from fastdreamer.training.when_to_compile import WhenToCompile
 
@@ -54,12 +56,12 @@ def fit(
             them are saved. Or where the weights themselves are not finite: then the older checkpoints stay.
     """
     name, ranks = title or f"phase {phase.number}", backend.ranks
-    update = Update(phase, train, backend, config.seed)
+    update = Update(phase, train, backend, config.seed, shards_of(phase, config, backend))
     best = Best(phase, update.ema, phase.patience, train.steps, ranks)
     done = 0
     if resume_from is not None:
         done = resume_from.step
-        restore(resume_from, phase, update.optimizers, update.ema, backend.device)
+        restore(resume_from, update, backend.device)
         best.restore(resume_from.tensors, resume_from.state)
         update.skips.restore(*resume_from.state.get("skipped", (0, 0)))
     noted = resume_from.state.get("compiled") if resume_from is not None else None
@@ -113,6 +115,13 @@ def fit(
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return keeper.figures
+
+
+def shards_of(phase: Phase[Any], config: Config, backend: Backend) -> Shards:
+    """Shards what of a phase may be, where several ranks are told to."""
+    if backend.ranks.is_alone or not config.ranks.shard or phase.transformer is None:
+        return WHOLE
+    return backend.ranks.shard(phase.model, phase.transformer, backend.precision == "bf16")
 
 
 def _stopped(number: int) -> BaseException:

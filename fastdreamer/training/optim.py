@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from fastdreamer.config import TrainConfig
 from fastdreamer.errors import UserError
+from fastdreamer.ranks.sharding import WHOLE, Shards, local_state
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+GATHERED_BYTES = 2**28
+"""Matrices that are held in parts are gathered so many bytes at a time."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -27,6 +30,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         found_inf: a flag as torch's fused optimisers take: where it is 1, `step` changes nothing; None never asks.
+        shards: tells matrices that are parts: their directions are gathered, made orthogonal whole on every rank, and
+            each keeps its own rows. That sends 4 bytes a weight, and the work is not divided.
 
     Raises:
         ValueError: if a parameter is not a matrix.
@@ -39,9 +44,10 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         found_inf: Tensor | None = None,
+        shards: Shards = WHOLE,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.found_inf = found_inf
+        self.found_inf, self.shards = found_inf, shards
         for group in self.param_groups:
             if odd := [tuple(p.shape) for p in group["params"] if p.ndim != 2]:
                 raise ValueError(f"Muon updates matrices, not parameters of shape {odd[0]}")
@@ -54,15 +60,27 @@ class Muon(torch.optim.Optimizer):
         goes = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
             rate, decay = group["lr"], 1 - goes * (group["lr"] * group["weight_decay"])
-            alike: dict[tuple[torch.Size, torch.device], list[Tensor]] = {}
+            alike: dict[tuple[torch.Size, torch.device, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    alike.setdefault((p.shape, p.device), []).append(p)
-            for (shape, _), members in alike.items():
-                update = orthogonalise(self._directions(members, group["momentum"], skipped)).mul_(goes)
-                size = 0.2 * max(shape) ** 0.5  # the root mean square of AdamW's updates is about 0.2
-                torch._foreach_mul_(members, decay)
-                torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
+                    alike.setdefault((p.shape, p.device, self.shards.rows_of(p)), []).append(p)
+            for (shape, _, rows), all_members in alike.items():
+                size = 0.2 * max(rows or shape[0], shape[1]) ** 0.5  # the RMS of AdamW's updates is about 0.2
+                at_once = max(1, GATHERED_BYTES // (4 * rows * shape[1])) if rows else len(all_members)
+                for first in range(0, len(all_members), at_once):
+                    members = all_members[first : first + at_once]
+                    update = self._updates(members, rows, group["momentum"], skipped).mul_(goes)
+                    torch._foreach_mul_(members, decay)
+                    torch._foreach_add_(members, update.unbind(), alpha=-rate * size)
+
+    def _updates(
+        self, members: Sequence[Tensor], rows: int, momentum: float, skipped: Tensor | None
+    ) -> Float[Tensor, "n i o"]:
+        """Updates of matrices of one shape; of parts (`rows` of the whole) this rank's rows of them."""
+        directions = self._directions(members, momentum, skipped)
+        if not rows:
+            return orthogonalise(directions)
+        return self.shards.own(orthogonalise(self.shards.whole(directions, rows, dim=1)), dim=1).clone()
 
     def _directions(self, members: Sequence[Tensor], momentum: float, skipped: Tensor | None) -> Float[Tensor, "n i o"]:
         """Directions of matrices of one shape. A skipped gradient counts as the momentum itself, which then stays."""
@@ -111,6 +129,7 @@ def build_optimizers(
     config: TrainConfig,
     rates: Mapping[str, float] | None = None,
     found_inf: Tensor | None = None,
+    shards: Shards = WHOLE,
 ) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest.
 
@@ -137,7 +156,9 @@ def build_optimizers(
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-8, fused=True)
     adamw.found_inf = found_inf  # type: ignore[attr-defined]  # torch takes it no other way
-    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf)] if hidden else [adamw]
+    if not hidden:
+        return [adamw]
+    return [adamw, Muon(hidden, config.learning_rate, config.weight_decay, found_inf=found_inf, shards=shards)]
 
 
 class RunningScale(nn.Module):
@@ -175,17 +196,20 @@ class RunningScale(nn.Module):
 
 
 class EMA:
-    """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay."""
+    """Exponential moving average of a module's state, with the bias of its start corrected by a growing decay.
+
+    Of sharded parameters it holds this rank's rows.
+    """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.state = {k: v.clone() for k, v in local_state(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves towards the module's state after step `step` (0 is the first)."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        state = module.state_dict()
+        state = local_state(module)
         names = [name for name, value in state.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.state[name] for name in names], [state[name] for name in names], rate)
         for name in state.keys() - set(names):

@@ -59,6 +59,8 @@ class Phase(ABC, Generic[W]):
     """Share of its steps without a better `held_out_loss` after which it ends, with the best averages; 0: never."""
     draws_own_rows = False
     """Whether `draw` returns the rank's own rows alone, where several train together."""
+    transformer: nn.Module | None = None
+    """What of `model` ranks may shard, a block at a time; None where each holds all."""
     scale: RunningScale | None = None
     """Divides the terms of its loss, if there are several or their size drifts."""
 

@@ -6,7 +6,8 @@ And early stopping: the averages of the step with the least held-out loss, and w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from fastdreamer.device import Backend, random_states, set_random_states
 from fastdreamer.errors import TooLarge
 from fastdreamer.health.limits import section
 from fastdreamer.latents.schedule import derived_seed
+from fastdreamer.ranks.sharding import WHOLE, Shards, is_part
 from fastdreamer.system.advice import command
 from fastdreamer.system.ranges import span
 from fastdreamer.training.optim import EMA, build_optimizers, learning_rate
@@ -31,13 +33,16 @@ class Update:
         is_whole: off while a step is being taken in. Where a step fails before, all is as it was after the last one.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
-        self.phase, self.train = phase, train
-        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+    def __init__(
+        self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0, shards: Shards = WHOLE
+    ) -> None:
+        self.phase, self.train, self.shards = phase, train, shards
+        named = [(name, p) for name, p in shards.named(phase.model) if p.requires_grad]
+        self.parameters = [p for _, p in named]
         self.skips = Skips(backend.device)
-        self.optimizers = build_optimizers(phase.model.named_parameters(), train, phase.rates, self.skips.found)
+        self.optimizers = build_optimizers(named, train, phase.rates, self.skips.found, shards)
         self.ema = EMA(phase.model, train.ema_decay)
-        self.micro_batches = MicroBatches(phase, train, backend, seed)
+        self.micro_batches = MicroBatches(phase, train, backend, seed, shards)
         self.is_whole = True
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -55,12 +60,15 @@ class Update:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group.get("rate", 1.0)
         with span("clip"):
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+            self.shards.receive()
+            norm = self.shards.norm(self.parameters)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.train.clip_norm, norm)
             skipped = self.skips.judge(norm, [figures["loss"] for figures in batches])
         with span("optimizer"):
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            self.shards.forget()
             for figures in batches:
                 self.phase.finish(figures, skipped)
         with span("average"):
@@ -81,9 +89,12 @@ class MicroBatches:
         is_halved: whether memory ran out.
     """
 
-    def __init__(self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0) -> None:
+    def __init__(
+        self, phase: Phase[Any], train: TrainConfig, backend: Backend, seed: int = 0, shards: Shards = WHOLE
+    ) -> None:
         self.phase, self.train, self.backend, self.ranks, self.seed = phase, train, backend, backend.ranks, seed
-        self.parameters = [p for p in phase.model.parameters() if p.requires_grad]
+        self.is_sharded = bool(shards)  # whose gradients FSDP2 adds up
+        self.parameters = [p for p in phase.model.parameters() if p.requires_grad and not is_part(p)]
         self.rows = -(-train.batch_size // self.ranks.world)
         self.micro_batches = -(-self.rows // (train.micro_batch or self.rows))
         self.is_halved = False
@@ -102,7 +113,7 @@ class MicroBatches:
         if not self.ranks.is_alone:
             torch.manual_seed(dropout_seed(self.seed, step, self.ranks.rank))
         try:
-            with self.ranks.together(self.parameters):
+            with self.ranks.together(self.parameters), self._alone_in(step):
                 batches = self._gradients(step)
             return self.ranks.add_up(self.parameters, batches)
         except torch.OutOfMemoryError as error:
@@ -129,6 +140,20 @@ class MicroBatches:
         self.phase.shrink(self.micro_batches * self.ranks.world)
         torch.cuda.empty_cache()
         return self.gradients(step)
+
+    @contextmanager
+    def _alone_in(self, step: int) -> Iterator[None]:
+        """Memory that runs out between the collectives of a sharded step ends it: no agreement reaches the others."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if not self.is_sharded:
+                raise
+            name, reason = section(self.phase.number), str(error).partition("\n")[0]
+            raise TooLarge(
+                f"{name}: out of memory at step {step + 1} on rank {self.ranks.rank} ({reason}), which ends a sharded "
+                f"phase: lower {name}.micro_batch{self._other_ways(name)}"
+            ) from None
 
     def _other_ways(self, name: str) -> str:
         return f" or set {name}.recompute=true; what fits is said by: {command('plan')}" if self.phase.number else ""

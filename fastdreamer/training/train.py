@@ -129,6 +129,8 @@ def train(
     if not ranks.is_alone:
         read = {"version": __version__, "configuration": config_hash(config), "store": digest(store.manifest)}
         ranks.begin(read, config.ranks.timeout_s, config.ranks.check_every, backend.device)
+        if config.ranks.shard and built.transformer is None:
+            print(f"phase {phase} is not sharded: every rank holds all of it (ranks.shard is for phase 1)", flush=True)
     started = time.perf_counter()
     settings = config.phase(phase)
     figures = fit(built, config, settings, run.path, backend, store.tokenizer, resume_from, forced=forced)
@@ -156,10 +158,12 @@ def train(
 
 
 def _check_batch(config: Config, phase: int, ranks: Ranks) -> None:
-    """Every rank needs rows of every batch; in phase 3, where they are gathered, as many as the others."""
+    """Every rank needs rows of every batch; as many as the others where those or sharded weights are gathered."""
     size, world = config.phase(phase).batch_size, ranks.world
-    if phase == 3 and size % world:
-        raise UserError(f"phase3.batch_size is {size}, which {world} ranks cannot share: make it a multiple of {world}")
+    if (phase == 3 or (phase == 1 and config.ranks.shard)) and size % world:
+        raise UserError(
+            f"phase{phase}.batch_size is {size}, which {world} ranks cannot share: make it a multiple of {world}"
+        )
     if size < world:
         raise UserError(f"phase{phase}.batch_size is {size}, fewer than the {world} ranks: start at most {size}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +36,7 @@ class ForcingBatch(PhaseBatch):
     actions: Int[Tensor, "b l c k"]
     action_valid: Bool[Tensor, "b l c"]
     labelled: Bool[Tensor, " b"]
+    has_boots: bool = False  # whether the whole batch has bootstrap rows
 
     def split(self, micro_batches: int) -> list[ForcingBatch]:
         """Split so that every micro-batch gets its part of the bootstrap rows."""
@@ -50,7 +52,8 @@ class ForcingBatch(PhaseBatch):
 
         names = ("clean", "noise", "shares", "present", "actions", "action_valid", "labelled")
         levels = Levels(take(self.levels.signal), take(self.levels.step_size), boot_last - boot_first)
-        return replace(self, levels=levels, **{name: take(getattr(self, name)) for name in names})
+        parts: dict[str, Any] = {name: take(getattr(self, name)) for name in names}
+        return replace(self, levels=levels, **parts)
 
 
 def bootstrap_share(config: Config) -> Share:
@@ -82,7 +85,14 @@ class WorldModelPhase(Phase[ForcingBatch]):
         warmup = round(config.forcing.boot_warmup * config.phase1.steps) * config.phase1.accumulate
         self.first_boot = warmup if first_boot is None else first_boot
         self.steps = config.dynamics.window
-        self._pass: Callable[..., Tensor] = backend.compiled(world.forward)
+        self.is_sharded = config.ranks.shard and not backend.ranks.is_alone
+        self.transformer = world.transformer
+        self._pass: Callable[..., Tensor] = world.forward
+        if self.is_sharded:  # what gathers weights stays outside of the graphs
+            for block in world.transformer.blocks:
+                block.forward = backend.compiled(block.forward)
+        else:
+            self._pass = backend.compiled(world.forward)
 
     def draw(self) -> ForcingBatch:
         """Crops, noise and levels. From batch `first_boot` on the share of bootstrap rows is the configured one."""
@@ -110,6 +120,7 @@ class WorldModelPhase(Phase[ForcingBatch]):
             actions=batch.actions,
             action_valid=batch.action_valid,
             labelled=batch.labelled,
+            has_boots=levels.boots > 0,
         )
 
     def loss(self, work: ForcingBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -136,7 +147,12 @@ class WorldModelPhase(Phase[ForcingBatch]):
             return self._pass(noisy, signal, step_size, action[rows])
 
         finest = self.config.forcing.finest_steps
-        return forcing_loss(predict, work.clean, work.noise, work.levels, finest, work.shares)
+        losses = forcing_loss(predict, work.clean, work.noise, work.levels, finest, work.shares)
+        if self.is_sharded and work.has_boots and not work.levels.boots:
+            with torch.no_grad():  # other ranks' half-steps gather the weights from this one too
+                for _ in range(2):
+                    predict(work.clean[:1], work.levels.signal[:1], work.levels.step_size[:1], slice(0, 1))
+        return losses
 
 
 def fit_linear_start(world: WorldModel, episodes: Iterable[EpisodeArrays]) -> None:

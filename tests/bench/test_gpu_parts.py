@@ -70,6 +70,12 @@ def test_a_large_gpu_is_held_to_twelve_and_a_small_one_to_what_it_has() -> None:
     assert plan.memory_of(free, {"memory_gb": 80.0}) == 76 and plan.memory_of(free, {"memory_gb": 0.0}) == 0
 
 
+def test_a_part_for_two_gpus_says_so_where_there_is_one() -> None:
+    (part,) = [part for part in PARTS if part.gpus == 2]
+    assert part.name == "two-gpus" and plan.too_few(part, {"gpus": 1}) == "needs 2 GPUs, 1 here"
+    assert plan.too_few(part, {"gpus": 2}) == "" and plan.too_few(PARTS[0], {"gpus": 1}) == ""
+
+
 def imports(modules: str, *forbidden: str) -> str:
     """What stops modules from being imported where some libraries are not installed; "" for nothing."""
     code = f"import sys\nfor name in {forbidden!r}: sys.modules[name] = None\nimport {modules}"
@@ -80,7 +86,7 @@ def imports(modules: str, *forbidden: str) -> str:
 TRAINING = ("numpy", "yaml", "safetensors")
 TRAINING_PARTS = (
     "bench.gpu.phases", "bench.gpu.memory", "bench.suites.training_step", "bench.suites.imagination",
-    "bench.suites.naive", "bench.gate.__main__",
+    "bench.suites.naive", "bench.gate.__main__", "bench.gpu.two_ranks",
 )  # fmt: skip
 HEAVY = ("av", "crafter", "diffusers", "rich", "tensorboard", "PIL", "huggingface_hub", "nvidia.dali")
 

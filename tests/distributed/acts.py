@@ -132,12 +132,13 @@ def act_train(folder: Path, preset: str) -> None:
         train(settings(preset), run, number, draws=False)
 
 
-def act_third(folder: Path, name: str) -> None:
+def act_third(folder: Path, name: str, *more: str) -> None:
     """A part of phase 1 up to a step, then SIGTERM to one rank, as if a batch system took it."""
     until, ranks = int(name), current()
     if ranks.is_main and until < 20:
         make_store(settings("debug"), folder / "thirds")
     ranks.meet("store")
+    config = settings("debug", *more)
     plain = Update.__call__
 
     def step(self: Update, now: int) -> Any:
@@ -147,7 +148,7 @@ def act_third(folder: Path, name: str) -> None:
 
     Update.__call__ = step  # type: ignore[method-assign]
     try:
-        train(settings("debug"), folder / "thirds", 1, resume=until > 20, draws=False)
+        train(config, folder / "thirds", 1, resume=until > 20, draws=False)
     except SystemExit as stop:
         (folder / f"third-{until}-{ranks.rank}").write_text(str(stop.code))
     finally:

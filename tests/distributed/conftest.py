@@ -11,8 +11,8 @@ import pytest
 from .launches import HERE, ROOT, environment, torchrun
 
 
-def act(folder: Path, ranks: int, *acts: str) -> None:
-    words = [str(HERE / "acts.py"), str(folder), *acts]
+def act(folder: Path, ranks: int, *acts: str, script: str = "acts.py") -> None:
+    words = [str(HERE / script), str(folder), *acts]
     command = [sys.executable, *words] if ranks == 1 else torchrun(ranks, *words)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-6000:]

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -53,21 +54,21 @@ def plant(kind: str, rank: int, step: int) -> None:
                     parameter.grad.fill_(float("nan"))
         return batches
 
-    def slow_save(self: keeping.Keeper, now: int, skipped: tuple[int, int]) -> None:
+    def slow_save(self: keeping.Keeper, now: int, *rest: Any) -> None:
         if kind == "slow-save":
             time.sleep(step)
         if kind == "full" and now == step:
             raise OSError(28, "No space left on device", str(self.run_dir))
-        save(self, now, skipped)
+        save(self, now, *rest)
 
     MicroBatches._gradients = gradients  # type: ignore[method-assign]
     keeping.Keeper._save = slow_save  # type: ignore[method-assign]
     if kind == "skip" and place().rank == rank:
-        judge = Skips.judge
+        judge, judgements = Skips.judge, list[int]()
 
         def judged(self: Skips, norm: torch.Tensor, losses: object = ()) -> torch.Tensor:
-            calls.append(1)
-            return judge(self, norm * float("nan") if len(calls) == step else norm, losses)  # type: ignore[arg-type]
+            judgements.append(1)
+            return judge(self, norm * float("nan") if len(judgements) == step else norm, losses)  # type: ignore[arg-type]
 
         Skips.judge = judged  # type: ignore[method-assign]
 

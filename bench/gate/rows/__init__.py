@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.gate.rows import imagination, install, kernels, phases, recordings, store
+from bench.gate.rows import communication, imagination, install, kernels, phases, recordings, store
 from bench.gate.rows.base import GateRow, Place, RowWork, Wrong
 
 ROWS: tuple[GateRow, ...] = (
@@ -15,6 +15,7 @@ ROWS: tuple[GateRow, ...] = (
     *imagination.ROWS,
     *phases.GRAPHS,
     *phases.LOOPS,
+    *communication.ROWS,
 )
 
 __all__ = ["ROWS", "GateRow", "Place", "RowWork", "Wrong"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fastdreamer.ranks.sharding import is_part
 
 MIB = 2**20
 SMALLEST = 512
@@ -131,6 +134,7 @@ def replay(trace: Sequence[tuple[int, int]]) -> tuple[int, int, frozenset[int]]:
 
 MADE_UP = {torch.bool: True, torch.int64: 1, torch.float32: 0.5}
 """What a fake tensor's value is taken for where the host asks for one."""
+EMPTY = -1
 FLASH_ROWS = 128
 """Queries that the fused attention's backward pass pads a sequence to."""
 
@@ -143,6 +147,7 @@ class Tracker(TorchDispatchMode):
 
     Attributes:
         trace: (number, bytes) of every storage in order, (number, -1) where it ends.
+        refilled: the numbers of storages that were empty before.
 
     Args:
         is_gpu: the operations stand for those of a GPU (see `stand_in.py`).
@@ -153,6 +158,7 @@ class Tracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_gpu, self.is_fake = is_gpu, is_fake
         self.trace: list[tuple[int, int]] = []
+        self.refilled: set[int] = set()
         self._alive: dict[int, tuple[int, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -169,7 +175,7 @@ class Tracker(TorchDispatchMode):
                 _flash_backward_space(args[1], args[2])
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not is_part(tensor):  # whose local tensor is seen by itself
                 self.number(tensor)
         return out
 
@@ -187,8 +193,32 @@ class Tracker(TorchDispatchMode):
         """Numbers of the storages of several tensors."""
         return frozenset(map(self.number, tensors))
 
+    @contextmanager
+    def resizes(self) -> Iterator[None]:
+        """Sees storages that are emptied and filled again, as FSDP2 does with a block's weights."""
+        plain = torch.UntypedStorage.resize_
+
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:
+            number, ref = self._alive.pop(storage._cdata, (EMPTY, weakref.ref(storage)))
+            if number != EMPTY:
+                self.trace.append((number, -1))
+            number = len(self.trace) if size else EMPTY
+            if size:
+                self.trace.append((number, size))
+                self.refilled.add(number)
+            self._alive[storage._cdata] = number, ref
+            return plain(storage, size)
+
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = plain  # type: ignore[method-assign]
+
     def _ended(self, key: int) -> None:
-        self.trace.append((self._alive.pop(key)[0], -1))
+        number = self._alive.pop(key)[0]
+        if number != EMPTY:
+            self.trace.append((number, -1))
 
 
 def _plain_two_hot(

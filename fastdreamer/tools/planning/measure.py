@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,16 +16,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastdreamer.config import Config, TrainConfig
 from fastdreamer.device import Backend
 from fastdreamer.dynamics import fused
+from fastdreamer.ranks.sharding import WHOLE, Shards, local, shard
 from fastdreamer.tools.planning.allocator import Tracker, replay, rounded
-from fastdreamer.tools.planning.stand_in import blank_phase, use_gpu_operations
+from fastdreamer.tools.planning.stand_in import PlannedRanks, blank_phase, planned_mesh, use_gpu_operations
 from fastdreamer.training.cloning_phase import AgentPhase
 from fastdreamer.training.imagination_phase import ImaginationPhase
 from fastdreamer.training.phase import Phase
 from fastdreamer.training.step import Update
 from fastdreamer.training.world_model_phase import ForcingBatch
 
-PARTS = ("parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "activations")
-"""Parts of what torch's allocator gives out. Phase 3's are caches (keys, values) and buffers (noise, rollouts)."""
+PARTS = (
+    "parameters", "gradients", "optimizer", "average", "frozen", "caches", "buffers", "communication", "activations",
+)  # fmt: skip
+"""Parts of what torch's allocator gives out. Phase 3's are caches (keys, values) and buffers (noise, rollouts).
+
+What a sharded rank gathers, a block's weights, and what its gradients are added up in, is communication.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Fake(FakeTensorMode):
         return self
 
 
-def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake: bool = True) -> Footprint:
+def measure(
+    config: Config, number: int, backend: Backend, is_gpu: bool, is_fake: bool = True, shards: int = 1
+) -> Footprint:
     """An update of a phase, with its `micro_batch` and `recompute`, that finds the optimisers' states there.
 
     Of the micro-batches the largest goes through, and meets the gradient of one before it where there are several:
@@ -68,6 +76,7 @@ def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake
         backend: a CPU, in the precision that is planned.
         is_gpu: plan a GPU's operations, not this CPU's.
         is_fake: False runs real tensors, to compare with.
+        shards: the ranks that phase 1 is sharded over, of which this is the first; the batch is its own.
     """
     left = 0
     if number == 3:
@@ -81,6 +90,7 @@ def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # torch's own, as it copies one
+        mesh = stack.enter_context(planned_mesh(shards)) if shards > 1 else None
         stack.enter_context(Fake() if is_fake else nullcontext())
         stack.enter_context(tracker)
         phase = blank_phase(config, number, backend)
@@ -88,11 +98,24 @@ def measure(config: Config, number: int, backend: Backend, is_gpu: bool, is_fake
             stack.enter_context(fused.plain())
             for module in (phase.model, *phase.frozen.values()):
                 use_gpu_operations(module)
-        return _run(phase, train, backend, tracker, left)
+        if mesh is None or phase.transformer is None:
+            return _run(phase, train, backend, tracker, left)
+        stack.enter_context(tracker.resizes())
+        ranks = PlannedRanks(shards, tracker.number)
+        parts = shard(phase.model, phase.transformer, ranks, mesh, backend.precision == "bf16")
+        return _run(phase, train, backend, tracker, left, parts, ranks.buffers)
 
 
-def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Tracker, left: int) -> Footprint:
-    update = Update(phase, train, backend)
+def _run(
+    phase: Phase[Any],
+    train: TrainConfig,
+    backend: Backend,
+    tracker: Tracker,
+    left: int,
+    shards: Shards = WHOLE,
+    buffers: Collection[int] = (),
+) -> Footprint:
+    update = Update(phase, train, backend, 0, shards)
     phase.model.train()
     phase.draw()  # makes what stays: imagination's programs
     _blank_gradients(update)
@@ -108,6 +131,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     with backend.autocast():
         loss, _ = phase.loss(max(micro_batches, key=_size), 1)
     (loss / train.accumulate).backward()
+    shards.receive()
     gradients = tracker.numbers(p.grad for p in update.parameters if p.grad is not None)
     work_bytes = sum(rounded(t.untyped_storage().nbytes()) for t in _tensors_of(work))
     del work, micro_batches, loss
@@ -125,6 +149,7 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
     owners["frozen"] |= tracker.numbers(t for program in programs for t in _state_of(program.world))
     owners["caches"] = tracker.numbers(t for program in programs for t in program.cache.tensors())
     owners["buffers"] = tracker.numbers(t for program in programs for t in program.buffers())
+    owners["communication"] = frozenset(buffers) | tracker.refilled
     reserved, used, alive = replay(tracker.trace)
     sizes = {number: rounded(size) for number, size in tracker.trace if size >= 0}
     parts, rest = dict.fromkeys(PARTS, 0), alive
@@ -138,8 +163,9 @@ def _run(phase: Phase[Any], train: TrainConfig, backend: Backend, tracker: Track
 
 
 def _blank_gradients(update: Update) -> None:
-    for parameter in update.parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    for parameter in update.phase.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _size(piece: Any) -> tuple[int, int]:
@@ -164,7 +190,7 @@ def _growth(trace: Sequence[tuple[int, int]], start: int) -> int:
 
 
 def _state_of(module: nn.Module) -> Iterable[Tensor]:
-    return chain(module.parameters(), module.buffers())
+    return map(local, chain(module.parameters(), module.buffers()))
 
 
 def _tensors_of(value: Any) -> Iterable[Tensor]:

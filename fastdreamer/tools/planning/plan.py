@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastdreamer.config import Config, TrainConfig
+from fastdreamer.ranks.sums import BUCKET_BYTES
 from fastdreamer.tools.planning.gpus import CONTEXT, GIB, WORKSPACES, Budget
 from fastdreamer.tools.planning.measure import PARTS, measure
 
@@ -62,11 +63,29 @@ class Plan:
 
 
 class Planner:
-    """Plans of one phase, beside the latent store's share of the GPU; each setting is measured once."""
+    """Plans of one phase, beside the latent store's share of the GPU; each setting is measured once.
 
-    def __init__(self, config: Config, number: int, budget: Budget, store_bytes: int = 0) -> None:
+    Args:
+        config: its batch is one rank's, where there are several.
+        ranks: how many train together.
+        is_sharded: whether they shard phase 1.
+        global_batch: the batch of all ranks together; by default as if each had as much as this one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        number: int,
+        budget: Budget,
+        store_bytes: int = 0,
+        ranks: int = 1,
+        is_sharded: bool = False,
+        global_batch: int = 0,
+    ) -> None:
         self.config, self.number, self.budget, self.store_bytes = config, number, budget, store_bytes
+        self.ranks, self.shards = ranks, ranks if is_sharded and number == 1 else 1
         self.train = config.phase(number)
+        self.global_batch = global_batch or ranks * self.train.batch_size
         self._made: dict[TrainConfig, Plan] = {}
 
     def configured(self) -> Plan:
@@ -113,8 +132,9 @@ class Planner:
     def _measured(self, train: TrainConfig) -> Plan:
         config = self.config.with_phase(self.number, train)
         is_gpu = self.budget.is_gpu
-        found = measure(config, self.number, self.budget.backend, is_gpu)
+        found = measure(config, self.number, self.budget.backend, is_gpu, shards=self.shards)
         rows = {name: found.parts[name] for name in PARTS}
+        rows["communication"] += BUCKET_BYTES if self.ranks > 1 else 0
         rows["fragmentation"] = found.reserved - found.used
         if is_gpu:
             captures = self.number == 3 and config.imagination.capture != "off"
@@ -159,6 +179,7 @@ LABELS = {
     "frozen": "frozen models and their bf16 copy",
     "caches": "KV caches",
     "buffers": "rollout buffers",
+    "communication": "weights gathered, sums in transit",
     "activations": "activations and temporaries",
     "fragmentation": "allocator's fragmentation",
     "graphs": "CUDA graphs' pool",
@@ -180,10 +201,13 @@ def in_words(plan: Plan, short: bool = False) -> str:
     return said if short else f"phase {plan.number} plans {size(plan.reserved)} of {size(plan.limit)}: {said}"
 
 
-def change_of(train: TrainConfig, plan: Plan) -> list[str]:
-    """The settings that lead from `train` to a plan, as overrides; a micro-batch of the whole batch needs none."""
+def change_of(train: TrainConfig, plan: Plan, ranks: int = 1) -> list[str]:
+    """The settings that lead from `train` to a plan, as overrides; a micro-batch of the whole batch needs none.
+
+    Both are of one rank of several, whose batch is a part of the one that is set.
+    """
     words = [
-        f"phase{plan.number}.{key}={str(value).lower()}"
+        f"phase{plan.number}.{key}={str(value * ranks if key == 'batch_size' else value).lower()}"
         for key, value in plan.settings.items()
         if value != getattr(train, key) and (key != "micro_batch" or train.micro_batch)
     ]

@@ -22,7 +22,8 @@ from fastdreamer.shapes import CHANNELS
 from fastdreamer.system.cores import kernel_bytes
 from fastdreamer.tokenizer.frozen import BYTES_PER_PIXEL, CHUNK_GB
 from fastdreamer.tools.planning.gpus import CONTEXT, GIB, Budget, this_machine
-from fastdreamer.tools.planning.plan import KINDS, PHASES, Plan, Planner, change_of, in_words, numbers, size, table
+from fastdreamer.tools.planning.layout import layout, nearest, of_one_rank, refusal_of, words_for
+from fastdreamer.tools.planning.plan import KINDS, PHASES, Plan, Planner, in_words, numbers, size, table
 
 STATUS = Path("/proc/self/status")
 
@@ -48,7 +49,8 @@ class RunMemory:
         budget = this_machine(config, backend)
         if budget is None:
             return config
-        planner = Planner(config, number, budget, store_share(config, budget, store_bytes))
+        share, ranks = store_share(config, budget, store_bytes), backend.ranks.world
+        planner = Planner(config, number, budget, share, ranks, config.ranks.shard)
         plan = planner.configured()
         if not plan.fits:
             raise UserError(refusal(planner, plan))
@@ -91,16 +93,11 @@ def store_share(config: Config, budget: Budget, store_bytes: int | None) -> int:
 
 def refusal(planner: Planner, plan: Plan) -> str:
     """Why a plan is refused and what would fit, in a line."""
-    name = f"phase{plan.number}"
-    said = (
-        f"{name} plans {size(plan.reserved)} with {in_words(plan, short=True)}, over the {size(plan.limit)} that a run "
-        f"may take of {planner.budget.name}"
+    return refusal_of(
+        planner,
+        f"phase{plan.number} plans {size(plan.reserved)} with {in_words(plan, short=True)}, over the "
+        f"{size(plan.limit)} that a run may take of {planner.budget.name}",
     )
-    change = planner.change()
-    if change is None:
-        return f"{said}, and no setting of the phase makes it fit: lower dynamics.dim or dynamics.layers"
-    words = " ".join(change_of(planner.train, change))
-    return f"{said}: {words or f'{name}.micro_batch=0'} would plan {size(change.reserved)}"
 
 
 def _start_of_growth() -> int:
@@ -160,9 +157,11 @@ def _encoder_parameters(config: Config) -> int:
 
 
 def plan_run(
-    config: Config, budget: Budget, phases: Sequence[int] = PHASES, store: Path | None = None
+    config: Config, budget: Budget, phases: Sequence[int] = PHASES, store: Path | None = None, ranks: int = 1
 ) -> dict[str, Any]:
     """Plans every phase and prints its table; where there is no store yet, the most that may lie on the GPU is counted.
+
+    Of several ranks it is one rank's plan.
 
     Returns:
         The same numbers; `refused` says that some phase does not fit as configured.
@@ -173,17 +172,22 @@ def plan_run(
     result: dict[str, Any] = {"budget": budget.name, "limit_gb": budget.limit / GIB, "phases": {}, "changes": []}
     plans: list[Plan] = []
     for number in phases:
-        planner = Planner(config, number, budget, share)
+        whole_batch = config.phase(number).batch_size
+        own = of_one_rank(config, number, ranks)
+        planner = Planner(own, number, budget, share, ranks, config.ranks.shard, whole_batch)
         plan = planner.configured()
         plans.append(plan)
         result["phases"][str(number)] = numbers(plan)
         print(table(plan, budget), flush=True)
-        change = plan if plan.fits else planner.change()
-        if change is None:
+        if line := layout(planner, plan):
+            result["phases"][str(number)] |= {"ranks": ranks, "sharded": planner.shards > 1}
+            print(line, flush=True)
+        found = (planner, plan) if plan.fits else nearest(planner)
+        if found is None:
             print("  nothing that is a setting of the phase would fit: lower dynamics.dim or dynamics.layers")
             result["changes"].append(f"phase {number}: none")
         else:
-            words = change_of(planner.train, change)
+            words, change = words_for(*found), found[1]
             if not plan.fits:
                 print(f"  would fit: {' '.join(words)} ({in_words(change)})")
                 result["changes"] += words

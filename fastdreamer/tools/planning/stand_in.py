@@ -6,12 +6,16 @@ A run of it on a CPU must do some operations otherwise to hold what a GPU would 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend
@@ -22,6 +26,7 @@ from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.resident import ResidentSteps
 from fastdreamer.latents.schedule import Share
+from fastdreamer.ranks.membership import Ranks
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.training.build import KINDS, Kind, build_phase
 from fastdreamer.training.imagination_phase import ImaginationPhase
@@ -92,6 +97,46 @@ def blank_phase(config: Config, number: int, backend: Backend) -> Phase[Any]:
         3: partial(ImaginationPhase, proves=False, steps=1),  # the other steps of a rollout would be like the first
     }
     return build_phase(config, number, BlankLoader(config, number), None, backend, kinds[number])
+
+
+class PlannedRanks(Ranks):
+    """The first of several ranks that are not there: what they would send is whatever memory holds.
+
+    Attributes:
+        buffers: the numbers that `note` gives to what weights are gathered in and gradients added up.
+    """
+
+    def __init__(self, world: int, note: Callable[[Tensor], int]) -> None:
+        self.world, self.note = world, note
+        self.buffers: set[int] = set()
+
+    @contextmanager
+    def waiting(self, sent: Tensor | None = None) -> Iterator[None]:
+        """Nobody is waited for."""
+        yield
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A buffer, which is noted."""
+        out = torch.empty(*size, dtype=dtype, device=device)
+        self.buffers.add(self.note(out))
+        return out
+
+    def total(self, parts: Tensor) -> Tensor:
+        """The part itself."""
+        return parts
+
+    def gather_into(self, out: Tensor, part: Tensor) -> None:
+        """Leaves `out` as it is."""
+
+
+@contextmanager
+def planned_mesh(world: int) -> Iterator[Any]:
+    """The mesh of ranks that are not there, for FSDP2."""
+    dist.init_process_group("fake", rank=0, world_size=world)
+    try:
+        yield init_device_mesh("cpu", (world,))
+    finally:
+        dist.destroy_process_group()
 
 
 def use_gpu_operations(model: nn.Module) -> None:

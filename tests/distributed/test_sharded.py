@@ -1,0 +1,149 @@
+"""Ranks that share out the world model against one process that holds it: the same steps, checkpoints, and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastdreamer.device import Backend
+from fastdreamer.run.checkpoint import load_checkpoint, steps_in
+from fastdreamer.run.metrics import read_metrics
+from fastdreamer.tools.planning.layout import of_one_rank
+from fastdreamer.tools.planning.measure import measure
+
+from . import sharded_acts
+from .conftest import act
+from .launches import ended, launched, new_run
+from .test_same_training import BANDS, SMALLEST, losses
+
+pytestmark = pytest.mark.slow
+LIMIT = 1e-5
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what one, two and four processes did."""
+    folder = tmp_path_factory.mktemp("sharded")
+    act(folder, 1, "steps", "whole", script="sharded_acts.py")
+    two = ("steps", "planted", "third=17", "memory=adamw", "memory=muon")
+    act(folder, 2, *two, script="sharded_acts.py")
+    act(folder, 1, "third=34", script="sharded_acts.py")
+    act(folder, 4, "steps", "third=50", script="sharded_acts.py")
+    return folder
+
+
+def left(folder: Path, name: str, world: int) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    found: tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]] = torch.load(folder / f"steps-{name}-{world}.pt")
+    return found
+
+
+def apart(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    """The norm of the difference over that of all tensors together."""
+    assert {k: x.shape for k, x in found.items()} == {k: x.shape for k, x in right.items()}
+    names = [name for name, value in right.items() if value.is_floating_point()]
+    difference = sum((found[name] - right[name]).double().square().sum() for name in names)
+    return float((difference / sum(right[name].double().square().sum() for name in names)).sqrt())
+
+
+def differences(folder: Path, name: str, case: str, world: int) -> dict[str, float]:
+    """How far the ranks' steps are from those of one process, relative, the worst of each kind."""
+    (found, groups), (right, whole) = left(folder, name, world), left(folder, case, 1)
+    figures = {
+        what: max(abs(a / b - 1) for a, b in zip(found[what], right[what], strict=True)) for what in ("losses", "norms")
+    }
+    return figures | {group: apart(groups[group], whole[group]) for group in ("model", "ema", "optimizer")}
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("case", sharded_acts.CASES)
+def test_steps_are_those_of_one_process(sharded: Path, case: str, world: int) -> None:
+    found = differences(sharded, case, case, world)
+    print(case, world, found)
+    assert max(found.values()) < LIMIT, found
+
+
+@pytest.mark.parametrize("planted", ["matrices that were not gathered", "norms of parts"])
+def test_what_is_planted_goes_red(sharded: Path, planted: str) -> None:
+    assert max(differences(sharded, planted, "muon", 2).values()) > 10 * LIMIT
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rank_holds_its_part(sharded: Path, world: int) -> None:
+    """Blocks are divided; what lies outside of them is whole everywhere."""
+    whole = left(sharded, "adamw", 1)[1]["model"]
+    blocks = sum(x.numel() for name, x in whole.items() if ".blocks." in name)
+    rest = sum(x.numel() for name, x in whole.items() if ".blocks." not in name)
+    for rank in range(world):
+        held = json.loads((sharded / f"held-adamw-{rank}-{world}.json").read_text())
+        assert held["model"] == held["ema"] == pytest.approx(4 * (blocks / world + rest), rel=0.01)
+        assert held["optimizer"] == pytest.approx(2 * held["model"], rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_rank_holds_what_was_planned(sharded: Path, optimizer: str) -> None:
+    config = sharded_acts.settings("debug", *sharded_acts.WIDE, f"phase1.optimizer={optimizer}")
+    backend = Backend(torch.device("cpu"), "fp32")
+    planned = measure(of_one_rank(config, 1, 2), 1, backend, is_gpu=False, shards=2)
+    for rank in range(2):
+        found = json.loads((sharded / f"memory-{optimizer}-{rank}.json").read_text())
+        print(optimizer, rank, found, planned.parts)
+        for name, part in (("model", "parameters"), ("optimizer", "optimizer"), ("ema", "average")):
+            assert planned.parts[part] == pytest.approx(found[name], rel=0.01)
+
+
+def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(sharded: Path) -> None:
+    """2 sharded ranks, then 1, then 4: SIGTERM to the last rank alone ends a part, after a step that is saved."""
+    assert [(sharded / f"third-17-{rank}").read_text() for rank in range(2)] == ["143"] * 2
+    one, thirds = losses(sharded / "whole", 1), losses(sharded / "thirds", 1)
+    assert len(one) == len(thirds) == sharded_acts.acts.STEPS
+    assert max(abs(a - b) / max(abs(a), SMALLEST) for a, b in zip(one, thirds, strict=True)) < BANDS[1]
+    a, b = (load_checkpoint(sharded / run / "checkpoints" / "phase1") for run in ("whole", "thirds"))
+    assert a.state.keys() == b.state.keys() and a.tensors.keys() == b.tensors.keys()
+    for group, tensors in a.tensors.items():
+        assert {k: (x.shape, x.dtype) for k, x in tensors.items()} == {
+            k: (x.shape, x.dtype) for k, x in b.tensors[group].items()
+        }
+    assert apart(a.tensors["model"], b.tensors["model"]) < 1e-4
+
+
+FAULTS = [
+    ("kill:1:7", r"rank 1 of 2 \(process \d+ on .+\) ended without a word"),
+    ("hang:1:7", r"the others waited 5 s \(ranks.timeout_s\) for rank 1 of 2 "),
+    (
+        "oom:1:7",
+        r"phase1: out of memory at step 7 on rank 1 \(CUDA out of .*\), which ends a sharded phase: lower",
+    ),
+    ("nan:1:7", r"phase 1 stopped at step 9: .+ was not finite \(of rank 1\)"),
+    ("skip:1:7", r"phase 1 after step 7: model world\..+ of rank 1 of 2 \(.+\) is not rank 0's"),
+]
+
+
+@pytest.mark.parametrize(("fault", "line"), FAULTS, ids=[fault for fault, _ in FAULTS])
+def test_a_fault_on_one_rank_ends_all_in_one_line(tmp_path: Path, fault: str, line: str) -> None:
+    """One rank cannot save what is sharded: what was trained since the last checkpoint is lost."""
+    run = new_run(tmp_path / "run")
+    words = ("ranks.shard=true", "phase1.max_skipped=3", "phase1.checkpoint_every=4")
+    found = ended(run, *words, fault=fault)
+    (error,) = found.errors
+    assert re.match(f"fastdreamer: error: {line}", error), error
+    assert steps_in(run / "checkpoints" / "phase1")[-1].name == f"step-{9 if fault[0] == 'n' else 4:08d}"
+
+
+def test_killed_ranks_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    whole, broken = new_run(tmp_path / "whole"), new_run(tmp_path / "broken")
+    words = ("ranks.shard=true", "phase1.checkpoint_every=4")
+    assert ended(whole, *words).status == 0
+    with launched(broken, *words, restarts=2, slow_s=0.1) as launch:
+        launch.trains(7)
+        os.kill(launch.workers()[1], signal.SIGKILL)
+        found = launch.end()
+    assert found.status == 0 and len(found.errors) == 1, found.err
+    rows = [{row["step"]: row["loss"] for row in read_metrics(run)} for run in (whole, broken)]
+    assert rows[0] == rows[1]  # the same number of ranks: the same bits
