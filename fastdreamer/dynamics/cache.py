@@ -46,7 +46,8 @@ class RingCache:
     """A ring cache of `batch` sequences, `tokens` tokens and `agents` agent tokens a step; `position` has shape (1,).
 
     `layers` has for each time layer the tokens' cache and the agent tokens': a pass without agent tokens leaves
-    theirs alone.
+    theirs alone. `equals` is what the first block makes of the registers, which is the same at every step: a cache is
+    for the weights that the model had when it was made.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class RingCache:
         device: torch.device,
         dtype: torch.dtype,
         steps: int = 1,
+        equals: Float[Tensor, "r d"] | None = None,
     ) -> None:
+        self.equals = equals
         self.context, self.size = config.context, config.context + steps - 1
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         # The last committed step as it was seen, and its signal index (0: there is none), for the linear start.

@@ -41,18 +41,19 @@ class Block(nn.Module):
         first: int,
         kept: slice,
         equals: Float[Tensor, "r d"] | None,
+        same: Float[Tensor, "r d"] | None,
         *inputs: Any,
     ) -> tuple[Float[Tensor, "b m k d"], Float[Tensor, "b l a d"] | None]:
         """The `kept` ones of all tokens come out, of step `first` and later, and what becomes of `equals` behind them.
 
-        `inputs` are for the attention.
+        `same` is that, where it is known already; `inputs` are for the attention.
         """
         normed = None if agents is None else self.attention_norm(agents)
         heads, read = self.attention(self.attention_norm(x), normed, *inputs)
         out = self._fed(self.attention.merge(heads[:, :, kept], x[:, first:, kept]))
         if equals is not None:
-            same = self.of_equals(equals.to(out.dtype)).to(out.dtype)
-            out = torch.cat([out, same.expand(*out.shape[:2], -1, -1)], 2)
+            same = self.of_equals(equals.to(out.dtype)) if same is None else same
+            out = torch.cat([out, same.to(out.dtype).expand(*out.shape[:2], -1, -1)], 2)
         return out, None if agents is None else self._fed(self.attention.merge(read, agents))
 
     def remember(self, x: Float[Tensor, "b l s d"], angles: Angles, cache: LayerCache, view: CacheView) -> None:
@@ -125,6 +126,7 @@ class Transformer(nn.Module):
                 first,
                 kept if is_last else ALL,
                 registers if number == 0 and not is_last and len(registers) else None,
+                cache.equals if cache is not None else None,
                 *((time, layer, view, first) if block.is_time else space),
             )
             if self.recomputes and torch.is_grad_enabled():

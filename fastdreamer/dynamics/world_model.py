@@ -13,7 +13,7 @@ from fastdreamer.config import Config, DynamicsConfig, ForcingConfig
 from fastdreamer.dynamics.cache import RingCache
 from fastdreamer.dynamics.linear import MATRIX_CHOICES, LinearDynamics, Prediction
 from fastdreamer.dynamics.tokens import StepTokens, multi_hot, parted
-from fastdreamer.dynamics.transformer import Transformer
+from fastdreamer.dynamics.transformer import Block, Transformer
 from fastdreamer.shapes import CHANNELS, TOKENS, LatentClock
 
 
@@ -163,7 +163,15 @@ class WorldModel(nn.Module):
     def new_cache(self, batch: int, agents: int = 0, steps: int = 1) -> RingCache:
         """An empty ring cache for `batch` sequences on the model's device; a pass may write `steps` steps at once."""
         dtype = torch.get_autocast_dtype(self.mean.device.type) if _autocasting(self.mean) else torch.float32
-        return RingCache(self.config, batch, self.world_tokens, agents, self.mean.device, dtype, steps)
+        equals = self._registers(dtype) if len(self.transformer.blocks) > 1 else None
+        return RingCache(self.config, batch, self.world_tokens, agents, self.mean.device, dtype, steps, equals)
+
+    @torch.no_grad()
+    def _registers(self, dtype: torch.dtype) -> Float[Tensor, "r d"]:
+        """Returns the registers behind the first block."""
+        block = self.transformer.blocks[0]
+        assert isinstance(block, Block)
+        return block.of_equals(self.tokens.registers.to(dtype))
 
 
 def _autocasting(tensor: Tensor) -> bool:

@@ -88,7 +88,7 @@ def test_registers_leave_the_first_block_as_they_would_after_attending_over_time
     model = build(kv_heads=kv_heads, registers=3)
     block, registers = model.transformer.blocks[0], model.tokens.registers
     angles = angles_of(torch.arange(6), model.transformer.width)
-    whole, _ = block(registers.expand(2, 6, -1, -1), None, 0, slice(None), None, angles)
+    whole, _ = block(registers.expand(2, 6, -1, -1), None, 0, slice(None), None, None, angles)
     once = block.of_equals(registers)
     torch.testing.assert_close(once.expand_as(whole), whole, rtol=1e-5, atol=1e-5)
     weigh = torch.randn(whole.shape)

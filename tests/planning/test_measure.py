@@ -121,7 +121,9 @@ def test_the_planned_peak_of_the_demo_is_that_of_a_real_run(number: int) -> None
 
 def test_the_parts_are_all_of_it_and_the_allocator_takes_more(small: Small) -> None:
     found = measure(small("phase3.micro_batch=3", "dynamics.layers=1"), 3, BF16, is_gpu=True)
-    assert set(found.parts) == set(PARTS) and all(found.parts[name] > 0 for name in PARTS if name != "gradients")
+    none = {"gradients", "communication"}  # the peak is while dreaming, on one GPU
+    assert set(found.parts) == set(PARTS) and all(found.parts[name] > 0 for name in PARTS if name not in none)
+    assert found.parts["communication"] == 0
     assert found.used == sum(found.parts.values()) <= found.reserved
     assert found.reserved % (2 * MIB) < 1024 * 6 and found.graphs > 0
     plain = measure(small(*ADAMW, "phase1.micro_batch=3", "dynamics.layers=1"), 1, BF16, is_gpu=True).parts
