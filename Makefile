@@ -46,7 +46,7 @@ test: $(VENV)/.installed-dev
 	TRITON_INTERPRET=1 $(PYTEST) tests/kernels tests/bench/test_harness.py tests/training/test_kernels_on.py
 
 slow: $(VENV)/.installed-dev
-	$(PYTEST) --dist loadfile -m "slow and not gpu"
+	$(PYTEST) --dist loadfile -m "slow and not long and not gpu"
 
 long: $(VENV)/.installed-dev
 	$(PYTEST) --dist loadfile -m "long and not gpu"

@@ -31,17 +31,21 @@ def logged(run: Path) -> list[int]:
 
 FAULTS = [
     ("kill:1:7", r"rank 1 of 2 \(process \d+ on .+\) ended without a word", 6),
-    ("kill:0:14", r"rank 0 of 2 \(process \d+ on .+\) ended without a word", 10),
+    pytest.param("kill:0:14", r"rank 0 of 2 \(process \d+ on .+\) ended without a word", 10, marks=pytest.mark.long),
     ("hang:1:7", r"the others waited 5 s \(ranks.timeout_s\) for rank 1 of 2 .+, last heard of in step 7", 6),
-    ("raise:1:7", r"rank 1 of 2 \(.+\): unexpected KeyError: 'a bug of ours'", 6),
-    ("oom:1:7", r".*phase1: out of memory at step 7 with 2 micro-batches \(on rank 1", 6),
+    pytest.param("raise:1:7", r"rank 1 of 2 \(.+\): unexpected KeyError: 'a bug of ours'", 6, marks=pytest.mark.long),
+    pytest.param(
+        "oom:1:7", r".*phase1: out of memory at step 7 with 2 micro-batches \(on rank 1", 6, marks=pytest.mark.long
+    ),
     ("nan:1:7", r"phase 1 stopped at step 9: .+ was not finite \(of rank 1\)", 9),
-    ("skip:1:7", r"phase 1 after step 7: model .+ of rank 1 of 2 \(.+\) is not rank 0's", 0),
-    ("full:0:10", r"rank 0 of 2 \(.+\): .+: No space left on device", 0),
+    pytest.param(
+        "skip:1:7", r"phase 1 after step 7: model .+ of rank 1 of 2 \(.+\) is not rank 0's", 0, marks=pytest.mark.long
+    ),
+    pytest.param("full:0:10", r"rank 0 of 2 \(.+\): .+: No space left on device", 0, marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize(("fault", "line", "step"), FAULTS, ids=[fault for fault, *_ in FAULTS])
+@pytest.mark.parametrize(("fault", "line", "step"), FAULTS)
 def test_a_fault_on_one_rank_ends_all_in_one_line(tmp_path: Path, fault: str, line: str, step: int) -> None:
     run = new_run(tmp_path / "run")
     found = ended(run, "phase1.max_skipped=3", fault=fault)

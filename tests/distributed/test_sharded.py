@@ -24,14 +24,25 @@ LIMIT = 1e-5
 
 @pytest.fixture(scope="session")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what one, two and four processes did."""
+    """The folder of what one process and two did."""
     folder = tmp_path_factory.mktemp("sharded")
     act(folder, 1, "steps", "whole", script="sharded_acts.py")
     two = ("steps", "planted", "third=17", "memory=adamw", "memory=muon")
     act(folder, 2, *two, script="sharded_acts.py")
-    act(folder, 1, "third=34", script="sharded_acts.py")
-    act(folder, 4, "steps", "third=50", script="sharded_acts.py")
     return folder
+
+
+@pytest.fixture(scope="session")
+def by_four(sharded: Path) -> Path:
+    """The same folder once one process and four have gone on."""
+    act(sharded, 1, "third=34", script="sharded_acts.py")
+    act(sharded, 4, "steps", "third=50", script="sharded_acts.py")
+    return sharded
+
+
+WORLDS = pytest.mark.parametrize(
+    ("folder", "world"), [("sharded", 2), pytest.param("by_four", 4, marks=pytest.mark.long)]
+)
 
 
 def left(folder: Path, name: str, world: int) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
@@ -56,10 +67,10 @@ def differences(folder: Path, name: str, case: str, world: int) -> dict[str, flo
     return figures | {group: apart(groups[group], whole[group]) for group in ("model", "ema", "optimizer")}
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@WORLDS
 @pytest.mark.parametrize("case", sharded_acts.CASES)
-def test_steps_are_those_of_one_process(sharded: Path, case: str, world: int) -> None:
-    found = differences(sharded, case, case, world)
+def test_steps_are_those_of_one_process(request: pytest.FixtureRequest, folder: str, case: str, world: int) -> None:
+    found = differences(request.getfixturevalue(folder), case, case, world)
     print(case, world, found)
     assert max(found.values()) < LIMIT, found
 
@@ -69,9 +80,10 @@ def test_what_is_planted_goes_red(sharded: Path, planted: str) -> None:
     assert max(differences(sharded, planted, "muon", 2).values()) > 10 * LIMIT
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_a_rank_holds_its_part(sharded: Path, world: int) -> None:
+@WORLDS
+def test_a_rank_holds_its_part(request: pytest.FixtureRequest, folder: str, world: int) -> None:
     """Blocks are divided; what lies outside of them is whole everywhere."""
+    sharded: Path = request.getfixturevalue(folder)
     whole = left(sharded, "adamw", 1)[1]["model"]
     blocks = sum(x.numel() for name, x in whole.items() if ".blocks." in name)
     rest = sum(x.numel() for name, x in whole.items() if ".blocks." not in name)
@@ -93,13 +105,14 @@ def test_a_rank_holds_what_was_planned(sharded: Path, optimizer: str) -> None:
             assert planned.parts[part] == pytest.approx(found[name], rel=0.01)
 
 
-def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(sharded: Path) -> None:
+@pytest.mark.long
+def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(by_four: Path) -> None:
     """2 sharded ranks, then 1, then 4: SIGTERM to the last rank alone ends a part, after a step that is saved."""
-    assert [(sharded / f"third-17-{rank}").read_text() for rank in range(2)] == ["143"] * 2
-    one, thirds = losses(sharded / "whole", 1), losses(sharded / "thirds", 1)
+    assert [(by_four / f"third-17-{rank}").read_text() for rank in range(2)] == ["143"] * 2
+    one, thirds = losses(by_four / "whole", 1), losses(by_four / "thirds", 1)
     assert len(one) == len(thirds) == sharded_acts.acts.STEPS
     assert max(abs(a - b) / max(abs(a), SMALLEST) for a, b in zip(one, thirds, strict=True)) < BANDS[1]
-    a, b = (load_checkpoint(sharded / run / "checkpoints" / "phase1") for run in ("whole", "thirds"))
+    a, b = (load_checkpoint(by_four / run / "checkpoints" / "phase1") for run in ("whole", "thirds"))
     assert a.state.keys() == b.state.keys() and a.tensors.keys() == b.tensors.keys()
     for group, tensors in a.tensors.items():
         assert {k: (x.shape, x.dtype) for k, x in tensors.items()} == {
