@@ -48,7 +48,8 @@ DRAWN = (0, 1, 4, 6, 8)
 def played(session: Session, seed: int, keys: Sequence[int] | str) -> list[View]:
     """What came of a stretch: the view at its start, and after every step until its episode is over."""
     session.start(seed=seed)
-    views = [session.choose(who=keys if isinstance(keys, str) else "you")]
+    steps = session.loaded.config.forcing.sample_steps  # as trained, however quick this machine is
+    views = [session.choose(who=keys if isinstance(keys, str) else "you", denoising=steps)]
     for step in range(STEPS):
         views.append(session.step(None if isinstance(keys, str) else [keys[step]]))
         if views[-1].said["over"]:
@@ -57,7 +58,7 @@ def played(session: Session, seed: int, keys: Sequence[int] | str) -> list[View]
 
 
 def nearer(views: Sequence[View]) -> int:
-    """After how many steps the dream's latents were nearer to the real ones than those of the first frame."""
+    """The number of steps after which the dream's latents were nearer to the real ones than the first frame's."""
     return sum(view.said["drift"]["dream"] < view.said["drift"]["copy"] for view in views[1:])
 
 

@@ -44,7 +44,7 @@ OPTIONS = options(
 )
 LEAST_RATE, MOST_DELAY_MS = 20.0, 80.0
 KEYS = "wasd wasdaa"
-SPEED = 30  # ticks a second in the browser
+SPEED = 20  # ticks a second in the browser; each key is a step more
 BETWEEN_S = (0.1, 0.25)  # seconds between keys
 LOOKS = 10  # at the memory
 

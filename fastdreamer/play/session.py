@@ -26,6 +26,8 @@ from fastdreamer.play.thoughts import DIGITS
 
 REWINDS = 128
 """Steps that can be taken back."""
+EAGER_STEPS = 1
+"""Denoising steps that a session begins with where a pass takes milliseconds; a page can choose more."""
 FIRST_WORLD = 20_000_000
 STRIP, STRIP_SIZE = 48, 64
 END_OF_RECORDING = "end of recording"
@@ -54,6 +56,8 @@ class Session:
         self.loaded, self.seed = loaded, seed
         self.who, self.greedy, self.task = YOU, False, loaded.config.evaluation.task if loaded.config.task_count else 0
         self._dream = Dream(loaded)
+        if loaded.backend.device.type == "cpu" and not loaded.backend.compiles:
+            self._dream.denoising = EAGER_STEPS
         self._record = record
         self._recorder = Recorder(record, LONGEST) if record is not None else None
         self._episode, self._next_world, self._begun = 0, FIRST_WORLD, set[int]()

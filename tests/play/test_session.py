@@ -133,12 +133,21 @@ def test_a_fork_sees_as_many_real_steps_as_the_world_model(single: Loaded) -> No
     assert [int(step.actions[0, 0]) for step in now.real.past] == [3, 4, 5]
     session.fork()
     dream = Dream(single)
+    dream.denoising = session.view().said["denoising"]
     latents, actions, known = (torch.stack(parts) for parts in zip(*now.real.past, strict=True))
     noise = torch.stack([session._here._chance.noise(step)[1] for step in (4, 5, 6)])
     dream.begin(latents, actions, known, noise, 6)
     dream.step(np.array([[5]]), session._here._chance.noise(7))
     session.step([5])
     assert torch.equal(dream.state(), session._dream.state())
+
+
+def test_an_eager_cpu_begins_with_one_denoising_step_and_takes_as_many_as_are_chosen(single: Loaded) -> None:
+    trained = single.config.forcing.sample_steps
+    assert trained > 1 and not single.backend.compiles
+    session = Session(single)
+    assert session.view().said["denoising"] == 1
+    assert session.choose(denoising=trained).said["denoising"] == trained
 
 
 @pytest.mark.parametrize("kind", ["single", "chunked"])

@@ -1,6 +1,7 @@
 // Small charts that move with the steps. What was rewound is taken off again.
 
 const SHOWN = 160;
+export const BETWEEN_MS = 200; // what is beside the pictures may be late
 const LEAST = 0.05; // of an axis: what is smaller looks flat
 const styles = getComputedStyle(document.documentElement);
 const charts = new Set();
@@ -36,10 +37,10 @@ export class Chart {
   later() {
     if (this.asked) return;
     this.asked = true;
-    requestAnimationFrame(() => {
+    setTimeout(() => requestAnimationFrame(() => {
       this.asked = false;
       this.draw();
-    });
+    }), BETWEEN_MS);
   }
 
   range() {

@@ -1,6 +1,6 @@
 // What the agent thinks: how likely it would do what, and what it expects.
 
-import { Chart } from "./chart.js";
+import { BETWEEN_MS, Chart } from "./chart.js";
 import { segments } from "./parts.js";
 
 const AGENTS = { 2: "phase 2", 3: "phase 3" };
@@ -74,12 +74,17 @@ export class Mind {
     }
     this.agents.set(this.chosen);
     const real = view.agent?.[this.chosen], dream = this.chosen === dreaming ? view.dreamed_agent : null;
-    const taken = view.action.at(-1);
-    this.rows.forEach((row, i) => row.show(real?.probabilities?.[i], dream?.probabilities?.[i], taken?.[i]));
-    for (const [name, chart] of Object.entries(this.charts)) {
+    for (const [name, chart] of Object.entries(this.charts))
       chart.add(view.step, [real?.[name] ?? NaN, dream?.[name] ?? NaN], view.dreamed === 0);
-      this.now[name].textContent = number(real?.[name] ?? NaN);
-    }
+    this.thought = { real, dream, taken: view.action.at(-1) };
+    this.timer ??= setTimeout(() => this.write(), BETWEEN_MS);
+  }
+
+  write() {
+    this.timer = null;
+    const { real, dream, taken } = this.thought;
+    this.rows.forEach((row, i) => row.show(real?.probabilities?.[i], dream?.probabilities?.[i], taken?.[i]));
+    for (const name in this.charts) this.now[name].textContent = number(real?.[name] ?? NaN);
   }
 }
 
