@@ -1,6 +1,6 @@
 """Stretches of play as a picture, real above dreamt, and how often the dream is nearer than the frame at the fork.
 
-    PYTHONPATH=.:kernels:engines python -m bench.play_strips [RUN] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.play_strips [RUN] [--denoising K] [--out FILE]
 
 Of RUN, or of the world that ships. Nine stretches of 64 steps in worlds that nobody trained on: walking in a square,
 keys at random, standing still, sleep, gathering, and the agents of phases 2 and 3. The dream sees one frame alone.
@@ -45,11 +45,10 @@ STRETCHES: tuple[tuple[str, int, Sequence[int] | str], ...] = (
 DRAWN = (0, 1, 4, 6, 8)
 
 
-def played(session: Session, seed: int, keys: Sequence[int] | str) -> list[View]:
+def played(session: Session, seed: int, keys: Sequence[int] | str, denoising: int) -> list[View]:
     """What came of a stretch: the view at its start, and after every step until its episode is over."""
     session.start(seed=seed)
-    steps = session.loaded.config.forcing.sample_steps  # as trained, however quick this machine is
-    views = [session.choose(who=keys if isinstance(keys, str) else "you", denoising=steps)]
+    views = [session.choose(who=keys if isinstance(keys, str) else "you", denoising=denoising)]
     for step in range(STEPS):
         views.append(session.step(None if isinstance(keys, str) else [keys[step]]))
         if views[-1].said["over"]:
@@ -77,11 +76,13 @@ def main(given: Sequence[str] | None = None) -> int:
     """Play, draw and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.play_strips", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run_dir", nargs="?", type=Path, default=EMBEDDED)
+    parser.add_argument("--denoising", type=int, help="steps K of the dream; default: as the world was trained")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args(given)
     session, strips, sums = Session(load(chosen.run_dir), seed=1), [], [0, 0]
+    denoising = chosen.denoising or session.loaded.config.forcing.sample_steps
     for number, (name, seed, keys) in enumerate(STRETCHES):
-        views = played(session, seed, keys)
+        views = played(session, seed, keys, denoising)
         sums = [sums[0] + nearer(views), sums[1] + len(views) - 1]
         print(f"{name:20} world {seed}: nearer than the first frame after {nearer(views)} of {len(views) - 1} steps")
         if number in DRAWN:
