@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Generic, Self, TypeVar
 
 from fastdreamer.system.ranges import span
@@ -143,8 +143,8 @@ class Producers(Generic[Item]):
 class Writer(Generic[Item]):
     """Calls `write` in a thread, in order; at most `ahead` items wait. Use it as a context manager.
 
-    Leaving it writes what waits, unless an exception is on its way. What `write` raises is raised by the next `put`,
-    or on leaving, and what waits then is not written.
+    Leaving it writes what waits, whether or not an exception is on its way: that work is done and paid for. What
+    `write` raises is raised by the next `put`, or on leaving, and what waits then is not written.
 
     Attributes:
         waited: seconds that `put` waited for room.
@@ -152,26 +152,35 @@ class Writer(Generic[Item]):
 
     def __init__(self, write: Callable[[Item], None], ahead: int) -> None:
         self.waited = 0.0
-        self._write, self._ahead = write, ahead
+        self._write, self._ahead, self._has_failed = write, ahead, False
         self._todo: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(1, "writer")
 
     def put(self, item: Item) -> None:
         """Hand over one item."""
         self._wait(self._ahead)
-        self._todo.append(self._thread.submit(self._write, item))
+        self._todo.append(self._thread.submit(self._work, item))
 
     def __enter__(self) -> Self:
         """The writer itself; the thread starts with the first item."""
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
-        """Write the rest and end the thread."""
+        """Write the rest and end the thread; an exception that is on its way goes on as it is."""
         try:
-            if error is None:
+            with suppress(BaseException) if error is not None else nullcontext():
                 self._wait(0)
         finally:
             self._thread.shutdown(cancel_futures=True)
+
+    def _work(self, item: Item) -> None:
+        if self._has_failed:
+            return  # what waited when a write failed
+        try:
+            self._write(item)
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def _wait(self, most: int) -> None:
         """Wait until no more than `most` items are left to write; what was raised for one of them is raised here."""

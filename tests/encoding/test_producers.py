@@ -164,3 +164,28 @@ def test_an_error_of_the_writer_comes_out_and_never_blocks() -> None:
     assert len(put) < 900, "only noticed on leaving"
     with pytest.raises(OSError, match="disk full"), Writer(write, ahead=9) as writer:
         writer.put(1)  # noticed on leaving
+
+
+def test_what_waits_is_written_when_something_else_ends_the_work_but_not_after_a_failed_write() -> None:
+    written: list[int] = []
+
+    def write(item: int) -> None:
+        time.sleep(0.02)
+        if item == 7:
+            raise OSError("disk full")
+        written.append(item)
+
+    with pytest.raises(ValueError, match="damaged"), Writer(write, ahead=9) as writer:
+        for item in range(3):
+            writer.put(item)
+        raise ValueError("damaged")
+    assert written == [0, 1, 2]
+    with pytest.raises(OSError, match="disk full"), Writer(write, ahead=9) as writer:
+        for item in (6, 7, 8):
+            writer.put(item)
+    with pytest.raises(ValueError, match="damaged"), Writer(write, ahead=9) as writer:
+        for item in (6, 7, 8):
+            writer.put(item)
+        raise ValueError("damaged")
+    assert written == [0, 1, 2, 6, 6]
+    assert not new_threads()
