@@ -17,9 +17,10 @@ from fastdreamer.play.dream import Dream
 from fastdreamer.play.eyes import Eyes
 from fastdreamer.play.film import Footage, resized
 from fastdreamer.play.loaded import Loaded
-from fastdreamer.play.moment import Fork, Moment, Real, RealStep
+from fastdreamer.play.moment import Fork, Moment, Real, RealStep, Unseen
 from fastdreamer.play.reality import Arrived, CrafterReality, Reality, RecordedReality
 from fastdreamer.play.thoughts import Mind, read_real, think
+from fastdreamer.play.urgency import IsSuperseded, Superseded, never
 
 YOU, RANDOM, RECORDED = "you", "random", "recorded"
 AGENTS = {"phase2": 2, "phase3": 3}
@@ -69,17 +70,28 @@ class Course:
         return self.rethought(now, task)
 
     def after(
-        self, now: Moment, chunk: Int[ndarray, "c k"], known: Bool[ndarray, " c"], task: int
+        self,
+        now: Moment,
+        chunk: Int[ndarray, "c k"],
+        known: Bool[ndarray, " c"],
+        task: int,
+        superseded: IsSuperseded = never,
     ) -> tuple[Moment, Arrived | None]:
-        """The moment that a chunk leads to, and what the environment gave."""
+        """The moment that a chunk leads to, as far as it takes to show it, and what the environment gave.
+
+        Raises:
+            Superseded: if `superseded()` before the dream has moved; the environment has.
+        """
+        assert now.is_whole
         arrived = None if now.fork.is_alone else self.reality.step(chunk)
+        if superseded():
+            raise Superseded
         step, real, returns = now.step + 1, None, None
         if arrived is not None and now.real is not None:
             is_known = torch.arange(len(chunk)) < arrived.count
-            led = torch.from_numpy(chunk) * is_known[:, None]
-            latents, window = self._eyes.push(arrived.frames, now.real.window, step)
-            past = (*now.real.past, RealStep(latents, led, is_known))[-self.loaded.config.dynamics.context :]
-            real = Real(past, window, resized(arrived.frames, self.loaded.size), self.reality.save())
+            unseen = Unseen(arrived.frames, torch.from_numpy(chunk) * is_known[:, None], is_known)
+            shown = resized(arrived.frames, self.loaded.size)
+            real = Real(now.real.past, now.real.window, shown, self.reality.save(), unseen)
         self._dream.step(chunk, self._chance.noise(step), known, task)
         trace, paid = now.trace, arrived.paid if arrived is not None else None
         if self._history is not None and trace is not None:
@@ -98,10 +110,20 @@ class Course:
             paid=paid,
             returns=returns,
             over=arrived.over if arrived is not None else None,
-            before=now.minds,
+            before=now.minds or {},
+            task=task,
             played=now.played + (arrived.count if arrived is not None else 0),
         )
-        return self.rethought(after, task), arrived
+        return after, arrived
+
+    def seen(self, now: Moment) -> Moment:
+        """The same moment with what the encoder sees of it."""
+        if now.real is None or now.real.unseen is None:
+            return now
+        (frames, led, known), real = now.real.unseen, now.real
+        latents, window = self._eyes.push(frames, real.window, now.step)
+        past = (*real.past, RealStep(latents, led, known))[-self.loaded.config.dynamics.context :]
+        return replace(now, real=replace(real, past=past, window=window, unseen=None))
 
     def forked(self, now: Moment, task: int) -> Moment:
         """The same moment, dreamt on from its real state; where the real episode is over, the dream goes on alone."""
@@ -156,6 +178,7 @@ class Course:
                 known = (np.arange(c) < len(recorded)) & self.footage.labels.labelled
             return chunk, known
         if who in AGENTS:
+            assert now.minds is not None
             minds = now.minds[AGENTS[who]]
             logits = (minds.get("real") or minds["dream"]).logits
             uniform = None if greedy else self._chance.uniform(now.step, c, sum(space.sizes))

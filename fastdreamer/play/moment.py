@@ -37,6 +37,14 @@ class RealStep(NamedTuple):
     known: Bool[Tensor, " c"]
 
 
+class Unseen(NamedTuple):
+    """A step that really happened and that the encoder has not looked at, and what led into it."""
+
+    frames: UInt8[ndarray, "c h w 3"]
+    actions: Int[Tensor, "c k"]
+    known: Bool[Tensor, " c"]
+
+
 @dataclass(frozen=True)
 class Real:
     """The real side of a moment.
@@ -46,12 +54,14 @@ class Real:
         window: the frames of the tokenizer's window until now, a piece a step; pieces are shared by moments.
         shown: the newest step's frames.
         state: what puts the environment back here.
+        unseen: the newest step, where `past` and `window` end before it.
     """
 
     past: tuple[RealStep, ...]
     window: tuple[UInt8[ndarray, "t h w 3"], ...]
     shown: UInt8[ndarray, "c s s 3"]
     state: Any
+    unseen: Unseen | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,8 @@ class Moment:
         trace: what was done, for agents that remember it.
         paid: what each task paid for these actions; None where that is not known. `returns`: all until now.
         over: how the real episode ended, if it did.
-        minds: what the agents think, by phase and side; `before`: what they thought a step before.
+        minds: what the agents think, by phase and side; None: they were not asked yet. `before`: what they thought a
+            step before.
         task: number of the TASK token that they were asked with.
         played: actions played in the environment until now.
     """
@@ -97,7 +108,7 @@ class Moment:
     returns: Mapping[str, float] | None
     over: str | None
     before: Mapping[int, Mapping[str, Mind]] = field(default_factory=dict)
-    minds: Mapping[int, Mapping[str, Mind]] = field(default_factory=dict)
+    minds: Mapping[int, Mapping[str, Mind]] | None = None
     task: int = 0
     played: int = 0
 
@@ -108,9 +119,14 @@ class Moment:
         return {"step": self.step, "dreamed": self.fork.dreamed, "action": led}
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the encoder has looked at it and the agents have thought of it."""
+        return self.minds is not None and (self.real is None or self.real.unseen is None)
+
+    @property
     def drift(self) -> dict[str, float | None]:
         """Mean squared distances in normalised latents: dream and reality now, and reality at the fork and now."""
-        if self.real is None:
+        if self.real is None or self.real.unseen is not None:
             return {"dream": None, "copy": None}
         real = self.real.past[-1].latents
         apart = {"dream": self.fork.state.latents[1], "copy": self.fork.latents}

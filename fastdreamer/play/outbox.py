@@ -23,6 +23,7 @@ class Outbox:
         self._send = send
         self._lines: deque[str | bytes] = deque()
         self._waiting: tuple[int, Callable[[], bytes]] | None = None
+        self._sent, self._late = 0, ""
         self._under_way: deque[int] = deque()
         self._changed = asyncio.Event()
         self.ended: str | None = None
@@ -37,6 +38,14 @@ class Outbox:
     def show(self, number: int, make: Callable[[], bytes]) -> None:
         """A view, packed when it is sent, in place of one that still waits."""
         self._waiting = number, make
+        self._changed.set()
+
+    def amend(self, number: int, make: Callable[[], bytes], late: Callable[[], str]) -> None:
+        """What came late of a view: `make` packs all of it where it still waits; where it went, `late` follows."""
+        if self._waiting is not None and self._waiting[0] == number:
+            self._waiting = number, make
+        elif self._sent == number:
+            self._late = late()
         self._changed.set()
 
     def seen(self, number: int) -> None:
@@ -61,6 +70,11 @@ class Outbox:
             if self._waiting is not None and len(self._under_way) < MOST_UNDER_WAY:
                 (number, make), self._waiting = self._waiting, None
                 self._under_way.append(number)
+                self._sent, self._late = number, ""
                 await self._send(make())
+                continue
+            if self._late:
+                late, self._late = self._late, ""
+                await self._send(late)
                 continue
             await self._changed.wait()

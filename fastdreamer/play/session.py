@@ -23,6 +23,7 @@ from fastdreamer.play.moment import Moment, View
 from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
 from fastdreamer.play.recorder import Recorder, seeds_in
 from fastdreamer.play.thoughts import DIGITS
+from fastdreamer.play.urgency import IsSuperseded, Superseded, never
 
 REWINDS = 128
 """Steps that can be taken back."""
@@ -97,17 +98,36 @@ class Session:
         Raises:
             UserError: if the action is none, or if what was played cannot be recorded: the step is taken then.
         """
-        own, now = action_of(self.loaded.space, action), self._moments[-1]
+        self.step_in_sight(action)
+        return self.complete()
+
+    def step_in_sight(self, action: Sequence[int] | None = None, superseded: IsSuperseded = never) -> View:
+        """The same step as far as it takes to show its pictures; `complete` does the rest.
+
+        Raises:
+            Superseded: if `superseded()` before the dream has moved; then nothing has.
+            UserError: see `step`.
+        """
+        own, now = action_of(self.loaded.space, action), self._whole()
         if self._over(now) is not None:
             return self.view()
         try:
             chunk, known = self._here.chosen(now, self.who, self.greedy, own)
-            after, arrived = self._here.after(now, chunk, known, self.task)
+            after, arrived = self._here.after(now, chunk, known, self.task, superseded)
         except BaseException:
             self._here.restore(now)
             raise
         self._moments.append(after)
         self._recorded(after, arrived)
+        return self.view()
+
+    def complete(self, superseded: IsSuperseded = never) -> View:
+        """What the encoder sees of the newest moment, and what the agents think of it.
+
+        Raises:
+            Superseded: if `superseded()` between the two; the next call goes on.
+        """
+        self._whole(superseded)
         return self.view()
 
     def rewind(self, steps: int) -> View:
@@ -119,7 +139,7 @@ class Session:
         for _ in range(back := min(whole("steps", steps), len(self._moments) - 1)):
             self._moments.pop()
         if back:
-            now = self._moments[-1]
+            now = self._whole()
             self._here.restore(now)
             if now.task != self.task:
                 self._moments[-1] = self._here.rethought(now, self.task)
@@ -135,7 +155,7 @@ class Session:
         """
         if self._moments[-1].real is None:
             raise UserError("there is no real state here to dream on from: rewind to one, or start anew")
-        self._moments[-1] = self._here.forked(self._moments[-1], self.task)
+        self._moments[-1] = self._here.forked(self._whole(), self.task)
         return self.view()
 
     def start(self, seed: int | None = None, recording: int | None = None, step: int = 0) -> View:
@@ -197,7 +217,7 @@ class Session:
         self.who = self.who if who is None else who
         self.greedy = self.greedy if greedy is None else greedy
         if task is not None and task != self.task:
-            self._moments[-1] = self._here.rethought(self._moments[-1], task)
+            self._moments[-1] = self._here.rethought(self._whole(), task)
             self.task = task
         return self.view()
 
@@ -220,6 +240,15 @@ class Session:
         except UserError as error:
             assert self._recorder is not None
             raise UserError(f"{error}; {self._recorder.abandon()}") from error
+
+    def _whole(self, superseded: IsSuperseded = never) -> Moment:
+        """The newest moment, seen and thought of."""
+        self._moments[-1] = now = self._here.seen(self._moments[-1])
+        if now.minds is None:
+            if superseded():
+                raise Superseded
+            self._moments[-1] = now = self._here.rethought(now, now.task)
+        return now
 
     @property
     def _here(self) -> Course:
@@ -253,13 +282,13 @@ class Session:
         return None if len(footage.chunk(now.step + 1)) else END_OF_RECORDING
 
     def _thoughts(self, now: Moment) -> dict[str, Any]:
-        """What the agents say: at the real state where there is one, and at the dream's."""
-        where = "real" if now.real is not None else "dream"
-        phase, tasks = AGENTS.get(self.who, max(now.minds, default=0)), tasks_of(self.loaded.config)
+        """What the agents say, at the real state where there is one and at the dream's; None: not asked yet."""
+        minds, tasks = now.minds or {}, tasks_of(self.loaded.config)
+        where, phase = "real" if now.real is not None else "dream", AGENTS.get(self.who, max(minds, default=0))
         task = tasks[min(self.task, len(tasks) - 1)].name
         return {
-            "agent": {str(number): minds[where].said for number, minds in now.minds.items()},
-            "dreamed_agent": now.minds[phase]["dream"].said if phase in now.minds else None,
+            "agent": {str(number): sides[where].said for number, sides in minds.items()} if now.is_whole else None,
+            "dreamed_agent": minds[phase]["dream"].said if phase in minds else None,
             "paid": None if now.paid is None else round(now.paid[task], DIGITS),
             "return": None if now.returns is None else round(now.returns[task], DIGITS),
         }

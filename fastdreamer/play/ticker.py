@@ -1,13 +1,15 @@
 """The time of one session: when it steps and what with, in the worker that does all sessions' work.
 
-What a page orders is done in the order it came, and before any tick. A press is a step at once, though not sooner than
-`SOONEST_S` after the last one. While nobody asks, ticks come at the chosen speed, with what is held. A session that no
-page looks at stands still.
+What a page orders is done in the order it came, and before any tick; a tick that is under way gives way as long as the
+dream has not moved. A press is a step at once, though not sooner than `SOONEST_S` after the last one. Its pictures are
+shown as soon as they are there, and what the agents think of them follows. While nobody asks, ticks come at the chosen
+speed, with what is held. A session that no page looks at stands still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +35,7 @@ from fastdreamer.play.messages import (
     text,
 )
 from fastdreamer.play.outbox import Outbox
+from fastdreamer.play.urgency import Superseded
 
 if TYPE_CHECKING:
     from fastdreamer.play.moment import View
@@ -51,6 +54,10 @@ class Opened(NamedTuple):
     session: Session
     about: dict[str, Any]
     view: View
+
+
+class Look(NamedTuple):
+    """What is left to do of the moment whose pictures are shown."""
 
 
 class Ticker:
@@ -77,6 +84,7 @@ class Ticker:
         self._number, self._taken, self._ms = 0, 0, 0.0
         self._orders: deque[Message] = deque()
         self._held: tuple[int, ...] | None = None
+        self._is_whole = True
         self._times: deque[float] = deque()
         self._changed = asyncio.Event()
 
@@ -129,12 +137,18 @@ class Ticker:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                order = await self._next()
+                last, order = self._last, await self._next()
+                if isinstance(order, Look):
+                    await self._look(loop)
+                    continue
                 began = time.monotonic()
                 call = self._call(order)
                 is_step = order is None or isinstance(order, Act | Single)
                 try:
                     found = await loop.run_in_executor(self._worker, call)
+                except Superseded:  # a tick gives way
+                    self._last = last
+                    continue
                 except UserError as error:
                     self._say(str(error))
                     self.is_paused |= order is None  # or every tick would say it again
@@ -147,12 +161,22 @@ class Ticker:
                 if is_step:
                     self.steps += 1
                     self._times.append(time.monotonic())
+                self._is_whole = found.said.get("agent") is not None
                 self._publish()
         except Exception as error:
             self._on_bug(error)
 
-    async def _next(self) -> Message | None:
-        """The next order when it is due, or None for a tick."""
+    async def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Complete the moment whose pictures are shown, unless a key comes."""
+        with contextlib.suppress(Superseded):
+            self._view = view = await loop.run_in_executor(self._worker, self.session.complete, self._is_superseded)
+            self._is_whole = True
+            if self.outbox is not None:
+                said = view.said | self._state() | {"view": self._number}
+                self.outbox.amend(self._number, lambda: packed(view, said), lambda: text("late", **said))
+
+    async def _next(self) -> Message | Look | None:
+        """The next order when it is due, else what is left to do of the moment in sight, else None for a tick."""
         while True:
             self._changed.clear()
             now = time.monotonic()
@@ -163,6 +187,8 @@ class Ticker:
                     if isinstance(order, Act | Single):
                         self._last = now
                     return order
+            elif not self._is_whole:
+                return Look()
             elif (rate := self._rate()) > 0:
                 due = self._last + 1 / rate
                 if due <= now:
@@ -195,7 +221,7 @@ class Ticker:
             if not self._is_played:
                 return _refuser(f"{self._view.said.get('who')} plays: choose yourself to act")
             action = order.action
-            return lambda: session.step(action)
+            return lambda: session.step_in_sight(action)
         if isinstance(order, Rewind):
             steps = order.steps
             return lambda: session.rewind(steps)
@@ -215,7 +241,10 @@ class Ticker:
         return self._tick
 
     def _tick(self) -> View:
-        return self.session.step(self._held if self._is_played else None)
+        return self.session.step_in_sight(self._held if self._is_played else None, self._is_superseded)
+
+    def _is_superseded(self) -> bool:
+        return bool(self._orders)
 
     def _publish(self) -> None:
         if self.outbox is not None:

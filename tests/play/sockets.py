@@ -14,18 +14,21 @@ from fastdreamer.play.messages import unpack
 
 
 class Page:
-    """Says and hears messages; every view is told as seen."""
+    """Says and hears messages; every view is told as seen, and what follows one is kept as `late`."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection, self.count = connection, 0
+        self.late: list[dict[str, Any]] = []
 
     def say(self, type: str, **fields: Any) -> None:
         self.connection.send(json.dumps({"type": type, **fields}))
 
     def hear(self, timeout: float = 5.0) -> tuple[dict[str, Any], bytes]:
-        said = self.connection.recv(timeout=timeout)
-        if isinstance(said, str):
-            return json.loads(said), b""
+        while isinstance(said := self.connection.recv(timeout=timeout), str):
+            head = json.loads(said)
+            if head["type"] != "late":
+                return head, b""
+            self.late.append(head)
         head, raw = unpack(said)
         if head["type"] == "view":
             with suppress(ConnectionClosed):  # it may be the last one

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastdreamer.errors import UserError
+from fastdreamer.play.urgency import IsSuperseded, Superseded, never
 from fastdreamer.recordings.actions import action_space
 
 PLAYERS = ("you", "phase2", "phase3", "random", "recorded")
@@ -35,7 +36,7 @@ class StandIn:
         self.begin("world 0")
 
     def begin(self, episode: str) -> None:
-        self.episode, self.path, self.forked = episode, [(0, 0)], 0
+        self.episode, self.path, self.forked, self.is_whole = episode, [(0, 0)], 0, True
 
     def describe(self) -> dict[str, Any]:
         def kind(component: Any) -> str:
@@ -55,6 +56,7 @@ class StandIn:
         }  # fmt: skip
 
     def view(self) -> View:
+        """The moment; what agents think of it is not said before `complete`."""
         step = len(self.path) - 1
         y, x = self.path[-1]
         dreamed = step - self.forked
@@ -76,6 +78,8 @@ class StandIn:
             "over": "died" if self.over_at and step >= self.over_at else None, "rewindable": min(step, 100),
             "episode": self.episode, "recording": None, **self.chosen,
         }  # fmt: skip
+        if not self.is_whole:
+            said |= {"drift": {"dream": None, "copy": None}, "agent": None, "dreamed_agent": None}
         return View(real if self.has_environment else None, dream, said)
 
     def picture(self, y: int, x: int, noise: int) -> Any:
@@ -83,8 +87,11 @@ class StandIn:
         frame = np.stack([(rows + y) * 24, (columns + x) * 24, (rows + columns) * 12 + noise], -1)
         return np.repeat(frame.astype(np.uint8)[None], self.c, 0)
 
-    def step(self, action: Sequence[int] | None) -> View:
-        time.sleep(self.step_s)
+    def step_in_sight(self, action: Sequence[int] | None, superseded: IsSuperseded = never) -> View:
+        time.sleep(self.step_s / 2)
+        if superseded():
+            raise Superseded
+        time.sleep(self.step_s / 2)
         if self.view().said["over"]:
             return self.view()
         if action is not None and (len(action) != len(self.components) or max(action) > 16):
@@ -95,16 +102,23 @@ class StandIn:
             moved = 1 + len(self.path) % 4
         y, x = self.path[-1]
         self.path.append((y + (moved == 4) - (moved == 3), x + (moved == 2) - (moved == 1)))
+        self.is_whole = False
+        return self.view()
+
+    def complete(self, superseded: IsSuperseded = never) -> View:
+        if superseded():
+            raise Superseded
+        self.is_whole = True
         return self.view()
 
     def rewind(self, steps: int) -> View:
         steps = min(steps, len(self.path) - 1)
-        self.path = self.path[: len(self.path) - steps]
+        self.path, self.is_whole = self.path[: len(self.path) - steps], True
         self.forked = min(self.forked, len(self.path) - 1)
         return self.view()
 
     def fork(self) -> View:
-        self.forked = len(self.path) - 1
+        self.forked, self.is_whole = len(self.path) - 1, True
         return self.view()
 
     def start(self, seed: int | None = None, recording: int | None = None, step: int = 0) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -27,6 +28,19 @@ def test_a_hundred_keys_arrive_in_order(chromium, shot):
         tab = Tab(context.new_page(), server.address)
         tab.press(*keys, pause=0.005)
         assert made[0].acted == [(values[key],) for key in keys]
+        tab.is_clean()
+        context.close()
+
+
+def test_what_agents_think_comes_after_the_pictures_and_is_shown(chromium):
+    with serving(lambda number: StandIn()) as server:
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), server.address)
+        for step in range(1, 4):
+            tab.press("d")
+            tab.until(lambda: tab.data("thought") == tab.data("view"), "thoughts")
+            tab.until(lambda: tab.says("value-now") == f"{1 + math.cos(step / 9):.2f}", "value")  # noqa: B023
+            assert tab.says("drift-dream") == f"{0.04 * step**0.5:.3f}"
         tab.is_clean()
         context.close()
 

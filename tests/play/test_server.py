@@ -13,6 +13,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.play.guard import POLICY
 from fastdreamer.play.rooms import MOST_SESSIONS
 from fastdreamer.play.server import PAGE, PlayServer
+from fastdreamer.play.urgency import never
 from play.browsers import serving
 from play.sockets import page
 from play.stand_in import StandIn
@@ -95,6 +96,7 @@ def test_ticks_come_at_the_chosen_speed_and_stop(server, made):
         time.sleep(1.0)
         found.say("pause", on=True)
         found.hears("view", paused=True)
+        time.sleep(0.05)  # the tick that was under way
         counted = len(made[0].acted)
         assert 25 <= counted <= 42 and set(made[0].acted) == {None}
         time.sleep(0.2)
@@ -120,6 +122,51 @@ def test_a_press_does_not_wait_for_the_tick(server):
         found.act(1)
         found.hears("view", n=1)
         assert time.monotonic() - began < 0.5
+
+
+def test_a_tick_that_is_under_way_gives_way_to_a_key(made):
+    class Slow(StandIn):
+        def step_in_sight(self, action, superseded=never):
+            ends = time.monotonic() + 3
+            while action is None and not superseded() and time.monotonic() < ends:
+                time.sleep(0.005)
+            return super().step_in_sight(action, superseded)
+
+    def make(number):
+        made.append(Slow())
+        return made[-1]
+
+    with serving(make) as server, page(server) as found:
+        found.say("set", speed=20.0)
+        time.sleep(0.3)
+        found.act(1)
+        found.hears("view", n=1)
+        assert made[0].acted == [(1,)]
+
+
+def test_what_agents_think_follows_the_pictures(server):
+    with page(server) as found:
+        found.hears("view")
+        found.act(1)
+        head, raw = found.hears("view", n=1)
+        assert raw and head["agent"] is head["drift"]["dream"] is None
+        time.sleep(0.2)
+        found.act(2)
+        found.hears("view", n=2)
+        (late,) = found.late
+        assert (late["view"], late["step"]) == (head["view"], 1) and late["agent"]["3"]["value"] > 0
+        assert late["drift"]["dream"] > 0
+
+
+def test_a_view_that_waited_for_its_page_has_all_that_came_late(server):
+    with page(server) as found:
+        found.say("set", who="random", speed=60.0)
+        time.sleep(0.5)  # nothing is seen meanwhile
+        found.say("pause", on=True)
+        time.sleep(0.2)
+        heads = [found.hear()[0] for _ in range(3)]
+        assert heads[-1]["paused"] and heads[-1]["agent"] is not None
+        assert all(late["view"] in [head["view"] for head in heads[:-1]] for late in found.late)
 
 
 def test_a_slow_page_gets_the_newest_view_and_no_old_ones(server):
@@ -245,7 +292,7 @@ def test_the_end_closes_sessions_and_tells_pages(made):
 
 def test_a_bug_ends_its_session_alone(server, made):
     with page(server) as found, page(server) as other:
-        made[0].step = lambda action: 1 / 0
+        made[0].step_in_sight = lambda action: 1 / 0
         found.act(1)
         assert "ZeroDivisionError" in found.hears("bye")[0]["line"]
         other.act(1)

@@ -14,6 +14,7 @@ from fastdreamer.errors import UserError
 from fastdreamer.play import session as module
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.session import Session, View
+from fastdreamer.play.urgency import Superseded
 
 from .conftest import CHUNKED, SINGLE, TOKENS
 
@@ -284,11 +285,39 @@ def test_a_step_that_fails_leaves_everything_where_it_was(single: Loaded, monkey
     def fail(*_: object) -> None:
         raise RuntimeError("broken")
 
+    for part, name in ((session._dream, "step"), (session._dream, "save"), (session._here.reality, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, name, fail)
+            with pytest.raises(RuntimeError):
+                session.step([5])
+    assert same(session.step([2]), other.step([2]))
     with monkeypatch.context() as patch:
         patch.setattr(session._here, "rethought", fail)
         with pytest.raises(RuntimeError):
             session.step([5])
-    assert same(session.step([2]), other.step([2]))
+    assert same(session.complete(), other.step([5])), "the step was taken; what was left of it is done"
+
+
+def test_a_step_is_in_sight_before_anybody_thinks_of_it_and_gives_way_until_the_dream_moves(single: Loaded) -> None:
+    session, other = Session(single), Session(single)
+    for each in (session, other):
+        each.start(seed=7)
+    before = session.view()
+    with pytest.raises(Superseded):
+        session.step_in_sight([1], lambda: True)
+    assert same(session.view(), before)
+    whole, first = other.step([5]), session.step_in_sight([5], lambda: False)
+    assert np.array_equal(first.real, whole.real) and np.array_equal(first.dream, whole.dream)
+    assert first.said["agent"] is first.said["dreamed_agent"] is first.said["drift"]["dream"] is None
+    assert first.said["paid"] == whole.said["paid"] and first.said["step"] == whole.said["step"]
+    for _ in range(2):  # what the encoder saw stays, what the agents think waits
+        with pytest.raises(Superseded):
+            session.complete(lambda: True)
+    assert session.view().said["agent"] is None and session.complete().said == whole.said
+    for act in (lambda one: one.step([2]), lambda one: one.fork(), lambda one: one.rewind(1)):
+        session.step_in_sight([1])
+        other.step([1])
+        assert same(act(session), act(other)), "whatever comes next completes it first"
 
 
 def test_a_filmstrip_shows_steps_of_the_recording(chunked: Loaded) -> None:

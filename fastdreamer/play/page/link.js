@@ -4,7 +4,7 @@ const KEPT = "fastdreamer-session";
 const FIRST_MS = 250, MOST_MS = 2000;
 
 export class Link {
-  /** `on` has hello(about), view(head, pixels), film(head, pixels), error(line), lost(), bye(line). */
+  /** `on` has hello(about), view(head, pixels), late(said), film(head, pixels), error(line), lost(), bye(line). */
   constructor(on) {
     this.on = on;
     this.wait = FIRST_MS;
@@ -41,7 +41,8 @@ export class Link {
       } else if (said.type === "bye") {
         this.over = true;
         this.on.bye(said.line);
-      } else if (said.type === "error") this.on.error(said.line);
+      } else if (said.type === "late") this.on.late(said);
+      else if (said.type === "error") this.on.error(said.line);
       return;
     }
     const size = new DataView(data).getUint32(0, true);

@@ -17,7 +17,7 @@ let view = null, about = null, sent = 0;
 
 history.replaceState(null, "", location.pathname); // a token does not stay in sight
 
-const link = new Link({ hello, view: arrived, film: (head, pixels) => starts.show(head, pixels), error: warn, lost, bye });
+const link = new Link({ hello, view: arrived, late, film: (head, pixels) => starts.show(head, pixels), error: warn, lost, bye });
 const screen = new Stage(find("real"), find("dream"), drawn);
 const mind = new Mind(find);
 const drift = new Chart(find("drift"), ["dream", "copy"], { low: 0 });
@@ -67,14 +67,27 @@ function drawn(head) {
   find("dream-note").textContent = head.dreamed ? `imagined for ${head.dreamed} step${head.dreamed === 1 ? "" : "s"}` : "begins at this frame";
   find("step").textContent = head.step;
   find("return").textContent = number(head.return);
-  find("drift-dream").textContent = number(head.drift.dream, 3);
-  find("drift-copy").textContent = number(head.drift.copy, 3);
-  drift.add(head.step, [head.drift.dream ?? NaN, head.drift.copy ?? NaN], head.dreamed === 0);
-  mind.show(head);
+  thought(head);
   controls.show(head);
   if (head.over) over(head);
   else if (find("notice").dataset.over) notice("");
   Object.assign(data, { view: head.view, n: head.n, step: head.step, who: head.who, ms: head.ms.toFixed(2) });
+}
+
+/** What follows the pictures of a view: its drift and what the agents think, to the view that is drawn or waits. */
+function late(said) {
+  if (screen.complete(said) || said.view !== view?.view) return;
+  Object.assign(view, said);
+  thought(view);
+}
+
+function thought(head) {
+  if (!head.agent) return;
+  find("drift-dream").textContent = number(head.drift.dream, 3);
+  find("drift-copy").textContent = number(head.drift.copy, 3);
+  drift.add(head.step, [head.drift.dream ?? NaN, head.drift.copy ?? NaN], head.dreamed === 0);
+  mind.show(head);
+  data.thought = head.view;
 }
 
 function over(head) {

@@ -71,6 +71,13 @@ export class Stage {
     if (!isAsked) requestAnimationFrame(() => this.draw());
   }
 
+  /** What came late of the view that waits to be drawn, if it is that one. */
+  complete(said) {
+    if (this.waiting?.head.view !== said.view || this.waiting.frame) return false;
+    Object.assign(this.waiting.head, said);
+    return true;
+  }
+
   draw() {
     const now = this.waiting;
     this.waiting = null;
