@@ -81,6 +81,7 @@ def test_the_layout_does_not_jump(tab):
 
     before = places()
     tab.press("w", "a", "s", "d", " ")
+    assert places() == before
     tab.page.get_by_role("button", name="Fork the dream").click()
     tab.until(lambda: "begins" in tab.says("dream-note"))
     assert places() == before

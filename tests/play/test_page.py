@@ -45,6 +45,56 @@ def test_what_agents_think_comes_after_the_pictures_and_is_shown(chromium):
         context.close()
 
 
+def test_charts_are_drawn_a_few_times_a_second_however_many_steps_there_are(chromium):
+    with serving(lambda number: StandIn()) as server:
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), server.address)
+        tab.page.evaluate(
+            """() => {
+                const pen = CanvasRenderingContext2D.prototype, clear = pen.clearRect;
+                window.drawn = 0;
+                pen.clearRect = function (...box) {
+                    window.drawn += this.canvas.id === "value";
+                    clear.apply(this, box);
+                };
+            }"""
+        )
+        tab.page.select_option("#speed", "20")
+        began, at = time.monotonic(), tab.number("step")
+        tab.until(lambda: tab.number("step") >= at + 30, "30 steps")
+        drawn, passed = tab.page.evaluate("window.drawn"), time.monotonic() - began
+        assert 2 <= drawn <= 2 + 5 * passed
+        context.close()
+
+
+def test_keys_go_to_the_game_again_after_a_pointer_chose(chromium):
+    made: list[StandIn] = []
+
+    def make(number: int) -> StandIn:
+        made.append(StandIn())
+        return made[-1]
+
+    with serving(make) as server:
+        context = chromium.new_context()
+        tab = Tab(context.new_page(), server.address)
+        for who in ("Random", "You"):
+            tab.page.locator("#who label", has_text=who).click()
+            tab.until(lambda: tab.data("who") == who.lower(), who)  # noqa: B023
+        played = len(made[0].acted)
+        tab.press(" ")
+        assert made[0].acted[played:][-1:] == [(5,)], "the space bar is the game's, not the switch's"
+        tab.page.locator("#denoising").click()
+        tab.page.select_option("#denoising", "2")
+        tab.press("w")
+        assert made[0].acted[-1] == (3,), "the list is not typed into"
+        tab.page.locator("#begin").click()
+        tab.page.locator("#any").click()
+        tab.until(lambda: tab.number("step") == 0, "another world")
+        tab.press(" ")
+        assert made[0].acted[-1] == (5,), "the button is not pressed again"
+        context.close()
+
+
 def test_buttons_act_like_keys(chromium):
     made: list[StandIn] = []
 
