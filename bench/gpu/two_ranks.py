@@ -80,13 +80,14 @@ def steps(words: Sequence[str], count: int, out: Path) -> None:
     membership.leave()
 
 
-def launched(way: str, words: Sequence[str], count: int, folder: Path) -> dict[str, Any]:
-    """What came of a way, in processes of their own.
+def launched(way: str, words: Sequence[str], count: int, folder: Path, world: int | None = None) -> dict[str, Any]:
+    """What came of a way, in processes of their own, as many as it says or `world`.
 
     Raises:
         RuntimeError: with the last line that they printed, where one failed.
     """
     ranks, more = WAYS[way]
+    ranks = world or ranks
     out = folder / f"{way}.json"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     inner = ["-m", "bench.gpu.two_ranks", "--inner", str(out), "--steps", str(count), *words, *more]

@@ -138,6 +138,19 @@ class Group(Ranks):
         found: T = json.loads(self.others.store.get(key))
         return found
 
+    def collect(self, name: str, value: T) -> list[T]:
+        """Carries them by the store."""
+        key = self._fresh(f"all/{name}")
+        self.others.count += 1
+        if not self.is_main:
+            self.others.store.set(f"{key}/{self.rank}", json.dumps(value))
+            return []
+        found = [value]
+        for rank in range(1, self.world):
+            self.others.wait(f"{key}/{rank}", self._patience_s)
+            found.append(json.loads(self.others.store.get(f"{key}/{rank}")))
+        return found
+
     def meet(self, name: str) -> None:
         """Waits by the store, so that what takes long on one rank is no silence in a collective."""
         self.others.count += 1

@@ -87,6 +87,10 @@ class Ranks:
         """The main rank's value of something that a JSON text holds; `name` says what it is."""
         return value
 
+    def collect(self, name: str, value: T) -> list[T]:
+        """Every rank's value of something that a JSON text holds, in order, on the main rank; on others none."""
+        return [value]
+
     def meet(self, name: str) -> None:
         """Waits until every rank has come here; `name` says where."""
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.run import sharing
+from fastdreamer.run import parts, sharing
 from fastdreamer.run.run_files import CHECKPOINTS
 from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import free_settings
@@ -31,7 +31,7 @@ from fastdreamer.system.advice import command
 from fastdreamer.system.files import atomic_directory, remove_directory, sha256_file
 from fastdreamer.system.json_files import ANYTHING, COUNT, NUMBER, TEXT, Every, Leaf, fault, parse
 
-FORMAT = 1
+FORMAT, IN_PARTS = 1, 2  # the second, where several ranks wrote
 KEEP = 2
 SECTIONS = ("tokenizer", "dynamics", "forcing", "heads")
 TASKS = "tasks.names"
@@ -111,6 +111,7 @@ def save_checkpoint(
     config: Config,
     latents: str,
     notes: Mapping[str, Any] | None = None,
+    others: parts.Others | None = None,
 ) -> Path:
     """Writes folder/step-XXXXXXXX atomically and keeps that and the one before it.
 
@@ -119,6 +120,7 @@ def save_checkpoint(
         config: stored, so that a mismatch can be named.
         latents: fingerprint of the tokenizer that made the latents it was trained on.
         notes: more for its JSON state.
+        others: ranks that write the rest of the tensors into the same folder (`parts.write_part`).
 
     Raises:
         UserError: if the disk refuses; older checkpoints stay.
@@ -128,7 +130,7 @@ def save_checkpoint(
         remove_directory(final)
     with atomic_directory(final, replace=True) as temporary:
         state: dict[str, Any] = {
-            "format": FORMAT,
+            "format": FORMAT if others is None else IN_PARTS,
             "phase": phase,
             "step": step,
             "torch": torch.__version__,
@@ -136,7 +138,7 @@ def save_checkpoint(
             "architecture": architecture(config),
             "training": training(config, phase),
         } | dict(notes or {})
-        write_files(temporary, groups, state)
+        write_files(temporary, groups, state, others)
     steps = steps_in(folder)
     kept = [path for path in steps if path.name <= final.name][-KEEP:]
     for other in set(steps) - set(kept):  # a later one could not be read, or the run would have gone on from it
@@ -144,15 +146,21 @@ def save_checkpoint(
     return final
 
 
-def write_files(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Fills the empty folder of a checkpoint."""
-    for name, tensors in groups.items():
-        if tensors:
-            plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-            save_file(plain, folder / f"{name}.safetensors")
+def write_files(
+    folder: Path,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    others: parts.Others | None = None,
+) -> None:
+    """Fills the empty folder of a checkpoint, with other ranks if there are any."""
+    if others is not None:
+        others.begin(folder)
+    own = [file for name, tensors in groups.items() for file in parts.write_group(folder, name, tensors)]
     (folder / STATE).write_text(json.dumps(state, indent=1))
-    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps(hashes, indent=1))
+    hashes = {file: sha256_file(folder / file) for file in (*own, STATE)}
+    if others is not None:
+        hashes |= others.finish()
+    (folder / MANIFEST).write_text(json.dumps(dict(sorted(hashes.items())), indent=1))
 
 
 def steps_in(folder: Path) -> list[Path]:
@@ -196,8 +204,9 @@ def _read(found: Path) -> Checkpoint:
         if sha256_file(found / name) != hashes.get(name):
             raise _damaged(found, f"the SHA-256 of {name} is not the manifest's")
     state = _object(found, STATE, {})
-    if state.get("format") != FORMAT:
-        raise UserError(f"checkpoint {found} has format {state.get('format')}, this version reads {FORMAT}: upgrade")
+    if state.get("format") not in (FORMAT, IN_PARTS):
+        version = f"has format {state.get('format')}, this version reads {FORMAT} and {IN_PARTS}"
+        raise UserError(f"checkpoint {found} {version}: upgrade")
     wrong = fault(state, CONTENT)
     if not wrong and STEP.fullmatch(found.name) and found.name != f"step-{state['step']:08d}":
         wrong = f"it is of step {state['step']}"
@@ -211,6 +220,8 @@ def _read(found: Path) -> Checkpoint:
         if packed is not None:
             tensors |= sharing.shared(found, packed)
             tensors = {name: sharing.whole(group) for name, group in tensors.items()}
+        elif state["format"] == IN_PARTS:
+            tensors = parts.merged(tensors)
     except (ValueError, SafetensorError, sharing.Missing) as error:
         raise _damaged(found, str(error)) from None
     if wrong := not_finite({name: group for name, group in tensors.items() if name not in ("optimizer", "random")}):

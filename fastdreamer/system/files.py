@@ -75,25 +75,31 @@ def atomic_directory(final: Path, replace: bool = False) -> Iterator[Path]:
         AlreadyThere: if `final` exists on entry and `replace` is off.
         UserError: if the disk refuses.
     """
+    with disk_errors(final), temporary_folder(final) as temporary:
+        before = identity(final)
+        if before is not None and not (replace and final.is_dir()):
+            raise AlreadyThere(f"{final} already exists: choose another folder")
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                sync(Path(folder) / name)
+            sync(Path(folder))
+        _install(temporary, final, before)
+        sync(final.parent)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses while `path` is written, as the user's to mend (see `unwritable`)."""
     try:
-        with temporary_folder(final) as temporary:
-            before = identity(final)
-            if before is not None and not (replace and final.is_dir()):
-                raise AlreadyThere(f"{final} already exists: choose another folder")
-            yield temporary
-            for folder, _, names in os.walk(temporary):
-                for name in names:
-                    sync(Path(folder) / name)
-                sync(Path(folder))
-            _install(temporary, final, before)
-            sync(final.parent)
+        yield
     except OSError as error:
-        raise unwritable(final, error) from error
+        raise unwritable(path, error) from error
     except Exception as error:
         number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors wraps the system's error in its own class
         if number is None or int(number[1]) not in _REASONS:
             raise
-        raise unwritable(final, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+        raise unwritable(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
 
 
 @contextmanager

@@ -14,25 +14,28 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.device import Backend, random_states
-from fastdreamer.errors import Stopped
+from fastdreamer.errors import Stopped, UserError
 from fastdreamer.health.limits import section
 from fastdreamer.health.watch import Watch
 from fastdreamer.latents.loader import Loader
 from fastdreamer.ranks.heartbeats import SAVING
+from fastdreamer.ranks.membership import Ranks
 from fastdreamer.run.checkpoint import not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import MetricsWriter
+from fastdreamer.run.parts import write_part
 from fastdreamer.run.run_files import checkpoints_of
 from fastdreamer.system.advice import plain
-from fastdreamer.system.files import scratch_directory
+from fastdreamer.system.files import disk_errors, scratch_directory
 from fastdreamer.system.leftovers import sweep
 from fastdreamer.system.progress import Bar, track
 from fastdreamer.training.best import Best
 from fastdreamer.training.optim import learning_rate
-from fastdreamer.training.restoring import gathered, held, rows_of
+from fastdreamer.training.restoring import held, rows_of, share
 from fastdreamer.training.step import Update
 from fastdreamer.training.when_to_compile import WhenToCompile
 
+CHECKPOINT = "checkpoint"
 Due = tuple[Mapping[str, Tensor], Tensor, int, int]
 """A logged step's figures as they came from the device, the gradient's norm, the step, and the skipped steps."""
 
@@ -109,14 +112,17 @@ class Keeper:
             self.bar.advance(1)
 
     def save(self, step: int, skipped: tuple[int, int]) -> None:
-        """Writes a checkpoint; all ranks wait for it. What is sharded is gathered to the main one's memory first.
+        """Writes a checkpoint; all ranks wait for it. Of what is sharded each writes its share.
 
         Raises:
             Stopped: if a weight is not finite, or the run was moved.
+            UserError: if the disk refuses.
         """
-        groups = gathered(self.update)
+        groups = share(self.update)
         if self.backend.ranks.is_main:
             self._save(step, skipped, groups)
+        elif self.update.shards:
+            self._save_part(step, groups)
         self.backend.ranks.meet(f"phase {self.phase.number} saved {step}")
         if self.waiting is not None:
             self.waiting.restart()  # saving is no step
@@ -132,7 +138,7 @@ class Keeper:
                     self.metrics.write(done, self._reckon(*self.due))
                 elif self.computed == done > self.metrics.step:  # or the line would be missing for good
                     self.metrics.write(done, self.figures)
-                self._save(done, self.update.skips.read(), gathered(self.update))
+                self._save(done, self.update.skips.read(), share(self.update))
                 print(f"{self.title}: step {done} is saved, --resume goes on from it", file=sys.stderr, flush=True)
 
     def alike(self) -> dict[str, Mapping[str, Tensor]]:
@@ -147,18 +153,37 @@ class Keeper:
         """The modules that it was built on."""
         return {f"frozen-{name}": module.state_dict() for name, module in self.phase.frozen.items()}
 
+    def _save_part(self, step: int, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Writes this rank's share into the folder that the main one fills."""
+        ranks = self.backend.ranks
+        ranks.at(SAVING)
+        self._check_finite(step, groups)
+        folder = Path(ranks.from_main(CHECKPOINT, ""))
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}, where the main rank writes step {step}, is not there for this one: put --run-dir on a disk "
+                "that all ranks share, at one path"
+            )
+        with disk_errors(folder):
+            hashes = write_part(folder, ranks.rank, groups)
+        ranks.collect(CHECKPOINT, hashes)
+
+    def _check_finite(self, step: int, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        if broken := not_finite({name: groups[name] for name in ("model", "ema")}):
+            raise Stopped(_broken(self.phase.number, self.title, step, broken, self.train.learning_rate))
+
     def _save(self, step: int, skipped: tuple[int, int], groups: dict[str, Mapping[str, Tensor]]) -> None:
         self.backend.ranks.at(SAVING)
-        phase, rate = self.phase, self.train.learning_rate
-        if broken := not_finite({name: groups[name] for name in ("model", "ema")}):
-            raise Stopped(_broken(phase.number, self.title, step, broken, rate))
+        phase = self.phase
+        self._check_finite(step, groups)
         groups["random"] = {**groups["random"], **random_states(self.backend.device)}
         groups |= {"best": self.best.state} | self.frozen()
         notes = {"skipped": skipped, "forced": list(self.forced), "threads": torch.get_num_threads()}
         notes |= self.best.note() | self.when.note()
         place = place_of(self.run_dir)
         folder = checkpoints_of(place, phase.number)
-        save_checkpoint(folder, phase.number, step, groups, self.config, self.latents, notes)
+        others = Writers(self.backend.ranks) if self.update.shards else None
+        save_checkpoint(folder, phase.number, step, groups, self.config, self.latents, notes, others)
         self.saved = step
         if place != self.run_dir:
             raise Stopped(_moved(phase.number, self.title, step, self.run_dir, place))
@@ -194,6 +219,24 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
         f"{name} stopped at step {step}: {tensor} is not finite, so nothing was saved and older checkpoints stay. In "
         f"another --run-dir try {section(number)}.learning_rate below {rate:g}"
     )
+
+
+class Writers:
+    """The other ranks, which write their shares of a checkpoint (`parts.Others`)."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def begin(self, folder: Path) -> None:
+        """Tells them the folder."""
+        self.ranks.from_main(CHECKPOINT, str(folder.absolute()))
+
+    def finish(self) -> dict[str, str]:
+        """Waits for them."""
+        hashes: dict[str, str] = {}
+        for one in self.ranks.collect(CHECKPOINT, hashes):
+            hashes |= one
+        return hashes
 
 
 class Waiting:

@@ -1,6 +1,6 @@
 """The tensors of a phase that trains: what of them a checkpoint holds, and a phase filled from one.
 
-A checkpoint knows no number of ranks: what is sharded is gathered for it, and each rank takes its rows out again.
+A checkpoint knows no number of ranks: it holds whole tensors, and each rank takes its rows out again.
 """
 
 from __future__ import annotations
@@ -43,17 +43,27 @@ def rows_of(update: Update) -> dict[str, dict[str, int]]:
     return {"model": shards.rows, "ema": shards.rows, "optimizer": optimizer}
 
 
-def gathered(update: Update) -> Groups:
-    """The tensors of `held`, whole; what was sharded lies in host memory, on the main rank alone. All ranks call it."""
-    groups, rows, is_main = held(update), rows_of(update), update.micro_batches.ranks.is_main
+def share(update: Update) -> Groups:
+    """This rank's share of the tensors of `held`, each whole; all ranks call it.
+
+    The main rank has what is not sharded. The rest is dealt out so that every rank has about as many bytes, in its host
+    memory: each tensor goes to the rank that has the fewest.
+    """
+    groups, rows, ranks = held(update), rows_of(update), update.micro_batches.ranks
+    found = {
+        group: {k: v for k, v in tensors.items() if ranks.is_main and k not in rows.get(group, {})}
+        for group, tensors in groups.items()
+    }
+    whole = [x for group, tensors in groups.items() for name, x in tensors.items() if name not in rows.get(group, {})]
+    loads = [sum(x.nbytes for x in whole)] + [0] * (ranks.world - 1)
     for group, names in rows.items():
-        if names:
-            found = dict(groups[group])
-            for name in names:
-                whole = update.shards.whole(found[name], names[name])
-                found[name] = whole.cpu() if is_main else found[name]
-            groups[group] = found
-    return groups
+        for name, count in names.items():
+            tensor = update.shards.whole(groups[group][name], count)
+            owner = loads.index(min(loads))
+            loads[owner] += tensor.nbytes
+            if owner == ranks.rank:
+                found[group][name] = tensor.cpu()
+    return dict(found)
 
 
 def restore(saved: Checkpoint, update: Update, device: torch.device) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ import torch
 from fastdreamer.cli import run
 from fastdreamer.errors import UserError
 from fastdreamer.ranks.torchrun import place, restarts
+from fastdreamer.run import parts
 from fastdreamer.training import keeping
 from fastdreamer.training.step import MicroBatches, Skips
 
 
 def plant(kind: str, rank: int, step: int) -> None:
-    plain, save = MicroBatches._gradients, keeping.Keeper._save
+    plain, save, write_part = MicroBatches._gradients, keeping.Keeper._save, parts.write_part
     calls: list[int] = []
     began = os.environ.get("BEGAN")
 
@@ -57,10 +59,16 @@ def plant(kind: str, rank: int, step: int) -> None:
     def slow_save(self: keeping.Keeper, now: int, *rest: Any) -> None:
         if kind == "slow-save":
             time.sleep(step)
-        if kind == "full" and now == step:
+        if kind == "full" and rank == 0 and now == step:
             raise OSError(28, "No space left on device", str(self.run_dir))
         save(self, now, *rest)
 
+    def full_part(folder: Path, of: int, groups: Any) -> dict[str, str]:
+        if kind == "full" and of == rank and f"step-{step:08d}" in folder.name:
+            raise OSError(28, "No space left on device", str(folder))
+        return write_part(folder, of, groups)
+
+    keeping.write_part = full_part  # type: ignore[attr-defined]
     MicroBatches._gradients = gradients  # type: ignore[method-assign]
     keeping.Keeper._save = slow_save  # type: ignore[method-assign]
     if kind == "skip" and place().rank == rank:

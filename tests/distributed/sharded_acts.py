@@ -19,7 +19,7 @@ from fastdreamer.ranks.membership import current
 from fastdreamer.ranks.sharding import Shards
 from fastdreamer.training.build import build_phase
 from fastdreamer.training.loop import shards_of
-from fastdreamer.training.restoring import gathered, held
+from fastdreamer.training.restoring import held, share
 from fastdreamer.training.step import Update
 from fastdreamer.training.train import train
 
@@ -63,7 +63,7 @@ def trained(case: str, folder: Path) -> tuple[Update, dict[str, Any]]:
 
 
 def act_steps(folder: Path, planted: str) -> None:
-    """Every case, or Muon's with a fault; the main rank keeps what all have gathered, each what it holds."""
+    """Every case, or Muon's with a fault; each rank leaves its share of a checkpoint, and what it holds."""
     ranks = current()
     if ranks.is_main and not (folder / "sharded").exists():
         make_store(settings("debug"), folder / "sharded")
@@ -71,9 +71,7 @@ def act_steps(folder: Path, planted: str) -> None:
     for case in ("muon",) if planted else CASES:
         update, found = trained(case, folder)
         (folder / f"held-{case}-{ranks.rank}-{ranks.world}.json").write_text(json.dumps(held_bytes(update)))
-        whole = gathered(update)
-        if ranks.is_main:
-            torch.save((found, whole), folder / f"steps-{planted or case}-{ranks.world}.pt")
+        torch.save((found, share(update)), folder / f"steps-{planted or case}-{ranks.rank}-{ranks.world}.pt")
 
 
 def act_planted(folder: Path, _: str) -> None:

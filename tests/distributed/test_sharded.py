@@ -45,9 +45,18 @@ WORLDS = pytest.mark.parametrize(
 )
 
 
-def left(folder: Path, name: str, world: int) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    found: tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]] = torch.load(folder / f"steps-{name}-{world}.pt")
-    return found
+Tensors = dict[str, dict[str, torch.Tensor]]
+
+
+def left(folder: Path, name: str, world: int) -> tuple[dict[str, Any], Tensors]:
+    """What a rank measured, and the tensors of all shares."""
+    found = [torch.load(folder / f"steps-{name}-{rank}-{world}.pt") for rank in range(world)]
+    whole: Tensors = {}
+    for _, groups in found:
+        for group, tensors in groups.items():
+            assert not whole.setdefault(group, {}).keys() & tensors.keys(), "a tensor in two shares"
+            whole[group] |= tensors
+    return found[0][0], whole
 
 
 def apart(found: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
@@ -93,6 +102,16 @@ def test_a_rank_holds_its_part(request: pytest.FixtureRequest, folder: str, worl
         assert held["optimizer"] == pytest.approx(2 * held["model"], rel=0.01)
 
 
+@WORLDS
+def test_shares_of_a_checkpoint_are_about_as_large(request: pytest.FixtureRequest, folder: str, world: int) -> None:
+    sharded: Path = request.getfixturevalue(folder)
+    shares = []
+    for rank in range(world):
+        groups: Tensors = torch.load(sharded / f"steps-adamw-{rank}-{world}.pt")[1]
+        shares.append([x.nbytes for group in groups.values() for x in group.values()])
+    assert max(map(sum, shares)) - min(map(sum, shares)) <= max(map(max, shares))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_rank_holds_what_was_planned(sharded: Path, optimizer: str) -> None:
     config = sharded_acts.settings("debug", *sharded_acts.WIDE, f"phase1.optimizer={optimizer}")
@@ -114,6 +133,9 @@ def test_a_checkpoint_is_that_of_one_process_and_ranks_go_on_in_any_number(by_fo
     assert max(abs(a - b) / max(abs(a), SMALLEST) for a, b in zip(one, thirds, strict=True)) < BANDS[1]
     a, b = (load_checkpoint(by_four / run / "checkpoints" / "phase1") for run in ("whole", "thirds"))
     assert a.state.keys() == b.state.keys() and a.tensors.keys() == b.tensors.keys()
+    assert a.state["format"] == 1 and b.state["format"] == 2
+    files = {path.name for path in b.path.iterdir()}
+    assert {"model.safetensors", *(f"model-part{rank:04d}.safetensors" for rank in range(1, 4))} <= files
     for group, tensors in a.tensors.items():
         assert {k: (x.shape, x.dtype) for k, x in tensors.items()} == {
             k: (x.shape, x.dtype) for k, x in b.tensors[group].items()

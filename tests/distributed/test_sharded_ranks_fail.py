@@ -38,6 +38,15 @@ def test_a_fault_on_one_rank_ends_all_in_one_line(tmp_path: Path, fault: str, li
     assert steps_in(run / "checkpoints" / "phase1")[-1].name == f"step-{9 if fault[0] == 'n' else 4:08d}"
 
 
+def test_a_disk_that_one_rank_cannot_write_ends_all_and_older_checkpoints_stay(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    found = ended(run, "ranks.shard=true", "phase1.checkpoint_every=4", fault="full:1:8")
+    (error,) = found.errors
+    line = r"fastdreamer: error: rank 1 of 2 .*: cannot write .*step-00000008.*: the disk is full"
+    assert re.match(line, error), error
+    assert [path.name for path in steps_in(run / "checkpoints" / "phase1")] == ["step-00000004"]
+
+
 def test_killed_ranks_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     whole, broken = new_run(tmp_path / "whole"), new_run(tmp_path / "broken")
     words = ("ranks.shard=true", "phase1.checkpoint_every=4")

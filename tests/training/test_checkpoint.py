@@ -22,6 +22,7 @@ from fastdreamer.recordings.actions import action_space
 from fastdreamer.run import checkpoint as module
 from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.run.parts import write_part
 from fastdreamer.training.train import train
 
 from .test_resume import checkpoints_equal, timeless
@@ -52,6 +53,42 @@ def write(found: Path, name: str, content: bytes) -> None:
     (found / name).write_bytes(content)
     hashes = json.loads((found / "manifest.json").read_text())
     (found / "manifest.json").write_text(json.dumps(hashes | {name: hashlib.sha256(content).hexdigest()}))
+
+
+class Other:
+    """Another rank that writes, in the same process."""
+
+    def __init__(self, groups: dict[str, dict[str, torch.Tensor]]) -> None:
+        self.groups = groups
+
+    def begin(self, folder: Path) -> None:
+        self.folder = folder
+
+    def finish(self) -> dict[str, str]:
+        return write_part(self.folder, 1, self.groups)
+
+
+def test_what_several_ranks_wrote_is_read_as_one_and_every_file_of_it_counts(tmp_path: Path, small: Small) -> None:
+    a, b, c = torch.arange(3.0), torch.arange(4.0), torch.arange(5.0)
+    theirs = {"model": {"b": b}, "ema": {"a": a, "b": b}, "optimizer": {}}
+    groups = {"model": {"a": a, "c": c}, "ema": {"c": c}, "frozen-world": {"a": a}}
+    written = save_checkpoint(tmp_path, 1, 7, groups, small(), "synthetic", others=Other(theirs))
+    found = load_checkpoint(written)
+    assert {name: set(group) for name, group in found.tensors.items()} == {
+        "model": {"a", "b", "c"}, "ema": {"a", "b", "c"}, "frozen-world": {"a"},
+    }  # fmt: skip
+    assert torch.equal(found.tensors["model"]["b"], b) and torch.equal(found.tensors["ema"]["c"], c)
+    (part,) = written.glob("model-part*")
+    whole = part.read_bytes()
+    for damage, said in ((whole[:-1] + b"x", "SHA-256 of model-part0001"), (None, "lacks model-part0001")):
+        part.unlink() if damage is None else part.write_bytes(damage)
+        with pytest.raises(UserError, match=said):
+            load_checkpoint(written)
+        part.write_bytes(whole)
+    save_file({"a": a}, part)
+    write(written, part.name, part.read_bytes())
+    with pytest.raises(UserError, match="a of model is in two files"):
+        load_checkpoint(written)
 
 
 MANIFESTS = [
