@@ -55,8 +55,8 @@ def run(chosen: argparse.Namespace) -> None:
     """Measure and print."""
     if chosen.part:
         return measure(chosen.part, chosen.folder)
-    if min(chosen.episodes, chosen.recordings) < 0 or chosen.steps < 2 or 0 < chosen.recordings < TENTHS:
-        raise UserError(f"give --episodes and --recordings of {TENTHS} or more, or 0, and --steps of 2 or more")
+    if min(chosen.episodes, chosen.recordings) < 0 or chosen.steps < 2 or 0 < chosen.recordings <= TENTHS:
+        raise UserError(f"give --episodes and --recordings of {TENTHS + 1} or more, or 0, and --steps of 2 or more")
     print(*(f"{name}: {value}" for name, value in machine().items()), sep="\n", flush=True)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         if chosen.episodes:
