@@ -1,6 +1,6 @@
 """Milliseconds of a step of play beside the plain sampler's, flat memory, and what a person in the browser has of it.
 
-    PYTHONPATH=.:kernels:engines python -m bench.suites play [RUN] [--steps 10000] [--browser 60] [--out FILE]
+    PYTHONPATH=.:kernels:engines python -m bench.suites play [RUN] [--steps 10000] [--browser 60 [--compile on]]
 
 Arms, on the weights of RUN (or the world that ships): `reference` samples, commits and draws a latent step with
 `dynamics.sampler` as it stands, in the world as it was loaded; `dream` is the same step as the page has it; `session`
@@ -41,6 +41,8 @@ OPTIONS = options(
     pairs={"type": int, "default": 20, "help": "of timings"},
     steps={"type": int, "default": 0, "help": "steps over which memory is looked at"},
     browser={"type": int, "default": 0, "metavar": "SECONDS", "help": "play in a browser for so long"},
+    compile={"choices": ("on", "off"), "default": "off", "help": "of the browser's server"},
+    denoising={"type": int, "help": "steps K in the browser; default: what a session begins with"},
 )
 LEAST_RATE, MOST_DELAY_MS = 20.0, 80.0
 KEYS = "wasd wasdaa"
@@ -69,7 +71,7 @@ def run(chosen: argparse.Namespace) -> None:
         if chosen.steps:
             print(memory(Session(loaded), chosen.steps), flush=True)
     if chosen.browser:
-        print(in_browser(run_dir, chosen.browser), flush=True)
+        print(in_browser(run_dir, chosen.browser, chosen.compile, chosen.denoising), flush=True)
 
 
 def timed(loaded: Loaded, pairs: int) -> list[Measured]:
@@ -157,14 +159,16 @@ def resident_mib() -> float:
     return pages * 4096 / 2**20
 
 
-def in_browser(run_dir: Path, seconds: int) -> str:
+def in_browser(run_dir: Path, seconds: int, compiled: str, denoising: int | None) -> str:
     """Lines with what a page measured of itself."""
     rng, rates = random.Random(0), list[float]()
-    with Served("--run-dir", str(run_dir), "--port", "0") as server, browser() as chromium:
+    with Served("--run-dir", str(run_dir), "--port", "0", f"compile={compiled}") as server, browser() as chromium:
         page = chromium.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.goto(server.address)
         page.wait_for_selector("body[data-view]")
         page.select_option("#speed", str(SPEED))
+        if denoising is not None:
+            page.select_option("#denoising", str(denoising))
         page.locator("#stage").focus()
         ends, looked = time.monotonic() + seconds, time.monotonic() + 2
         while time.monotonic() < ends:

@@ -76,9 +76,11 @@ def opened(arguments: Namespace) -> Loaded:
         raise UserError(f"a run is played with its own settings: {', '.join(FREE)} alone can be others")
     use_spare_cores()
     loaded = load(run_dir or EMBEDDED, choose_device(config))
+    if not run_dir:
+        loaded = replace(loaded, title="the world of Crafter that ships with the package")
     with redirect_stdout(StringIO()):  # proved once, before anybody plays; its figure is for who trains
         _ = loaded.merges
-    return loaded if run_dir else replace(loaded, title="the world of Crafter that ships with the package")
+    return loaded
 
 
 def check_libraries() -> None:
@@ -96,6 +98,7 @@ def check_libraries() -> None:
 
 def serve(arguments: Namespace, loaded: Loaded, record: Path | None, seed: int = 0) -> dict[str, Any]:
     """Print the address, and serve sessions until a signal comes; the numbers are of all sessions."""
+    from fastdreamer.play.dream import compile_ahead
     from fastdreamer.play.recorder import lost_episodes
     from fastdreamer.play.server import PlayServer
     from fastdreamer.play.session import Session
@@ -109,6 +112,7 @@ def serve(arguments: Namespace, loaded: Loaded, record: Path | None, seed: int =
     )  # fmt: skip
     for line in lost_episodes(record) if record is not None else ():
         say(line)
+    compile_ahead(loaded, say)
     say(f"play at {server.address} (Ctrl-C ends it)")
     if arguments.open:
         import webbrowser

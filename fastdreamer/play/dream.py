@@ -259,3 +259,15 @@ class Dream:
         """Keys and values of one step, all layers' in one piece, on the CPU."""
         place = position % self.cache.size
         return torch.cat([tensor.select(2, place).reshape(-1) for tensor in self.cache.tensors()]).cpu()
+
+
+def compile_ahead(loaded: Loaded, say: Callable[[str], None]) -> None:
+    """Compile what a session's steps run, where they are compiled, so that nobody waits for it in the page."""
+    if not loaded.backend.compiles:
+        return
+    say("compiling the dream's step: seconds where its code is on disk already, else about a minute")
+    dream, clock = Dream(loaded), loaded.clock
+    blank, actions = torch.zeros(1, TOKENS, CHANNELS), torch.zeros(1, clock.frames_per_latent, len(loaded.space.sizes))
+    dream.begin(blank, actions.long(), torch.zeros(actions.shape[:2], dtype=torch.bool), blank, 0)
+    for _ in range(2):
+        dream.step(actions[0].long().numpy(), torch.zeros(2, TOKENS, CHANNELS))

@@ -14,22 +14,21 @@ from fastdreamer.errors import UserError
 from fastdreamer.evaluation.payments import tasks_of
 from fastdreamer.play.arguments import action_of, check_choice, whole
 from fastdreamer.play.chance import Chance
-from fastdreamer.play.course import AGENTS, RECORDED, YOU, Course
-from fastdreamer.play.describe import describe
+from fastdreamer.play.course import RECORDED, YOU, Course
+from fastdreamer.play.describe import describe, thoughts_of
 from fastdreamer.play.dream import Dream
 from fastdreamer.play.film import Footage
+from fastdreamer.play.fresh_worlds import Worlds
 from fastdreamer.play.loaded import Loaded
 from fastdreamer.play.moment import Moment, View
 from fastdreamer.play.reality import DIED, LONGEST, Arrived, CrafterReality, Reality, RecordedReality, replayed
-from fastdreamer.play.recorder import Recorder, seeds_in
-from fastdreamer.play.thoughts import DIGITS
+from fastdreamer.play.recorder import Recorder
 from fastdreamer.play.urgency import IsSuperseded, Superseded, never
 
 REWINDS = 128
 """Steps that can be taken back."""
 EAGER_STEPS = 1
 """Denoising steps that a session begins with where a pass takes milliseconds; a page can choose more."""
-FIRST_WORLD = 20_000_000
 STRIP, STRIP_SIZE = 48, 64
 END_OF_RECORDING = "end of recording"
 
@@ -59,9 +58,9 @@ class Session:
         self._dream = Dream(loaded)
         if loaded.backend.device.type == "cpu" and not loaded.backend.compiles:
             self._dream.denoising = EAGER_STEPS
-        self._record = record
+        self._worlds = Worlds(loaded.taken, record)
         self._recorder = Recorder(record, LONGEST) if record is not None else None
-        self._episode, self._next_world, self._begun = 0, FIRST_WORLD, set[int]()
+        self._episode = 0
         self._moments: deque[Moment] = deque(maxlen=REWINDS + 1)
         self._course: Course | None = None
         self.start() if loaded.has_environment else self.start(recording=0)
@@ -79,7 +78,7 @@ class Session:
             "denoising": self._dream.denoising,
             "task": self.task,
             "drift": now.drift,
-            **self._thoughts(now),
+            **thoughts_of(now, self.who, self.loaded.config),
             "over": self._over(now),
             "rewindable": len(self._moments) - 1,
             "episode": self._here.reality.name,
@@ -182,7 +181,7 @@ class Session:
             raise UserError("a world begins at its first step; only a recording has others to start from")
         reality, tasks = None, [task.name for task in tasks_of(self.loaded.config)]
         if footage is None:
-            reality = CrafterReality(self._world(seed), tasks)
+            reality = CrafterReality(self._worlds.choose(seed), tasks)
         elif self.loaded.has_environment:
             reality = replayed(footage, tasks, number)
         if footage is not None and reality is None:
@@ -281,18 +280,6 @@ class Session:
             return now.over
         return None if len(footage.chunk(now.step + 1)) else END_OF_RECORDING
 
-    def _thoughts(self, now: Moment) -> dict[str, Any]:
-        """What the agents say, at the real state where there is one and at the dream's; None: not asked yet."""
-        minds, tasks = now.minds or {}, tasks_of(self.loaded.config)
-        where, phase = "real" if now.real is not None else "dream", AGENTS.get(self.who, max(minds, default=0))
-        task = tasks[min(self.task, len(tasks) - 1)].name
-        return {
-            "agent": {str(number): sides[where].said for number, sides in minds.items()} if now.is_whole else None,
-            "dreamed_agent": minds[phase]["dream"].said if phase in minds else None,
-            "paid": None if now.paid is None else round(now.paid[task], DIGITS),
-            "return": None if now.returns is None else round(now.returns[task], DIGITS),
-        }
-
     def _recorded(self, after: Moment, arrived: Arrived | None) -> None:
         reality = self._here.reality
         if self._recorder is None or arrived is None or not isinstance(reality, CrafterReality):
@@ -307,21 +294,6 @@ class Session:
         if self._recorder is not None and self._course is not None:
             reality = self._course.reality
             self._recorder.finish(reality.unlocked if isinstance(reality, CrafterReality) else ())
-
-    def _world(self, seed: int | None) -> int:
-        """A world's number: the wanted one, or the next that nobody has played."""
-        taken = self.loaded.taken
-        if seed is not None:
-            if (number := whole("seed", seed)) >= 2**31:
-                raise UserError(f"seed is {number}; worlds have numbers below 2^31")
-            if self._recorder is not None and number in taken:
-                raise UserError(f"world {number} is one of the run's own, recorded or for evaluation: choose another")
-            return number
-        there = taken | self._begun | (seeds_in(self._record) if self._record is not None else set())
-        while self._next_world in there:
-            self._next_world += 1
-        self._begun.add(self._next_world)
-        return self._next_world
 
     def _opened(self, recording: int) -> Footage:
         if (number := whole("recording", recording)) >= len(self.loaded.recordings):

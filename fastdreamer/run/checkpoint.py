@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
-from fastdreamer.run import parts, sharing
+from fastdreamer.run import rank_files, sharing
 from fastdreamer.run.run_files import CHECKPOINTS
 from fastdreamer.settings import to_dict
 from fastdreamer.settings.fields import free_settings
@@ -111,7 +111,7 @@ def save_checkpoint(
     config: Config,
     latents: str,
     notes: Mapping[str, Any] | None = None,
-    others: parts.Others | None = None,
+    others: rank_files.Others | None = None,
 ) -> Path:
     """Writes folder/step-XXXXXXXX atomically and keeps that and the one before it.
 
@@ -120,7 +120,7 @@ def save_checkpoint(
         config: stored, so that a mismatch can be named.
         latents: fingerprint of the tokenizer that made the latents it was trained on.
         notes: more for its JSON state.
-        others: ranks that write the rest of the tensors into the same folder (`parts.write_part`).
+        others: ranks that write the rest of the tensors into the same folder (`rank_files.write_part`).
 
     Raises:
         UserError: if the disk refuses; older checkpoints stay.
@@ -150,12 +150,12 @@ def write_files(
     folder: Path,
     groups: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
-    others: parts.Others | None = None,
+    others: rank_files.Others | None = None,
 ) -> None:
     """Fills the empty folder of a checkpoint, with other ranks if there are any."""
     if others is not None:
         others.begin(folder)
-    own = [file for name, tensors in groups.items() for file in parts.write_group(folder, name, tensors)]
+    own = [file for name, tensors in groups.items() for file in rank_files.write_group(folder, name, tensors)]
     (folder / STATE).write_text(json.dumps(state, indent=1))
     hashes = {file: sha256_file(folder / file) for file in (*own, STATE)}
     if others is not None:
@@ -221,7 +221,7 @@ def _read(found: Path) -> Checkpoint:
             tensors |= sharing.shared(found, packed)
             tensors = {name: sharing.whole(group) for name, group in tensors.items()}
         elif state["format"] == IN_PARTS:
-            tensors = parts.merged(tensors)
+            tensors = rank_files.merged(tensors)
     except (ValueError, SafetensorError, sharing.Missing) as error:
         raise _damaged(found, str(error)) from None
     if wrong := not_finite({name: group for name, group in tensors.items() if name not in ("optimizer", "random")}):

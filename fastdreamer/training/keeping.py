@@ -23,7 +23,7 @@ from fastdreamer.ranks.membership import Ranks
 from fastdreamer.run.checkpoint import not_finite, save_checkpoint
 from fastdreamer.run.lock import place_of
 from fastdreamer.run.metrics import MetricsWriter
-from fastdreamer.run.parts import write_part
+from fastdreamer.run.rank_files import write_part
 from fastdreamer.run.run_files import checkpoints_of
 from fastdreamer.system.advice import plain
 from fastdreamer.system.files import disk_errors, scratch_directory
@@ -222,7 +222,7 @@ def _broken(number: int, name: str, step: int, tensor: str, rate: float) -> str:
 
 
 class Writers:
-    """The other ranks, which write their shares of a checkpoint (`parts.Others`)."""
+    """The other ranks, which write their shares of a checkpoint (`rank_files.Others`)."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -17,13 +17,13 @@ import torch
 from fastdreamer.cli import run
 from fastdreamer.errors import UserError
 from fastdreamer.ranks.torchrun import place, restarts
-from fastdreamer.run import parts
+from fastdreamer.run import rank_files
 from fastdreamer.training import keeping
 from fastdreamer.training.step import MicroBatches, Skips
 
 
 def plant(kind: str, rank: int, step: int) -> None:
-    plain, save, write_part = MicroBatches._gradients, keeping.Keeper._save, parts.write_part
+    plain, save, write_part = MicroBatches._gradients, keeping.Keeper._save, rank_files.write_part
     calls: list[int] = []
     began = os.environ.get("BEGAN")
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastdreamer.dynamics.sampler import commit, sample_next
-from fastdreamer.play.dream import Dream
+from fastdreamer.play.dream import Dream, compile_ahead
 from fastdreamer.play.loaded import Loaded
+from fastdreamer.play.session import Session
+from fastdreamer.system import compiling
 
 from .conftest import CHUNKED, SINGLE, TOKENS
 
@@ -184,3 +189,31 @@ def test_chance_is_a_function_of_session_episode_and_step() -> None:
     chunks = {tuple(Chance(1, 2).random_chunk(step, 4, (17,)).ravel()) for step in range(8)}
     uniforms = {float(Chance(1, 2).uniform(step, 1, 17)[0, 0]) for step in range(8)}
     assert len(chunks) == len(uniforms) == 8
+
+
+def test_a_session_meets_no_shape_that_was_not_compiled_ahead(single: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    met, new = set[object](), list[object]()
+
+    def compiled(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            shapes = tuple(x.shape if torch.is_tensor(x) else type(x) for x in tree_leaves((args, kwargs)))
+            key = (function.__qualname__, shapes)
+            new.extend([key] if key not in met else [])
+            met.add(key)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(compiling, "compiled", compiled)
+    loaded, lines = replace(single, backend=replace(single.backend, compiles=True)), list[str]()
+    compile_ahead(loaded, lines.append)
+    assert len(new) >= 2 and len(lines) == 1
+    new.clear()
+    session = Session(loaded)
+    for step in range(20):
+        session.step([step % 6])
+    session.fork()
+    session.step([1])
+    assert new == []
+    compile_ahead(single, lines.append)
+    assert len(lines) == 1, "nothing is compiled there"

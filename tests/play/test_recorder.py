@@ -116,7 +116,7 @@ def test_what_is_not_played_from_the_first_frame_is_not_recorded(single: Loaded,
 def test_worlds_of_evaluation_are_not_recorded(single: Loaded, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from fastdreamer.play.session import FIRST_WORLD
+    from fastdreamer.play.fresh_worlds import FIRST_WORLD
 
     session = Session(replace(single, taken=frozenset({9, FIRST_WORLD})), tmp_path)
     assert session.view().said["episode"] == f"crafter-{FIRST_WORLD + 1}"

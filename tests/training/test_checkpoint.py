@@ -16,13 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdreamer.config import Config
+from fastdreamer.device import Backend
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.latents.synthetic import write_synthetic_store
+from fastdreamer.ranks.membership import Ranks, T
 from fastdreamer.recordings.actions import action_space
 from fastdreamer.run import checkpoint as module
 from fastdreamer.run.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from fastdreamer.run.metrics import read_metrics
-from fastdreamer.run.parts import write_part
+from fastdreamer.run.rank_files import write_part
+from fastdreamer.training.keeping import Keeper
 from fastdreamer.training.train import train
 
 from .test_resume import checkpoints_equal, timeless
@@ -89,6 +92,22 @@ def test_what_several_ranks_wrote_is_read_as_one_and_every_file_of_it_counts(tmp
     write(written, part.name, part.read_bytes())
     with pytest.raises(UserError, match="a of model is in two files"):
         load_checkpoint(written)
+
+
+class Elsewhere(Ranks):
+    """A rank whose disk is not the main one's."""
+
+    rank, world = 1, 2
+
+    def from_main(self, name: str, value: T) -> T:
+        return "/no/such/folder"  # type: ignore[return-value]
+
+
+def test_a_rank_that_does_not_see_the_run_s_folder_says_so() -> None:
+    keeper = object.__new__(Keeper)
+    keeper.backend = Backend(torch.device("cpu"), "fp32", ranks=Elsewhere())
+    with pytest.raises(UserError, match="/no/such/folder, where .* step 7, is not there .* that all ranks share"):
+        keeper._save_part(7, {"model": {}, "ema": {}})
 
 
 MANIFESTS = [
