@@ -82,7 +82,7 @@ GRID = [
     pytest.param(
         micro,
         backend,
-        marks=pytest.mark.slow if micro == 2 or backend is FP32 and micro == 3 else pytest.mark.long,
+        marks=pytest.mark.slow if (micro, backend) in ((2, BF16), (3, FP32)) else pytest.mark.long,
         id=f"{micro}-{backend.precision}",
     )
     for micro in (2, 3, 6)

@@ -65,8 +65,13 @@ print(json.dumps({"phases": result, "breaks": dict(counters["graph_break"])}))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("readout", [[], ["heads.readout=agent_tokens", "dynamics.agent_tokens=2"]])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param(["heads.readout=agent_tokens", "dynamics.agent_tokens=2"], marks=pytest.mark.long),
+    ],
+)
 def test_compiled_steps_equal_eager_ones_and_nothing_is_compiled_after_the_warm_up(
     tmp_path: Path, readout: list[str]
 ) -> None:

@@ -19,7 +19,7 @@ import pytest
 from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.health.watch import Watch
-from fastdreamer.run import checkpoint
+from fastdreamer.run import rank_files
 from fastdreamer.run.checkpoint import load_checkpoint, steps_in
 from fastdreamer.run.metrics import MetricsWriter, read_metrics
 from fastdreamer.system import files
@@ -126,7 +126,7 @@ def test_a_disk_that_refuses_the_checkpoint_is_the_error_that_is_told(
     def full(*given: object) -> None:
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(rank_files, "save_file", full)
     with pytest.raises(UserError, match="step-00000003: the disk is full"):
         train(config, run, 1)
     assert steps_in(run / "checkpoints" / "phase1") == [] and list((run / "checkpoints" / "phase1").iterdir()) == []
