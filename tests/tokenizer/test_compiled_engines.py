@@ -39,7 +39,7 @@ def _encoder(root: Path) -> Path:
     return next(root.glob("*.encoder.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_aot_inductor_package_encodes_and_decodes_as_eager_does(aot_root: Path) -> None:
     compiled = open_tokenizer(tiny_config(aot_root, backend="aot-inductor"), CPU, decodes=True)
     eager = FrozenTokenizer.from_config(TINY)
@@ -56,7 +56,7 @@ def test_an_aot_inductor_package_encodes_and_decodes_as_eager_does(aot_root: Pat
     torch.testing.assert_close(short[0], latents[:2], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_takes_the_installed_engine_only_where_it_is_faster(own_root: Path) -> None:
     folder = _encoder(own_root)
     content = json.loads((folder / "manifest.json").read_text())["engine"]
@@ -75,7 +75,7 @@ def _never_run(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(engines.manifest_bytes(folder, body))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_engine_that_never_ran_is_compared_at_its_first_load_and_once(
     own_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +96,7 @@ def test_an_engine_that_never_ran_is_compared_at_its_first_load_and_once(
     assert open_tokenizer(config, CPU).backend == "aot-inductor"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_acting_through_an_engine_gives_the_latents_of_the_store(aot_root: Path) -> None:
     from fastdreamer.tokenizer.acting import ActingEncoder
 
@@ -109,7 +109,7 @@ def test_acting_through_an_engine_gives_the_latents_of_the_store(aot_root: Path)
     torch.testing.assert_close(torch.stack(found, 1), stored, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "word"),
     [
