@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -14,16 +15,21 @@ from play.tabs import Tab
 pytestmark = pytest.mark.slow
 
 
-def test_a_hundred_keys_arrive_in_order(chromium, shot):
-    made: list[StandIn] = []
+def noted_in(made: list[StandIn]) -> Callable[[int], StandIn]:
+    """Makes sessions, each of which is left in the list."""
 
     def make(number: int) -> StandIn:
         made.append(StandIn())
         return made[-1]
 
+    return make
+
+
+def test_a_hundred_keys_arrive_in_order(chromium, shot):
+    made: list[StandIn] = []
     keys = ["d", "a", "w", "s", " ", "ArrowLeft", "1", "t", "p", "q"] * 10
     values = {"d": 2, "a": 1, "w": 3, "s": 4, " ": 5, "ArrowLeft": 1, "1": 11, "t": 8, "p": 10, "q": 0}
-    with serving(make) as server:
+    with serving(noted_in(made)) as server:
         context = chromium.new_context()
         tab = Tab(context.new_page(), server.address)
         tab.press(*keys, pause=0.005)
@@ -69,12 +75,7 @@ def test_charts_are_drawn_a_few_times_a_second_however_many_steps_there_are(chro
 
 def test_keys_go_to_the_game_again_after_a_pointer_chose(chromium):
     made: list[StandIn] = []
-
-    def make(number: int) -> StandIn:
-        made.append(StandIn())
-        return made[-1]
-
-    with serving(make) as server:
+    with serving(noted_in(made)) as server:
         context = chromium.new_context()
         tab = Tab(context.new_page(), server.address)
         for who in ("Random", "You"):
@@ -97,12 +98,7 @@ def test_keys_go_to_the_game_again_after_a_pointer_chose(chromium):
 
 def test_buttons_act_like_keys(chromium):
     made: list[StandIn] = []
-
-    def make(number: int) -> StandIn:
-        made.append(StandIn())
-        return made[-1]
-
-    with serving(make) as server:
+    with serving(noted_in(made)) as server:
         context = chromium.new_context(has_touch=True)
         tab = Tab(context.new_page(), server.address)
         button = tab.page.locator("#keys button", has_text="place table")
