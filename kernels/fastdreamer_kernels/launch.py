@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ if HAS_TRITON:
     jit = triton.jit
 else:  # a CPU install: the kernels are never launched
     tl = None
+    # torch looks for kernels in each op that is registered, and warns of every one.
+    logging.getLogger("torch._library.triton").addFilter(lambda said: "Triton not available" not in said.getMessage())
 
     def jit(function: Callable[..., None]) -> Any:
         """Leaves the kernel as plain text."""

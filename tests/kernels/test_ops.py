@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -186,3 +187,10 @@ def test_bad_input_is_refused_in_one_line_that_names_it(message: str) -> None:
 def test_a_forced_kernel_on_a_cpu_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a CUDA tensor, not one on cpu"):
         latent_pool(LATENTS, 4, kernel=True)
+
+
+def test_a_machine_without_triton_is_told_nothing_of_it() -> None:
+    script = "import sys; sys.modules['triton'] = None; import fastdreamer_kernels"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
