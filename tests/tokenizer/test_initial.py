@@ -30,16 +30,22 @@ def _simple(batch: int = 16) -> Tensor:
 
 
 def _linear_error(encode: Callable[[Tensor], Tensor]) -> float:
-    """Share of the pictures' variance that no linear map of the latents gives, on pictures not used to find it."""
+    """Share of the pictures' variance that no linear map of the latents gives, on pictures not used to find it.
+
+    The map is regularised and found in fp64: 96 colours make 256 numbers, so that 160 directions hold rounding alone,
+    and a plain least-squares solver in fp32 takes them for signal in some runs (errors of 1.0 in place of 0.014).
+    """
 
     def pairs(batch: int) -> tuple[Tensor, Tensor]:
         frames = _simple(batch)
         with torch.no_grad():
-            return latent_pool(encode(frames), 1)[:, -1].flatten(1), frames[:, :, -1].flatten(1)
+            return latent_pool(encode(frames), 1)[:, -1].flatten(1).double(), frames[:, :, -1].flatten(1).double()
 
     x, y = pairs(1000)
     x_mean, y_mean = x.mean(0), y.mean(0)
-    weight = torch.linalg.lstsq(x - x_mean, y - y_mean).solution
+    gram = (x - x_mean).T @ (x - x_mean)
+    gram += 1e-5 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, (x - x_mean).T @ (y - y_mean))
     x, y = pairs(200)
     return float(((x - x_mean) @ weight + y_mean - y).square().mean() / y.var())
 
