@@ -112,7 +112,7 @@ def timed(what: str, call: Callable[[], Any]) -> Any:
     began, worked, held = time.perf_counter(), time.process_time(), memory("VmRSS")
     result = call()
     took, worked, peak = time.perf_counter() - began, time.process_time() - worked, memory("VmHWM")
-    print(f"{what:<16} {took:8.2f} s, {worked:8.2f} s of the processor, {peak - held:8,.0f} MiB", flush=True)
+    print(f"{what:<16} {took:8.2f} s, {worked:8.2f} s of the processor, {max(0, peak - held):8,.0f} MiB", flush=True)
     return result
 
 

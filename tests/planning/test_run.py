@@ -162,6 +162,16 @@ def test_the_settled_configuration_has_pieces_and_is_otherwise_the_same() -> Non
     assert differences(config, RunMemory().settle(config, 1, CPU, 0)) == {"phase1.micro_batch": (0, 6)}
 
 
+def test_growth_is_never_less_than_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"VmRSS": 1 << 30, "VmHWM": (1 << 30) - 57_344}  # as Linux's loose counts were once seen
+    monkeypatch.setattr("fastdreamer.tools.planning.run_memory.kernel_bytes", lambda file, name: counts[name])
+    config = load_config("debug", ["memory_gb=1", "dynamics.layers=1"])
+    memory = RunMemory()
+    memory.settle(config, 1, CPU, 0)
+    assert memory.finished()["memory"]["measured_gb"] == 0
+    assert "measured 0" in capsys.readouterr().out
+
+
 def test_the_limit_is_free_to_change(tmp_path: Path) -> None:
     config: Config = load_config("debug")
     dump_config(config, tmp_path / "config.yaml")

@@ -69,7 +69,8 @@ class RunMemory:
         if self._device.type == "cuda":
             measured, what = torch.cuda.max_memory_reserved(self._device), "reserved on the GPU"
         else:
-            measured, what = kernel_bytes(STATUS, "VmHWM") - self._before, "growth of resident memory"
+            # Linux keeps both counts by CPU and adds them up loosely: a most below the start is no growth.
+            measured, what = max(0, kernel_bytes(STATUS, "VmHWM") - self._before), "growth of resident memory"
         planned = self.plan.reserved
         print(
             f"memory: planned {size(planned)}, measured {size(measured)} ({what}), {measured / planned - 1:+.0%}",
