@@ -45,7 +45,7 @@ def fit(
     `forced` are the gates that the phase and those before it were forced past: every checkpoint says so.
 
     SIGTERM saves a checkpoint after the step in hand and exits 143, and so does SIGHUP, with 129: a terminal that
-    closes. Ctrl-C does the same and raises KeyboardInterrupt.
+    closes. Ctrl-C does the same and raises KeyboardInterrupt. One that comes while the last step is saved counts too.
     Any exception leaves a checkpoint of the last whole step too, if the disk takes one.
 
     Where several ranks train together (see `ranks`), all call this and take every step; what they hold alike is
@@ -112,6 +112,10 @@ def fit(
             raise
         finally:
             when.finish()
+        with ranks.together():  # on signals that came after the last step, while it was logged and saved
+            pass
+    if stopped_by := ranks.stopped_by(stop):
+        raise _stopped(stopped_by)
     if done < train.steps:
         print(f"{name}: held-out loss is least at step {best.step}, whose averages count; ended at {done}", flush=True)
     return keeper.figures

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import Stopped, UserError
 from fastdreamer.run.checkpoint import Damaged, load_checkpoint, steps_in
 from fastdreamer.training import loop
+from fastdreamer.training.keeping import Keeper
 from fastdreamer.training.step import Update
 from fastdreamer.training.train import train
 from tests.training.test_resume import checkpoints_equal
@@ -99,6 +101,23 @@ def test_a_terminal_that_closes_stops_a_phase_as_sigterm_does(
     with pytest.raises(SystemExit) as stopped:
         train(small(), run, 1, draws=False)
     assert stopped.value.code == 128 + kind and load_checkpoint(run / "checkpoints" / "phase1").step == 2
+
+
+@pytest.mark.parametrize("done", [3, 6])
+def test_a_stop_that_comes_while_a_checkpoint_is_written_counts_at_the_last_step_too(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    run, save = new_run(small()), Keeper.save
+
+    def stopped_in(keeper: Keeper, step: int, *args: Any) -> None:
+        save(keeper, step, *args)
+        if step == done:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Keeper, "save", stopped_in)
+    with pytest.raises(SystemExit) as stopped:
+        train(small("phase1.checkpoint_every=3"), run, 1, draws=False)
+    assert stopped.value.code == 143 and load_checkpoint(run / "checkpoints" / "phase1").step in (done, done + 1)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
