@@ -17,7 +17,9 @@ from typing import Literal
 MARK = "FASTDREAMER_GPU_PART"
 """A mark in the environment of a part and of all that it starts: what has left its group is found by it as well."""
 SILENT_S = 90.0
-"""A part that prints nothing and takes no processor time for so long hangs."""
+"""A part that prints nothing and takes hardly any processor time for so long hangs."""
+IDLE = 0.01
+"""Share of a core that counts as none: threads that only look whether there is something to do."""
 DIES_S = 10.0
 """A process that is killed and still there after that waits for the driver: it is named, and not waited for."""
 SURE = 10
@@ -59,13 +61,13 @@ def run(
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     why: Literal["", "time", "silence", "stop"] = ""
-    seen, last = (-1, -1), began
+    (printed, worked), last = (-1, 0), began
     try:
         while not why and not _is_over(child, min(LOOK_S, silent_s / 4, began + limit_s - time.monotonic()), stop):
             now = time.monotonic()
-            work = log.stat().st_size, _ticks(members(token, child.pid))
-            if work != seen:
-                seen, last = work, now
+            size, ticks = log.stat().st_size, _ticks(members(token, child.pid))
+            if size != printed or abs(ticks - worked) > IDLE * silent_s * TICKS:  # less where a child has ended
+                (printed, worked), last = (size, ticks), now
             if stop.is_set():
                 why = "stop"
             elif now - began >= limit_s:
@@ -123,10 +125,10 @@ def _each(token: str, group: int) -> Iterator[int]:
 
 
 def _ticks(pids: Sequence[int]) -> int:
-    """Whole seconds of processor time that those have taken, with their children that have ended."""
+    """Processor time that those have taken, with their children that have ended."""
     total = 0
     for pid in pids:
         with suppress(OSError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += sum(int(field) for field in fields[11:15])
-    return total // TICKS
+    return total

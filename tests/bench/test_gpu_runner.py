@@ -96,22 +96,20 @@ def test_a_part_that_says_nothing_has_not_passed(make: Make) -> None:
 
 
 def test_a_hanging_part_is_killed_with_what_it_started_even_in_sessions_of_their_own(make: Make) -> None:
-    began = time.monotonic()
-    rows = make({"a": CHILD + SPINS, "b": HOLDS}, limit_s=3.0).run()
-    assert verdicts(rows) == {"a": "timed out", "b": "passed"} and time.monotonic() - began < 20
-    assert "killed after 3 s; last: here" in said(rows[0])
+    rows = make({"a": CHILD + SPINS, "b": HOLDS}, limit_s=6.0).run()
+    assert verdicts(rows) == {"a": "timed out", "b": "passed"} and rows[0].seconds < 60
+    assert "killed after 6 s; last: here" in said(rows[0])
     assert not is_alive(int(rows[0].log[0]))
 
 
 def test_a_part_that_does_nothing_at_all_is_ended_before_its_time(make: Make) -> None:
-    began = time.monotonic()
-    rows = make({"a": SLEEPS, "b": HOLDS}, silent_s=1.0).run()
-    assert verdicts(rows) == {"a": "hung", "b": "passed"} and time.monotonic() - began < 15
+    rows = make({"a": SLEEPS, "b": HOLDS}, limit_s=120.0, silent_s=3.0).run()
+    assert verdicts(rows) == {"a": "hung", "b": "passed"} and rows[0].seconds < 60
 
 
 def test_a_silent_part_that_works_is_left_alone(make: Make) -> None:
     works = "import time\nend = time.process_time() + 4\nwhile time.process_time() < end: pass\n"
-    (row,) = make({"a": works + HOLDS}, silent_s=3.0).run()
+    (row,) = make({"a": works + HOLDS}, limit_s=120.0, silent_s=3.0).run()
     assert row.verdict == "passed" and row.seconds > 3.5
 
 
@@ -127,12 +125,14 @@ def rows_folder(rows: list[PartRow]) -> Path:
     return Path(rows[0].command[-1]).parent
 
 
-def test_a_part_whose_children_have_children_all_the_time_ends(make: Make) -> None:
-    rows = make({"a": BREEDS, "b": HOLDS}, limit_s=2.0).run()
+def test_a_part_whose_children_have_children_all_the_time_ends(make: Make, tmp_path: Path) -> None:
+    rows = make({"a": BREEDS, "b": HOLDS}, limit_s=3.0).run()
     assert verdicts(rows) == {"a": "timed out", "b": "passed"}
-    time.sleep(0.3)
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"part_a" in _bytes(path)]
-    assert left == []
+    end, looks = time.monotonic() + 20, [True]
+    while any(looks[-3:]) and time.monotonic() < end:  # who is killed takes a moment; who breeds can slip through a look
+        time.sleep(0.1)
+        looks.append(any(bytes(tmp_path) in _bytes(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
+    assert not any(looks[-3:])
 
 
 def _bytes(path: Path) -> bytes:
@@ -148,10 +148,15 @@ def test_when_the_minutes_are_over_the_rest_is_left_out_for_time(make: Make) -> 
     assert rows[0].limit_s < 3.1 and "at the end of the minutes" in said(rows[0])
 
 
-def test_a_stopped_run_kills_its_part_and_accounts_for_the_others(make: Make) -> None:
-    runner = make({"a": CHILD + SPINS, "b": HOLDS})
-    timer = threading.Timer(2.0, runner.stop.set)
-    timer.start()
+def test_a_stopped_run_kills_its_part_and_accounts_for_the_others(make: Make, tmp_path: Path) -> None:
+    runner = make({"a": CHILD + SPINS, "b": HOLDS}, minutes=5.0, limit_s=300.0)
+
+    def stop_once_it_spins() -> None:
+        while b"here" not in _bytes(tmp_path / "out" / "logs" / "a.log"):
+            time.sleep(0.05)
+        runner.stop.set()
+
+    threading.Thread(target=stop_once_it_spins, daemon=True).start()
     rows = runner.run()
     assert verdicts(rows) == {"a": "stopped", "b": "left out"}
     assert not is_alive(int(rows[0].log[0]))
