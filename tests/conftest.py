@@ -32,6 +32,10 @@ CHECKED = (
 )
 install_import_hook([f"fastdreamer.{name}" for name in CHECKED], "shape_checks.check")
 
+from fastdreamer.system import compiling
+
+os.environ[compiling.FOLDER] = str(compiling.cache_folder())  # also where torch.compile is called without `prepare`
+
 
 @pytest.fixture
 def stub(monkeypatch):

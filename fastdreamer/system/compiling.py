@@ -76,24 +76,40 @@ def prepare() -> None:
 
 
 def cache_folder() -> Path:
-    """The folder of compiled code: torch's own setting of it, else one in the account's cache, which outlives /tmp.
+    """The folder of code compiled for this kind of CPU: in torch's own setting of it, else in the account's cache.
 
-    Torch writes its default into the environment as soon as it has asked itself, which is nobody's setting.
+    The account's outlives /tmp. Torch writes its default into the environment as soon as it has asked itself, which is
+    nobody's setting.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    told = os.environ.get(FOLDER)
-    if told and told != default_cache_dir():
+    kind, told = kind_of_cpu(), os.environ.get(FOLDER)
+    if told and Path(told).name == kind:  # a process that compiles has started this one
         return Path(told)
+    if told and told != default_cache_dir():
+        return Path(told) / kind
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = root / "fastdreamer" / "compiled"
+        folder = root / "fastdreamer" / "compiled" / kind
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     except (OSError, RuntimeError):  # no home, or a full or read-only one
         pass
-    return Path(default_cache_dir())
+    return Path(default_cache_dir()) / kind
+
+
+@functools.cache
+def kind_of_cpu() -> str:
+    """The instruction sets of this CPU, and those of them that torch is told to use.
+
+    Torch does not ask for them when it finds code in its cache, as in a home directory that machines share. Code that
+    was made for vectors of 16 numbers gives wrong ones, without a word, where vectors hold 8, and crashes on a CPU that
+    lacks an instruction.
+    """
+    from fastdreamer_engines.spec import local_target
+
+    return f"{local_target(torch.device('cpu'))}-{torch.backends.cpu.get_cpu_capability().lower()}"
 
 
 def has_compiler(device: torch.device) -> bool:

@@ -129,7 +129,7 @@ def test_a_part_whose_children_have_children_all_the_time_ends(make: Make, tmp_p
     rows = make({"a": BREEDS, "b": HOLDS}, limit_s=3.0).run()
     assert verdicts(rows) == {"a": "timed out", "b": "passed"}
     end, looks = time.monotonic() + 20, [True]
-    while any(looks[-3:]) and time.monotonic() < end:  # who is killed takes a moment; who breeds can slip through a look
+    while any(looks[-3:]) and time.monotonic() < end:  # a breeder can slip through one look
         time.sleep(0.1)
         looks.append(any(bytes(tmp_path) in _bytes(path) for path in Path("/proc").glob("[0-9]*/cmdline")))
     assert not any(looks[-3:])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,7 +66,7 @@ def test_a_phase_without_anything_to_compile_is_left_alone() -> None:
 def test_the_next_phase_knows_what_it_took_and_saved(tmp_path: Path, capsys) -> None:
     first = watched(backend(), 10**6, [1.0] * 3 + [41.0, 0.5, 11.0] + [0.5] * 20)
     first.finish()
-    (left,) = tmp_path.glob("fastdreamer-*.json")
+    (left,) = tmp_path.rglob("fastdreamer-*.json")
     assert json.loads(left.read_text()) == {"eager_s": 1.0, "compiled_s": 0.5, "cold_s": 40.5 + 10.5}
     capsys.readouterr()
     assert not watched(backend(), 3 + 30, [1.0] * 3).deferred.is_on  # half of a second, 30 times
@@ -83,7 +86,7 @@ def test_the_next_phase_knows_what_it_took_and_saved(tmp_path: Path, capsys) -> 
 def test_figures_that_are_damaged_are_passed_over(text: str, tmp_path: Path) -> None:
     first = watched(backend(), 10**6, [1.0] * 40)
     first.finish()
-    (left,) = tmp_path.glob("fastdreamer-*.json")
+    (left,) = tmp_path.rglob("fastdreamer-*.json")
     left.write_text(text)
     assert watched(backend(), 10**6, [1.0] * 3).known is None
 
@@ -133,13 +136,38 @@ def test_what_is_said_outright_is_noted_too() -> None:
 
 
 def test_the_cache_lies_in_the_account_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert compiling.cache_folder() == tmp_path
+    kind = compiling.kind_of_cpu()
+    assert compiling.cache_folder() == tmp_path / kind
     monkeypatch.setenv(compiling.FOLDER, default_cache_dir())  # which torch writes there by itself
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert compiling.cache_folder() == tmp_path / "cache" / "fastdreamer" / "compiled"
+    assert compiling.cache_folder() == tmp_path / "cache" / "fastdreamer" / "compiled" / kind
+    compiling.prepare()
+    assert compiling.cache_folder() == tmp_path / "cache" / "fastdreamer" / "compiled" / kind
+    monkeypatch.setenv(compiling.FOLDER, default_cache_dir())
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "torchinductor" in compiling.cache_folder().name  # torch's own
+    assert "torchinductor" in compiling.cache_folder().parent.name  # torch's own
+
+
+COMPILES = """
+import torch
+from fastdreamer.system import compiling
+compiling.prepare()
+x = torch.linspace(-3, 3, 1000).reshape(8, 125)
+sums = compiling.compiled(lambda x: torch.nn.functional.gelu(x).softmax(-1).sum(0))(x)
+torch.testing.assert_close(sums, torch.nn.functional.gelu(x).softmax(-1).sum(0))
+print(torch.backends.cpu.get_cpu_capability())
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_that_cpus_share_gives_each_its_own_code(tmp_path: Path) -> None:
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a CPU that can take itself for another: one with AVX-512")
+    for capability in ("avx512", "avx2"):
+        environment = {**os.environ, compiling.FOLDER: str(tmp_path), "ATEN_CPU_CAPABILITY": capability}
+        done = subprocess.run([sys.executable, "-c", COMPILES], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.strip() == capability.upper(), done.stderr
 
 
 def test_decisions_are_about_the_settings_that_make_the_code() -> None:
