@@ -13,12 +13,15 @@ from torch import Tensor
 
 from fastdreamer.config import Config, load_config
 from fastdreamer.device import Backend
+from fastdreamer.latents import loader
 from fastdreamer.latents.episode import write_episode
 from fastdreamer.latents.manifest import write_manifest
 from fastdreamer.latents.store import LatentStore, read_manifest
 from fastdreamer.latents.synthetic import write_synthetic_store
 from fastdreamer.recordings.actions import action_space
+from fastdreamer.training import keeping
 from fastdreamer.training.phase import Phase
+from fastdreamer.training.step import Update
 
 BACKEND = Backend(torch.device("cpu"), "fp32")
 
@@ -41,6 +44,37 @@ SMALL = [
     "dynamics.dim=16",
     "imagination.horizon=2",
 ]
+
+
+class Clock:
+    """A made-up clock, in the place of the one by which waiting for batches is counted.
+
+    Attributes:
+        now: seconds.
+        step_s: what a step takes, without its batch.
+    """
+
+    def __init__(self) -> None:
+        self.now, self.step_s = 0.0, 0.2
+
+    def perf_counter(self) -> float:
+        self.now += 1e-9  # two readings are never the same
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """No step waits for a batch unless its test says so: on a busy machine some would, and be warned of."""
+    made_up, inner = Clock(), Update.__call__
+
+    def step(update: Update, index: int) -> Any:
+        made_up.now += made_up.step_s
+        return inner(update, index)
+
+    monkeypatch.setattr(Update, "__call__", step)
+    for module in (loader, keeping):
+        monkeypatch.setattr(module, "time", made_up)
+    return made_up
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,11 @@ from fastdreamer.latents.loader import Loader
 from fastdreamer.latents.store import LatentStore
 from fastdreamer.run.directory import RunDirectory
 from fastdreamer.run.metrics import read_metrics
+from fastdreamer.training.optim import EMA
 from fastdreamer.training.phase_data import before_end, choose_home, held_out_batch, training_loader
 from fastdreamer.training.train import build_phase, train
 
-from .conftest import BACKEND, one_loss
+from .conftest import BACKEND, Clock, one_loss
 
 CPU = torch.device("cpu")
 Small = Callable[..., Config]
@@ -182,46 +182,53 @@ def test_a_store_lives_on_the_card_up_to_its_limit(small: Small, new_run: MakeRu
         assert loader.draw().latents.device == gpu
 
 
-def _slow(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def _slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float) -> None:
     plain = CropSampler.batch
 
     def batch(sampler: CropSampler, number: int) -> Any:
-        time.sleep(seconds)
+        clock.now += seconds
         return plain(sampler, number)
 
     monkeypatch.setattr(CropSampler, "batch", batch)
 
 
 def test_the_share_of_time_spent_waiting_is_logged(
-    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
     config = small("phase1.checkpoint_every=6")
-    shares = {}
-    for name, seconds in (("fast", 0.0), ("slow", 0.5)):
+    for name, seconds, expected in (("fast", 0.0, 0.0), ("slow", 3 * clock.step_s, 0.75)):
         with monkeypatch.context() as patch:
-            _slow(patch, seconds)
+            _slow(patch, clock, seconds)
             run = new_run(config, name)
             train(config, run, 1)
-        shares[name] = [row["data/wait_share"] for row in read_metrics(run)]
-    assert all(0 <= share <= 1 for found in shares.values() for share in found)
-    assert statistics.median(shares["fast"]) < 0.1 and min(shares["slow"][1:]) > 0.7, shares
-    assert "waiting " in capsys.readouterr().err
+        shares = [row["data/wait_share"] for row in read_metrics(run)]
+        assert shares == pytest.approx([expected] * len(shares), abs=1e-6) and len(shares) > 1
+    assert "waiting 75.0%" in capsys.readouterr().err
 
 
-def test_a_thread_hides_what_a_step_outlasts(small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdreamer.training import optim
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_thread_hides_what_a_step_outlasts(
+    small: Small, new_run: MakeRun, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    found, waits, update = [], [], EMA.update
 
-    inner = optim.EMA.update
-    monkeypatch.setattr(optim.EMA, "update", lambda ema, *a: (time.sleep(0.2), inner(ema, *a)))
-    _slow(monkeypatch, 0.1)
-    shares = []
-    for ahead in (0, 2):
-        mapped = ("data.memory_limit_gb=0", f"sampling.prefetch={ahead}")
-        config = small(*mapped, "phase1.steps=4", "phase1.checkpoint_every=4")
-        run = new_run(config, f"ahead{ahead}")
-        train(config, run, 1)
-        shares.append(read_metrics(run)[-1]["data/wait_share"])
-    assert shares[0] > 0.2 and shares[1] < 0.05, shares
+    def draw(loader: Loader) -> Any:
+        waits.append(not (loader._made and loader._made[0].done()))
+        found.append(loader)
+        return plain(loader)
+
+    def outlasts(ema: EMA, *args: Any) -> None:
+        update(ema, *args)
+        assert not wait(found[-1]._made, timeout=60).not_done
+
+    plain = Loader._next
+    monkeypatch.setattr(Loader, "_next", draw)
+    monkeypatch.setattr(EMA, "update", outlasts)
+    config = small(
+        "data.memory_limit_gb=0", f"sampling.prefetch={ahead}", "phase1.steps=4", "phase1.checkpoint_every=4"
+    )
+    train(config, new_run(config), 1)
+    assert waits == [True, *[ahead == 0] * 3]
 
 
 @pytest.mark.parametrize("ending", ["done", "stopped"])

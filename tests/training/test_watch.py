@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastdreamer.config import Config
 from fastdreamer.errors import UserError
 from fastdreamer.heads.agent import Agent
 from fastdreamer.health.watch import EARLY, Watch, checks_of, read_flags
+from fastdreamer.latents import loader
 from fastdreamer.latents.crop_sampler import CropSampler
 from fastdreamer.latents.episode import Episode, write_episode
 from fastdreamer.latents.manifest import read_manifest, write_manifest
@@ -66,8 +66,14 @@ def warnings(text: str) -> list[str]:
 
 
 def slow_batches(patch: pytest.MonkeyPatch) -> None:
+    """A batch takes as long as half a step, by the made-up clock that the loader reads."""
     plain = CropSampler.batch
-    patch.setattr(CropSampler, "batch", lambda sampler, number: (time.sleep(0.1), plain(sampler, number))[1])
+
+    def batch(sampler: CropSampler, number: int) -> object:
+        loader.time.now += 0.1  # type: ignore[attr-defined]
+        return plain(sampler, number)
+
+    patch.setattr(CropSampler, "batch", batch)
 
 
 def changed_agent(patch: pytest.MonkeyPatch, change: Callable[[Agent], object]) -> None:
