@@ -132,7 +132,7 @@ def count_frames(path: Path) -> int:
 
 
 def frame_times(path: Path) -> FrameTimes:
-    """Times of the frames that `decode_video` gives; kept for as long as the file is the same.
+    """Times of the frames that `decode_video` gives; kept for as long as the file is the same, if it is not brand new.
 
     Raises:
         DamagedVideo: as `count_frames`.
@@ -142,7 +142,7 @@ def frame_times(path: Path) -> FrameTimes:
             raise DamagedVideo(f"{path}: there is no such file")
         stat = path.stat()
         if abs(time.time_ns() - stat.st_mtime_ns) < FRESH_NS:
-            _frame_times.cache_clear()  # it may change once more within one tick of the file system's clock
+            return _frame_times.__wrapped__(path)  # it may change again within one tick of the file system's clock
         return _frame_times(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 

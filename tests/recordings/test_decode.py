@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from fastdreamer.recordings import decode as module
 from fastdreamer.recordings.decode import DamagedVideo, count_frames, decode_blocks, decode_some, decode_video
 from recordings.video_fixtures import barcode, packets_of, read_barcode, remux, write_video
 
@@ -266,3 +269,20 @@ def test_pictures_are_averaged_over_areas(video: Path):
     whole = decode_video(video).reshape(FRAMES, 16, 4, 16, 4, 3).mean((2, 4))
     assert small.shape == (FRAMES, 16, 16, 3)
     assert np.abs(small - whole).mean() < 3
+
+
+def test_what_was_found_of_a_file_that_had_just_been_written_is_not_kept(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It changes once more within one tick of the file system's clock, and is asked for again later."""
+    path = tmp_path / "new.mp4"
+    shutil.copy(video, path)
+    stat = path.stat()
+    monkeypatch.setattr(module, "FRESH_NS", 3_600_000_000_000)
+    assert count_frames(path) == FRAMES
+    with path.open("r+b") as file:
+        file.write(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    monkeypatch.setattr(module, "FRESH_NS", 0)
+    with pytest.raises(DamagedVideo):
+        count_frames(path)
