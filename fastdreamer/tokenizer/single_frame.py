@@ -42,9 +42,9 @@ def fold_single_frame(model: AutoencoderKLCosmos, trainable: bool = False) -> Au
     if encoder.patch_embed.patch_method == "haar":
         levels = int(math.log2(encoder.patch_embed.patch_size))
         encoder.patch_embed, decoder.unpatch_embed = _HaarPatch(levels), _HaarUnpatch(levels)
-        device = next(folded.parameters()).device
-        encoder.conv_in.inputs = _low_in_time(folded.config.in_channels, levels).to(device)
-        decoder.conv_out.mix = _last_frame(folded.config.out_channels, levels).to(device)
+        like = next(folded.parameters())
+        encoder.conv_in.inputs = _low_in_time(folded.config.in_channels, levels).to(like.device)
+        decoder.conv_out.mix = _last_frame(folded.config.out_channels, levels).to(like)
     for module in folded.modules() if not trainable else ():
         if isinstance(module, _Conv):
             module.freeze()
