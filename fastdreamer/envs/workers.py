@@ -1,7 +1,8 @@
 """Worker processes that end when they should: with their parent, however it dies, and never by hanging it.
 
 Processes are spawned, not forked: the parent may hold threads and a GPU. A worker ignores Ctrl-C (its parent decides)
-and exits at once when its parent is gone; a worker that dies raises in the parent.
+and exits at once when its parent is gone, or once it has run the parent's main module, as spawn does first; a worker
+that dies raises in the parent.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pending = 0  # requests without a reply yet
         self.connection, theirs = context.Pipe()
-        work = pickle.dumps((factory, arguments))  # the worker watches its parent before it imports what that needs
+        # The worker watches its parent before it imports what this needs; only the parent's main module is run earlier.
+        work = pickle.dumps((factory, arguments))
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
         self.process.start()
         theirs.close()  # or its end would stay open after the worker's death, and a read would wait for ever
