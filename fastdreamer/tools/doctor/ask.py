@@ -71,12 +71,13 @@ class Answer:
     error: str = ""
 
 
-def ask(tasks: Sequence[Task], timeout_s: float = TIMEOUT_S) -> dict[str, Answer]:
+def ask(tasks: Sequence[Task], timeout_s: float | None = None) -> dict[str, Answer]:
     """The answers by name; a process that dies gives its task a bad answer, and another goes on with the rest."""
+    limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     answers: dict[str, Answer] = {}
     left = list(tasks)
     while left:
-        lines, reason = _run(left, timeout_s)
+        lines, reason = _run(left, limit_s)
         begun = ""
         for line in lines:
             if "begin" in line:
