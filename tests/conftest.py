@@ -18,8 +18,13 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir())
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
+
+# The machine may do other work, and the first example also imports.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 # The modules that hand shaped tensors to one another. Run-time checks and torch.compile do not mix: a test that
 # compiles imports its model in a process of its own.

@@ -150,7 +150,7 @@ def test_differences_name_both_values():
     assert differences(one, Config()) == {}
 
 
-@example_settings(max_examples=20, deadline=None)
+@example_settings(max_examples=20)
 @given(seed=st.integers(0, 2**40), rate=st.floats(1e-12, 1e3), policy=st.sampled_from(["expert", "random"]))
 def test_any_value_survives_the_disk(tmp_path_factory, seed, rate, policy):
     config = load_config("debug", [f"seed={seed}", f"phase1.learning_rate={rate!r}", f"record.policy={policy}"])

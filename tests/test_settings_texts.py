@@ -100,7 +100,7 @@ def test_every_text_survives_the_disk(tmp_path, text):
 
 
 @given(st.text(max_size=30))
-@example_settings(max_examples=150, deadline=None)
+@example_settings(max_examples=150)
 def test_any_text_is_read_or_refused_in_one_line(text):
     for override in (f"seed={text}", f"tasks.names={text}", text):
         with contextlib.suppress(UserError):

@@ -35,7 +35,7 @@ def test_every_start_of_every_episode_comes_once_an_epoch_in_another_order_each(
 
 
 @given(size=st.integers(1, 9), batch_size=st.integers(1, 25))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_epochs_stay_whole_when_batches_straddle_them(size: int, batch_size: int) -> None:
     starts = Starts([0], torch.tensor([size]), 1, seed=3)
     taken = torch.cat([starts.take(i * batch_size, batch_size)[1] for i in range(6)]).tolist()
@@ -89,7 +89,6 @@ def test_one_kind_of_video_alone_fills_the_batch(labelled: bool) -> None:
 
 
 @given(share=st.decimals(0, 1, places=3), seed=st.integers(0, 10**6), first=st.integers(0, 10**9))
-@settings(deadline=None)
 def test_a_share_is_exact_over_any_stretch(share: Any, seed: int, first: int) -> None:
     of = Share(float(share), seed)
     assert of.before(0) == 0

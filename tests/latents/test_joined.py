@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from latents.episodes import Numbered, numbered
 
@@ -38,7 +38,6 @@ def some(frames: list[int], clock: LatentClock, seed: int = 0) -> list[Numbered]
 
 
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=7), st.sampled_from(CLOCKS), st.integers(1, 3))
-@settings(deadline=None)
 def test_it_is_align_of_each(frames: list[int], clock: LatentClock, at_once: int) -> None:
     episodes = some(frames, clock)
     wanted = [align(episode, clock, 0.97) for episode in episodes]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdreamer.config import Config, TokenizerConfig
@@ -126,7 +126,6 @@ def test_other_actions_of_the_same_name_are_refused(store: Path) -> None:
 
 
 @given(count=st.integers(0, 40), fraction=st.floats(0.01, 0.5))
-@settings(deadline=None)
 def test_both_splits_have_an_episode_and_adding_one_moves_none(count: int, fraction: float) -> None:
     names = [f"episode-{i}" for i in range(count)]
     splits = assign_splits(names, fraction)

@@ -79,7 +79,7 @@ def test_every_label_of_every_component_survives_the_way_through_a_recording(nam
     np.testing.assert_array_equal(space.from_recording(space.to_recording(actions)), actions)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(list(SPACES)), st.integers(0, 30), st.randoms(use_true_random=False))
 def test_any_actions_survive_the_way_through_a_recording(name: str, rows: int, random: typing.Any):
     space = action_space(name)

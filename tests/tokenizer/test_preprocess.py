@@ -63,7 +63,7 @@ def test_resampling_agrees_with_pil() -> None:
 
 
 @given(frames=st.integers(1, 80), c=st.sampled_from([1, 2, 4, 8]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_padding_repeats_the_last_frame_up_to_whole_steps(frames: int, c: int) -> None:
     clock = LatentClock(c, 1 if c == 1 else 1 + c)
     clip = torch.rand(1, 3, frames, 2, 2)
