@@ -123,6 +123,7 @@ def test_memory_over_the_budget(config: Config, run: Path, usual: Usual) -> None
 def test_a_loader_that_is_waited_for(config: Config, run: Path, usual: Usual, monkeypatch: pytest.MonkeyPatch) -> None:
     usual(2)
     batch = CropSampler.batch
+    monkeypatch.setattr("fastdreamer.tools.diagnosis.loaded_phase.BRIEF_S", 0.1)
     monkeypatch.setattr(CropSampler, "batch", lambda self, number: (time.sleep(0.2), batch(self, number))[1])
     check(config, run, usual, 2, ("data", "waiting for data"), set(), "sampling.prefetch")
 
