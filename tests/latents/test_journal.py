@@ -93,7 +93,7 @@ def test_the_cost_of_an_episode_is_that_of_one_episode(tmp_path: Path, monkeypat
 
 @contextmanager
 def counted(patch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """What the block asks of the system, by this process's own accounts and by calls."""
+    """What the block asks of the system, by this thread's own accounts and by calls."""
     cost: Counter[str] = Counter()
 
     def noting(name: str, what: str) -> None:
@@ -111,8 +111,8 @@ def counted(patch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
 
 def transferred() -> dict[str, int]:
-    """Bytes that this process has read and written so far."""
-    lines = (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    """Bytes that this thread has read and written so far."""
+    lines = (line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
     return {name: int(value) for name, value in lines if name in ("rchar", "wchar")}
 
 

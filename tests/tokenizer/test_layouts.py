@@ -167,7 +167,7 @@ def test_files_that_cannot_be_read_give_one_line(tmp_path: Path, monkeypatch: py
         return message
 
     for name in ("bad.pt", "bad.jit"):
-        for content in (b"", whole[: len(whole) // 2], b"hello world" * 50, os.urandom(64)):
+        for content in (b"", whole[: len(whole) // 2], b"hello world" * 50, random.Random(0).randbytes(64)):
             assert "cannot be read" in refusal(name, content)
     assert "cannot be read" in refusal("script.pt", (tmp_path / "good.jit").read_bytes())
     assert "cannot be read" in refusal("state.jit", whole)

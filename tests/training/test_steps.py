@@ -41,6 +41,7 @@ def build(small: Callable[..., Config], new_run: Callable[..., Path]) -> Build:
         for phase in range(1, number):
             train(config, run.path, phase)
         parent = run.load(number - 1, config) if number > 1 else None
+        torch.manual_seed(0)
         phase = build_phase(config, number, LatentStore.open(run.path / "store"), parent, BACKEND)
         torch.manual_seed(1)
         for name, parameter in phase.model.named_parameters():
