@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,15 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from fastdreamer.encoding import pipeline as encode
-from encoding.test_encode import CONFIG
+from encoding.test_encode import _with_data
 plain = encode._episode
 def named(finished, latents):
     print("encoded", finished.recording.name, flush=True)
     time.sleep(float(sys.argv[3]))
     return plain(finished, latents)
 encode._episode = named
-print("done", encode.encode_recordings(CONFIG, Path(sys.argv[1]), Path(sys.argv[2]))["episodes"], flush=True)
+config = _with_data(decode_threads=1)  # what many threads hold ahead of the encoder is left to no other process
+print("done", encode.encode_recordings(config, Path(sys.argv[1]), Path(sys.argv[2]))["episodes"], flush=True)
 """
 
 
@@ -39,9 +41,20 @@ def start(recordings: Path, store: Path, seconds: float = 0.1) -> subprocess.Pop
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def encodes(process: subprocess.Popen[str]) -> bool:
+    """Waits until the process says that it encodes an episode; one that does not come to that is ended."""
+    assert process.stdout
+    limit = threading.Timer(600, process.kill)
+    limit.start()
+    try:
+        return any(line.startswith("encoded") for line in process.stdout)
+    finally:
+        limit.cancel()
+
+
 def finish(process: subprocess.Popen[str]) -> list[str]:
     """The episodes that the process encoded, once it is done."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == f"done {COUNT}", out
     return [line.split()[1] for line in out.splitlines() if line.startswith("encoded")]
@@ -64,9 +77,9 @@ def test_each_episode_is_encoded_by_one_process(recordings: Path, tmp_path: Path
 def test_what_a_killed_process_had_is_encoded_by_another(recordings: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     victim = start(recordings, store, seconds=1000)
-    assert victim.stdout and any(line.startswith("encoded") for line in victim.stdout)
+    assert encodes(victim)
     survivor = start(recordings, store)
-    assert survivor.stdout and any(line.startswith("encoded") for line in survivor.stdout), "nothing was left to it"
+    assert encodes(survivor), "nothing was left to it"
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     finish(survivor)

@@ -50,7 +50,7 @@ def test_a_dead_worker_raises_and_the_rest_are_ended() -> None:
         began = time.monotonic()
         for _ in range(5):
             pool.step(np.zeros((2, 1), int), np.ones(2, bool))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert not any(process.is_alive() for process in processes)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,28 +127,35 @@ def test_a_folder_that_cannot_be_listed_is_one_clear_line(tmp_path: Path, monkey
         record(Config(record=SETTINGS), tmp_path)
 
 
+def holds_soon(condition: Callable[[], bool]) -> bool:
+    """Whether it holds within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
 SLOW = """
-import os, time
+import os, pathlib, time
 from fastdreamer.envs.workers import Worker
 def work(): return print
-if os.environ.get("SLOW"): time.sleep(60)
+if os.environ.get("SLOW"):
+    pathlib.Path(__file__).with_name("begun").touch()
+    time.sleep(600)
 os.environ["SLOW"] = "in what this one starts"
 """
 
 
 def test_a_worker_that_is_still_starting_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    code = "import slow, time; slow.Worker(slow.work); print('ready', flush=True); time.sleep(60)"
+    code = "import slow, time; slow.Worker(slow.work); print('ready', flush=True); time.sleep(600)"
     environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}"}
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
-        time.sleep(1.0)
-        assert group(run.pid) != [run.pid]
+        assert holds_soon((tmp_path / "begun").exists) and group(run.pid) != [run.pid]
         run.kill()
-    deadline = time.monotonic() + 10
-    while group(run.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    holds_soon(lambda: not group(run.pid))
     left = group(run.pid)
     for process in left:
         os.kill(process, signal.SIGKILL)
@@ -160,17 +168,10 @@ def test_workers_end_with_their_parent(tmp_path: Path, kind: signal.Signals) -> 
     script.write_text(LONG)
     run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
-        while len(group(run.pid)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        assert len(group(run.pid)) >= 2
+        assert holds_soon(lambda: any((tmp_path / "out").glob("*/v3_*"))), "no worker came to an episode's end"
         run.send_signal(kind)
-        run.wait(20)
-        deadline = time.monotonic() + 10
-        while group(run.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not group(run.pid)
+        run.wait(60)
+        assert holds_soon(lambda: not group(run.pid))
     finally:
         if group(run.pid):
             os.killpg(run.pid, signal.SIGKILL)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +22,26 @@ from fastdreamer.tools.profiling import pyspy
 from .conftest import SMALL
 
 
+def functions_of(thread: threading.Thread) -> set[str]:
+    """Those that are on a thread's stack."""
+    frame, names = sys._current_frames().get(thread.ident or 0), set[str]()
+    while frame is not None:
+        names.add(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return names
+
+
 @contextmanager
 def stuck_loader() -> Iterator[None]:
     """A loader whose thread makes a batch that never comes, and somebody who waits for it."""
-    release = threading.Event()
+    entered, release = threading.Event(), threading.Event()
 
     class Sampler(CropSampler):
         def __init__(self) -> None:
             """No episodes."""
 
         def batch(self, number: int) -> Any:
+            entered.set()
             release.wait()
             raise KeyError(number)
 
@@ -41,6 +53,11 @@ def stuck_loader() -> Iterator[None]:
     trainer = threading.Thread(target=draw, name="trainer")
     trainer.start()
     try:
+        assert entered.wait(60)
+        deadline = time.monotonic() + 60
+        while not {"Loader._next", "Future.result", "Condition.wait"} <= functions_of(trainer):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         yield
     finally:
         release.set()

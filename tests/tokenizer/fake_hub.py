@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif name == WEIGHTS and hub.stall_at is not None:
             self.wfile.write(body[: hub.stall_at])
             self.wfile.flush()
-            hub.go_on.wait(30)
+            hub.go_on.wait(600)
             self.close_connection = True
         else:
             self.wfile.write(body)

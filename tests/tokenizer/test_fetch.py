@@ -90,12 +90,13 @@ def test_a_killed_fetch_goes_on_where_it_stopped_at_the_same_commit(hub: Hub, tm
     hub.stall_at = len(LARGE) * 3 // 4
     code = "import sys, pathlib, fastdreamer.tokenizer.fetch as fetch; fetch.fetch_weights(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], env={**os.environ, "HF_ENDPOINT": hub.url})
-    partial, until = tmp_path / f".{WEIGHTS}.partial", time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
+    partial, until = tmp_path / f".{WEIGHTS}.partial", time.monotonic() + 300
+    while not (has_begun := partial.exists() and partial.stat().st_size > 0) and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     hub.go_on.set()
+    assert has_begun
     have = partial.stat().st_size
     assert 0 < have < len(LARGE) and not (tmp_path / WEIGHTS).exists()
     assert json.loads((tmp_path / RECORD).read_text())["files"].keys() == {CONFIG}
@@ -221,10 +222,10 @@ def test_unknown_repositories_and_files_give_one_line(hub: Hub, tmp_path: Path) 
 def test_without_a_network_the_line_says_what_to_place_where(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
-    messages = [_refusal(closed, tmp_path), _refusal("http://no-such-host.invalid", tmp_path)]
+    with socket.socket() as deaf:  # bound, so that nobody else takes the port, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        messages = [_refusal(closed, tmp_path), _refusal("http://no-such-host.invalid", tmp_path)]
     monkeypatch.setattr(fetch, "TIMEOUT_S", 0.2)
     hub.silent, began = True, time.monotonic()
     messages.append(_refusal(hub, tmp_path))
