@@ -23,7 +23,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # The machine may do other work, and the first example also imports.
-hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
 # The modules that hand shaped tensors to one another. Run-time checks and torch.compile do not mix: a test that
