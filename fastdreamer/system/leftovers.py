@@ -25,22 +25,19 @@ _LONGEST_NAME, _ADDED = 255, 22  # bytes: what common file systems take, and wha
 def temporary_file(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, locked: under the same name every time, so that leftovers do not pile up.
 
-    Where a living writer has that name, or the disk has no locks, it gets a name of its own.
+    Where a living writer has that name, or a disk without locks keeps what a killed one left, it gets one of its own.
     """
-    temporary = hidden(path, ".tmp")
-    for _ in range(3):
+    tries = 0
+    while True:
+        temporary = hidden(path, ".tmp" if tries < 3 else f".tmp-{secrets.token_hex(8)}")
+        tries += 1
         _clear(temporary)
         with suppress(FileExistsError):
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
-            is_held = lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_there = is_at(handle, temporary)
-            if is_held and is_there:
+            lock(handle, fcntl.LOCK_EX)  # who took it for a leftover before it was held has it, until it is removed
+            if is_at(handle, temporary):
                 return handle, temporary
             os.close(handle)
-            if is_there:
-                temporary.unlink(missing_ok=True)
-    temporary = hidden(path, f".tmp-{secrets.token_hex(8)}")
-    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666), temporary
 
 
 @contextmanager

@@ -8,15 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from fastdreamer.system import leftovers
 from fastdreamer.system.files import atomic_directory, write_atomic
 
 WRITER = """
-import os, sys, time; from pathlib import Path; from fastdreamer.system.files import atomic_directory
+import os, sys, time; from pathlib import Path; from fastdreamer.system import leftovers
+from fastdreamer.system.files import atomic_directory
 with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
     (folder / "of").write_text("the child")
     print("ready", flush=True)
@@ -77,20 +80,21 @@ def test_of_two_writers_of_a_folder_both_end_well_and_the_second_keeps_what_is_t
             (folder / "of").write_text("the parent")
             process.stdin.write("go\n")
             process.stdin.flush()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
     assert (final / "of").read_text() == "the child" and list(tmp_path.iterdir()) == [final]
     assert "another process" in capsys.readouterr().err
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     code = """
-import sys; from pathlib import Path; from fastdreamer.system.files import write_atomic
+import sys; from pathlib import Path; from fastdreamer.system import leftovers
+from fastdreamer.system.files import write_atomic
 for i in range(10**9): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 8_000_000)
 """
     path = tmp_path / "file"
     for wait in (0.05, 0.08, 0.11, 0.14):
         process = subprocess.Popen([sys.executable, "-c", code, str(path)])
-        while not path.exists():
+        while not path.exists() and process.poll() is None:
             time.sleep(0.01)
         time.sleep(wait)
         assert process.poll() is None
@@ -104,7 +108,8 @@ for i in range(10**9): write_atomic(Path(sys.argv[1]), bytes([i % 256]) * 8_000_
 
 def test_a_folder_that_is_replaced_is_never_missing_and_a_kill_at_any_moment_leaves_a_whole_one(tmp_path):
     code = """
-import sys; from pathlib import Path; from fastdreamer.system.files import atomic_directory
+import sys; from pathlib import Path; from fastdreamer.system import leftovers
+from fastdreamer.system.files import atomic_directory
 for i in range(10**9):
     with atomic_directory(Path(sys.argv[1]), replace=True) as folder:
         for name in "ab":
@@ -113,7 +118,7 @@ for i in range(10**9):
     final = tmp_path / "final [1]"
     for wait in (0.1, 0.17, 0.23):
         process = subprocess.Popen([sys.executable, "-c", code, str(final)])
-        while not final.exists():
+        while not final.exists() and process.poll() is None:
             time.sleep(0.01)
         end = time.monotonic() + wait
         while time.monotonic() < end:
@@ -129,12 +134,42 @@ for i in range(10**9):
 def test_two_writers_of_a_file_never_mix(tmp_path):
     path = tmp_path / "file"
     whole = {bytes([i]) * 300_000 for i in range(4)}
-    threads = [
-        threading.Thread(target=lambda data=data: [write_atomic(path, data) for _ in range(5)]) for data in whole
-    ]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        assert not path.exists() or path.read_bytes() in whole
+    with ThreadPoolExecutor(len(whole)) as pool:
+        written = [pool.submit(write_atomic, path, data) for _ in range(30) for data in whole]
+        while not all(each.done() for each in written):
+            assert not path.exists() or path.read_bytes() in whole
+    assert [each.exception() for each in written] == [None] * len(written)
     write_atomic(path, b"last")
     assert path.read_bytes() == b"last" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_that_another_writer_takes_for_a_leftover_is_not_lost(tmp_path, monkeypatch):
+    path, temporary = tmp_path / "file", tmp_path / ".file.tmp"
+    lock, remove, writer = leftovers.lock, leftovers.remove, threading.current_thread()
+    is_removing, writes_on, is_removed = threading.Event(), threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: leftovers.sweep(tmp_path))
+
+    def locked(handle, kind):
+        if threading.current_thread() is writer and not is_removing.is_set() and temporary.exists():
+            other.start()  # between the file and its lock
+            assert is_removing.wait(60)
+        return lock(handle, kind)
+
+    def removed(path):
+        is_removing.set()
+        writes_on.wait(0.5)  # a writer that is right waits for this one, and does not come so far
+        remove(path)
+        is_removed.set()
+
+    def replaced(old, new):
+        writes_on.set()
+        assert is_removed.wait(60)
+        rename(old, new)
+
+    rename = os.replace
+    monkeypatch.setattr(leftovers, "lock", locked)
+    monkeypatch.setattr(leftovers, "remove", removed)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomic(path, b"all of it")
+    other.join()
+    assert path.read_bytes() == b"all of it" and list(tmp_path.iterdir()) == [path]
