@@ -238,10 +238,8 @@ class Ticker:
         if isinstance(order, Filmstrip):
             recording = order.recording
             return lambda: session.filmstrip(recording)
-        return self._tick
-
-    def _tick(self) -> View:
-        return self.session.step_in_sight(self._held if self._is_played else None, self._is_superseded)
+        held = self._held if self._is_played else None  # what made the tick due, not what is held once it is its turn
+        return lambda: session.step_in_sight(held, self._is_superseded)
 
     def _is_superseded(self) -> bool:
         return bool(self._orders)

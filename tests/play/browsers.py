@@ -23,5 +23,5 @@ def serving(make: Callable[[int], Any], **settings: Any) -> Iterator[PlayServer]
         yield server
     finally:
         server.stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the server does not end"

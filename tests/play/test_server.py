@@ -1,9 +1,8 @@
-"""The server with real sockets: it steps in order, comes back, gives way, and ends cleanly."""
+"""The server with real sockets: what it serves, who comes back, who gives way, and how it ends."""
 
 from __future__ import annotations
 
 import http.client
-import threading
 import time
 
 import pytest
@@ -13,9 +12,8 @@ from fastdreamer.errors import UserError
 from fastdreamer.play.guard import POLICY
 from fastdreamer.play.rooms import MOST_SESSIONS
 from fastdreamer.play.server import PAGE, PlayServer
-from fastdreamer.play.urgency import never
 from play.browsers import serving
-from play.sockets import page
+from play.sockets import is_left, page, until
 from play.stand_in import StandIn
 
 
@@ -35,7 +33,7 @@ def server(made):
 
 
 def get(server, path: str = "/", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
@@ -63,118 +61,6 @@ def test_the_page_names_nothing_elsewhere():
 def test_a_path_leads_to_the_page_s_files_alone(server, path):
     status, _, body = get(server, path)
     assert status == 404 and body.count(b"\n") <= 1
-
-
-def test_presses_are_steps_in_order(server, made):
-    wanted = [(1 + i % 4,) for i in range(100)]
-    with page(server) as found:
-        assert found.about["type"] == "hello" and found.about["size"] == [64, 64]
-        for action in wanted:
-            found.act(*action)
-            time.sleep(0.02)
-        head, raw = found.hears("view", n=100)
-    assert made[0].acted == wanted and head["step"] == 100 and len(raw) == 2 * 64 * 64 * 3
-
-
-def test_more_than_fits_is_refused_with_a_line(server, made):
-    with page(server) as found:
-        for _ in range(60):
-            found.act(1)
-        head, _ = found.hears("error")
-        assert "wait already" in head["line"]
-        found.say("pause", on=True)
-        found.hears("view", paused=True)
-        before = 0
-        while before != (before := len(made[0].acted)) or before < 32:
-            time.sleep(0.2)
-        assert 32 <= before < 60
-
-
-def test_ticks_come_at_the_chosen_speed_and_stop(server, made):
-    with page(server) as found:
-        found.say("set", speed=40.0)
-        time.sleep(1.0)
-        found.say("pause", on=True)
-        found.hears("view", paused=True)
-        time.sleep(0.05)  # the tick that was under way
-        counted = len(made[0].acted)
-        assert 25 <= counted <= 42 and set(made[0].acted) == {None}
-        time.sleep(0.2)
-        assert len(made[0].acted) == counted
-        found.say("single")
-        found.hears("view", step=counted + 1)
-
-
-def test_what_is_held_repeats_though_the_game_waits_for_keys(server, made):
-    with page(server) as found:
-        found.say("hold", action=[2])
-        time.sleep(0.55)
-        found.say("hold", action=None)
-        time.sleep(0.3)
-        assert made[0].acted == [(2,)] * len(made[0].acted) and 3 <= len(made[0].acted) <= 6
-
-
-def test_a_press_does_not_wait_for_the_tick(server):
-    with page(server) as found:
-        found.say("set", speed=0.5)
-        found.hears("view", speed=0.5)
-        began = time.monotonic()
-        found.act(1)
-        found.hears("view", n=1)
-        assert time.monotonic() - began < 0.5
-
-
-def test_a_tick_that_is_under_way_gives_way_to_a_key(made):
-    class Slow(StandIn):
-        def step_in_sight(self, action, superseded=never):
-            ends = time.monotonic() + 3
-            while action is None and not superseded() and time.monotonic() < ends:
-                time.sleep(0.005)
-            return super().step_in_sight(action, superseded)
-
-    def make(number):
-        made.append(Slow())
-        return made[-1]
-
-    with serving(make) as server, page(server) as found:
-        found.say("set", speed=20.0)
-        time.sleep(0.3)
-        found.act(1)
-        found.hears("view", n=1)
-        assert made[0].acted == [(1,)]
-
-
-def test_what_agents_think_follows_the_pictures(server):
-    with page(server) as found:
-        found.hears("view")
-        found.act(1)
-        head, raw = found.hears("view", n=1)
-        assert raw and head["agent"] is head["drift"]["dream"] is None
-        time.sleep(0.2)
-        found.act(2)
-        found.hears("view", n=2)
-        (late,) = found.late
-        assert (late["view"], late["step"]) == (head["view"], 1) and late["agent"]["3"]["value"] > 0
-        assert late["drift"]["dream"] > 0
-
-
-def test_a_view_that_waited_for_its_page_has_all_that_came_late(server):
-    with page(server) as found:
-        found.say("set", who="random", speed=60.0)
-        time.sleep(0.5)  # nothing is seen meanwhile
-        found.say("pause", on=True)
-        time.sleep(0.2)
-        heads = [found.hear()[0] for _ in range(3)]
-        assert heads[-1]["paused"] and heads[-1]["agent"] is not None
-        assert all(late["view"] in [head["view"] for head in heads[:-1]] for late in found.late)
-
-
-def test_a_slow_page_gets_the_newest_view_and_no_old_ones(server):
-    with page(server) as found:
-        found.say("set", who="random", speed=60.0)
-        time.sleep(1.0)  # nothing is seen meanwhile
-        steps = [found.hear()[0]["step"] for _ in range(4)]
-        assert steps[0] == 0 and steps[1] <= 2 and steps[2] > 20, steps
 
 
 def test_an_agent_plays_and_keys_do_not(server, made):
@@ -219,16 +105,21 @@ def test_rewind_fork_start_and_filmstrip(server):
         assert found.hears("view", step=0)[0]["episode"] == "held out"
 
 
-def test_a_page_that_comes_back_finds_its_session(server, made):
-    with page(server) as found:
-        name = found.about["session"]
-        found.act(1)
-        _, before = found.hears("view", step=1)
-    with page(server, name) as found:
-        assert found.about["session"] == name and found.about["n"] == 1
-        head, raw = found.hears("view")
-        assert head["step"] == 1 and raw == before
-    assert len(made) == 1 and server.lines == ["session 1 begins"]
+def test_a_page_that_comes_back_finds_its_session(made):
+    def make(number):
+        made.append(StandIn())
+        return made[-1]
+
+    with serving(make, kept_s=60) as server:
+        with page(server) as found:
+            name = found.about["session"]
+            found.act(1)
+            _, before = found.hears("view", step=1)
+        with page(server, name) as found:
+            assert found.about["session"] == name and found.about["n"] == 1
+            head, raw = found.hears("view")
+            assert head["step"] == 1 and raw == before
+        assert len(made) == 1 and server.lines == ["session 1 begins"]
 
 
 def test_a_session_stands_still_while_nobody_looks_and_is_freed(server, made):
@@ -237,14 +128,12 @@ def test_a_session_stands_still_while_nobody_looks_and_is_freed(server, made):
         while found.hears("view")[0]["step"] < 3:
             pass
         name = found.about["session"]
-    time.sleep(0.2)
+    until(lambda: is_left(server))
     counted = len(made[0].acted)
     time.sleep(0.2)
-    assert len(made[0].acted) == counted
-    deadline = time.monotonic() + 5
-    while not made[0].closed and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert made[0].closed == 1 and "its page is gone" in server.lines[-1]
+    assert len(made[0].acted) <= counted + 1  # one may have been under way
+    until(lambda: "its page is gone" in server.lines[-1])
+    assert made[0].closed == 1
     with page(server, name) as found:
         assert found.about["session"] != name
 
@@ -270,7 +159,8 @@ def test_a_newcomer_takes_the_place_of_a_session_without_a_page(made):
         for _ in range(MOST_SESSIONS + 2):
             with page(server) as found:
                 assert found.about["type"] == "hello"
-            time.sleep(0.05)  # until the server has noticed
+            until(lambda: is_left(server))
+        until(lambda: sum(one.closed for one in made) >= 2)
         assert [one.closed for one in made] == [1, 1, 0, 0, 0, 0]
 
 
@@ -314,25 +204,3 @@ def test_a_port_in_use_and_hosts_of_others_are_refused(server):
         PlayServer(lambda n: StandIn(), host="0.0.0.0", port=0)
     with pytest.raises(UserError, match="cannot listen"):
         PlayServer(lambda n: StandIn(), host="no.such.host.invalid", port=0, has_token=True)
-
-
-def test_sessions_step_side_by_side(made):
-    def make(number):
-        made.append(StandIn(step_s=0.005))
-        return made[-1]
-
-    with serving(make) as server:
-
-        def play() -> None:
-            with page(server) as found:
-                found.say("set", who="random", speed=30.0)
-                while found.hears("view")[0]["step"] < 30:
-                    pass
-
-        threads = [threading.Thread(target=play) for _ in range(4)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-        assert all(len(one.acted) >= 30 for one in made) and time.monotonic() - began < 5
