@@ -202,7 +202,7 @@ class Heartbeats:
                 continue
             is_here = bool(own["boot"]) and all(about[name] == own[name] for name in ("host", "boot", "space"))
             beat = self._text(f"beat/{rank}")
-            if self._heard.get(rank, ("", 0.0))[0] != beat:
+            if rank not in self._heard or self._heard[rank][0] != beat:
                 self._heard[rank] = beat, now
             is_gone = born(about["pid"]) != about["born"] if is_here else now - self._heard[rank][1] > silent_s
             if is_gone and not self.store.check(["done"]):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed import HashStore
@@ -33,14 +34,21 @@ def make(store: HashStore) -> Iterator[Make]:
 
     def rank(number: int) -> Heartbeats:
         found = Heartbeats(LaunchersStore(store), number, 3)
-        found.errors = io.StringIO()
+        found.errors, found.is_done = io.StringIO(), True  # or it would end this process
         made.append(found)
         return found
 
     yield rank
     for one in made:
-        one.is_done = True
         one.stop()
+
+
+def beats(*ranks: Heartbeats) -> None:
+    """Waits until each has begun two turns, and so has done a whole one."""
+    wanted, until = [one._beat + 2 for one in ranks], time.monotonic() + 60
+    while any(one._beat < beat for one, beat in zip(ranks, wanted, strict=True)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_the_first_line_alone_is_printed(make: Make) -> None:
@@ -59,7 +67,7 @@ def test_who_is_furthest_behind_is_named(make: Make) -> None:
     ranks = [make(number) for number in range(3)]
     for one, count in zip(ranks, (7, 6, 7), strict=True):
         one.count, one.doing = count, f"in step {count}"
-    time.sleep(3 * module.BEAT_S)
+    beats(*ranks)
     assert ranks[0].late(5).status == 2
     (line,) = ranks[0].errors.getvalue().splitlines()
     assert line.startswith("fastdreamer: error: the others waited 5 s (ranks.timeout_s) for rank 1 of 3 (process ")
@@ -72,36 +80,47 @@ def test_a_process_that_is_gone_is_found_at_once(make: Make, store: HashStore) -
     assert other["born"] and not born(2**22 + 1)
     store.set("who/2", json.dumps(other))
     rank = make(0)
-    time.sleep(3 * module.BEAT_S)
+    beats(rank)
     assert rank.ended() is None
     process.kill()  # a zombie, until it is waited for
-    began = time.monotonic()
-    while not rank.errors.getvalue() and time.monotonic() - began < 5:
-        time.sleep(0.02)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    beats(rank)
     assert f"rank 2 of 3 (process {process.pid} on " in rank.errors.getvalue()
     process.communicate()
 
 
-def test_a_rank_on_another_machine_is_lost_when_it_is_silent(make: Make, store: HashStore) -> None:
+def test_a_rank_on_another_machine_is_lost_when_it_is_silent(
+    make: Make, store: HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_s, real = 0.0, time.monotonic
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: real() + passed_s, sleep=time.sleep))
     store.set("who/1", json.dumps(who() | {"host": "elsewhere", "pid": os.getpid()}))
     rank = make(0)
     store.set("beat/1", json.dumps([1, 3, "in step 3"]))
-    rank._look_for_the_dead(silent_s=0.2)
+    rank._look_for_the_dead(silent_s=10)
     assert rank.ended() is None
-    time.sleep(0.3)
+    passed_s += 20
     store.set("beat/1", json.dumps([2, 3, "in step 3"]))
-    rank._look_for_the_dead(silent_s=0.2)
+    rank._look_for_the_dead(silent_s=10)
     assert rank.ended() is None
-    time.sleep(0.3)
-    rank._look_for_the_dead(silent_s=0.2)
+    passed_s += 20
+    rank._look_for_the_dead(silent_s=10)
     assert "on elsewhere) is silent; last heard of in step 3" in rank.errors.getvalue()
+
+
+def test_a_rank_on_another_machine_that_has_not_said_where_it_is_yet_is_waited_for(make: Make, store: HashStore) -> None:
+    store.set("who/1", json.dumps(who() | {"host": "elsewhere"}))
+    rank = make(0)
+    rank._look_for_the_dead()
+    assert rank.ended() is None
+    beats(rank)
 
 
 def test_those_that_are_done_are_not_missed(make: Make, store: HashStore) -> None:
     store.set("who/1", json.dumps(who() | {"pid": 2**22 + 1}))
     store.set("done", "1")
     rank = make(0)
-    time.sleep(3 * module.BEAT_S)
+    beats(rank)
     assert rank.ended() is None
 
 
@@ -116,7 +135,7 @@ def test_a_store_that_is_gone_asks_to_stop(make: Make, store: HashStore, monkeyp
 
     assert rank.requests == []
     rank.store = LaunchersStore(Closed())  # type: ignore[arg-type]
-    time.sleep(3 * module.BEAT_S)
+    beats(rank)
     assert rank.requests == [15]
     with pytest.raises(Gone):
         rank.wait("never")
