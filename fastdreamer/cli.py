@@ -89,7 +89,7 @@ def _run(words: list[str]) -> int:
             status = run_command(parsed)
             if sys.stdout is not None:
                 sys.stdout.flush()  # what cannot be printed is known here, not when the interpreter ends
-            return status
+            return _stopped_by() or status
         except Ended as ended:
             return ended.status
         except UserError as error:
@@ -116,7 +116,10 @@ def _run(words: list[str]) -> int:
 
 
 def _stopped_by() -> int:
-    """The exit code of a signal to stop, 0 without one: a library may have made an error of what the handler raised."""
+    """The exit code of a signal to stop, 0 without one.
+
+    What the handler raised may be lost: a library makes an error of it, and Python ignores it inside a finaliser.
+    """
     status = 128 + _requests[0] if _requests else 0
     if status:
         membership.current().end("", status)

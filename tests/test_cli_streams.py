@@ -85,7 +85,7 @@ cli.run()
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(10) == status
+        assert process.wait(60) == status
         assert "Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
 
@@ -235,6 +235,24 @@ def test_a_profiled_run_whose_name_begins_like_an_option_is_read_back(stub):
     again = ("profile", "--phase", "1", *Request.of(arguments).again)
     parsed, overrides = cli.build_parser().parse_known_args(again)
     assert (parsed.run_dir, parsed.config, overrides) == (Path("-x y"), "debug", ["seed=3"])
+
+
+def test_a_request_to_stop_that_python_ignores_where_it_lands_is_a_stop():
+    """What a handler raises inside a finaliser is printed, and the work goes on."""
+    code = """
+import os, signal
+from fastdreamer import cli, commands
+class Last:
+    def __del__(self): os.kill(os.getpid(), signal.SIGTERM); [None for _ in range(1000)]
+def work(arguments):
+    Last()
+    return {}
+commands.COMMANDS["report"] = work
+cli.run()
+"""
+    command = [sys.executable, "-c", code, *REPORT]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 128 + signal.SIGTERM and "fastdreamer: error" not in result.stderr
 
 
 @pytest.mark.parametrize("error", ["ValueError('no shape')", "UserError('it is damaged')"])
