@@ -22,7 +22,7 @@ FLAGS = [
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 VARIABLE = "FASTDREAMER_CHROMIUM"
 COMMAND = [sys.executable, "-c", "from fastdreamer.cli import run; run()", "play"]
-ENDS_S = 20
+ENDS_S = 60
 
 
 def find_browser() -> str | None:

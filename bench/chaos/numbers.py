@@ -136,9 +136,11 @@ def flat(given: Setting) -> Row:
     failures, folder = list[str](), given.folder
     child = Child(lambda: _long(folder, SHORT_STEPS if given.is_short else STEPS))
     samples: list[tuple[float, int, int]] = []
+    is_training = False
     while child.is_alive() and not given.clock.is_over:
         time.sleep(0.1)
-        samples += _usage(child.pid)
+        if is_training := is_training or bool(read_metrics(folder / "run")):  # it grows until then, at any pace
+            samples += _usage(child.pid)
     is_done = not child.is_alive()
     if not is_done:
         os.kill(child.pid, 9)

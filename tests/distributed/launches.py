@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SETTINGS = (
     "precision=fp32", "compile=off", "device=cpu", "data.recordings=/nonexistent", "phase1.log_every=1",
-    "ranks.check_every=1", "ranks.timeout_s=5",
+    "ranks.check_every=1", "ranks.timeout_s=60",
 )  # fmt: skip
 LIMIT_S = 240
 
@@ -61,6 +61,8 @@ class Launch:
     """`fastdreamer train` for phase 1 under torchrun, with a fault (see `faulty`) or without."""
 
     def __init__(self, run: Path, *words: str, ranks: int = 2, fault: str = "", restarts: int = 0, slow_s: float = 0):
+        if fault.partition(":")[0] in ("hang", "freeze"):
+            words = *words, "ranks.timeout_s=5"
         command = ["train", "--config", "debug", "--run-dir", str(run), "--phase", "1", *SETTINGS, *words]
         self.run, self.began = run, time.monotonic()
         self.began_at = run.with_suffix(".began")  # steps done when the main rank began, a line a start

@@ -70,10 +70,9 @@ def test_torchruns_end_saves_and_a_second_training_is_refused_meanwhile(tmp_path
         second = subprocess.run(alone, capture_output=True, text=True, check=False, env=environment())
         assert second.returncode == 2 and "is in use by process" in second.stderr
         assert len(second.stderr.splitlines()) == 1
-        began = time.monotonic()
         launch.process.send_signal(signal.SIGTERM)
         found = launch.end()
-    assert time.monotonic() - began < 25 and not found.errors
+    assert not found.errors
     assert saved(run) == logged(run)[-1] > 0
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Tab:

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from fastdreamer.play.rooms import MOST_SESSIONS
 from play.browsers import serving
-from play.sockets import page
+from play.sockets import page, until
 from play.stand_in import StandIn
 
 
@@ -43,7 +43,7 @@ class Player(threading.Thread):
 
     def finish(self) -> None:
         self.is_done = True
-        self.join(10)
+        self.join(60)
         assert not self.is_alive() and self.errors == [] and self.steps == len(self.delays) > 5
         assert sorted(self.delays)[int(0.9 * len(self.delays))] < 0.25, self.delays
 
@@ -54,14 +54,15 @@ def attacked():
     with serving(lambda number: StandIn()) as server:
         player = Player(server)
         player.start()
-        time.sleep(0.3)
+        until(lambda: len(player.delays) > 5)
         yield server
-        time.sleep(0.2)
+        answered = len(player.delays)
+        until(lambda: len(player.delays) > answered + 5)
         player.finish()
 
 
 def ask(server, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/", headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
@@ -104,12 +105,12 @@ def test_no_token():
     with serving(lambda number: StandIn(), has_token=True) as server:
         player = Player(server, query=f"?token={server.token}", origin=None)
         player.start()
-        time.sleep(0.3)
+        until(lambda: len(player.delays) > 5)
         assert "token" in refused(server)
         assert "token" in refused(server, query="?token=guessed")
         status, said = ask(server)
         assert status == 403 and "token" in said and said.count("\n") == 1
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         connection.request("GET", f"/?token={server.token}")
         answer = connection.getresponse()
         cookie = answer.getheader("set-cookie")
@@ -126,7 +127,7 @@ def test_a_message_of_a_megabyte(attacked):
         with pytest.raises(ConnectionClosed) as closed:
             connection.send("x" * 2**20)
             while True:
-                connection.recv(timeout=5)
+                connection.recv(timeout=60)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
     with page(attacked) as found:
         found.connection.send("x" * 20_000)
@@ -144,7 +145,7 @@ def test_ten_thousand_messages_a_second(attacked):
                 connection.send(json.dumps({"type": "act", "n": i, "action": [1]}))
         with pytest.raises(ConnectionClosed):
             while True:
-                said = connection.recv(timeout=5)
+                said = connection.recv(timeout=60)
                 if isinstance(said, str) and json.loads(said)["type"] != "late":
                     lines.append(json.loads(said))
     assert lines[-1]["type"] == "bye" and "too many messages" in lines[-1]["line"]
@@ -166,7 +167,7 @@ def test_malformed_messages(attacked, sent):
 def test_a_malformed_hello(attacked):
     with opened(attacked) as connection:
         connection.send("{")
-        said = json.loads(connection.recv(timeout=5))
+        said = json.loads(connection.recv(timeout=60))
         assert said == {"type": "bye", "line": "a message is not JSON"}
 
 
@@ -197,5 +198,5 @@ def test_fifty_sessions(attacked):
 def test_silent_sockets_do_not_fill_the_server(attacked):
     with ExitStack() as stack:
         silent = [stack.enter_context(opened(attacked)) for _ in range(20)]
-        last = json.loads(silent[-1].recv(timeout=5))
+        last = json.loads(silent[-1].recv(timeout=60))
         assert last["type"] == "bye" and "pages are connected" in last["line"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from play.browsers import serving
+from play.sockets import until
 from play.stand_in import StandIn
 from play.tabs import Tab
 
@@ -55,6 +56,7 @@ def test_charts_are_drawn_a_few_times_a_second_however_many_steps_there_are(chro
     with serving(lambda number: StandIn()) as server:
         context = chromium.new_context()
         tab = Tab(context.new_page(), server.address)
+        began = time.monotonic()
         tab.page.evaluate(
             """() => {
                 const pen = CanvasRenderingContext2D.prototype, clear = pen.clearRect;
@@ -66,7 +68,7 @@ def test_charts_are_drawn_a_few_times_a_second_however_many_steps_there_are(chro
             }"""
         )
         tab.page.select_option("#speed", "20")
-        began, at = time.monotonic(), tab.number("step")
+        at = tab.number("step")
         tab.until(lambda: tab.number("step") >= at + 30, "30 steps")
         drawn, passed = tab.page.evaluate("window.drawn"), time.monotonic() - began
         assert 2 <= drawn <= 2 + 5 * passed
@@ -173,7 +175,7 @@ def test_a_fifth_tab_is_told_and_can_come_back(chromium, shot):
         late.locator("#lost button").wait_for()
         assert "4 sessions are open" in late.locator("#lost").inner_text()
         tabs[0].page.close()
-        time.sleep(0.2)
+        until(lambda: any(room.left is not None for room in server.rooms._rooms.values()))
         late.locator("#lost button").click()
         late.wait_for_selector("body[data-state=open]")
         context.close()

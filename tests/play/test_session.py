@@ -349,7 +349,7 @@ def test_what_is_kept_is_flat(single: Loaded, monkeypatch: pytest.MonkeyPatch) -
         for _ in range(steps):
             session.step([0])
         gc.collect()
-        tensors = sum(torch.is_tensor(thing) for thing in gc.get_objects())
+        tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())  # isinstance asks proxies
         return len(
             pickle.dumps([m.real and m.real.past for m in session._moments] + [m.fork for m in session._moments])
         ), tensors

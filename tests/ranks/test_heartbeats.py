@@ -108,7 +108,9 @@ def test_a_rank_on_another_machine_is_lost_when_it_is_silent(
     assert "on elsewhere) is silent; last heard of in step 3" in rank.errors.getvalue()
 
 
-def test_a_rank_on_another_machine_that_has_not_said_where_it_is_yet_is_waited_for(make: Make, store: HashStore) -> None:
+def test_a_rank_on_another_machine_that_has_not_said_where_it_is_yet_is_waited_for(
+    make: Make, store: HashStore
+) -> None:
     store.set("who/1", json.dumps(who() | {"host": "elsewhere"}))
     rank = make(0)
     rank._look_for_the_dead()

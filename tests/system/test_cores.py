@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +51,7 @@ def test_cores_that_others_use_are_not_spare(groups: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
     monkeypatch.setattr(cores, "STAT", groups / "stat")
+    monkeypatch.setattr(cores, "time", SimpleNamespace(monotonic=lambda: 9.0, sleep=time.sleep))
     tick = os.sysconf("SC_CLK_TCK")
 
     def spare(busy: dict[int, int], own: float) -> int:
