@@ -37,7 +37,7 @@ def soon() -> float:
 
 
 def test_a_try_that_raises_crashes_or_hangs_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "SILENT_S", 10.0)
+    monkeypatch.setattr(children, "SILENT_S", 5.0)
     does: dict[str, Callable[[], Any]] = {
         "raise": lambda: {}["x"],
         "exit": lambda: os._exit(3),

@@ -160,7 +160,7 @@ print(torch.backends.cpu.get_cpu_capability())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cache_that_cpus_share_gives_each_its_own_code(tmp_path: Path) -> None:
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("needs a CPU that can take itself for another: one with AVX-512")
