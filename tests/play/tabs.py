@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fastdreamer.play.ticker import MOST_WAITING
+
 WAIT_S = 60.0
 
 
@@ -39,9 +41,11 @@ class Tab:
             time.sleep(0.02)
 
     def press(self, *keys: str, pause: float = 0.0) -> None:
-        """Press keys, and wait for the step of the last one."""
-        n = self.number("n")
-        for key in keys:
+        """Press keys, no more than may wait for their steps, and wait for the step of the last one."""
+        n, half = self.number("n"), MOST_WAITING // 2 - 1
+        for i, key in enumerate(keys):
+            if i % half == 0:
+                self.until(lambda: self.number("n") >= n + i - half, "steps")  # noqa: B023
             self.page.keyboard.press(key)
             time.sleep(pause)
         self.until(lambda: self.number("n") == n + len(keys), f"{len(keys)} keys")
