@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from fastdreamer.play.server import PlayServer
+from play.stand_in import StandIn
 
 
 @contextmanager
@@ -25,3 +28,21 @@ def serving(make: Callable[[int], Any], **settings: Any) -> Iterator[PlayServer]
         server.stop()
         thread.join(60)
         assert not thread.is_alive(), "the server does not end"
+
+
+@pytest.fixture
+def stand_ins() -> list[StandIn]:
+    """The sessions that the server has made."""
+    return []
+
+
+@pytest.fixture
+def server(stand_ins: list[StandIn]) -> Iterator[PlayServer]:
+    """One that keeps a session without a page for 0.6 s."""
+
+    def make(number: int) -> StandIn:
+        stand_ins.append(StandIn())
+        return stand_ins[-1]
+
+    with serving(make, kept_s=0.6) as running:
+        yield running

@@ -17,9 +17,10 @@ from fastdreamer.play.loaded import Loaded
 from fastdreamer.recordings.find import find_recordings
 from fastdreamer.tokenizer.frozen import FrozenTokenizer
 from fastdreamer.tokenizer.pixels import PixelDecoder
+from play.browsers import server, stand_ins
 from play.browsing import chromium, shot, small_run
 
-__all__ = ["chromium", "shot", "small_run"]  # fixtures
+__all__ = ["chromium", "server", "shot", "small_run", "stand_ins"]  # fixtures
 SINGLE = (
     "tokenizer={frames_per_latent: 1, window: 1, encoder_channels: [8, 8, 8], decoder_channels: [8, 8, 8]}",
     "dynamics={dim: 16, layers: 2, heads: 2, kv_heads: 1, time_every: 2, registers: 1, window: 4, context: 3}",

@@ -17,21 +17,6 @@ from play.sockets import is_left, page, until
 from play.stand_in import StandIn
 
 
-@pytest.fixture
-def made() -> list[StandIn]:
-    return []
-
-
-@pytest.fixture
-def server(made):
-    def make(number):
-        made.append(StandIn())
-        return made[-1]
-
-    with serving(make, kept_s=0.6) as running:
-        yield running
-
-
 def get(server, path: str = "/", **headers: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", path, headers=headers)
@@ -63,7 +48,7 @@ def test_a_path_leads_to_the_page_s_files_alone(server, path):
     assert status == 404 and body.count(b"\n") <= 1
 
 
-def test_an_agent_plays_and_keys_do_not(server, made):
+def test_an_agent_plays_and_keys_do_not(server, stand_ins):
     with page(server) as found:
         found.say("set", who="phase3", speed=0.0)
         found.hears("view", who="phase3")
@@ -71,7 +56,7 @@ def test_an_agent_plays_and_keys_do_not(server, made):
         assert "plays" in found.hears("error")[0]["line"]
         found.say("single")
         head, _ = found.hears("view", step=1)
-        assert made[0].acted == [None] and head["n"] == 1
+        assert stand_ins[0].acted == [None] and head["n"] == 1
 
 
 def test_mistakes_are_told_and_the_session_goes_on(server):
@@ -105,10 +90,10 @@ def test_rewind_fork_start_and_filmstrip(server):
         assert found.hears("view", step=0)[0]["episode"] == "held out"
 
 
-def test_a_page_that_comes_back_finds_its_session(made):
+def test_a_page_that_comes_back_finds_its_session(stand_ins):
     def make(number):
-        made.append(StandIn())
-        return made[-1]
+        stand_ins.append(StandIn())
+        return stand_ins[-1]
 
     with serving(make, kept_s=60) as server:
         with page(server) as found:
@@ -119,21 +104,21 @@ def test_a_page_that_comes_back_finds_its_session(made):
             assert found.about["session"] == name and found.about["n"] == 1
             head, raw = found.hears("view")
             assert head["step"] == 1 and raw == before
-        assert len(made) == 1 and server.lines == ["session 1 begins"]
+        assert len(stand_ins) == 1 and server.lines == ["session 1 begins"]
 
 
-def test_a_session_stands_still_while_nobody_looks_and_is_freed(server, made):
+def test_a_session_stands_still_while_nobody_looks_and_is_freed(server, stand_ins):
     with page(server) as found:
         found.say("set", who="random", speed=60.0)
         while found.hears("view")[0]["step"] < 3:
             pass
         name = found.about["session"]
     until(lambda: is_left(server))
-    counted = len(made[0].acted)
+    counted = len(stand_ins[0].acted)
     time.sleep(0.2)
-    assert len(made[0].acted) <= counted + 1  # one may have been under way
+    assert len(stand_ins[0].acted) <= counted + 1  # one may have been under way
     until(lambda: "its page is gone" in server.lines[-1])
-    assert made[0].closed == 1
+    assert stand_ins[0].closed == 1
     with page(server, name) as found:
         assert found.about["session"] != name
 
@@ -150,24 +135,24 @@ def test_another_tab_takes_the_session_over(server):
         second.hears("view", step=1)
 
 
-def test_a_newcomer_takes_the_place_of_a_session_without_a_page(made):
+def test_a_newcomer_takes_the_place_of_a_session_without_a_page(stand_ins):
     def make(number):
-        made.append(StandIn())
-        return made[-1]
+        stand_ins.append(StandIn())
+        return stand_ins[-1]
 
     with serving(make, kept_s=60) as server:
         for _ in range(MOST_SESSIONS + 2):
             with page(server) as found:
                 assert found.about["type"] == "hello"
             until(lambda: is_left(server))
-        until(lambda: sum(one.closed for one in made) >= 2)
-        assert [one.closed for one in made] == [1, 1, 0, 0, 0, 0]
+        until(lambda: sum(one.closed for one in stand_ins) >= 2)
+        assert [one.closed for one in stand_ins] == [1, 1, 0, 0, 0, 0]
 
 
-def test_the_end_closes_sessions_and_tells_pages(made):
+def test_the_end_closes_sessions_and_tells_pages(stand_ins):
     def make(number):
-        made.append(StandIn())
-        return made[-1]
+        stand_ins.append(StandIn())
+        return stand_ins[-1]
 
     with serving(make) as server, page(server) as found:
         found.act(1)
@@ -176,13 +161,13 @@ def test_the_end_closes_sessions_and_tells_pages(made):
         with pytest.raises(ConnectionClosed):
             while True:
                 found.hear()
-    assert made[0].closed == 1
+    assert stand_ins[0].closed == 1
     assert server.lines == ["session 1 begins", "session 1 ends after 1 steps: the server was stopped"]
 
 
-def test_a_bug_ends_its_session_alone(server, made):
+def test_a_bug_ends_its_session_alone(server, stand_ins):
     with page(server) as found, page(server) as other:
-        made[0].step_in_sight = lambda action: 1 / 0
+        stand_ins[0].step_in_sight = lambda action: 1 / 0
         found.act(1)
         assert "ZeroDivisionError" in found.hears("bye")[0]["line"]
         other.act(1)
